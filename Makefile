@@ -1,0 +1,44 @@
+# Every target works on a fresh machine that has python3 (with venv), a C++ compiler and make.
+PYTHON ?= python3
+VENV ?= .venv
+RUN ?= runs/synthetic
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+NATIVE := $(shell find csrc -type f)
+
+.DEFAULT_GOAL := help
+.PHONY: help train test bench lint clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+# torch first and by its pin: the rest then finds it installed, and no other build of it is fetched.
+$(READY): pyproject.toml constraints.txt setup.py $(NATIVE)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -c constraints.txt torch
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	touch $@
+
+# A run that was begun is taken up again where it stopped.
+train: $(READY) ## Pre-train on synthetic data into RUN and evaluate
+	$(BIN)/python -m crrl.train $(if $(wildcard $(RUN)/config.json),--resume $(RUN),\
+		--dataset synthetic --recipe tuned --fused --out $(RUN))
+	$(BIN)/python -m crrl.evaluate $(RUN) --protocol linear
+	$(BIN)/python -m crrl.evaluate $(RUN) --protocol knn
+
+test: lint ## Lint, then run the tests
+	$(BIN)/python -m pytest
+
+bench: $(READY) ## Run the benchmarks
+	$(BIN)/python -m pytest bench/
+
+lint: $(READY) ## Check style, formatting and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy -p crrl
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
+
+clean: ## Remove what was built (runs and the virtual environment stay)
+	rm -rf build dist *.egg-info crrl/*.so $(READY) .mypy_cache .pytest_cache .ruff_cache .benchmarks .hypothesis
+	find crrl kernels tests bench -name __pycache__ -prune -exec rm -rf {} +

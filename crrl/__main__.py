@@ -1,0 +1,23 @@
+"""The console script: `crrl train ...` and `crrl evaluate ...`, the same as `python -m crrl.train` and `.evaluate`."""
+
+from __future__ import annotations
+
+import sys
+
+from crrl import evaluate, train
+from crrl.errors import run_command
+
+COMMANDS = {"train": train.main, "evaluate": evaluate.main}
+
+
+def main() -> int:
+    """Run the command that the first argument names."""
+    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
+        print(f"usage: crrl {{{','.join(COMMANDS)}}} [options]; --help after the command lists them", file=sys.stderr)
+        return 2
+    command, arguments = COMMANDS[sys.argv[1]], sys.argv[2:]
+    return run_command(lambda: command(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

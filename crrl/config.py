@@ -1,0 +1,213 @@
+"""Configuration: frozen dataclasses, checked on construction, and the two recipes as presets."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from crrl.data.preprocessing import Preprocessing
+from crrl.errors import CrrlError
+
+Dataset = Literal["synthetic", "nw-ucla", "folder"]
+Method = Literal["crrl", "cml", "ser"]
+Recipe = Literal["paper", "tuned"]
+OptimizerName = Literal["sgd", "adam"]
+Schedule = Literal["constant", "steps", "one-cycle"]
+
+KINECT_VIEW = (0, 1, 4, 8)
+"""Spine base, spine, left and right shoulder: the same numbers in NTU RGB+D's 25 joints and NW-UCLA's 20."""
+DEFAULT_SPLIT = {"synthetic": "cross-subject", "nw-ucla": "cross-view", "folder": "default"}
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise CrrlError(message)
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The encoder of every part of the method (Section IV-B)."""
+
+    hidden_size: int = 256
+    """GRU units per direction."""
+    dropout: float = 0.2
+    """Dropout rate between GRU layers, encoder and decoder."""
+
+    def __post_init__(self) -> None:
+        _require(self.hidden_size > 0, f"hidden_size is {self.hidden_size}: it must be positive")
+        _require(0 <= self.dropout < 1, f"dropout is {self.dropout}: it must be in [0, 1)")
+
+
+@dataclass(frozen=True)
+class ContrastConfig:
+    """Step 1, the Contrastive Motion Learner (CML)."""
+
+    epochs_cml: int = 100
+    """Epochs of step 1."""
+    optimizer_cml: OptimizerName = "sgd"
+    """Optimizer of step 1: SGD with momentum 0.9, or Adam."""
+    lr_cml: float = 0.01
+    """Learning rate of step 1 (its peak, under one-cycle)."""
+    schedule_cml: Schedule = "constant"
+    """Learning-rate schedule of step 1."""
+    queue_size: int = 64
+    """K of Eq. 6, number of negatives."""
+    temperature: float = 0.1
+    """τ of Eq. 6."""
+    momentum_encoder: float = 0.999
+    """m of Eq. 5 for the key encoder."""
+    momentum_mlp: float = 1.0
+    """m of Eq. 5 for the key MLP (Table IX); 1: random, never updated."""
+
+    def __post_init__(self) -> None:
+        _require(self.epochs_cml > 0, f"epochs_cml is {self.epochs_cml}: at least 1 is needed")
+        _require(self.lr_cml > 0, f"lr_cml is {self.lr_cml}: it must be positive")
+        _require(self.queue_size > 0, f"queue_size is {self.queue_size}: at least 1 negative is needed")
+        _require(self.temperature > 0, f"temperature is {self.temperature}: it must be positive")
+        for name in ("momentum_encoder", "momentum_mlp"):
+            _require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}: it must be in [0, 1]")
+
+
+@dataclass(frozen=True)
+class ReconstructionConfig:
+    """Step 2, the Sequence Reconstructor (SER) and the Information Fuser."""
+
+    epochs_ser: int = 60
+    """Epochs of step 2."""
+    optimizer_ser: OptimizerName = "sgd"
+    """Optimizer of step 2: SGD with momentum 0.9, or Adam."""
+    lr_ser: float = 0.05
+    """Learning rate of step 2 (its peak, under one-cycle)."""
+    schedule_ser: Schedule = "steps"
+    """Learning-rate schedule of step 2; steps: times 0.5 after 20 and after 50 epochs."""
+    decoder_hidden: int | None = None
+    """Units of the decoder's GRU, projected to the coordinates; None: the GRU's hidden state is the output."""
+    distill_weight: float = 0.1
+    """λ_d of Eq. 8 (method crrl)."""
+    teacher_dropout: bool = False
+    """Leave the frozen teacher's dropout on, as the authors' code does."""
+
+    def __post_init__(self) -> None:
+        _require(self.epochs_ser > 0, f"epochs_ser is {self.epochs_ser}: at least 1 is needed")
+        _require(self.lr_ser > 0, f"lr_ser is {self.lr_ser}: it must be positive")
+        _require(self.decoder_hidden is None or self.decoder_hidden > 0, "decoder_hidden must be positive or None")
+        _require(self.distill_weight > 0, f"distill_weight is {self.distill_weight}: it must be positive")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that determines a run."""
+
+    dataset: Dataset = "synthetic"
+    """Data set: synthetic is generated, nw-ucla and folder are read from --data or $CRRL_DATA."""
+    method: Method = "crrl"
+    """crrl: CML, then SER distilled from it; cml: step 1 alone; ser: step 2 without distillation."""
+    recipe: Recipe = "paper"
+    """Preset of all settings below: the paper's, or ours (tuned)."""
+    fused: bool = False
+    """Use the fastest correct backend of each operator on this machine, instead of the PyTorch reference."""
+    seed: int = 0
+    """Random seed of weights, queue, dropout and batch order."""
+    data: Path | None = None
+    """Folder of the data set's files."""
+    split: str | None = None
+    """Named split; None: the data set's first (synthetic cross-subject, nw-ucla cross-view, folder default)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto: the GPU if there is one."""
+    teacher: Path | None = None
+    """Run whose CML serves as crrl's teacher, in place of training one."""
+    batch_size: int = 32
+    """Clips per step."""
+    drop_last: bool = True
+    """Drop the last, short batch of each epoch."""
+    weight_decay: float = 1e-4
+    """L2 penalty, both steps."""
+    checkpoint_every: int = 200
+    """Steps between checkpoints."""
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    cml: ContrastConfig = field(default_factory=ContrastConfig)
+    ser: ReconstructionConfig = field(default_factory=ReconstructionConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.batch_size > 0, f"batch_size is {self.batch_size}: at least 1 is needed")
+        _require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}: it must not be negative")
+        _require(self.checkpoint_every > 0, f"checkpoint_every is {self.checkpoint_every}: at least 1 is needed")
+        _require(self.teacher is None or self.method == "crrl", f"a teacher serves method crrl, not {self.method}")
+
+    @property
+    def split_name(self) -> str:
+        """The split to use: `split`, or the data set's default."""
+        return self.split or DEFAULT_SPLIT[self.dataset]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Config:
+        """The inverse of `to_dict`.
+
+        Raises:
+            CrrlError: a setting is unknown or missing, as in a configuration of another version.
+        """
+        return _build(cls, value)  # type: ignore[no-any-return]
+
+
+_NESTED = {
+    "preprocessing": Preprocessing,
+    "encoder": EncoderConfig,
+    "cml": ContrastConfig,
+    "ser": ReconstructionConfig,
+}
+
+
+def _build(kind: Any, value: dict[str, Any]) -> Any:
+    names = {item.name for item in fields(kind)}
+    if set(value) != names:
+        different = ", ".join(sorted(set(value) ^ names))
+        raise CrrlError(f"this configuration is of another version of crrl: unknown or missing {different}")
+    converted = dict(value)
+    for name, item in value.items():
+        if name in _NESTED:
+            converted[name] = _build(_NESTED[name], item)
+        elif name in ("data", "teacher") and item is not None:
+            converted[name] = Path(item)
+        elif isinstance(item, list):
+            converted[name] = tuple(item)
+    return kind(**converted)
+
+
+def preset(dataset: Dataset = "synthetic", recipe: Recipe = "paper") -> Config:
+    """The settings of a recipe on a data set.
+
+    `paper`: Section IV-B as it stands; a data set that the paper lacks takes NW-UCLA's learning rates. `tuned`: Adam
+    under one-cycle, a projected decoder of 256 units, a stronger distillation, the view transform wherever the joints
+    are known.
+    """
+    frames = {"nw-ucla": 50}.get(dataset, 60)
+    paper = Config(
+        dataset=dataset,
+        preprocessing=Preprocessing(frames, view_joints=KINECT_VIEW if dataset == "synthetic" else None),
+        ser=ReconstructionConfig(lr_ser=0.04),
+    )
+    if recipe == "paper":
+        return paper
+    view = None if dataset == "folder" else KINECT_VIEW
+    return replace(
+        paper,
+        recipe="tuned",
+        drop_last=False,
+        weight_decay=0.0,
+        preprocessing=Preprocessing(frames, view_joints=view),
+        cml=ContrastConfig(epochs_cml=60, optimizer_cml="adam", lr_cml=1e-3, schedule_cml="one-cycle"),
+        ser=ReconstructionConfig(
+            epochs_ser=50,
+            optimizer_ser="adam",
+            lr_ser=2e-3,
+            schedule_ser="one-cycle",
+            decoder_hidden=256,
+            distill_weight=2.0,
+        ),
+    )

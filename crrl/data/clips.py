@@ -1,0 +1,181 @@
+"""The one in-memory form of a data set: a flat array of frames, offsets, labels and facts about each clip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from crrl.errors import CrrlError
+from crrl.files import explain_os_errors, read_json, write_json
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+_ARRAYS = ("frames", "offsets", "labels", "subjects", "views", "setups")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which clips train and which test, as clip indices.
+
+    Attributes:
+        train: int64 [N_train].
+        test: named test sets, each int64 [N_test]; "all" is always there.
+    """
+
+    train: IntArray
+    test: dict[str, IntArray]
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Skeleton clips of different lengths, one after the other.
+
+    Attributes:
+        frames: float32 [ΣT, J, 3] joint coordinates (metres from a sensor, [-1, 1] after preprocessing); a joint that
+            is exactly (0, 0, 0) is absent.
+        offsets: int64 [N + 1]; clip i is frames[offsets[i]:offsets[i + 1]].
+        labels: int64 [N], an index into class_names.
+        subjects, views, setups: int64 [N], -1 where unknown.
+        names: N clip names, unique.
+        class_names: the names of the classes.
+        splits: named splits.
+    """
+
+    frames: FloatArray
+    offsets: IntArray
+    labels: IntArray
+    subjects: IntArray
+    views: IntArray
+    setups: IntArray
+    names: tuple[str, ...]
+    class_names: tuple[str, ...]
+    splits: dict[str, Split] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def lengths(self) -> IntArray:
+        """Frames per clip, int64 [N]."""
+        return np.diff(self.offsets)
+
+    @property
+    def num_joints(self) -> int:
+        return int(self.frames.shape[1])
+
+    def clip(self, index: int) -> FloatArray:
+        """The frames of one clip, float32 [T, J, 3]."""
+        return self.frames[self.offsets[index] : self.offsets[index + 1]]
+
+    def split(self, name: str) -> Split:
+        """The split called `name`.
+
+        Raises:
+            CrrlError: there is none of that name.
+        """
+        if name not in self.splits:
+            raise CrrlError(f"no split named {name!r} in this data set; it has {', '.join(self.splits)}")
+        return self.splits[name]
+
+    @classmethod
+    def from_arrays(
+        cls,
+        clips: Sequence[object],
+        *,
+        labels: npt.ArrayLike,
+        names: Sequence[str],
+        class_names: Sequence[str],
+        subjects: npt.ArrayLike | None = None,
+        views: npt.ArrayLike | None = None,
+        setups: npt.ArrayLike | None = None,
+    ) -> Clips:
+        """Join separate clips, each [T_i, J, 3], into the flat form, checking every one.
+
+        Raises:
+            CrrlError: a clip is empty, not [T, J, 3], not finite, or has another joint count than the first.
+        """
+        if not clips:
+            raise CrrlError("no clips given: at least one is needed")
+        arrays = [check_clip(clip, name) for clip, name in zip(clips, names, strict=True)]
+        joints = arrays[0].shape[1]
+        for array, name in zip(arrays, names, strict=True):
+            if array.shape[1] != joints:
+                raise CrrlError(
+                    f"{name} has {array.shape[1]} joints, but {names[0]} has {joints}: one count per data set"
+                )
+        unknown = np.full(len(arrays), -1, np.int64)
+        return cls(
+            frames=np.concatenate(arrays),
+            offsets=np.concatenate([[0], np.cumsum([len(array) for array in arrays])]).astype(np.int64),
+            labels=np.asarray(labels, np.int64),
+            subjects=unknown if subjects is None else np.asarray(subjects, np.int64),
+            views=unknown if views is None else np.asarray(views, np.int64),
+            setups=unknown if setups is None else np.asarray(setups, np.int64),
+            names=tuple(names),
+            class_names=tuple(class_names),
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write .npy arrays and meta.json into `folder`, which exists (make it with crrl.files.write_folder)."""
+        for name in _ARRAYS:
+            np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
+        splits = {
+            name: {"train": split.train.tolist(), "test": {k: v.tolist() for k, v in split.test.items()}}
+            for name, split in self.splits.items()
+        }
+        write_json(folder / "meta.json", {"names": self.names, "class_names": self.class_names, "splits": splits})
+
+    @classmethod
+    def open(cls, folder: Path) -> Clips:
+        """Open what `save` wrote; arrays are memory-mapped (copy on write), so that nothing is read before it is used.
+
+        Raises:
+            CrrlError: a file is missing, cut short or does not fit the others.
+        """
+        meta = read_json(folder / "meta.json")
+        arrays = {}
+        for name in _ARRAYS:
+            path = folder / f"{name}.npy"
+            with explain_os_errors(path, "read"):
+                try:
+                    arrays[name] = np.load(path, mmap_mode="c", allow_pickle=False)
+                except (ValueError, EOFError) as error:
+                    raise CrrlError(
+                        f"{path} is damaged or cut short ({error}); delete {folder} to have it made again"
+                    ) from error
+        splits = {
+            name: Split(
+                np.asarray(split["train"], np.int64), {k: np.asarray(v, np.int64) for k, v in split["test"].items()}
+            )
+            for name, split in meta["splits"].items()
+        }
+        clips = cls(**arrays, names=tuple(meta["names"]), class_names=tuple(meta["class_names"]), splits=splits)
+        if len(clips.offsets) != len(clips) + 1 or clips.offsets[-1] != len(clips.frames):
+            raise CrrlError(f"{folder} holds arrays that do not fit each other; delete it to have it made again")
+        return clips
+
+
+def check_clip(clip: object, name: str) -> FloatArray:
+    """A user's or a file's clip as float32 [T, J, 3].
+
+    Raises:
+        CrrlError: it is not [T, J, 3], has no frame, or holds NaN or infinity.
+    """
+    try:
+        array = np.ascontiguousarray(cast(npt.ArrayLike, clip), dtype=np.float32)
+    except (ValueError, TypeError) as error:
+        raise CrrlError(f"{name} is no array of numbers of shape [frames, joints, 3]: {error}") from error
+    if array.ndim != 3 or array.shape[2] != 3:
+        raise CrrlError(f"{name} has shape {list(array.shape)}, not [frames, joints, 3]")
+    if array.shape[0] == 0 or array.shape[1] == 0:
+        raise CrrlError(f"{name} is empty (shape {list(array.shape)}): remove the clip")
+    if not np.isfinite(array).all():
+        frame = int(np.argwhere(~np.isfinite(array))[0, 0])
+        raise CrrlError(f"{name} holds NaN or infinity, first in frame {frame}: repair or remove the clip")
+    return array

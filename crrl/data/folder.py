@@ -1,0 +1,123 @@
+"""A user's own clips: a folder of .npy/.npz files and a labels.csv that lists them."""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from crrl.data.clips import Clips, FloatArray, IntArray, Split, check_clip
+from crrl.errors import CrrlError
+from crrl.files import explain_os_errors
+
+LABELS = "labels.csv"
+
+
+def find_files(root: Path) -> list[Path]:
+    """labels.csv and the clip files it lists, in its order.
+
+    Raises:
+        CrrlError: labels.csv is missing or lists a file that is not there.
+    """
+    files = [root / row["file"] for row in read_labels(root)]
+    for path in files:
+        if not path.is_file():
+            raise CrrlError(
+                f"{root / LABELS} lists {path.name}, which is not in {root}: add the file or remove its row"
+            )
+    return [root / LABELS, *files]
+
+
+def read_labels(root: Path) -> list[dict[str, str]]:
+    """The rows of labels.csv: columns file and label, and optionally split (train or test), subject, view, setup.
+
+    Raises:
+        CrrlError: the file is missing, has no rows, lacks a column or a value.
+    """
+    path = root / LABELS
+    with explain_os_errors(path, "read"), open(path, newline="", encoding="utf-8") as file:
+        try:
+            reader = csv.DictReader(file, restval="")
+            rows = list(reader)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise CrrlError(f"{path} is not a CSV file in UTF-8: {error}") from error
+    missing = {"file", "label"} - set(reader.fieldnames or ())
+    if missing:
+        raise CrrlError(
+            f"{path} has no column {' or '.join(sorted(missing))}: its first line names the columns, file,label"
+        )
+    if not rows:
+        raise CrrlError(f"{path} lists no clips: add a row for each")
+    for line, row in enumerate(rows, start=2):
+        if not row["file"] or not row["label"]:
+            raise CrrlError(f"{path}, line {line}: file and label must both be given")
+        if row.get("split", "train") not in ("train", "test"):
+            raise CrrlError(f"{path}, line {line}: split is {row['split']!r}, not train or test")
+    return rows
+
+
+def load(files: list[Path]) -> Clips:
+    """Read the clips that `find_files` found, with one split, "default".
+
+    Its test clips are those marked test in the column split; without that column, every fifth clip of each class.
+
+    Raises:
+        CrrlError: a clip is damaged, empty, not finite, or has another joint count than the first.
+    """
+    labels_path, *clip_paths = files
+    rows = read_labels(labels_path.parent)
+    class_names = sorted({row["label"] for row in rows})
+    clips = Clips.from_arrays(
+        [read_clip(path) for path in clip_paths],
+        labels=[class_names.index(row["label"]) for row in rows],
+        names=[str(path) for path in clip_paths],
+        class_names=class_names,
+        **{f"{fact}s": _numbers(labels_path, rows, fact) for fact in ("subject", "view", "setup")},
+    )
+    test = np.array([row["split"] == "test" for row in rows]) if "split" in rows[0] else _every_fifth(clips.labels)
+    if test.all() or not test.any():
+        raise CrrlError(
+            f"{labels_path} needs clips for training and for testing: mark some of each in its column split"
+        )
+    return replace(clips, splits={"default": Split(np.flatnonzero(~test), {"all": np.flatnonzero(test)})})
+
+
+def read_clip(path: Path) -> FloatArray:
+    """One clip, float32 [T, J, 3], from .npy, or .npz with a single array; never unpickles.
+
+    Raises:
+        CrrlError: the file is damaged, or not such an array.
+    """
+    with explain_os_errors(path, "read"):
+        try:
+            content = np.load(path, allow_pickle=False)
+            if isinstance(content, np.lib.npyio.NpzFile):
+                with content:
+                    if len(content.files) != 1:
+                        raise CrrlError(f"{path} holds {len(content.files)} arrays: one clip per file is needed")
+                    content = content[content.files[0]]
+        except (ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise CrrlError(
+                f"{path} is damaged or no .npy/.npz array ({error}): restore it or remove its row"
+            ) from error
+    return check_clip(content, str(path))
+
+
+def _numbers(path: Path, rows: list[dict[str, str]], fact: str) -> list[int]:
+    numbers = []
+    for line, row in enumerate(rows, start=2):
+        try:
+            numbers.append(int(row.get(fact) or -1))
+        except ValueError as error:
+            raise CrrlError(f"{path}, line {line}: {fact} is {row[fact]!r}, not a whole number") from error
+    return numbers
+
+
+def _every_fifth(labels: IntArray) -> np.ndarray:
+    test = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        test[np.flatnonzero(labels == label)[4::5]] = True
+    return test

@@ -1,0 +1,96 @@
+"""North-Western UCLA skeletons: the `all_sqe` JSON files, views 1 and 2 for training, view 3 for testing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from crrl.data.clips import Clips, IntArray, Split
+from crrl.errors import CrrlError
+from crrl.files import content_hash, read_json
+
+ACTIONS = {
+    1: "pick up with one hand",
+    2: "pick up with two hands",
+    3: "drop trash",
+    4: "walk around",
+    5: "sit down",
+    6: "stand up",
+    8: "donning",
+    9: "doffing",
+    11: "throw",
+    12: "carry",
+}
+NUM_JOINTS = 20
+VALIDATION_SUBJECTS = (9, 10)
+"""Subjects of the training views that the "validation" split holds out, for choosing settings without the test view."""
+
+_NAME = re.compile(r"a(\d\d)_s(\d\d)_e(\d\d)_v(\d\d)\.json")
+
+
+def find_files(root: Path) -> list[Path]:
+    """The clips' files, sorted by name, in `root`, `root/all_sqe` or `root/nw_ucla/all_sqe`.
+
+    Raises:
+        CrrlError: there are none.
+    """
+    for folder in (root, root / "all_sqe", root / "nw_ucla" / "all_sqe"):
+        files = sorted(path for path in folder.glob("a*_s*_e*_v*.json") if _NAME.fullmatch(path.name))
+        if files:
+            return files
+    raise CrrlError(
+        f"no NW-UCLA clips (aAA_sSS_eEE_vVV.json) in {root}: point --data or CRRL_DATA at the folder that holds all_sqe"
+    )
+
+
+def load(files: Iterable[Path]) -> Clips:
+    """Read the clips, with splits "cross-view" (the paper's; test sets "all" and "clean") and "validation".
+
+    "clean" leaves out the test clips that are coordinate-for-coordinate copies of training clips.
+
+    Raises:
+        CrrlError: a file is damaged or its skeletons are not [T, 20, 3] finite numbers.
+    """
+    files = list(files)
+    facts = np.array([[int(number) for number in _NAME.fullmatch(path.name).groups()] for path in files])  # type: ignore[union-attr]
+    for path, action in zip(files, facts[:, 0], strict=True):
+        if action not in ACTIONS:
+            raise CrrlError(f"{path}: NW-UCLA has no action a{action:02d}; remove the file")
+    classes = {action: label for label, action in enumerate(ACTIONS)}
+    clips = Clips.from_arrays(
+        [_skeletons(path) for path in files],
+        labels=[classes[action] for action in facts[:, 0]],
+        names=[str(path) for path in files],
+        class_names=list(ACTIONS.values()),
+        subjects=facts[:, 1],
+        views=facts[:, 3],
+    )
+    return _with_splits(clips, [path.stem for path in files])
+
+
+def _skeletons(path: Path) -> object:
+    value = read_json(path)
+    frames = value.get("skeletons") if isinstance(value, dict) else None
+    if not isinstance(frames, list) or any(len(frame) != NUM_JOINTS for frame in frames):
+        raise CrrlError(f'{path} has no "skeletons" of [frames, {NUM_JOINTS}, 3]: the file is damaged; restore it')
+    return frames
+
+
+def _with_splits(clips: Clips, names: list[str]) -> Clips:
+    train, test = np.flatnonzero(clips.views != 3), np.flatnonzero(clips.views == 3)
+    held_out = np.isin(clips.subjects[train], VALIDATION_SUBJECTS)
+    splits = {
+        "cross-view": Split(train, {"all": test, "clean": without_copies(clips, test, train)}),
+        "validation": Split(train[~held_out], {"all": train[held_out]}),
+    }
+    return replace(clips, names=tuple(names), splits=splits)
+
+
+def without_copies(clips: Clips, test: IntArray, train: IntArray) -> IntArray:
+    """The clips of `test` of which no clip of `train` is a coordinate-for-coordinate copy."""
+    known = {content_hash([clips.clip(i).tobytes()]) for i in train}
+    return np.array([i for i in test if content_hash([clips.clip(i).tobytes()]) not in known], np.int64)

@@ -1,0 +1,184 @@
+"""Preprocessing (Section IV-B): downsampling, view transform and normalisation, each once, in this order."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from crrl.data.clips import FloatArray, IntArray
+from crrl.errors import CrrlError
+
+FloatMatrix = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What is done to every clip before the network sees it."""
+
+    max_frames: int = 60
+    """Longest clip, in frames: longer ones keep this many, evenly spaced over the whole clip (the paper: NTU 60, CMU
+    100, NW-UCLA 50)."""
+    view_joints: tuple[int, int, int, int] | None = None
+    """View transform from the first frame that has these joints: spine base, spine, left shoulder, right shoulder
+    (joint numbers). X along right to left shoulder, Y from spine base to spine, Z = X × Y, origin at the spine base.
+    None: no transform."""
+    normalization: Literal["clip-axis", "clip", "dataset"] = "clip-axis"
+    """To [-1, 1] by the minimum and maximum of each clip and axis (clip-axis), by one isotropic scale per clip (clip),
+    or by the range of each axis over the training clips (dataset)."""
+
+    def __post_init__(self) -> None:
+        if self.max_frames < 1:
+            raise CrrlError(f"max_frames is {self.max_frames}: at least 1 frame is needed")
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """Preprocessing made ready for one data set: the steps, the joint count, and the range that "dataset" needs.
+
+    Attributes:
+        steps: what to do.
+        num_joints: J, the only joint count accepted.
+        axis_range: ((x, y, z) minimum, (x, y, z) maximum) over the training clips, for normalization "dataset" alone.
+    """
+
+    steps: Preprocessing
+    num_joints: int
+    axis_range: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+
+    @classmethod
+    def fit(cls, steps: Preprocessing, frames: FloatArray, offsets: IntArray, train: IntArray) -> Preprocessor:
+        """Take joint count and, where needed, the axis range from raw clips; `train` are the training clips' indices.
+
+        Raises:
+            CrrlError: a joint of the view transform does not exist.
+        """
+        joints = frames.shape[1]
+        if steps.view_joints and not 0 <= min(steps.view_joints) <= max(steps.view_joints) < joints:
+            raise CrrlError(f"view_joints {steps.view_joints} do not fit skeletons of {joints} joints")
+        unfitted = cls(steps, joints)
+        if steps.normalization != "dataset":
+            return unfitted
+        turned, new_offsets = unfitted._downsample_and_turn(frames, offsets)
+        low, high = _clip_range(turned, new_offsets, absent_joints(turned))
+        return cls(steps, joints, (tuple(low[train].min(0).tolist()), tuple(high[train].max(0).tolist())))
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Preprocessor:
+        """The inverse of `to_dict`."""
+        steps, axis_range = dict(value["steps"]), value["axis_range"]
+        if steps["view_joints"] is not None:
+            steps["view_joints"] = tuple(steps["view_joints"])
+        ranges = None if axis_range is None else (tuple(axis_range[0]), tuple(axis_range[1]))
+        return cls(Preprocessing(**steps), int(value["num_joints"]), ranges)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    def apply(self, frames: FloatArray, offsets: IntArray) -> tuple[FloatArray, IntArray]:
+        """Preprocess clips: frames float32 [ΣT, J, 3] and offsets int64 [N + 1] in, the same forms out.
+
+        Joints that are exactly (0, 0, 0) are absent: they stay zero and do not count for the ranges.
+
+        Raises:
+            CrrlError: the joint count is another than the one fitted.
+        """
+        if frames.shape[1] != self.num_joints:
+            raise CrrlError(
+                f"these clips have {frames.shape[1]} joints, but the encoder was trained on {self.num_joints}"
+            )
+        frames, offsets = self._downsample_and_turn(frames, offsets)
+        absent = absent_joints(frames)
+        if self.axis_range is None:
+            low, high = _clip_range(frames, offsets, absent)
+        else:
+            low, high = (np.broadcast_to(side, (len(offsets) - 1, 3)) for side in self.axis_range)
+        return _normalise(frames, offsets, absent, low, high, isotropic=self.steps.normalization == "clip"), offsets
+
+    def _downsample_and_turn(self, frames: FloatArray, offsets: IntArray) -> tuple[FloatArray, IntArray]:
+        frames, offsets = downsample(frames, offsets, self.steps.max_frames)
+        if self.steps.view_joints is not None:
+            frames = view_transform(frames, offsets, self.steps.view_joints)
+        return frames, offsets
+
+
+def absent_joints(frames: FloatArray) -> npt.NDArray[np.bool_]:
+    """bool [F, J]: joints that are exactly (0, 0, 0), the mark of a missing joint or body."""
+    absent: npt.NDArray[np.bool_] = np.all(frames == 0, axis=2)
+    return absent
+
+
+def clip_of_frame(offsets: IntArray) -> IntArray:
+    """int64 [ΣT]: the clip each frame belongs to."""
+    return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+
+
+def downsample(frames: FloatArray, offsets: IntArray, max_frames: int) -> tuple[FloatArray, IntArray]:
+    """Keep at most `max_frames` frames of each clip, evenly spaced from its first to its last."""
+    lengths = np.diff(offsets)
+    kept = np.minimum(lengths, max_frames)
+    new_offsets = np.concatenate([[0], np.cumsum(kept)])
+    clip = clip_of_frame(new_offsets)
+    t = np.arange(new_offsets[-1]) - new_offsets[clip]
+    gaps = np.maximum(kept[clip] - 1, 1)
+    source = (2 * t * (lengths[clip] - 1) + gaps) // (2 * gaps)
+    return frames[offsets[clip] + source], new_offsets
+
+
+def view_transform(frames: FloatArray, offsets: IntArray, joints: tuple[int, int, int, int]) -> FloatArray:
+    """Turn each clip into the body's own axes at its first usable frame (Section IV-B); see Preprocessing.view_joints.
+
+    The shoulder line is followed exactly; Y is made perpendicular to it. A clip without a usable frame stays as it is.
+    """
+    axes, usable = _body_axes(frames, joints)
+    first = np.minimum.reduceat(np.where(usable, np.arange(len(frames)), len(frames)), offsets[:-1])
+    found = first < len(frames)
+    rotation = np.broadcast_to(np.eye(3), (len(first), 3, 3)).copy()
+    origin = np.zeros((len(first), 1, 3))
+    rotation[found] = axes[first[found]]
+    origin[found] = frames[first[found], joints[0]][:, None]
+    clip = clip_of_frame(offsets)
+    turned = np.einsum("fjc,fkc->fjk", frames - origin[clip], rotation[clip])
+    return np.where(absent_joints(frames)[:, :, None], 0, turned).astype(np.float32)
+
+
+def _body_axes(frames: FloatArray, joints: tuple[int, int, int, int]) -> tuple[FloatMatrix, npt.NDArray[np.bool_]]:
+    base, spine, left, right = (frames[:, joint].astype(np.float64) for joint in joints)
+    x, up = left - right, spine - base
+    z = np.cross(x, up)
+    x_norm, z_norm = (np.linalg.norm(axis, axis=1, keepdims=True) for axis in (x, z))
+    present = ~absent_joints(frames[:, list(joints)]).any(axis=1)
+    usable = present & (z_norm[:, 0] > 1e-6 * x_norm[:, 0]) & (x_norm[:, 0] > 1e-6)
+    x, z = x / np.where(x_norm > 0, x_norm, 1), z / np.where(z_norm > 0, z_norm, 1)
+    return np.stack([x, np.cross(z, x), z], axis=1), usable
+
+
+def _clip_range(
+    frames: FloatArray, offsets: IntArray, absent: npt.NDArray[np.bool_]
+) -> tuple[FloatMatrix, FloatMatrix]:
+    """Minimum and maximum of each clip and axis over its present joints, [N, 3] each; a clip with none: 0, 0."""
+    low = np.where(absent[:, :, None], np.inf, frames).min(axis=1).astype(np.float64)
+    high = np.where(absent[:, :, None], -np.inf, frames).max(axis=1).astype(np.float64)
+    low, high = np.minimum.reduceat(low, offsets[:-1]), np.maximum.reduceat(high, offsets[:-1])
+    empty = low > high
+    return np.where(empty, 0, low), np.where(empty, 0, high)
+
+
+def _normalise(
+    frames: FloatArray,
+    offsets: IntArray,
+    absent: npt.NDArray[np.bool_],
+    low: FloatMatrix,
+    high: FloatMatrix,
+    isotropic: bool,
+) -> FloatArray:
+    centre, half = (low + high) / 2, (high - low) / 2
+    if isotropic:
+        half = np.broadcast_to(half.max(axis=1, keepdims=True), half.shape)
+    half = np.where(half > 0, half, 1)
+    clip = clip_of_frame(offsets)
+    scaled = (frames - centre[clip][:, None]) / half[clip][:, None]
+    return np.where(absent[:, :, None], 0, scaled).astype(np.float32)

@@ -1,0 +1,52 @@
+"""A trained encoder as a function from skeleton clips to vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from crrl.data import Clips, ClipTensors, Preprocessor
+from crrl.data.clips import FloatArray
+from crrl.models import Encoder
+from crrl.runs import RunFolder, load_encoder
+from crrl.training.phases import encode
+
+
+class SkeletonEncoder:
+    """A trained encoder with the preprocessing it was trained with.
+
+    Attributes:
+        encoder: the network, in eval mode. preprocessor: the steps and the joint count.
+    """
+
+    def __init__(self, encoder: Encoder, preprocessor: Preprocessor):
+        self.encoder = encoder
+        self.preprocessor = preprocessor
+
+    def embed(self, clips: Sequence[npt.ArrayLike]) -> FloatArray:
+        """Features of raw clips, each [T, J, 3] in the units of the training data: float32 [N, 512].
+
+        Raises:
+            CrrlError: no clips, an empty clip, NaN, or another joint count than the encoder was trained on.
+        """
+        names = [f"clip {i}" for i in range(len(clips))]
+        raw = Clips.from_arrays(clips, labels=np.zeros(len(clips)), names=names, class_names=["unknown"])
+        frames, offsets = self.preprocessor.apply(raw.frames, raw.offsets)
+        device = next(self.encoder.parameters()).device
+        tensors = ClipTensors(replace(raw, frames=frames, offsets=offsets), device)
+        return encode(self.encoder, tensors, torch.arange(len(clips))).cpu().numpy()
+
+
+def load(path: str | Path) -> SkeletonEncoder:
+    """The encoder of a run folder, or of an encoder.safetensors file.
+
+    Raises:
+        CrrlError: there is none, or the file is damaged.
+    """
+    path = Path(path)
+    return SkeletonEncoder(*load_encoder(RunFolder(path).encoder_path if path.is_dir() else path))

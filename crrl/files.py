@@ -1,0 +1,117 @@
+"""Files that are either whole or absent: every write goes to a temporary neighbour first and is renamed into place."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from crrl.errors import CrrlError
+
+
+@contextmanager
+def explain_os_errors(path: Path, doing: str) -> Iterator[None]:
+    """Turn an OSError met while `doing` something with `path` into one line that names the file and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            remedy = "free some disk space (or raise the quota), then run the same command again"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            remedy = "give yourself permission there, or choose another folder"
+        elif error.errno == errno.ENOENT:
+            remedy = "check the path"
+        else:
+            remedy = "check the disk and the path, then run the same command again"
+        raise CrrlError(f"cannot {doing} {path}: {error.strerror or error}; {remedy}") from error
+
+
+@contextmanager
+def _write_error_as_os_error() -> Iterator[None]:
+    """torch.save reports a full disk as a RuntimeError raised while its OSError is being handled: give that back."""
+    try:
+        yield
+    except RuntimeError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise cause from error
+
+
+def write_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Call `write(temporary path)`, then move the result to `path` in one step.
+
+    Raises:
+        CrrlError: the disk is full, the folder may not be written to, ...; `path` then is what it was before.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with explain_os_errors(path, "write"), _write_error_as_os_error():
+            write(temporary)
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    write_file(path, lambda temporary: temporary.write_text(json.dumps(value, indent=2) + "\n"))
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        CrrlError: it is missing, unreadable, or not JSON (truncated, say).
+    """
+    with explain_os_errors(path, "read"):
+        text = path.read_bytes()
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise CrrlError(f"{path} is not valid JSON ({error}): the file is damaged or cut short; restore it") from error
+
+
+def write_folder(path: Path, write: Callable[[Path], object]) -> None:
+    """Call `write(temporary folder)`, then move that folder to `path` in one step; a folder already there stays.
+
+    Two processes may do this at once: the first to finish wins, both then read the same content.
+    """
+    with explain_os_errors(path, "write"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            write(temporary)
+            try:
+                os.rename(temporary, path)
+            except OSError:
+                if not path.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def content_hash(parts: Iterable[bytes | str]) -> str:
+    """SHA-256 over length-prefixed parts, as 32 hex digits."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()[:32]
+
+
+def cache_folder() -> Path:
+    """Where prepared sets are kept: $CRRL_CACHE, else ~/.cache/crrl."""
+    return Path(os.environ.get("CRRL_CACHE") or Path.home() / ".cache" / "crrl")

@@ -1,0 +1,66 @@
+"""Contrastive Motion Learner (Section III-B, Eqs. 3-6)."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from crrl import ops
+from crrl.models.layers import Encoder, MLPHead
+from crrl.reference.contrast import enqueue
+
+
+class ContrastiveMotionLearner(nn.Module):
+    """A query encoder on coordinates, a momentum key encoder on velocities, and a queue of keys.
+
+    Args:
+        encoder: the query encoder; the key encoder starts as its copy (Algorithm 1, line 2).
+        queue_size: K, number of negatives. temperature: τ of Eq. 6.
+        momentum_encoder: m of the key encoder (Eq. 5). momentum_mlp: m of the key MLP (Table IX); at 1 the key MLP has
+            a random start of its own and is never updated, below 1 it starts as a copy and follows.
+    """
+
+    queue: Tensor
+    pointer: Tensor
+
+    def __init__(
+        self, encoder: Encoder, queue_size: int, temperature: float, momentum_encoder: float, momentum_mlp: float
+    ):
+        super().__init__()
+        self.temperature = temperature
+        self.momentum_encoder = momentum_encoder
+        self.momentum_mlp = momentum_mlp
+        self.query_encoder = encoder
+        self.query_mlp = MLPHead(encoder.features)
+        self.key_encoder = copy.deepcopy(encoder).requires_grad_(False)
+        key_mlp = MLPHead(encoder.features) if momentum_mlp == 1 else copy.deepcopy(self.query_mlp)
+        self.key_mlp = key_mlp.requires_grad_(False)
+        self.register_buffer("queue", F.normalize(torch.randn(queue_size, encoder.features), dim=1))
+        self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
+
+    def update_keys(self) -> None:
+        """Eq. 5, for the key encoder and the key MLP with their own momenta."""
+        ops.ema_update(self.key_encoder.parameters(), self.query_encoder.parameters(), self.momentum_encoder)
+        if self.momentum_mlp < 1:
+            ops.ema_update(self.key_mlp.parameters(), self.query_mlp.parameters(), self.momentum_mlp)
+
+    def query(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Eq. 3: q [B, D] from coordinates x [B, T, J·3]; InfoNCE normalises it."""
+        return self.query_mlp(self.query_encoder.pooled(x, lengths))  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def key(self, v: Tensor, lengths: Tensor) -> Tensor:
+        """Eq. 4: k [B, D] from velocities v [B, T, J·3], L2-normalised, without gradient."""
+        return F.normalize(self.key_mlp(self.key_encoder.pooled(v, lengths)), dim=1)
+
+    def forward(self, x: Tensor, v: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of Eq. 6 (a scalar) and the keys [B, D], which `enqueue` takes once the loss is computed."""
+        k = self.key(v, lengths)
+        return ops.info_nce(self.query(x, lengths), k, self.queue, self.temperature), k
+
+    def enqueue(self, keys: Tensor) -> None:
+        """Put `keys` [B, D] in place of the oldest (Algorithm 1, lines 17 and 18)."""
+        enqueue(self.queue, self.pointer, keys)

@@ -1,0 +1,55 @@
+"""Sequence Reconstructor (Section III-A, Eq. 1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from crrl.models.layers import Encoder
+from crrl.nn import GRU
+from crrl.reference.losses import reconstruction_loss
+from crrl.reference.motion import take_frames
+
+
+class Decoder(nn.Module):
+    """Two-layer unidirectional GRU that unrolls one hint, repeated T times, into a sequence.
+
+    Args:
+        features: size of a hint. channels: J·3. dropout: between layers, in training.
+        hidden_size: GRU units, followed by a linear projection to J·3; None: the GRU's hidden state, J·3 wide and
+            within (-1, 1), is the output.
+    """
+
+    def __init__(self, features: int, channels: int, hidden_size: int | None, dropout: float = 0.2):
+        super().__init__()
+        self.gru = GRU(features, hidden_size or channels, num_layers=2, dropout=dropout, batch_first=True)
+        self.output = nn.Linear(hidden_size, channels) if hidden_size else nn.Identity()
+
+    def forward(self, hints: Tensor, lengths: Tensor, frames: int) -> Tensor:
+        """Sequences [B, frames, J·3] from hints [B, features]; row b is meant for its first lengths[b] frames."""
+        states, _ = self.gru(hints[:, None].expand(-1, frames, -1), lengths=lengths)
+        return self.output(states)  # type: ignore[no-any-return]
+
+
+class SequenceReconstructor(nn.Module):
+    """Encoder and decoder; the decoder recites the clip forwardly and reversely."""
+
+    def __init__(self, encoder: Encoder, decoder: Decoder):
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+
+    def reconstruct(self, h: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """x̂ from h_1 and the reversed x̂ from h_T, each row's last valid frame (Algorithm 1, lines 24 and 25).
+
+        Both directions are decoded as one batch of 2B: [B, T, J·3] each, for h [B, T, D].
+        """
+        first, last = h[:, 0], take_frames(h, lengths[:, None] - 1)[:, 0]
+        decoded = self.decoder(torch.cat([first, last]), lengths.repeat(2), h.shape[1])
+        forward, backward = decoded.chunk(2)
+        return forward, backward
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """L_r (Eq. 1), a scalar, and the hidden states h [B, T, D], for x [B, T, J·3]."""
+        h = self.encoder(x, lengths)
+        return reconstruction_loss(x, *self.reconstruct(h, lengths), lengths), h

@@ -1,0 +1,5 @@
+"""Public layers."""
+
+from crrl.nn.gru import GRU
+
+__all__ = ["GRU"]

@@ -1,0 +1,127 @@
+"""Operators with several backends, the policy that picks one, and the reason it gives."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from crrl.errors import CrrlError
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a backend needs to know to say whether it can serve a call."""
+
+    device: str
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to compute an operator.
+
+    Attributes:
+        name: how a policy names it.
+        run: the function, with the operator's arguments.
+        supports: says whether it can serve a case, and why (or why not).
+    """
+
+    name: str
+    run: Callable[..., Any]
+    supports: Callable[[Case], tuple[bool, str]]
+
+
+class Operator:
+    """A function with several backends, the fastest first and the reference, which serves every case, last."""
+
+    registry: ClassVar[dict[str, Operator]] = {}
+
+    def __init__(self, name: str, *backends: Backend):
+        self.name = name
+        self.backends = backends
+        Operator.registry[name] = self
+
+    def choose(self, case: Case) -> tuple[Backend, str]:
+        """The backend that the current policy gives this case, and why.
+
+        Raises:
+            CrrlError: a forced backend does not exist or cannot serve the case.
+        """
+        wanted = _policy.get(self.name, _policy["*"])
+        if wanted != "auto":
+            return self._forced(wanted, case)
+        passed_over: list[str] = []
+        for backend in self.backends:
+            able, reason = backend.supports(case)
+            if able:
+                return backend, "; ".join([reason, *passed_over])
+            passed_over.append(f"not {backend.name}: {reason}")
+        raise AssertionError(f"{self.name}: the reference must serve every case")
+
+    def _forced(self, wanted: str, case: Case) -> tuple[Backend, str]:
+        for backend in self.backends:
+            if backend.name == wanted:
+                able, reason = backend.supports(case)
+                if not able:
+                    raise CrrlError(f"backend {wanted!r} forced for {self.name} cannot run: {reason}")
+                return backend, "asked for"
+        known = ", ".join(backend.name for backend in self.backends)
+        raise CrrlError(f"{self.name} has no backend {wanted!r}; it has {known} (or auto)")
+
+    def __call__(self, case: Case, *args: Any) -> Any:
+        return self.choose(case)[0].run(*args)
+
+
+_policy = {"*": "auto"}
+
+
+def parse_policy(text: str) -> dict[str, str]:
+    """ "auto", "reference", or a list such as "gru_layer=torch,ragged_gather=cpu" (the operators not named: auto).
+
+    Raises:
+        CrrlError: an operator of that name does not exist, or the text is of another form.
+    """
+    parsed = {"*": "auto"}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, backend = item.partition("=")
+        if not equals and name in ("auto", "reference"):
+            parsed["*"] = name
+        elif equals and name in Operator.registry:
+            parsed[name] = backend
+        else:
+            known = ", ".join(Operator.registry)
+            raise CrrlError(
+                f"backend choice {item!r} is neither auto, reference nor OPERATOR=BACKEND with one of {known}"
+            )
+    return parsed
+
+
+def policy() -> str:
+    """The current policy, in the form that `use_backends` takes."""
+    return ",".join([_policy["*"], *(f"{name}={value}" for name, value in _policy.items() if name != "*")])
+
+
+@contextmanager
+def use_backends(text: str) -> Iterator[None]:
+    """Within the block, choose backends by this policy. $CRRL_BACKEND, where set, wins over `text`."""
+    global _policy
+    before = _policy
+    _policy = parse_policy(os.environ.get("CRRL_BACKEND") or text)
+    try:
+        yield
+    finally:
+        _policy = before
+
+
+def choices(case: Case) -> list[tuple[str, str, str]]:
+    """(operator, backend, why) for every operator, under the current policy."""
+    rows = []
+    for name, operator in Operator.registry.items():
+        backend, reason = operator.choose(case)
+        rows.append((name, backend.name, reason))
+    return rows

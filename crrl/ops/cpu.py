@@ -1,0 +1,46 @@
+"""The C++ extension's operators, called with pointers; where it was not built, the reason why it cannot serve."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from crrl.ops.backends import Case
+
+try:
+    from crrl import _cpu
+except ImportError as error:
+    _missing: str | None = f"the C++ extension crrl._cpu is not there ({error}); install g++ and reinstall crrl"
+else:
+    _missing = None
+
+
+def supports(case: Case) -> tuple[bool, str]:
+    """Whether the extension's gather can serve `case`, and why."""
+    if _missing:
+        return False, _missing
+    if case.device != "cpu" or case.dtype != torch.float32:
+        return False, f"the C++ gather takes float32 on the CPU, not {case.dtype} on {case.device}"
+    return True, "one pass in C++ (crrl._cpu)"
+
+
+def ragged_gather(
+    frames: Tensor, offsets: Tensor, index: Tensor, max_frames: int, with_velocity: bool
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """crrl.reference.motion.ragged_gather in C++, copy and velocity in one pass over the frames.
+
+    Raises:
+        IndexError, ValueError: an index or length is out of range.
+    """
+    frames, offsets, index = frames.contiguous(), offsets.contiguous(), index.contiguous()
+    if offsets.dtype != torch.int64 or index.dtype != torch.int64:
+        raise ValueError(f"offsets and index must be int64, not {offsets.dtype} and {index.dtype}")
+    channels, batch = frames.shape[1], len(index)
+    x = frames.new_empty(batch, max_frames, channels)
+    v = torch.empty_like(x) if with_velocity else None
+    lengths = torch.empty_like(index)
+    _cpu.ragged_gather(
+        frames.data_ptr(), len(frames), offsets.data_ptr(), len(offsets) - 1, index.data_ptr(), batch,
+        max_frames, channels, x.data_ptr(), 0 if v is None else v.data_ptr(), lengths.data_ptr(),
+    )  # fmt: skip
+    return x, v, lengths

@@ -1,0 +1,46 @@
+"""The contrastive half: InfoNCE over a queue of keys (Eq. 6), the momentum update (Eq. 5) and the queue itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
+    """Eq. 6, the mean over the batch; the positive is the 0th of K + 1 logits (Algorithm 1, lines 10-13).
+
+    Args:
+        q: [B, D] queries, L2-normalised here; the only argument that gets a gradient.
+        k: [B, D] keys, L2-normalised. queue: [K, D] earlier keys, L2-normalised.
+        temperature: τ.
+
+    Returns:
+        A scalar.
+    """
+    q = F.normalize(q, dim=1)
+    k, queue = k.detach(), queue.detach()
+    positive = (q * k).sum(1, keepdim=True)
+    logits = torch.cat([positive, q @ queue.t()], dim=1) / temperature
+    return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.int64, device=q.device))
+
+
+@torch.no_grad()
+def enqueue(queue: Tensor, pointer: Tensor, keys: Tensor) -> None:
+    """Replace the oldest keys of `queue` ([K, D], a ring whose oldest entry is at `pointer`, int64 scalar) in place.
+
+    Wraps around wherever K is no multiple of B; of more than K keys the last K stay.
+    """
+    size = len(queue)
+    slots = (pointer + torch.arange(len(keys), device=queue.device)) % size
+    queue[slots[-size:]] = keys[-size:].to(queue.dtype)
+    pointer.copy_((pointer + len(keys)) % size)
+
+
+@torch.no_grad()
+def ema_update(keys: Iterable[Tensor], queries: Iterable[Tensor], momentum: float) -> None:
+    """Eq. 5, θ_k ← m·θ_k + (1 − m)·θ_q, in place, rounded in that order."""
+    for key, query in zip(keys, queries, strict=True):
+        key.mul_(momentum).add_(query, alpha=1 - momentum)

@@ -1,0 +1,146 @@
+"""The run folder: config.json, metrics.jsonl, TensorBoard events, checkpoint.pt, teacher and encoder weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from crrl.config import Config
+from crrl.data.preprocessing import Preprocessor
+from crrl.errors import CrrlError
+from crrl.files import explain_os_errors, read_json, write_file, write_json
+from crrl.models import Encoder
+
+FORMAT = "1"
+"""Version of the facts kept in an encoder file."""
+
+
+class RunFolder:
+    """Paths and files of one run."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config_path = path / "config.json"
+        self.metrics_path = path / "metrics.jsonl"
+        self.checkpoint_path = path / "checkpoint.pt"
+        self.teacher_path = path / "teacher.safetensors"
+        self.encoder_path = path / "encoder.safetensors"
+
+    @classmethod
+    def create(cls, path: Path, config: Config) -> RunFolder:
+        """Make a new run folder.
+
+        Raises:
+            CrrlError: it already holds a run, or cannot be written.
+        """
+        run = cls(path)
+        if run.config_path.exists():
+            raise CrrlError(f"{path} already holds a run: go on with it by --resume {path}, or give another --out")
+        with explain_os_errors(path, "create"):
+            path.mkdir(parents=True, exist_ok=True)
+        write_json(run.config_path, config.to_dict())
+        return run
+
+    def config(self) -> Config:
+        """The run's configuration.
+
+        Raises:
+            CrrlError: there is no run here, or its config.json is damaged.
+        """
+        if not self.config_path.is_file():
+            raise CrrlError(f"{self.path} holds no run (no config.json): give the folder that crrl.train --out named")
+        try:
+            return Config.from_dict(read_json(self.config_path))
+        except (TypeError, AttributeError) as error:
+            raise CrrlError(f"{self.config_path} is damaged ({error}): restore it") from error
+
+    def save_checkpoint(self, state: dict[str, Any]) -> None:
+        """Write a checkpoint in place of the last, with the length of the metrics that belong to it."""
+        metrics_bytes = self.metrics_path.stat().st_size if self.metrics_path.exists() else 0
+        write_file(self.checkpoint_path, lambda path: torch.save({**state, "metrics_bytes": metrics_bytes}, path))
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The last checkpoint, or None before the first; metrics written after it are cut off.
+
+        Raises:
+            CrrlError: the file is damaged.
+        """
+        state: dict[str, Any] | None = None
+        if self.checkpoint_path.exists():
+            with explain_os_errors(self.checkpoint_path, "read"):
+                try:
+                    state = torch.load(self.checkpoint_path, map_location="cpu", weights_only=True)
+                except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, KeyError) as error:
+                    raise CrrlError(
+                        f"{self.checkpoint_path} is damaged or no checkpoint; delete it to train from the start"
+                    ) from error
+        if self.metrics_path.exists():
+            with explain_os_errors(self.metrics_path, "write"):
+                os.truncate(self.metrics_path, state["metrics_bytes"] if state else 0)
+        return state
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append one line to metrics.jsonl."""
+        with explain_os_errors(self.metrics_path, "write"), open(self.metrics_path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def save_encoder(path: Path, encoder: Encoder, preprocessor: Preprocessor, config: Config, trained_as: str) -> None:
+    """Write an encoder's weights with all that is needed to use them.
+
+    Args:
+        trained_as: what the encoder is: cml, ser or crrl.
+    """
+    facts = {
+        "format": FORMAT,
+        "method": trained_as,
+        "dataset": config.dataset,
+        "hidden_size": str(config.encoder.hidden_size),
+        "preprocessor": json.dumps(preprocessor.to_dict()),
+    }
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    write_file(path, lambda temporary: temporary.write_bytes(save(weights, facts)))
+
+
+def load_encoder(path: Path) -> tuple[Encoder, Preprocessor]:
+    """Read what `save_encoder` wrote; the encoder comes in eval mode.
+
+    Raises:
+        CrrlError: the file is missing, damaged, or no encoder of this library.
+    """
+    with explain_os_errors(path, "read"):
+        try:
+            with safe_open(path, framework="pt") as file:
+                facts = file.metadata() or {}
+                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise CrrlError(f"{path} is damaged or cut short ({error}): restore it or train again") from error
+    if facts.get("format") != FORMAT:
+        raise CrrlError(
+            f"{path} is no encoder that this version of crrl wrote: train again, or use the version that did"
+        )
+    preprocessor = Preprocessor.from_dict(json.loads(facts["preprocessor"]))
+    encoder = Encoder(3 * preprocessor.num_joints, int(facts["hidden_size"]))
+    load_weights(encoder, weights, path)
+    return encoder.eval(), preprocessor
+
+
+def load_weights(module: nn.Module, weights: dict[str, Any], path: Path) -> None:
+    """load_state_dict with one clear error.
+
+    Raises:
+        CrrlError: names or shapes differ from the module's.
+    """
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CrrlError(f"{path} does not fit this configuration: its weights have other names or shapes") from error

@@ -1,0 +1,103 @@
+"""The command `python -m crrl.train`: pretrain on skeletons and leave an encoder in a run folder."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, get_args
+
+import torch
+import tyro
+
+from crrl import ops
+from crrl.config import Config, Dataset, Recipe, preset
+from crrl.data import prepare
+from crrl.errors import CrrlError, run_command
+from crrl.runs import RunFolder
+from crrl.training import Interrupted, Trainer
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Pretrain CRRL on skeletons. The defaults shown are those of the chosen --dataset and --recipe."""
+
+    config: Config
+    out: Path | None = None
+    """Run folder to make."""
+    resume: Path | None = None
+    """Run folder to go on with; its own configuration applies, so no other option goes with it."""
+
+
+def parse(arguments: list[str]) -> TrainOptions:
+    """Options from the command line; dataset and recipe are read first, since they set the other defaults."""
+    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    chooser.add_argument("--dataset", default="synthetic")
+    chooser.add_argument("--recipe", default="paper")
+    chosen, _ = chooser.parse_known_args(arguments)
+    dataset: Dataset = chosen.dataset if chosen.dataset in get_args(Dataset) else "synthetic"
+    recipe: Recipe = chosen.recipe if chosen.recipe in get_args(Recipe) else "paper"
+    return tyro.cli(
+        Annotated[TrainOptions, tyro.conf.arg(name="")],
+        prog="python -m crrl.train",
+        args=arguments,
+        default=TrainOptions(preset(dataset, recipe)),
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+
+
+def open_run(arguments: list[str]) -> RunFolder:
+    """The run folder to work in, new or resumed.
+
+    Raises:
+        CrrlError: neither --out nor --resume, --resume with other options, or an unusable folder.
+    """
+    options = parse(arguments)
+    if options.resume is not None:
+        if len(arguments) > 2:
+            raise CrrlError("--resume takes the run's own configuration: give no other option with it")
+        return RunFolder(options.resume)
+    if options.out is None:
+        raise CrrlError("where shall the run go? Give --out FOLDER (or --resume FOLDER to go on with one)")
+    return RunFolder.create(options.out, options.config)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called auto, cpu or cuda.
+
+    Raises:
+        CrrlError: cuda is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise CrrlError("--device cuda: this machine has no usable GPU, or torch is a CPU build; use --device cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def print_backends(device: torch.device) -> None:
+    """One table: operator, backend chosen, why."""
+    for row in [("operator", "backend", "why"), *ops.choices(ops.Case(device.type, torch.float32))]:
+        print("  {:14} {:10} {}".format(*row))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train; returns the exit code: 0, or 128 + the signal that stopped it."""
+    run = open_run(sys.argv[1:] if arguments is None else arguments)
+    config = run.config()
+    device = choose_device(config.device)
+    prepared = prepare(config.dataset, config.data, config.split_name, config.preprocessing)
+    with ops.use_backends("auto" if config.fused else "reference"):
+        if config.fused:
+            print_backends(device)
+        try:
+            Trainer(config, run, prepared, device).train()
+        except Interrupted as stop:
+            print(f"stopped by {stop}; go on with: python -m crrl.train --resume {run.path}", file=sys.stderr)
+            return 128 + stop.signum
+    print(f"trained encoder: {run.encoder_path}")
+    print(f"its accuracy:    python -m crrl.evaluate {run.path} --protocol linear")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,144 @@
+"""What a user installs: sdist to wheel to a fresh folder, with and without a C++ compiler, and never through torch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = ("LICENSE", "MANIFEST.in", "README.md", "constraints.txt", "pyproject.toml", "setup.py")
+FOLDERS = ("crrl", "csrc", "kernels")
+
+needs_compiler = pytest.mark.skipif(
+    not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")),
+    reason="needs a C++ compiler",
+)
+
+
+@dataclass(frozen=True)
+class Project:
+    """A copy of the sources, and the environment it is built in: `torch` there is a stub that notes its import."""
+
+    root: Path
+    stubs: Path
+
+    def run(self, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", *command],
+            cwd=self.root,
+            env=os.environ | {"PYTHONPATH": str(self.stubs)} | env,
+            capture_output=True,
+            text=True,
+        )
+
+    @property
+    def torch_was_imported(self) -> bool:
+        return (self.stubs / "imported").exists()
+
+
+@dataclass(frozen=True)
+class Built:
+    """The sdist of a project, and the wheel that was built from it."""
+
+    project: Project
+    sdist: Path
+    wheel: Path
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return copy_project(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    project = copy_project(tmp_path_factory.mktemp("packaging"))
+    result = project.run("build", "--no-isolation", CRRL_CPU="1")
+    assert result.returncode == 0, result.stdout + result.stderr
+    (sdist,) = project.root.glob("dist/*.tar.gz")
+    (wheel,) = project.root.glob("dist/*.whl")
+    return Built(project, sdist, wheel)
+
+
+def copy_project(folder: Path) -> Project:
+    project = Project(folder / "project", folder / "stubs")
+    project.root.mkdir()
+    for name in SOURCES:
+        shutil.copy(ROOT / name, project.root)
+    built_in_place = shutil.ignore_patterns("__pycache__", "*.so")
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, project.root / name, symlinks=True, ignore=built_in_place)
+    (project.stubs / "torch").mkdir(parents=True)
+    note = project.stubs / "imported"
+    stub = f"import pathlib\npathlib.Path({str(note)!r}).touch()\nraise ImportError('the build imports torch')\n"
+    (project.stubs / "torch" / "__init__.py").write_text(stub)
+    return project
+
+
+def build_wheel_without_compiler(project: Project, mode: str) -> subprocess.CompletedProcess[str]:
+    no_compiler = shutil.which("false") or "no-compiler"
+    return project.run("build", "--no-isolation", "--wheel", CC=no_compiler, CXX=no_compiler, CRRL_CPU=mode)
+
+
+@needs_compiler
+def test_the_sdist_holds_headers_license_and_kernels(built: Built) -> None:
+    with tarfile.open(built.sdist) as archive:
+        files = {member.name.partition("/")[2] for member in archive if member.isreg()}
+    headers = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.hpp")}
+    assert headers
+    assert headers | {"LICENSE", "crrl/kernels/__init__.py"} <= files
+
+
+@needs_compiler
+def test_the_wheel_of_the_sdist_installs_and_imports(built: Built, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    pip_install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index"]
+    subprocess.run([*pip_install, "--target", str(target), str(built.wheel)], check=True, capture_output=True)
+    code = "import importlib.util as u; print(u.find_spec('crrl').origin); import crrl._cpu; print(crrl._cpu.__file__)"
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(target)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert all(Path(line).is_relative_to(target) for line in found.stdout.split())
+    assert (target / "crrl" / "kernels" / "__init__.py").is_file()
+    assert not (target / "crrl" / "kernels").is_symlink()
+
+
+@needs_compiler
+def test_building_never_imports_torch(built: Built) -> None:
+    assert not built.project.torch_was_imported
+
+
+def test_without_a_compiler_the_wheel_is_pure_and_says_what_is_lost(project: Project) -> None:
+    result = build_wheel_without_compiler(project, "auto")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert [path.name for path in project.root.glob("dist/*")] == ["crrl-0.1.0-py3-none-any.whl"]
+    lines = [line for line in (result.stdout + result.stderr).splitlines() if "no working C++ compiler" in line]
+    assert lines == [
+        "crrl: no working C++ compiler: installing without crrl._cpu; the ragged gather runs in PyTorch instead, "
+        "slower; install g++ and reinstall to get it back"
+    ]
+
+
+def test_without_a_compiler_a_forced_extension_fails_with_the_reason(project: Project) -> None:
+    result = build_wheel_without_compiler(project, "1")
+    assert result.returncode != 0
+    assert "CRRL_CPU=1, but crrl._cpu cannot be built" in result.stdout + result.stderr
+    assert not list(project.root.glob("dist/*.whl"))
+
+
+def test_an_unknown_mode_is_refused(project: Project) -> None:
+    result = project.run("build", "--no-isolation", "--wheel", CRRL_CPU="yes")
+    assert result.returncode != 0
+    assert "CRRL_CPU must be auto, 0 or 1, not 'yes'" in result.stdout + result.stderr
