@@ -33,20 +33,6 @@ def explain_os_errors(path: Path, doing: str) -> Iterator[None]:
         raise CrrlError(f"cannot {doing} {path}: {error.strerror or error}; {remedy}") from error
 
 
-@contextmanager
-def _write_error_as_os_error() -> Iterator[None]:
-    """torch.save reports a full disk as a RuntimeError raised while its OSError is being handled: give that back."""
-    try:
-        yield
-    except RuntimeError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, OSError):
-            cause = cause.__cause__ or cause.__context__
-        if cause is None:
-            raise
-        raise cause from error
-
-
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write(temporary path)`, then move the result to `path` in one step.
 
@@ -55,7 +41,7 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with explain_os_errors(path, "write"), _write_error_as_os_error():
+        with explain_os_errors(path, "write"):
             write(temporary)
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -66,7 +67,9 @@ class RunFolder:
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         """Write a checkpoint in place of the last, with the length of the metrics that belong to it."""
         metrics_bytes = self.metrics_path.stat().st_size if self.metrics_path.exists() else 0
-        write_file(self.checkpoint_path, lambda path: torch.save({**state, "metrics_bytes": metrics_bytes}, path))
+        buffer = io.BytesIO()  # torch.save to a path would not say that the disk is full
+        torch.save({**state, "metrics_bytes": metrics_bytes}, buffer)
+        write_file(self.checkpoint_path, lambda path: path.write_bytes(buffer.getbuffer()))
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """The last checkpoint, or None before the first; metrics written after it are cut off.

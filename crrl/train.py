@@ -80,10 +80,19 @@ def print_backends(device: torch.device) -> None:
         print("  {:14} {:10} {}".format(*row))
 
 
+def report(run: RunFolder) -> int:
+    """Say where the trained encoder is."""
+    print(f"trained encoder: {run.encoder_path}")
+    print(f"its accuracy:    python -m crrl.evaluate {run.path} --protocol linear")
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Train; returns the exit code: 0, or 128 + the signal that stopped it."""
     run = open_run(sys.argv[1:] if arguments is None else arguments)
     config = run.config()
+    if run.encoder_path.exists():
+        return report(run)
     device = choose_device(config.device)
     prepared = prepare(config.dataset, config.data, config.split_name, config.preprocessing)
     with ops.use_backends("auto" if config.fused else "reference"):
@@ -94,9 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
         except Interrupted as stop:
             print(f"stopped by {stop}; go on with: python -m crrl.train --resume {run.path}", file=sys.stderr)
             return 128 + stop.signum
-    print(f"trained encoder: {run.encoder_path}")
-    print(f"its accuracy:    python -m crrl.evaluate {run.path} --protocol linear")
-    return 0
+    return report(run)
 
 
 if __name__ == "__main__":

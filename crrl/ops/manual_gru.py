@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from crrl.ops.backends import Case
@@ -78,8 +77,12 @@ class _Recurrence(torch.autograd.Function):
         return y, h
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dy: Tensor, dh_n: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "this backward can be differentiated once: for second derivatives (create_graph=True) run under "
+                "crrl.ops.use_backends('gru_layer=reference') or set CRRL_BACKEND=gru_layer=reference"
+            )
         r_z, n, n_h, before, w_hh = ctx.saved_tensors
         hidden = n.shape[1]
         slopes = r_z * (1 - r_z)

@@ -1,0 +1,183 @@
+"""The models against Section III: sizes, padding, keys, hints, teacher."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from crrl.models import (
+    ContrastiveMotionLearner,
+    Decoder,
+    Encoder,
+    InformationFuser,
+    MLPHead,
+    SequenceReconstructor,
+)
+from crrl.reference.contrast import info_nce
+from crrl.reference.losses import distillation_loss, reconstruction_error
+from crrl.reference.motion import reverse, velocity
+
+LENGTHS = torch.tensor([6, 1, 4])
+
+
+def clips() -> Tensor:
+    """[3, 6, 9] random coordinates; padded frames hold garbage that nothing may read."""
+    x = torch.rand(3, 6, 9, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for row, length in enumerate(LENGTHS.tolist()):
+        x[row, length:] = 1e6
+    return x
+
+
+def encoder() -> Encoder:
+    torch.manual_seed(1)
+    return Encoder(9, hidden_size=8)
+
+
+def learner(momentum_encoder: float = 0.9, momentum_mlp: float = 1.0, queue_size: int = 5) -> ContrastiveMotionLearner:
+    torch.manual_seed(2)
+    return ContrastiveMotionLearner(encoder(), queue_size, 0.1, momentum_encoder, momentum_mlp)
+
+
+def reconstructor(decoder_hidden: int | None = None) -> SequenceReconstructor:
+    torch.manual_seed(3)
+    return SequenceReconstructor(encoder(), Decoder(16, 9, decoder_hidden))
+
+
+def test_query_encoder_and_head_have_the_papers_2_3_million_parameters() -> None:
+    assert sum(p.numel() for p in Encoder(150).parameters()) == 1_809_408
+    assert sum(p.numel() for p in MLPHead(512).parameters()) == 525_312
+
+
+def test_a_padded_batch_is_encoded_as_packing_would() -> None:
+    model, x = encoder().eval(), clips()
+    packed, _ = model.gru(pack_padded_sequence(x, LENGTHS, batch_first=True, enforce_sorted=False))
+    h, _ = pad_packed_sequence(packed, batch_first=True)
+    torch.testing.assert_close(model(x, LENGTHS), h)
+    expected = torch.stack([h[row, :length].mean(0) for row, length in enumerate(LENGTHS.tolist())])
+    torch.testing.assert_close(model.pooled(x, LENGTHS), expected)
+
+
+def test_each_clip_alone_has_the_same_features() -> None:
+    model, x = encoder().eval(), clips()
+    together = model.pooled(x, LENGTHS)
+    for row, length in enumerate(LENGTHS.tolist()):
+        alone = model.pooled(x[row : row + 1, :length], LENGTHS[row : row + 1])
+        torch.testing.assert_close(together[row : row + 1], alone)
+
+
+class TestContrastiveMotionLearner:
+    def test_the_key_encoder_starts_as_a_copy_and_follows_eq_5(self) -> None:
+        model = learner(momentum_encoder=0.75)
+        before = copy.deepcopy(model.key_encoder.state_dict())
+        for key, query in zip(model.key_encoder.parameters(), model.query_encoder.parameters(), strict=True):
+            assert torch.equal(key, query)
+        with torch.no_grad():
+            for parameter in model.query_encoder.parameters():
+                parameter.add_(1)
+        model.update_keys()
+        for name, key in model.key_encoder.state_dict().items():
+            torch.testing.assert_close(key, before[name] + 0.25)
+
+    def test_at_momentum_1_the_key_mlp_is_random_and_frozen(self) -> None:
+        model = learner(momentum_mlp=1.0)
+        before = copy.deepcopy(model.key_mlp.state_dict())
+        assert not torch.equal(before["0.weight"], model.query_mlp.state_dict()["0.weight"])
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
+        for _ in range(3):
+            model.update_keys()
+            loss, keys = model(clips(), velocity(clips(), LENGTHS), LENGTHS)
+            loss.backward()
+            optimizer.step()
+            model.enqueue(keys)
+        for name, value in model.key_mlp.state_dict().items():
+            assert torch.equal(value, before[name])
+
+    def test_below_momentum_1_the_key_mlp_starts_as_a_copy_and_follows(self) -> None:
+        model = learner(momentum_mlp=0.5)
+        start = copy.deepcopy(model.key_mlp.state_dict())
+        for name, value in model.query_mlp.state_dict().items():
+            assert torch.equal(value, start[name])
+        with torch.no_grad():
+            model.query_mlp[0].weight.add_(2)
+        model.update_keys()
+        torch.testing.assert_close(model.key_mlp.state_dict()["0.weight"], start["0.weight"] + 1)
+
+    def test_the_loss_is_eq_6_on_queries_of_coordinates_and_keys_of_velocities(self) -> None:
+        model, x = learner().eval(), clips()
+        v = velocity(x, LENGTHS)
+        loss, keys = model(x, v, LENGTHS)
+        k = F.normalize(model.key_mlp(model.key_encoder.pooled(v, LENGTHS)), dim=1)
+        q = model.query_mlp(model.query_encoder.pooled(x, LENGTHS))
+        torch.testing.assert_close(keys, k)
+        torch.testing.assert_close(loss, info_nce(q, k, model.queue, 0.1))
+
+    def test_gradients_reach_the_query_side_alone(self) -> None:
+        model = learner()
+        model(clips(), velocity(clips(), LENGTHS), LENGTHS)[0].backward()
+        assert all(p.grad is not None and p.grad.any() for p in model.query_encoder.parameters())
+        assert all(p.grad is None for p in (*model.key_encoder.parameters(), *model.key_mlp.parameters()))
+
+    def test_the_queue_starts_as_unit_vectors_and_takes_the_keys(self) -> None:
+        model = learner(queue_size=4)
+        torch.testing.assert_close(model.queue.norm(dim=1), torch.ones(4))
+        old = model.queue.clone()
+        keys = F.normalize(torch.randn(3, 16), dim=1)
+        model.enqueue(keys)
+        model.enqueue(keys)
+        assert torch.equal(model.queue, torch.stack([keys[1], keys[2], keys[2], keys[0]]))
+        assert not torch.equal(model.queue, old)
+
+
+class TestSequenceReconstructor:
+    @pytest.mark.parametrize("decoder_hidden", [None, 7])
+    def test_forward_starts_from_h_1_and_reverse_from_the_last_valid_h(self, decoder_hidden: int | None) -> None:
+        model, x = reconstructor(decoder_hidden).eval(), clips()
+        h = model.encoder(x, LENGTHS)
+        forward, backward = model.reconstruct(h, LENGTHS)
+        for row, length in enumerate(LENGTHS.tolist()):
+            for hint, decoded in ((h[row, 0], forward), (h[row, length - 1], backward)):
+                alone = model.decoder(hint[None], torch.tensor([length]), length)
+                torch.testing.assert_close(decoded[row, :length], alone[0])
+
+    def test_the_papers_decoder_is_bounded_by_its_hidden_state(self) -> None:
+        assert reconstructor()(clips(), LENGTHS)[0].isfinite()
+        decoded = Decoder(16, 9, None)(100 * torch.randn(3, 16), LENGTHS, 6)
+        assert decoded.abs().max() <= 1
+
+    def test_the_loss_is_eq_1(self) -> None:
+        model, x = reconstructor(7).eval(), clips()
+        loss, h = model(x, LENGTHS)
+        forward, backward = model.reconstruct(h, LENGTHS)
+        expected = reconstruction_error(x, forward, LENGTHS) + reconstruction_error(
+            reverse(x, LENGTHS), backward, LENGTHS
+        )
+        torch.testing.assert_close(loss, expected)
+
+
+class TestInformationFuser:
+    def test_the_loss_is_eq_8(self) -> None:
+        torch.manual_seed(4)
+        model, x, teacher = InformationFuser(reconstructor(), 0.3).eval(), clips(), torch.randn(3, 16)
+        loss, parts = model(x, LENGTHS, teacher)
+        assert model.mlp is not None
+        student = model.mlp(model.reconstructor.encoder.pooled(x, LENGTHS))
+        torch.testing.assert_close(parts["loss_r"], model.reconstructor(x, LENGTHS)[0])
+        torch.testing.assert_close(parts["loss_d"], distillation_loss(teacher, student))
+        torch.testing.assert_close(loss, parts["loss_r"] + 0.3 * parts["loss_d"])
+
+    def test_the_teacher_gets_no_gradient(self) -> None:
+        teacher = torch.randn(3, 16, requires_grad=True)
+        InformationFuser(reconstructor(), 1.0)(clips(), LENGTHS, teacher)[0].backward()
+        assert teacher.grad is None
+
+    def test_without_distillation_it_is_ser(self) -> None:
+        model = InformationFuser(reconstructor(), 0.0).eval()
+        assert model.mlp is None
+        loss, parts = model(clips(), LENGTHS, None)
+        assert list(parts) == ["loss_r"]
+        torch.testing.assert_close(loss, model.reconstructor(clips(), LENGTHS)[0])

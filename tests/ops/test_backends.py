@@ -1,0 +1,88 @@
+"""The choice of a backend: automatic with its reason, forced, forbidden, refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from crrl import ops
+from crrl.errors import CrrlError
+from crrl.ops import cpu
+
+CASE = ops.Case("cpu", torch.float32)
+
+
+@pytest.fixture(autouse=True)
+def _no_environment_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CRRL_BACKEND", raising=False)
+
+
+def chosen(case: ops.Case = CASE) -> dict[str, str]:
+    return {name: backend for name, backend, _ in ops.choices(case)}
+
+
+def test_reference_means_the_reference_everywhere() -> None:
+    with ops.use_backends("reference"):
+        assert set(chosen().values()) == {"reference"}
+
+
+def test_one_operator_can_be_forced_and_the_others_stay_automatic() -> None:
+    with ops.use_backends("gru_layer=torch"):
+        assert chosen()["gru_layer"] == "torch"
+        assert ops.policy() == "auto,gru_layer=torch"
+
+
+def test_the_policy_ends_with_its_block() -> None:
+    before = ops.policy()
+    with pytest.raises(KeyError), ops.use_backends("reference"):
+        raise KeyError
+    assert ops.policy() == before
+
+
+def test_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRRL_BACKEND", "reference,gru_layer=torch")
+    with ops.use_backends("auto"):
+        assert chosen()["gru_layer"] == "torch"
+        assert chosen()["ragged_gather"] == "reference"
+
+
+@pytest.mark.parametrize("text", ["fast", "gru=torch", "gru_layer"])
+def test_an_unknown_choice_names_what_there_is(text: str) -> None:
+    with pytest.raises(CrrlError, match="gru_layer"), ops.use_backends(text):
+        pass
+
+
+def test_a_forced_backend_that_does_not_exist_is_an_error() -> None:
+    with ops.use_backends("gru_layer=tpu"), pytest.raises(CrrlError, match="it has manual, torch, reference"):
+        ops.choices(CASE)
+
+
+def test_a_forced_backend_that_cannot_run_says_why() -> None:
+    with ops.use_backends("ragged_gather=cpu"), pytest.raises(CrrlError, match=r"cannot run: .*float64"):
+        ops.ragged_gather(torch.zeros(2, 3, dtype=torch.float64), torch.tensor([0, 2]), torch.tensor([0]), 2)
+
+
+def test_a_missing_extension_steps_aside_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "_missing", "it was not built")
+    with ops.use_backends("auto"):
+        rows = {name: (backend, reason) for name, backend, reason in ops.choices(CASE)}
+    assert rows["ragged_gather"][0] == "reference"
+    assert "not cpu: it was not built" in rows["ragged_gather"][1]
+
+
+def test_gathers_agree_on_the_real_operator() -> None:
+    pytest.importorskip("crrl._cpu", reason="the C++ extension is not built")
+    frames, offsets = torch.randn(11, 6), torch.tensor([0, 4, 5, 11])
+    index = torch.tensor([2, 1, 0, 2])
+    results = []
+    for choice in ("ragged_gather=cpu", "reference"):
+        with ops.use_backends(choice):
+            results.append(ops.ragged_gather(frames, offsets, index, 8, with_velocity=True))
+    for got, want in zip(*results, strict=True):
+        assert torch.equal(got, want)
+
+
+def test_a_gather_out_of_range_is_refused() -> None:
+    pytest.importorskip("crrl._cpu", reason="the C++ extension is not built")
+    with ops.use_backends("ragged_gather=cpu"), pytest.raises(IndexError, match="row 0"):
+        ops.ragged_gather(torch.randn(2, 3), torch.tensor([0, 2]), torch.tensor([1]), 2)

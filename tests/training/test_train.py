@@ -1,0 +1,309 @@
+"""The command crrl.train: what a run leaves, how it goes on after any stop, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from crrl import train
+from crrl.errors import CrrlError
+from crrl.runs import RunFolder
+from crrl.training import Interrupted, loop
+from crrl.training.loop import Loop
+
+
+def same_weights(one: Path, other: Path, name: str = "encoder.safetensors") -> bool:
+    weights, others = load_file(one / name), load_file(other / name)
+    return weights.keys() == others.keys() and all(torch.equal(weights[key], others[key]) for key in weights)
+
+
+def metrics(run: Path) -> list[dict[str, float | str]]:
+    """The lines of metrics.jsonl without the speed, which differs from run to run."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in record.items() if key != "clips_per_second"} for record in records]
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, stop: Callable[[], None]) -> None:
+    """Call `stop` when `steps` steps have been made in this process."""
+    original, made = Loop._step, []
+
+    def step(self: Loop, index: torch.Tensor) -> dict[str, torch.Tensor]:
+        made.append(1)
+        if len(made) == steps:
+            stop()
+        return original(self, index)
+
+    monkeypatch.setattr(Loop, "_step", step)
+
+
+@pytest.mark.parametrize("recipe", ["paper", "tuned"])
+def test_a_run_folder_holds_everything(options: list[str], tmp_path: Path, recipe: str) -> None:
+    run = tmp_path / "run"
+    assert train.main([*options, "--recipe", recipe, "--out", str(run)]) == 0
+    names = {path.name.split(".")[0] for path in run.iterdir()}
+    assert names == {"config", "metrics", "events", "encoder", "teacher", "checkpoint"}
+    records = metrics(run)
+    assert [(record["phase"], record["epoch"]) for record in records] == [
+        *(("cml", epoch) for epoch in (1, 2, 3)),
+        *(("ser", epoch) for epoch in (1, 2)),
+    ]
+    assert {"loss", "loss_r", "loss_d", "lr"} <= records[-1].keys()
+    assert RunFolder(run).config().recipe == recipe
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(options: list[str], tmp_path: Path) -> None:
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        train.main([*options, "--seed", seed, "--out", str(tmp_path / name)])
+    assert same_weights(tmp_path / "a", tmp_path / "b")
+    assert not same_weights(tmp_path / "a", tmp_path / "c")
+
+
+def test_fused_and_reference_follow_the_same_losses(options: list[str], tmp_path: Path) -> None:
+    train.main([*options, "--out", str(tmp_path / "reference")])
+    train.main([*options, "--fused", "--out", str(tmp_path / "fused")])
+    pairs = zip(metrics(tmp_path / "reference"), metrics(tmp_path / "fused"), strict=True)
+    for slow, fast in pairs:
+        assert fast["loss"] == pytest.approx(slow["loss"], rel=1e-4)
+
+
+def test_fused_prints_operator_backend_and_reason(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train.main([*options, "--fused", "--out", str(tmp_path / "run")])
+    table = capsys.readouterr().out
+    for operator in ("ragged_gather", "gru_layer", "info_nce", "ema_update"):
+        assert operator in table
+
+
+@pytest.mark.parametrize("method", ["cml", "ser"])
+def test_one_part_alone(options: list[str], tmp_path: Path, method: str) -> None:
+    run = tmp_path / "run"
+    train.main([*options, "--method", method, "--out", str(run)])
+    assert {record["phase"] for record in metrics(run)} == {method}
+    assert (run / "encoder.safetensors").exists()
+    assert not (run / "teacher.safetensors").exists()
+
+
+def test_a_teacher_from_another_run_gives_what_training_it_here_gives(options: list[str], tmp_path: Path) -> None:
+    train.main([*options, "--out", str(tmp_path / "whole")])
+    train.main([*options, "--method", "cml", "--out", str(tmp_path / "cml")])
+    train.main([*options, "--teacher", str(tmp_path / "cml"), "--out", str(tmp_path / "taught")])
+    assert same_weights(tmp_path / "whole", tmp_path / "taught")
+
+
+def test_the_teacher_is_not_changed_by_the_second_step(options: list[str], tmp_path: Path) -> None:
+    train.main([*options, "--method", "cml", "--out", str(tmp_path / "cml")])
+    train.main([*options, "--out", str(tmp_path / "whole")])
+    teacher, cml = (load_file(tmp_path / path) for path in ("whole/teacher.safetensors", "cml/encoder.safetensors"))
+    assert all(torch.equal(teacher[name], cml[name]) for name in cml)
+
+
+def test_teacher_dropout_leaves_the_teachers_dropout_on(options: list[str], tmp_path: Path) -> None:
+    train.main([*options, "--out", str(tmp_path / "cached")])
+    train.main([*options, "--teacher-dropout", "--out", str(tmp_path / "dropout")])
+    assert not same_weights(tmp_path / "cached", tmp_path / "dropout")
+
+
+@pytest.mark.parametrize("steps", [2, 7, 15, 16, 24])
+def test_resume_after_ctrl_c_is_bit_identical(
+    options: list[str], tmp_path: Path, steps: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train.main([*options, "--out", str(tmp_path / "whole")])
+    with monkeypatch.context() as patch:
+        stop_after(patch, steps, lambda: os.kill(os.getpid(), signal.SIGINT))
+        assert train.main([*options, "--out", str(tmp_path / "cut")]) == 128 + signal.SIGINT
+    assert f"--resume {tmp_path / 'cut'}" in capsys.readouterr().err
+    assert train.main(["--resume", str(tmp_path / "cut")]) == 0
+    assert same_weights(tmp_path / "whole", tmp_path / "cut")
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "cut")
+
+
+def test_resume_after_sigkill_in_mid_epoch_is_bit_identical(options: list[str], tmp_path: Path) -> None:
+    train.main([*options, "--out", str(tmp_path / "whole")])
+    code = (
+        "import os, signal, sys\n"
+        "from crrl import train\n"
+        "from crrl.training.loop import Loop\n"
+        "step = Loop._step\n"
+        "def killing(self, index):\n"
+        "    if self.phase.name == 'cml' and self.step == 8: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return step(self, index)\n"
+        "Loop._step = killing\n"
+        "train.main(sys.argv[1:])\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, *options, "--out", str(tmp_path / "cut")], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    checkpoint = torch.load(tmp_path / "cut" / "checkpoint.pt", weights_only=True)
+    assert (checkpoint["phase"], checkpoint["step"]) == ("cml", 6)  # the second step of the second epoch of 5
+    train.main(["--resume", str(tmp_path / "cut")])
+    assert same_weights(tmp_path / "whole", tmp_path / "cut")
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "cut")
+
+
+def test_sigterm_saves_and_says_how_to_go_on(options: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "crrl.train", *options, "--epochs-cml", "100000", "--out", str(run)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (run / "checkpoint.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert f"stopped by SIGTERM; go on with: python -m crrl.train --resume {run}" in errors
+
+
+def test_resuming_a_finished_run_changes_nothing(options: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train.main([*options, "--out", str(run)])
+    before = (run / "encoder.safetensors").read_bytes(), (run / "metrics.jsonl").read_bytes()
+    assert train.main(["--resume", str(run)]) == 0
+    assert ((run / "encoder.safetensors").read_bytes(), (run / "metrics.jsonl").read_bytes()) == before
+
+
+def test_the_learning_rate_halves_after_epochs_20_and_50() -> None:
+    plan = loop.Plan(
+        clips=32, epochs=60, batch_size=8, drop_last=True, optimizer="sgd", lr=0.04, schedule="steps",
+        weight_decay=0.0, checkpoint_every=1, seed=0,
+    )  # fmt: skip
+    optimizer = plan.make_optimizer(torch.nn.Linear(1, 1))
+    schedule = plan.make_schedule(optimizer)
+    rates = []
+    for _ in range(plan.steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[::4] == [0.04] * 20 + [0.02] * 30 + [0.01] * 10
+
+
+@pytest.mark.parametrize(("drop_last", "steps", "clips"), [(True, 4, 32), (False, 5, 35)])
+def test_the_last_short_batch_is_dropped_or_used(drop_last: bool, steps: int, clips: int) -> None:
+    plan = loop.Plan(
+        clips=35, epochs=1, batch_size=8, drop_last=drop_last, optimizer="sgd", lr=0.1, schedule="constant",
+        weight_decay=0.0, checkpoint_every=1, seed=0,
+    )  # fmt: skip
+    assert (plan.steps_per_epoch, plan.clips_per_epoch) == (steps, clips)
+
+
+class TestRefusals:
+    """Each ends in one clear line, exit code 2, and nothing lost."""
+
+    def failure(self, arguments: list[str]) -> str:
+        with pytest.raises(CrrlError) as caught:
+            train.main(arguments)
+        message = str(caught.value)
+        assert "\n" not in message
+        return message
+
+    def test_neither_out_nor_resume(self, options: list[str]) -> None:
+        assert "--out" in self.failure(options)
+
+    def test_a_folder_that_holds_a_run(self, options: list[str], tmp_path: Path) -> None:
+        train.main([*options, "--method", "ser", "--out", str(tmp_path)])
+        assert f"--resume {tmp_path}" in self.failure([*options, "--out", str(tmp_path)])
+
+    def test_resume_of_nothing(self, tmp_path: Path) -> None:
+        assert "no run" in self.failure(["--resume", str(tmp_path)])
+
+    def test_resume_with_other_options(self, tmp_path: Path) -> None:
+        assert "no other option" in self.failure(["--resume", str(tmp_path), "--seed", "1"])
+
+    @pytest.mark.parametrize("damage", [b"", b"not a checkpoint", None])
+    def test_a_damaged_checkpoint(self, options: list[str], tmp_path: Path, damage: bytes | None) -> None:
+        train.main([*options, "--method", "ser", "--out", str(tmp_path)])
+        path = tmp_path / "checkpoint.pt"
+        path.write_bytes(path.read_bytes()[:-1000] if damage is None else damage)
+        (tmp_path / "encoder.safetensors").unlink()
+        assert str(path) in self.failure(["--resume", str(tmp_path)])
+
+    def test_a_checkpoint_of_another_size(self, options: list[str], tmp_path: Path) -> None:
+        train.main([*options, "--method", "ser", "--out", str(tmp_path)])
+        config = json.loads((tmp_path / "config.json").read_text())
+        config["encoder"]["hidden_size"] = 9
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        (tmp_path / "encoder.safetensors").unlink()
+        assert "does not fit" in self.failure(["--resume", str(tmp_path)])
+
+    def test_a_damaged_config(self, options: list[str], tmp_path: Path) -> None:
+        train.main([*options, "--method", "ser", "--out", str(tmp_path)])
+        path = tmp_path / "config.json"
+        path.write_text(path.read_text()[:-20])
+        assert str(path) in self.failure(["--resume", str(tmp_path)])
+
+    def test_a_config_of_another_version(self, options: list[str], tmp_path: Path) -> None:
+        train.main([*options, "--method", "ser", "--out", str(tmp_path)])
+        config = json.loads((tmp_path / "config.json").read_text())
+        config["colour"] = "blue"
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert "colour" in self.failure(["--resume", str(tmp_path)])
+
+    def test_a_teacher_that_does_not_fit_the_data(self, options: list[str], tmp_path: Path) -> None:
+        train.main([*options, "--method", "cml", "--max-frames", "7", "--out", str(tmp_path / "cml")])
+        message = self.failure([*options, "--teacher", str(tmp_path / "cml"), "--out", str(tmp_path / "run")])
+        assert "prepared in another way" in message
+
+    def test_more_clips_to_a_batch_than_there_are(self, options: list[str], tmp_path: Path) -> None:
+        assert "--no-drop-last" in self.failure([*options, "--batch-size", "64", "--out", str(tmp_path)])
+
+    @pytest.mark.parametrize("setting", ["--temperature", "--lr-cml", "--batch-size", "--epochs-ser", "--max-frames"])
+    def test_a_setting_out_of_range(self, options: list[str], tmp_path: Path, setting: str) -> None:
+        with pytest.raises((CrrlError, SystemExit)):
+            train.main([*options, setting, "0", "--out", str(tmp_path / "run")])
+        assert not (tmp_path / "run").exists()
+
+    def test_a_loss_that_is_no_longer_finite(self, options: list[str], tmp_path: Path) -> None:
+        message = self.failure([*options, "--method", "ser", "--lr-ser", "1e38", "--out", str(tmp_path)])
+        assert "--lr-ser" in message
+        assert not (tmp_path / "encoder.safetensors").exists()
+
+    def test_cuda_where_there_is_none(
+        self, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        assert "--device cpu" in self.failure([*options, "--device", "cuda", "--out", str(tmp_path)])
+
+    def test_a_full_disk_keeps_the_last_checkpoint(self, options: list[str], tmp_path: Path) -> None:
+        train.main([*options, "--out", str(tmp_path / "whole")])
+        run = tmp_path / "cut"
+        code = (
+            "import resource, signal, sys\n"
+            "from crrl import train\n"
+            "from crrl.errors import run_command\n"
+            "from crrl.training.loop import Loop\n"
+            "step = Loop._step\n"
+            "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+            "def filling(self, index):\n"
+            "    if self.step == 8: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))\n"
+            "    return step(self, index)\n"
+            "Loop._step = filling\n"
+            "sys.exit(run_command(lambda: train.main(sys.argv[1:])))\n"
+        )
+        full = subprocess.run([sys.executable, "-c", code, *options, "--out", str(run)], capture_output=True, text=True)
+        assert full.returncode == 2
+        assert "free some disk space" in full.stderr.splitlines()[-1]
+        assert str(run / "checkpoint.pt") in full.stderr.splitlines()[-1]
+        assert not list(run.glob(".*"))
+        train.main(["--resume", str(run)])
+        assert same_weights(tmp_path / "whole", run)
+
+
+def test_an_interruption_is_not_an_error() -> None:
+    assert not issubclass(Interrupted, CrrlError)
+
+
+def test_the_command_line_prints_one_line_and_exits_with_2(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "crrl.train", "--dataset", "folder", "--data", str(tmp_path / "nowhere")]
+    result = subprocess.run([*command, "--out", str(tmp_path / "run")], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert str(tmp_path / "nowhere") in result.stderr
