@@ -36,20 +36,15 @@ class RunFolder:
         self.teacher_path = path / "teacher.safetensors"
         self.encoder_path = path / "encoder.safetensors"
 
-    @classmethod
-    def create(cls, path: Path, config: Config) -> RunFolder:
-        """Make a new run folder.
+    def create(self, config: Config) -> None:
+        """Make the folder and write config.json.
 
         Raises:
-            CrrlError: it already holds a run, or cannot be written.
+            CrrlError: the folder cannot be written.
         """
-        run = cls(path)
-        if run.config_path.exists():
-            raise CrrlError(f"{path} already holds a run: go on with it by --resume {path}, or give another --out")
-        with explain_os_errors(path, "create"):
-            path.mkdir(parents=True, exist_ok=True)
-        write_json(run.config_path, config.to_dict())
-        return run
+        with explain_os_errors(self.path, "create"):
+            self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.config_path, config.to_dict())
 
     def config(self) -> Config:
         """The run's configuration.

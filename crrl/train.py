@@ -47,8 +47,8 @@ def parse(arguments: list[str]) -> TrainOptions:
     )
 
 
-def open_run(arguments: list[str]) -> RunFolder:
-    """The run folder to work in, new or resumed.
+def open_run(arguments: list[str]) -> tuple[RunFolder, Config]:
+    """The run folder to work in, new (not made yet) or to resume, and its configuration.
 
     Raises:
         CrrlError: neither --out nor --resume, --resume with other options, or an unusable folder.
@@ -57,10 +57,14 @@ def open_run(arguments: list[str]) -> RunFolder:
     if options.resume is not None:
         if len(arguments) > 2:
             raise CrrlError("--resume takes the run's own configuration: give no other option with it")
-        return RunFolder(options.resume)
+        run = RunFolder(options.resume)
+        return run, run.config()
     if options.out is None:
         raise CrrlError("where shall the run go? Give --out FOLDER (or --resume FOLDER to go on with one)")
-    return RunFolder.create(options.out, options.config)
+    run = RunFolder(options.out)
+    if run.config_path.exists():
+        raise CrrlError(f"{run.path} already holds a run: go on with it by --resume {run.path}, or give another --out")
+    return run, options.config
 
 
 def choose_device(name: str) -> torch.device:
@@ -89,17 +93,18 @@ def report(run: RunFolder) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Train; returns the exit code: 0, or 128 + the signal that stopped it."""
-    run = open_run(sys.argv[1:] if arguments is None else arguments)
-    config = run.config()
+    run, config = open_run(sys.argv[1:] if arguments is None else arguments)
     if run.encoder_path.exists():
         return report(run)
     device = choose_device(config.device)
-    prepared = prepare(config.dataset, config.data, config.split_name, config.preprocessing)
     with ops.use_backends("auto" if config.fused else "reference"):
+        prepared = prepare(config.dataset, config.data, config.split_name, config.preprocessing)
+        trainer = Trainer(config, run, prepared, device)
+        run.create(config)
         if config.fused:
             print_backends(device)
         try:
-            Trainer(config, run, prepared, device).train()
+            trainer.train()
         except Interrupted as stop:
             print(f"stopped by {stop}; go on with: python -m crrl.train --resume {run.path}", file=sys.stderr)
             return 128 + stop.signum

@@ -100,7 +100,7 @@ class Clips:
         Raises:
             CrrlError: a clip is empty, not [T, J, 3], not finite, or has another joint count than the first.
         """
-        if not clips:
+        if len(clips) == 0:
             raise CrrlError("no clips given: at least one is needed")
         arrays = [check_clip(clip, name) for clip, name in zip(clips, names, strict=True)]
         joints = arrays[0].shape[1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,13 +37,13 @@ def read_labels(root: Path) -> list[dict[str, str]]:
         CrrlError: the file is missing, has no rows, lacks a column or a value.
     """
     path = root / LABELS
-    with explain_os_errors(path, "read"), open(path, newline="", encoding="utf-8") as file:
+    with explain_os_errors(path, "read"), open(path, newline="", encoding="utf-8-sig") as file:
         try:
             reader = csv.DictReader(file, restval="")
-            rows = list(reader)
+            columns, rows = reader.fieldnames or (), list(reader)
         except (csv.Error, UnicodeDecodeError) as error:
             raise CrrlError(f"{path} is not a CSV file in UTF-8: {error}") from error
-    missing = {"file", "label"} - set(reader.fieldnames or ())
+    missing = {"file", "label"} - set(columns)
     if missing:
         raise CrrlError(
             f"{path} has no column {' or '.join(sorted(missing))}: its first line names the columns, file,label"
@@ -99,7 +98,9 @@ def read_clip(path: Path) -> FloatArray:
                     if len(content.files) != 1:
                         raise CrrlError(f"{path} holds {len(content.files)} arrays: one clip per file is needed")
                     content = content[content.files[0]]
-        except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        except (CrrlError, OSError):
+            raise
+        except Exception as error:  # a damaged file fails in zipfile, zlib, tokenize, ..., each in its own way
             raise CrrlError(
                 f"{path} is damaged or no .npy/.npz array ({error}): restore it or remove its row"
             ) from error

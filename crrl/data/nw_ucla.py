@@ -27,7 +27,7 @@ ACTIONS = {
 }
 NUM_JOINTS = 20
 VALIDATION_SUBJECTS = (9, 10)
-"""Subjects of the training views that the "validation" split holds out, for choosing settings without the test view."""
+"""Subjects that the split "validation-subjects" holds out of the training views."""
 
 _NAME = re.compile(r"a(\d\d)_s(\d\d)_e(\d\d)_v(\d\d)\.json")
 
@@ -48,9 +48,11 @@ def find_files(root: Path) -> list[Path]:
 
 
 def load(files: Iterable[Path]) -> Clips:
-    """Read the clips, with splits "cross-view" (the paper's; test sets "all" and "clean") and "validation".
+    """Read the clips, with the split "cross-view" (the paper's) and two for choosing settings without the test view.
 
-    "clean" leaves out the test clips that are coordinate-for-coordinate copies of training clips.
+    The test sets of "cross-view" are "all" and "clean", which leaves out the clips that are coordinate-for-coordinate
+    copies of training clips. Within the training views, "validation-view" trains on view 1 and tests on view 2,
+    "validation-subjects" holds out VALIDATION_SUBJECTS.
 
     Raises:
         CrrlError: a file is damaged or its skeletons are not [T, 20, 3] finite numbers.
@@ -75,7 +77,7 @@ def load(files: Iterable[Path]) -> Clips:
 def _skeletons(path: Path) -> object:
     value = read_json(path)
     frames = value.get("skeletons") if isinstance(value, dict) else None
-    if not isinstance(frames, list) or any(len(frame) != NUM_JOINTS for frame in frames):
+    if not isinstance(frames, list) or any(not isinstance(f, list) or len(f) != NUM_JOINTS for f in frames):
         raise CrrlError(f'{path} has no "skeletons" of [frames, {NUM_JOINTS}, 3]: the file is damaged; restore it')
     return frames
 
@@ -85,7 +87,8 @@ def _with_splits(clips: Clips, names: list[str]) -> Clips:
     held_out = np.isin(clips.subjects[train], VALIDATION_SUBJECTS)
     splits = {
         "cross-view": Split(train, {"all": test, "clean": without_copies(clips, test, train)}),
-        "validation": Split(train[~held_out], {"all": train[held_out]}),
+        "validation-view": Split(np.flatnonzero(clips.views == 1), {"all": np.flatnonzero(clips.views == 2)}),
+        "validation-subjects": Split(train[~held_out], {"all": train[held_out]}),
     }
     return replace(clips, names=tuple(names), splits=splits)
 

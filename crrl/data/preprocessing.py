@@ -61,8 +61,7 @@ class Preprocessor:
         unfitted = cls(steps, joints)
         if steps.normalization != "dataset":
             return unfitted
-        turned, new_offsets = unfitted._downsample_and_turn(frames, offsets)
-        low, high = _clip_range(turned, new_offsets, absent_joints(turned))
+        low, high = _clip_range(*unfitted._downsample_and_turn(frames, offsets))
         return cls(steps, joints, (tuple(low[train].min(0).tolist()), tuple(high[train].max(0).tolist())))
 
     @classmethod
@@ -90,19 +89,22 @@ class Preprocessor:
             raise CrrlError(
                 f"these clips have {frames.shape[1]} joints, but the encoder was trained on {self.num_joints}"
             )
-        frames, offsets = self._downsample_and_turn(frames, offsets)
-        absent = absent_joints(frames)
+        frames, offsets, absent = self._downsample_and_turn(frames, offsets)
         if self.axis_range is None:
             low, high = _clip_range(frames, offsets, absent)
         else:
             low, high = (np.broadcast_to(side, (len(offsets) - 1, 3)) for side in self.axis_range)
         return _normalise(frames, offsets, absent, low, high, isotropic=self.steps.normalization == "clip"), offsets
 
-    def _downsample_and_turn(self, frames: FloatArray, offsets: IntArray) -> tuple[FloatArray, IntArray]:
+    def _downsample_and_turn(
+        self, frames: FloatArray, offsets: IntArray
+    ) -> tuple[FloatArray, IntArray, npt.NDArray[np.bool_]]:
         frames, offsets = downsample(frames, offsets, self.steps.max_frames)
+        # Told from raw coordinates: the view transform puts the first spine base, which is there, at (0, 0, 0) too.
+        absent = absent_joints(frames)
         if self.steps.view_joints is not None:
             frames = view_transform(frames, offsets, self.steps.view_joints)
-        return frames, offsets
+        return frames, offsets, absent
 
 
 def absent_joints(frames: FloatArray) -> npt.NDArray[np.bool_]:

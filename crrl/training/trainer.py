@@ -17,7 +17,11 @@ from crrl.training.phases import ContrastPhase, Phase, ReconstructionPhase, Teac
 
 
 class Trainer:
-    """Runs the phases of a method in a run folder, from the start or from its checkpoint."""
+    """Runs the phases of a method in a run folder, from the start or from its checkpoint.
+
+    Raises:
+        CrrlError: the training clips do not fill a batch.
+    """
 
     def __init__(self, config: Config, run: RunFolder, prepared: Prepared, device: torch.device):
         self.config = config
@@ -26,6 +30,7 @@ class Trainer:
         self.tensors = ClipTensors(prepared.clips, device)
         self.train_clips = prepared.clips.split(config.split_name).train
         self.device = device
+        self._plans = {phase: self._plan(phase) for phase in ("cml", "ser")}
 
     def train(self) -> None:
         """Train to the end and write encoder.safetensors.
@@ -38,7 +43,7 @@ class Trainer:
         past_cml = checkpoint is not None and checkpoint["phase"] == "ser"
         steps_before = 0
         if self.config.method != "ser" and self.config.teacher is None:
-            steps_before = self._plan("cml").steps
+            steps_before = self._plans["cml"].steps
             if not past_cml:
                 self._train_cml(checkpoint)
         if self.config.method != "cml":
@@ -113,5 +118,5 @@ class Trainer:
 
     def _fit(self, phase: Phase, first_step: int, checkpoint: dict[str, Any] | None) -> None:
         own = checkpoint if checkpoint is not None and checkpoint["phase"] == phase.name else None
-        loop = Loop(phase, self._plan(phase.name), self.tensors, self.train_clips, self.run, first_step)
+        loop = Loop(phase, self._plans[phase.name], self.tensors, self.train_clips, self.run, first_step)
         loop.fit(own)

@@ -15,7 +15,7 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     lines = ["file,label"]
     for i in range(50):
-        walk = rng.normal(size=(1 + i % 14, 5, 3)).cumsum(axis=0) + (3 * (i % 2), 0, 0)
+        walk = rng.normal(size=(1 + i % 14, 5, 3)).cumsum(axis=0) + 3 * (i % 2)
         np.save(folder / f"{i:02}.npy", walk.astype(np.float32))
         lines.append(f"{i:02}.npy,{'left' if i % 2 else 'right'}")
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")

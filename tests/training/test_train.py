@@ -253,7 +253,8 @@ class TestRefusals:
         assert "prepared in another way" in message
 
     def test_more_clips_to_a_batch_than_there_are(self, options: list[str], tmp_path: Path) -> None:
-        assert "--no-drop-last" in self.failure([*options, "--batch-size", "64", "--out", str(tmp_path)])
+        assert "--no-drop-last" in self.failure([*options, "--batch-size", "64", "--out", str(tmp_path / "run")])
+        assert not (tmp_path / "run").exists()
 
     @pytest.mark.parametrize("setting", ["--temperature", "--lr-cml", "--batch-size", "--epochs-ser", "--max-frames"])
     def test_a_setting_out_of_range(self, options: list[str], tmp_path: Path, setting: str) -> None:

@@ -1,0 +1,91 @@
+"""The arrows of ARCHITECTURE.md: who may import whom."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "crrl"
+
+ALLOWED = {
+    "errors": set(),
+    "files": {"errors"},
+    "reference": set(),
+    "kernels": set(),
+    "ops": {"reference", "kernels", "errors", "_cpu"},
+    "nn": {"ops", "reference"},
+    "models": {"nn", "ops", "reference"},
+    "data": {"ops", "reference", "files", "errors"},
+    "config": {"data", "errors"},
+    "runs": {"config", "data", "models", "files", "errors"},
+    "training": {"config", "data", "models", "runs", "ops", "errors"},
+    "evaluation": set(),
+    "embedding": {"data", "models", "runs", "training", "errors"},
+}
+"""For each room the rooms it may import; the commands and crrl/__init__.py, at the top, may import all of them."""
+
+COMMANDS = {"train", "evaluate", "__main__", "__init__"}
+
+
+def modules() -> list[Path]:
+    return sorted([*PACKAGE.rglob("*.py"), *(PACKAGE / "kernels").rglob("*.py")])  # kernels is a symbolic link
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names of all that a module imports, wherever in the file."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def test_every_room_is_known() -> None:
+    assert {room(path) for path in modules()} == ALLOWED.keys() | COMMANDS
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_follow_the_arrows(path: Path) -> None:
+    if room(path) in COMMANDS:
+        return
+    rooms = {name.split(".")[1] for name in imported(path) if name.startswith("crrl.")}
+    assert rooms <= ALLOWED[room(path)] | {room(path)}
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_nobody_imports_tests_or_bench_or_unpickles(path: Path) -> None:
+    tops = {name.split(".")[0] for name in imported(path)}
+    assert not tops & {"tests", "bench", "kernels"}
+    assert "pickle.load" not in path.read_text()
+    assert "weights_only=False" not in path.read_text()
+
+
+def test_kernels_and_reference_know_torch_and_triton_alone() -> None:
+    for path in modules():
+        if room(path) in ("kernels", "reference"):
+            outside = {name.split(".")[0] for name in imported(path)} - {"crrl", "__future__", "collections", "typing"}
+            assert outside <= {"torch", "triton"}
+
+
+def test_crrl_imports_without_triton_and_the_extension() -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['triton'] = sys.modules['crrl._cpu'] = None\n"
+        "import crrl, crrl.train, crrl.evaluate\n"
+        "from crrl import ops\nimport torch\n"
+        "print(dict(row[:2] for row in ops.choices(ops.Case('cpu', torch.float32)))['ragged_gather'])\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["reference"]

@@ -1,0 +1,40 @@
+"""The console script `crrl`."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+from crrl import __main__ as script
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["crrl", *arguments])
+    return script.main()
+
+
+def test_the_console_script_is_this() -> None:
+    (entry,) = entry_points(group="console_scripts", name="crrl")
+    assert entry.load() is script.main
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"]])
+def test_without_a_known_command_it_says_which_there_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert run(monkeypatch, *arguments) == 2
+    assert "train,evaluate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_users_mistake_is_one_line_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str
+) -> None:
+    arguments = {"train": ["--resume", str(tmp_path)], "evaluate": [str(tmp_path)]}[command]
+    assert run(monkeypatch, command, *arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert str(tmp_path) in line
