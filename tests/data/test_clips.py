@@ -1,0 +1,145 @@
+"""The flat form of a data set: what it refuses, and that it survives being saved."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crrl.data.clips import Clips, Split
+from crrl.errors import CrrlError
+
+ARRAYS = ["frames", "offsets", "labels", "subjects", "views", "setups"]
+GOOD = np.arange(1, 31, dtype=np.float32).reshape(2, 5, 3)
+
+
+def with_value(value: float) -> np.ndarray:
+    clip = GOOD.copy()
+    clip[1, 4, 2] = value
+    return clip
+
+
+@pytest.fixture
+def clips() -> Clips:
+    """Three clips of 2, 1 and 4 frames."""
+    made = Clips.from_arrays(
+        [GOOD, GOOD[:1] + 100, np.concatenate([GOOD, GOOD]) + 200],
+        labels=[0, 1, 1],
+        names=["a", "b", "c"],
+        class_names=["sit", "stand"],
+        subjects=[3, 4, 5],
+        views=[1, 2, 3],
+    )
+    made.splits["half"] = Split(np.array([0, 2]), {"all": np.array([1]), "clean": np.array([], np.int64)})
+    return made
+
+
+@pytest.fixture
+def folder(clips: Clips, tmp_path: Path) -> Path:
+    clips.save(tmp_path)
+    return tmp_path
+
+
+def test_clips_lie_one_after_the_other(clips: Clips) -> None:
+    assert clips.offsets.tolist() == [0, 2, 3, 7]
+    assert clips.lengths.tolist() == [2, 1, 4]
+    np.testing.assert_array_equal(clips.frames[3:5], GOOD + 200)
+
+
+def test_a_clip_is_what_was_put_in(clips: Clips) -> None:
+    np.testing.assert_array_equal(clips.clip(1), GOOD[:1] + 100)
+
+
+def test_unknown_facts_are_minus_one(clips: Clips) -> None:
+    assert clips.setups.tolist() == [-1, -1, -1]
+
+
+def test_nested_lists_are_a_clip() -> None:
+    made = Clips.from_arrays([GOOD.tolist()], labels=[0], names=["a"], class_names=["sit"])
+    np.testing.assert_array_equal(made.frames, GOOD)
+
+
+@pytest.mark.parametrize(
+    ("clip", "problem"),
+    [
+        pytest.param(GOOD[:0], "is empty", id="no frame"),
+        pytest.param(GOOD[:, :0], "is empty", id="no joint"),
+        pytest.param(with_value(np.nan), "NaN or infinity, first in frame 1", id="NaN"),
+        pytest.param(with_value(-np.inf), "NaN or infinity, first in frame 1", id="infinity"),
+        pytest.param(GOOD[0], r"shape \[5, 3\], not \[frames, joints, 3\]", id="two axes"),
+        pytest.param(GOOD[:, :, :2], r"shape \[2, 5, 2\], not \[frames, joints, 3\]", id="flat coordinates"),
+        pytest.param(GOOD[:, :4], "has 4 joints, but good has 5", id="another joint count"),
+        pytest.param([[[1, 2, 3]], [[1, 2]]], "no array of numbers", id="ragged lists"),
+        pytest.param([[["x", "y", "z"]]], "no array of numbers", id="text"),
+    ],
+)
+def test_a_clip_that_is_none_is_refused_by_name(clip: object, problem: str) -> None:
+    with pytest.raises(CrrlError, match=f"^bad .*{problem}"):
+        Clips.from_arrays([GOOD, clip], labels=[0, 0], names=["good", "bad"], class_names=["sit"])
+
+
+@pytest.mark.parametrize("clips", [[], np.zeros((0, 2, 5, 3))], ids=["list", "array"])
+def test_no_clips_at_all_are_refused(clips: list[object]) -> None:
+    with pytest.raises(CrrlError, match="no clips given"):
+        Clips.from_arrays(clips, labels=[], names=[], class_names=["sit"])
+
+
+def test_an_unknown_split_is_refused_with_those_there_are(clips: Clips) -> None:
+    with pytest.raises(CrrlError, match="no split named 'whole' in this data set; it has half"):
+        clips.split("whole")
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_every_array_survives_saving(clips: Clips, folder: Path, name: str) -> None:
+    opened = getattr(Clips.open(folder), name)
+    assert opened.dtype == getattr(clips, name).dtype
+    np.testing.assert_array_equal(opened, getattr(clips, name))
+
+
+def test_names_and_splits_survive_saving(clips: Clips, folder: Path) -> None:
+    opened = Clips.open(folder)
+    assert (opened.names, opened.class_names) == (clips.names, clips.class_names)
+    before, after = clips.split("half"), opened.split("half")
+    np.testing.assert_array_equal(after.train, before.train)
+    assert {name: test.tolist() for name, test in after.test.items()} == {"all": [1], "clean": []}
+    assert after.test["clean"].dtype == np.int64
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_opened_arrays_are_mapped_not_read(folder: Path, name: str) -> None:
+    assert isinstance(getattr(Clips.open(folder), name), np.memmap)
+
+
+def test_a_change_in_memory_never_reaches_the_file(folder: Path) -> None:
+    Clips.open(folder).frames[:] = 0
+    np.testing.assert_array_equal(Clips.open(folder).clip(0), GOOD)
+
+
+@pytest.mark.parametrize("kept", [0, 20, -1], ids=["emptied", "cut in the header", "last byte lost"])
+@pytest.mark.parametrize("name", ARRAYS)
+def test_a_truncated_array_is_named_with_the_remedy(folder: Path, name: str, kept: int) -> None:
+    path = folder / f"{name}.npy"
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(CrrlError, match=f"{path} is damaged or cut short .*delete {folder} to have it made again"):
+        Clips.open(folder)
+
+
+def test_a_missing_array_is_named(folder: Path) -> None:
+    (folder / "views.npy").unlink()
+    with pytest.raises(CrrlError, match=f"cannot read {folder / 'views.npy'}"):
+        Clips.open(folder)
+
+
+def test_a_truncated_meta_json_is_named(folder: Path) -> None:
+    path = folder / "meta.json"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(CrrlError, match=f"{path} is not valid JSON"):
+        Clips.open(folder)
+
+
+def test_arrays_of_another_data_set_are_refused(clips: Clips, folder: Path) -> None:
+    np.save(folder / "frames.npy", replace(clips, frames=clips.frames[:-1]).frames)
+    with pytest.raises(CrrlError, match=f"{folder} holds arrays that do not fit each other"):
+        Clips.open(folder)

@@ -1,0 +1,215 @@
+"""A user's own clips: every way labels.csv may be written, and every way the folder may be wrong."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crrl.data import folder
+from crrl.data.clips import Clips
+from crrl.errors import CrrlError
+
+FILES = [f"{i}.npy" for i in range(10)]
+
+
+def clip(number: int, frames: int = 3, joints: int = 5) -> np.ndarray:
+    return np.random.default_rng(number).normal(size=(frames, joints, 3)).astype(np.float32)
+
+
+def write_labels(root: Path, columns: dict[str, list[str]]) -> None:
+    """labels.csv with these columns, in this order."""
+    with open(root / "labels.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([list(columns), *zip(*columns.values(), strict=True)])
+
+
+def load(root: Path) -> Clips:
+    return folder.load(folder.find_files(root))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Ten clips of two alternating classes."""
+    for number, name in enumerate(FILES):
+        np.save(tmp_path / name, clip(number))
+    write_labels(tmp_path, {"file": FILES, "label": ["sit", "stand"] * 5})
+    return tmp_path
+
+
+def test_clips_come_in_the_order_of_the_rows(root: Path) -> None:
+    write_labels(root, {"file": FILES[::-1], "label": ["sit"] * 10})
+    clips = load(root)
+    for place, number in enumerate(range(9, -1, -1)):
+        np.testing.assert_array_equal(clips.clip(place), clip(number))
+
+
+def test_labels_are_numbered_by_class_name(root: Path) -> None:
+    write_labels(root, {"file": FILES, "label": ["stand", "sit"] * 5})
+    clips = load(root)
+    assert clips.class_names == ("sit", "stand")
+    assert clips.labels.tolist() == [1, 0] * 5
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_an_npz_with_one_array_is_a_clip(root: Path, save: Callable[..., None]) -> None:
+    save(root / "0.npz", any_name=clip(42, frames=7))
+    write_labels(root, {"file": ["0.npz", *FILES[1:]], "label": ["sit"] * 10})
+    np.testing.assert_array_equal(load(root).clip(0), clip(42, frames=7))
+
+
+def test_every_fifth_clip_of_each_class_tests_by_default(root: Path) -> None:
+    split = load(root).split("default")
+    assert split.test["all"].tolist() == [8, 9]
+    assert split.train.tolist() == list(range(8))
+
+
+def test_the_column_split_decides_where_there_is_one(root: Path) -> None:
+    write_labels(root, {"label": ["a"] * 10, "split": ["test", "train"] * 5, "file": FILES})
+    split = load(root).split("default")
+    assert split.test["all"].tolist() == [0, 2, 4, 6, 8]
+    assert split.train.tolist() == [1, 3, 5, 7, 9]
+
+
+@pytest.mark.parametrize("fact", ["subject", "view", "setup"])
+def test_facts_are_read_and_unknown_where_left_blank(root: Path, fact: str) -> None:
+    write_labels(root, {"file": FILES, "label": ["a"] * 10, fact: ["7", "", "0", *["1"] * 7]})
+    assert getattr(load(root), f"{fact}s").tolist() == [7, -1, 0, *[1] * 7]
+
+
+def test_names_with_commas_quotes_and_folders_are_read(root: Path) -> None:
+    name = 'day 1/he said "sit", twice.npy'
+    (root / "day 1").mkdir()
+    (root / FILES[0]).rename(root / name)
+    write_labels(root, {"file": [name, *FILES[1:]], "label": ['sit, "slowly"'] * 10})
+    clips = load(root)
+    assert clips.class_names == ('sit, "slowly"',)
+    np.testing.assert_array_equal(clips.clip(0), clip(0))
+
+
+def test_the_byte_order_mark_of_a_spreadsheet_is_no_part_of_the_first_column(root: Path) -> None:
+    path = root / "labels.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(load(root)) == 10
+
+
+def remove(name: str) -> Callable[[Path], object]:
+    return lambda root: (root / name).unlink()
+
+
+def cut(name: str, kept: int) -> Callable[[Path], object]:
+    return lambda root: (root / name).write_bytes((root / name).read_bytes()[:kept])
+
+
+def replace_clip(content: np.ndarray) -> Callable[[Path], object]:
+    return lambda root: np.save(root / "3.npy", content)
+
+
+def labels(**columns: list[str]) -> Callable[[Path], object]:
+    return lambda root: write_labels(root, {"file": FILES, "label": ["a"] * 10, **columns})
+
+
+def relabel(text: bytes) -> Callable[[Path], object]:
+    return lambda root: (root / "labels.csv").write_bytes(text)
+
+
+def npz_as_clip_3(*arrays: np.ndarray) -> Callable[[Path], object]:
+    def damage(root: Path) -> None:
+        np.savez(root / "3.npz", *arrays)
+        (root / "3.npz").rename(root / "3.npy")
+
+    return damage
+
+
+NOT_FINITE = clip(0)
+NOT_FINITE[2, 1] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("damage", "where", "problem", "remedy"),
+    [
+        pytest.param(remove("labels.csv"), "labels.csv", "No such file", "check the path", id="no labels.csv"),
+        pytest.param(relabel(b""), "labels.csv", "no column file or label", "file,label", id="empty csv"),
+        pytest.param(relabel(b"file\n0.npy\n"), "labels.csv", "no column label", "file,label", id="no column label"),
+        pytest.param(relabel(b"file,label\n"), "labels.csv", "lists no clips", "add a row", id="no rows"),
+        pytest.param(
+            relabel(b"file,label\n0.npy\n"), "labels.csv, line 2", "label", "must both be given", id="no label"
+        ),
+        pytest.param(relabel(b"file,label\n0.npy,\xff\n"), "labels.csv", "no", "in UTF-8", id="not UTF-8"),
+        pytest.param(
+            labels(split=["train"] * 9 + ["val"]), "labels.csv, line 11", "split is 'val'", "train or test", id="split"
+        ),
+        pytest.param(
+            labels(view=["front"] * 10), "labels.csv, line 2", "view is 'front'", "not a whole number", id="view"
+        ),
+        pytest.param(labels(split=["train"] * 10), "labels.csv", "for testing", "mark some of each", id="all train"),
+        pytest.param(labels(split=["test"] * 10), "labels.csv", "for training", "mark some of each", id="all test"),
+        pytest.param(remove("3.npy"), "labels.csv", "lists 3.npy", "add the file or remove its row", id="absent clip"),
+        pytest.param(cut("3.npy", -1), "3.npy", "damaged", "restore it or remove its row", id="truncated"),
+        pytest.param(cut("3.npy", 20), "3.npy", "damaged", "restore it or remove its row", id="cut in the header"),
+        pytest.param(cut("3.npy", 0), "3.npy", "damaged", "restore it or remove its row", id="emptied"),
+        pytest.param(npz_as_clip_3(clip(0), clip(1)), "3.npy", "holds 2 arrays", "one clip per file", id="two arrays"),
+        pytest.param(npz_as_clip_3(), "3.npy", "holds 0 arrays", "one clip per file", id="no array"),
+        pytest.param(replace_clip(clip(0, joints=4)), "3.npy", "has 4 joints", "one count per data set", id="joints"),
+        pytest.param(replace_clip(NOT_FINITE), "3.npy", "NaN .* frame 2", "repair or remove the clip", id="NaN"),
+        pytest.param(replace_clip(clip(0, frames=0)), "3.npy", "is empty", "remove the clip", id="no frames"),
+        pytest.param(replace_clip(clip(0)[0]), "3.npy", "shape .5, 3.", r"not \[frames, joints, 3\]", id="two axes"),
+    ],
+)
+def test_what_is_wrong_is_one_line_with_file_and_remedy(
+    root: Path, damage: Callable[[Path], object], where: str, problem: str, remedy: str
+) -> None:
+    damage(root)
+    with pytest.raises(CrrlError) as caught:
+        load(root)
+    # Without DOTALL the dots match no line break, so this is one line.
+    assert re.fullmatch(rf".*{re.escape(str(root / where))}.*{problem}.*{remedy}.*", str(caught.value))
+
+
+class Bomb:
+    """Unpickling this makes a file."""
+
+    def __init__(self, marker: Path):
+        self._marker = marker
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self._marker,)
+
+
+@pytest.mark.parametrize("save", [np.save, np.savez], ids=["npy", "npz"])
+def test_a_pickled_clip_is_refused_and_never_unpickled(root: Path, save: Callable[..., None]) -> None:
+    marker = root / "unpickled"
+    with open(root / "3.npy", "wb") as file:
+        save(file, np.array([Bomb(marker)], dtype=object))
+    with pytest.raises(CrrlError, match=r"3\.npy is damaged or no \.npy/\.npz array .*remove its row"):
+        load(root)
+    assert not marker.exists()
+
+
+def test_the_pickled_clip_would_have_made_its_file(tmp_path: Path) -> None:
+    marker = tmp_path / "unpickled"
+    np.save(tmp_path / "bomb.npy", np.array([Bomb(marker)], dtype=object))
+    np.load(tmp_path / "bomb.npy", allow_pickle=True)
+    assert marker.exists()
+
+
+@pytest.mark.parametrize("save", [np.save, np.savez, np.savez_compressed], ids=["npy", "npz", "compressed npz"])
+@given(data=st.data())
+@settings(max_examples=150)
+def test_a_damaged_byte_gives_an_array_or_the_one_error(
+    tmp_path_factory: pytest.TempPathFactory, save: Callable[..., None], data: st.DataObject
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "damaged"
+    with open(path, "wb") as file:
+        save(file, clip(0))
+    content = bytearray(path.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(content)
+    with suppress(CrrlError):
+        assert np.isfinite(folder.read_clip(path)).all()

@@ -1,0 +1,162 @@
+"""Prepared data sets: found in the cache exactly when nothing they depend on has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crrl.data import Clips, Prepared, Preprocessing, prepare, sources
+from crrl.errors import CrrlError
+from crrl.files import cache_folder
+
+STEPS = Preprocessing(max_frames=4)
+
+
+def save_clip(root: Path, number: int, seed: int) -> None:
+    np.save(root / f"{number}.npy", np.random.default_rng(seed).normal(size=(6, 5, 3)).astype(np.float32))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A folder data set of five clips."""
+    for number in range(5):
+        save_clip(tmp_path, number, number)
+    (tmp_path / "labels.csv").write_text("file,label\n" + "".join(f"{i}.npy,sit\n" for i in range(5)))
+    return tmp_path
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of clips of each data set read from its files, in order."""
+    counts: list[int] = []
+    source = sources.SOURCES["folder"]
+
+    def load(files: list[Path]) -> Clips:
+        clips = source.load(files)
+        counts.append(len(clips))
+        return clips
+
+    monkeypatch.setitem(sources.SOURCES, "folder", replace(source, load=load))
+    return counts
+
+
+def prepare_folder(root: Path, steps: Preprocessing = STEPS) -> Prepared:
+    return prepare("folder", root, "default", steps)
+
+
+def cached() -> list[Path]:
+    return list(cache_folder().iterdir())
+
+
+def test_a_prepared_set_is_preprocessed_by_its_preprocessor(root: Path) -> None:
+    prepared = prepare_folder(root)
+    raw = sources.SOURCES["folder"].load(sources.SOURCES["folder"].find_files(root))
+    frames, offsets = prepared.preprocessor.apply(raw.frames, raw.offsets)
+    assert prepared.preprocessor.steps == STEPS
+    np.testing.assert_array_equal(prepared.clips.frames, frames)
+    np.testing.assert_array_equal(prepared.clips.offsets, offsets)
+
+
+def test_an_unchanged_set_comes_from_the_cache(root: Path, loads: list[int]) -> None:
+    first, second = prepare_folder(root), prepare_folder(root)
+    assert loads == [5]
+    assert second.preprocessor == first.preprocessor
+    np.testing.assert_array_equal(second.clips.frames, first.clips.frames)
+
+
+def test_a_set_that_moved_elsewhere_comes_from_the_cache(root: Path, loads: list[int]) -> None:
+    prepare_folder(root)
+    prepare_folder(root.rename(root.with_name("elsewhere")))
+    assert loads == [5]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda root: save_clip(root, 3, seed=99), id="a clip"),
+        pytest.param(lambda root: (root / "labels.csv").open("a").write("0.npy,stand\n"), id="the labels"),
+    ],
+)
+def test_a_changed_file_is_read_again(root: Path, loads: list[int], change: Callable[[Path], object]) -> None:
+    prepare_folder(root)
+    change(root)
+    prepare_folder(root)
+    assert len(loads) == 2
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        replace(STEPS, max_frames=5),
+        replace(STEPS, view_joints=(0, 1, 2, 3)),
+        replace(STEPS, normalization="clip"),
+        replace(STEPS, normalization="dataset"),
+    ],
+    ids=["max_frames", "view_joints", "clip", "dataset"],
+)
+def test_other_steps_are_prepared_apart(root: Path, loads: list[int], steps: Preprocessing) -> None:
+    before = prepare_folder(root).clips.frames
+    after = prepare_folder(root, steps).clips.frames
+    assert len(loads) == 2
+    assert not np.array_equal(after, before)
+
+
+def test_an_interrupted_preparation_leaves_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(path: Path, value: object) -> None:
+        assert (path.parent / "frames.npy").exists(), "comes after the arrays"
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "write_json", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_folder(root)
+    assert cached() == []
+
+
+def test_a_damaged_set_is_refused_with_the_folder_to_delete(root: Path) -> None:
+    prepare_folder(root)
+    (target,) = cached()
+    (target / "frames.npy").write_bytes((target / "frames.npy").read_bytes()[:-1])
+    with pytest.raises(CrrlError, match=f"delete {target} to have it made again"):
+        prepare_folder(root)
+
+
+def test_crrl_data_names_the_folder_where_none_is_given(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRRL_DATA", str(root))
+    assert len(prepare("folder", None, "default", STEPS).clips) == 5
+
+
+@pytest.mark.parametrize("value", [None, ""], ids=["not set", "empty"])
+@pytest.mark.parametrize("dataset", ["nw-ucla", "folder"])
+def test_without_a_folder_the_remedy_names_option_and_variable(
+    monkeypatch: pytest.MonkeyPatch, dataset: str, value: str | None
+) -> None:
+    monkeypatch.delenv("CRRL_DATA", raising=False)
+    if value is not None:
+        monkeypatch.setenv("CRRL_DATA", value)
+    with pytest.raises(CrrlError, match=f"files of {dataset}. Give --data FOLDER or set CRRL_DATA"):
+        prepare(dataset, None, "default", STEPS)
+
+
+def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CrrlError, match=f"{tmp_path / 'none'} is no folder"):
+        prepare_folder(tmp_path / "none")
+
+
+def test_an_unknown_split_is_refused_and_nothing_cached(root: Path) -> None:
+    with pytest.raises(CrrlError, match="no split named 'cross-view'"):
+        prepare("folder", root, "cross-view", STEPS)
+    assert not cache_folder().exists() or cached() == []
+
+
+@pytest.mark.parametrize("view_joints", [None, (0, 1, 4, 8)], ids=["sensor's axes", "body's axes"])
+def test_synthetic_needs_no_files_and_fills_minus_one_to_one(
+    monkeypatch: pytest.MonkeyPatch, view_joints: tuple[int, int, int, int] | None
+) -> None:
+    monkeypatch.delenv("CRRL_DATA", raising=False)
+    frames = prepare("synthetic", None, "cross-subject", Preprocessing(view_joints=view_joints)).clips.frames
+    assert (frames.min(), frames.max()) == (-1, 1)

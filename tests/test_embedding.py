@@ -1,0 +1,115 @@
+"""An encoder file as a function from raw clips to vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import crrl
+from crrl.config import Config, EncoderConfig
+from crrl.data import Preprocessing, Preprocessor
+from crrl.models import Encoder
+from crrl.runs import save_encoder
+
+HIDDEN, JOINTS = 8, 5
+LENGTHS = [7, 1, 12, 3, 7]
+
+
+def raw_clip(frames: int, joints: int = JOINTS) -> np.ndarray:
+    """Metres from a sensor."""
+    return np.random.default_rng(frames).normal((0, 0, 3), 0.5, (frames, joints, 3))
+
+
+CLIPS = [raw_clip(frames) for frames in LENGTHS]
+
+
+@pytest.fixture
+def encoder_file(tmp_path: Path) -> Path:
+    """An untrained encoder, saved as training saves it."""
+    torch.manual_seed(0)
+    path = tmp_path / "encoder.safetensors"
+    preprocessor = Preprocessor(Preprocessing(max_frames=10, view_joints=(0, 1, 2, 3)), JOINTS)
+    save_encoder(path, Encoder(3 * JOINTS, HIDDEN), preprocessor, Config(encoder=EncoderConfig(HIDDEN)), "cml")
+    return path
+
+
+@pytest.fixture
+def encoder(encoder_file: Path) -> crrl.SkeletonEncoder:
+    return crrl.load(encoder_file)
+
+
+def test_each_clip_gives_one_float32_vector(encoder: crrl.SkeletonEncoder) -> None:
+    features = encoder.embed(CLIPS)
+    assert features.shape == (len(CLIPS), 2 * HIDDEN)
+    assert features.dtype == np.float32
+
+
+def test_a_clip_gives_the_same_vector_alone_and_among_others(encoder: crrl.SkeletonEncoder) -> None:
+    alone = np.concatenate([encoder.embed([clip]) for clip in CLIPS])
+    np.testing.assert_allclose(encoder.embed(CLIPS), alone, atol=1e-5)
+
+
+def test_different_clips_give_different_vectors(encoder: crrl.SkeletonEncoder) -> None:
+    a, b = encoder.embed([raw_clip(7), raw_clip(8)])
+    assert np.abs(a - b).max() > 1e-3
+
+
+def test_the_vectors_do_not_depend_on_where_the_sensor_stood(encoder: crrl.SkeletonEncoder) -> None:
+    # The file's preprocessing has the view transform; a turn about the vertical axis and a step aside.
+    turn = np.array([[0.8, 0, 0.6], [0, 1, 0], [-0.6, 0, 0.8]])
+    np.testing.assert_allclose(encoder.embed([CLIPS[0] @ turn.T + 1]), encoder.embed([CLIPS[0]]), atol=1e-4)
+
+
+def test_embedding_twice_gives_the_same_so_dropout_is_off(encoder: crrl.SkeletonEncoder) -> None:
+    np.testing.assert_array_equal(encoder.embed(CLIPS), encoder.embed(CLIPS))
+
+
+def test_one_array_of_equally_long_clips_is_a_list_of_them(encoder: crrl.SkeletonEncoder) -> None:
+    clips = np.stack([raw_clip(6), raw_clip(6) + 1])
+    np.testing.assert_array_equal(encoder.embed(list(clips)), encoder.embed(clips))  # type: ignore[arg-type]
+
+
+def test_a_run_folder_loads_as_the_file_in_it(encoder_file: Path, encoder: crrl.SkeletonEncoder) -> None:
+    np.testing.assert_array_equal(crrl.load(str(encoder_file.parent)).embed(CLIPS), encoder.embed(CLIPS))
+
+
+@pytest.mark.parametrize(
+    ("clips", "problem"),
+    [
+        pytest.param([], "no clips given", id="no clips"),
+        pytest.param([raw_clip(4, joints=6)], "have 6 joints, but the encoder was trained on 5", id="joint count"),
+        pytest.param([CLIPS[0], CLIPS[0] * np.nan], "clip 1 holds NaN", id="NaN"),
+        pytest.param([CLIPS[0], CLIPS[0][:0]], "clip 1 is empty", id="empty clip"),
+        pytest.param(CLIPS[0], r"clip 0 has shape \[5, 3\]", id="a clip instead of a list"),
+    ],
+)
+def test_clips_that_cannot_be_embedded_are_refused(
+    encoder: crrl.SkeletonEncoder, clips: list[np.ndarray], problem: str
+) -> None:
+    with pytest.raises(crrl.CrrlError, match=problem):
+        encoder.embed(clips)
+
+
+@pytest.mark.parametrize("kept", [0, 6, 200, -1], ids=["emptied", "in the size", "in the header", "last byte lost"])
+def test_a_truncated_file_is_named_with_the_remedy(encoder_file: Path, kept: int) -> None:
+    encoder_file.write_bytes(encoder_file.read_bytes()[:kept])
+    with pytest.raises(crrl.CrrlError, match=f"{encoder_file} is damaged or cut short .*restore it or train again"):
+        crrl.load(encoder_file)
+
+
+@pytest.mark.parametrize("facts", [None, {"format": "pt"}], ids=["no facts", "another library's facts"])
+def test_a_file_of_another_library_is_named(tmp_path: Path, facts: dict[str, str] | None) -> None:
+    path = tmp_path / "foreign.safetensors"
+    save_file({"weight": torch.zeros(3)}, path, facts)
+    with pytest.raises(crrl.CrrlError, match=f"{path} is no encoder that this version of crrl wrote"):
+        crrl.load(path)
+
+
+@pytest.mark.parametrize("missing", ["none.safetensors", "."], ids=["file", "file in a folder"])
+def test_a_missing_file_is_named(tmp_path: Path, missing: str) -> None:
+    with pytest.raises(crrl.CrrlError, match=f"cannot read {tmp_path}.*safetensors"):
+        crrl.load(tmp_path / missing)
