@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from crrl.errors import CrrlError
 from crrl.files import explain_os_errors
 
 LABELS = "labels.csv"
+FACTS = ("subject", "view", "setup")
 
 
 def find_files(root: Path) -> list[Path]:
@@ -24,9 +26,7 @@ def find_files(root: Path) -> list[Path]:
     files = [root / row["file"] for row in read_labels(root)]
     for path in files:
         if not path.is_file():
-            raise CrrlError(
-                f"{root / LABELS} lists {path.name}, which is not in {root}: add the file or remove its row"
-            )
+            raise CrrlError(f"{root / LABELS} lists {path}, which is not there: add the file or remove its row")
     return [root / LABELS, *files]
 
 
@@ -34,13 +34,14 @@ def read_labels(root: Path) -> list[dict[str, str]]:
     """The rows of labels.csv: columns file and label, and optionally split (train or test), subject, view, setup.
 
     Raises:
-        CrrlError: the file is missing, has no rows, lacks a column or a value.
+        CrrlError: the file is missing, has no rows, lacks a column or a value, or lists a clip twice.
     """
     path = root / LABELS
     with explain_os_errors(path, "read"), open(path, newline="", encoding="utf-8-sig") as file:
         try:
             reader = csv.DictReader(file, restval="")
-            columns, rows = reader.fieldnames or (), list(reader)
+            columns = reader.fieldnames or ()
+            rows = [(reader.line_num, row) for row in reader]
         except (csv.Error, UnicodeDecodeError) as error:
             raise CrrlError(f"{path} is not a CSV file in UTF-8: {error}") from error
     missing = {"file", "label"} - set(columns)
@@ -50,12 +51,19 @@ def read_labels(root: Path) -> list[dict[str, str]]:
         )
     if not rows:
         raise CrrlError(f"{path} lists no clips: add a row for each")
-    for line, row in enumerate(rows, start=2):
+    seen: set[str] = set()
+    for line, row in rows:
         if not row["file"] or not row["label"]:
             raise CrrlError(f"{path}, line {line}: file and label must both be given")
+        if row["file"] in seen:
+            raise CrrlError(f"{path}, line {line}: {row['file']} is listed twice; remove one of its rows")
+        seen.add(row["file"])
         if row.get("split", "train") not in ("train", "test"):
             raise CrrlError(f"{path}, line {line}: split is {row['split']!r}, not train or test")
-    return rows
+        for fact in FACTS:
+            if not re.fullmatch(r"-?\d+|", row.get(fact, "")):
+                raise CrrlError(f"{path}, line {line}: {fact} is {row[fact]!r}, not a whole number")
+    return [row for _, row in rows]
 
 
 def load(files: list[Path]) -> Clips:
@@ -74,14 +82,15 @@ def load(files: list[Path]) -> Clips:
         labels=[class_names.index(row["label"]) for row in rows],
         names=[str(path) for path in clip_paths],
         class_names=class_names,
-        **{f"{fact}s": _numbers(labels_path, rows, fact) for fact in ("subject", "view", "setup")},
+        **{f"{fact}s": [int(row.get(fact) or -1) for row in rows] for fact in FACTS},
     )
     test = np.array([row["split"] == "test" for row in rows]) if "split" in rows[0] else _every_fifth(clips.labels)
     if test.all() or not test.any():
         raise CrrlError(
             f"{labels_path} needs clips for training and for testing: mark some of each in its column split"
         )
-    return replace(clips, splits={"default": Split(np.flatnonzero(~test), {"all": np.flatnonzero(test)})})
+    split = Split(np.flatnonzero(~test), {"all": np.flatnonzero(test)})
+    return replace(clips, names=tuple(row["file"] for row in rows), splits={"default": split})
 
 
 def read_clip(path: Path) -> FloatArray:
@@ -105,16 +114,6 @@ def read_clip(path: Path) -> FloatArray:
                 f"{path} is damaged or no .npy/.npz array ({error}): restore it or remove its row"
             ) from error
     return check_clip(content, str(path))
-
-
-def _numbers(path: Path, rows: list[dict[str, str]], fact: str) -> list[int]:
-    numbers = []
-    for line, row in enumerate(rows, start=2):
-        try:
-            numbers.append(int(row.get(fact) or -1))
-        except ValueError as error:
-            raise CrrlError(f"{path}, line {line}: {fact} is {row[fact]!r}, not a whole number") from error
-    return numbers
 
 
 def _every_fifth(labels: IntArray) -> np.ndarray:

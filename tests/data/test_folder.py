@@ -89,6 +89,7 @@ def test_names_with_commas_quotes_and_folders_are_read(root: Path) -> None:
     (root / FILES[0]).rename(root / name)
     write_labels(root, {"file": [name, *FILES[1:]], "label": ['sit, "slowly"'] * 10})
     clips = load(root)
+    assert clips.names[0] == name
     assert clips.class_names == ('sit, "slowly"',)
     np.testing.assert_array_equal(clips.clip(0), clip(0))
 
@@ -150,7 +151,9 @@ NOT_FINITE[2, 1] = np.nan
         ),
         pytest.param(labels(split=["train"] * 10), "labels.csv", "for testing", "mark some of each", id="all train"),
         pytest.param(labels(split=["test"] * 10), "labels.csv", "for training", "mark some of each", id="all test"),
-        pytest.param(remove("3.npy"), "labels.csv", "lists 3.npy", "add the file or remove its row", id="absent clip"),
+        pytest.param(
+            remove("3.npy"), "labels.csv", r"lists .*3\.npy", "add the file or remove its row", id="absent clip"
+        ),
         pytest.param(cut("3.npy", -1), "3.npy", "damaged", "restore it or remove its row", id="truncated"),
         pytest.param(cut("3.npy", 20), "3.npy", "damaged", "restore it or remove its row", id="cut in the header"),
         pytest.param(cut("3.npy", 0), "3.npy", "damaged", "restore it or remove its row", id="emptied"),
@@ -170,6 +173,12 @@ def test_what_is_wrong_is_one_line_with_file_and_remedy(
         load(root)
     # Without DOTALL the dots match no line break, so this is one line.
     assert re.fullmatch(rf".*{re.escape(str(root / where))}.*{problem}.*{remedy}.*", str(caught.value))
+
+
+def test_a_clip_listed_twice_is_refused_with_its_line(root: Path) -> None:
+    write_labels(root, {"file": [*FILES, FILES[2]], "label": ["a"] * 11})
+    with pytest.raises(CrrlError, match=r"line 12: .* is listed twice"):
+        load(root)
 
 
 class Bomb:
