@@ -11,9 +11,12 @@ class CrrlError(Exception):
 
 
 def run_command(main: Callable[[], int | None]) -> int:
-    """Run a command's `main` and turn a CrrlError into one line on stderr and exit code 2."""
+    """Run a command's `main`; a CrrlError becomes one line on stderr and exit code 2, Ctrl-C exit code 130."""
     try:
         return main() or 0
     except CrrlError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130

@@ -17,6 +17,7 @@ from crrl.evaluation import Features, linear_probe, nearest_neighbour
 from crrl.files import write_json
 from crrl.models import Encoder
 from crrl.runs import RunFolder, load_encoder
+from crrl.train import choose_device
 from crrl.training.phases import encode
 
 
@@ -65,12 +66,13 @@ def evaluate(run: RunFolder, protocol: str, data: Path | None) -> tuple[dict[str
     prepared = prepare(config.dataset, data or config.data, config.split_name, config.preprocessing)
     if prepared.preprocessor != preprocessor:
         raise CrrlError(f"{run.encoder_path} was trained on clips prepared in another way: the data set has changed")
-    tensors, split = ClipTensors(prepared.clips, torch.device("cpu")), prepared.clips.split(config.split_name)
+    device, split = choose_device(config.device), prepared.clips.split(config.split_name)
+    tensors = ClipTensors(prepared.clips, device)
     torch.manual_seed(config.seed)
     random = Encoder(tensors.channels, config.encoder.hidden_size).eval()
     rows = {}
     for name, candidate in ((config.method, encoder), ("random encoder", random)):
-        scores = score(protocol, *features_of(candidate, tensors, split), len(prepared.clips.class_names))
+        scores = score(protocol, *features_of(candidate.to(device), tensors, split), len(prepared.clips.class_names))
         rows.update({f"{name}, {row}": values for row, values in scores.items()})
     sizes = {name: len(index) for name, index in split.test.items()}
     write_json(run.path / f"evaluation-{protocol}.json", {"accuracy_percent": rows, "test_clips": sizes})

@@ -129,13 +129,17 @@ class Loop:
         if checkpoint is not None:
             self._restore(checkpoint)
         self.phase.module.train()
-        plan, done = self.plan, self.step * self.plan.batch_size
-        with (
-            catch_stop_signals() as signals,
-            Progress(self.run, self.phase.name, plan.epochs, plan.clips_per_epoch, done) as progress,
-        ):
-            while self.step < plan.steps:
+        with catch_stop_signals() as signals, self._progress() as progress:
+            while self.step < self.plan.steps:
                 self._epoch(progress, signals)
+
+    def _progress(self) -> Progress:
+        plan = self.plan
+        epochs, steps = divmod(self.step, plan.steps_per_epoch)
+        done = epochs * plan.clips_per_epoch + steps * plan.batch_size
+        return Progress(
+            self.run, self.phase.name, plan.epochs, plan.clips_per_epoch, done, first_step=self.first_step + self.step
+        )
 
     def _epoch(self, progress: Progress, signals: list[int]) -> None:
         plan = self.plan
@@ -174,9 +178,9 @@ class Loop:
         return means
 
     def _check_finite(self) -> None:
-        if not all(bool(torch.isfinite(total)) for total in self.sums.values()):
+        if not all(bool(tensor.isfinite().all()) for tensor in (*self.sums.values(), *self.phase.module.parameters())):
             raise CrrlError(
-                f"the loss of {self.phase.name} is no longer finite at step {self.step} of {self.plan.steps}; "
+                f"the training of {self.phase.name} is no longer finite at step {self.step} of {self.plan.steps}; "
                 f"lower --lr-{self.phase.name} and start again (the last checkpoint in {self.run.path} is from before)"
             )
 

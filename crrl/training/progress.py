@@ -17,11 +17,16 @@ SHOW_EVERY = 10
 
 
 class Progress:
-    """A bar over all clips of a phase with loss, clips/s and ETA; one line per epoch into the run's logs."""
+    """A bar over all clips of a phase with loss, clips/s and ETA; one line per epoch into the run's logs.
 
-    def __init__(self, run: RunFolder, phase: str, epochs: int, clips_per_epoch: int, clips_done: int):
-        self.run, self.phase, self.epochs, self.clips_per_epoch = run, phase, epochs, clips_per_epoch
-        self._events = SummaryWriter(str(run.path))
+    Args:
+        run: where to log. phase: its name. epochs, clips_per_epoch: its size. clips_done: where a resumed one goes on.
+        first_step: steps of the run so far; events after it, of an attempt that was cut off, are taken back.
+    """
+
+    def __init__(self, run: RunFolder, phase: str, epochs: int, clips_per_epoch: int, clips_done: int, first_step: int):
+        self.run, self.phase, self.epochs = run, phase, epochs
+        self._events = SummaryWriter(str(run.path), purge_step=first_step + 1)
         self._bar = tqdm(
             total=epochs * clips_per_epoch,
             initial=clips_done,

@@ -87,6 +87,8 @@ class Trainer:
             path = self.run.teacher_path
         else:
             given = RunFolder(path)
+            if given.config().method == "ser":
+                raise CrrlError(f"{path} trained SER alone: a teacher is a run of method cml or crrl")
             path = given.teacher_path if given.teacher_path.exists() else given.encoder_path
         encoder, preprocessor = load_encoder(path)
         if preprocessor != self.preprocessor:

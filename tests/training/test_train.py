@@ -252,6 +252,11 @@ class TestRefusals:
         message = self.failure([*options, "--teacher", str(tmp_path / "cml"), "--out", str(tmp_path / "run")])
         assert "prepared in another way" in message
 
+    def test_a_teacher_that_was_never_a_motion_learner(self, options: list[str], tmp_path: Path) -> None:
+        train.main([*options, "--method", "ser", "--out", str(tmp_path / "ser")])
+        message = self.failure([*options, "--teacher", str(tmp_path / "ser"), "--out", str(tmp_path / "run")])
+        assert "method cml or crrl" in message
+
     def test_more_clips_to_a_batch_than_there_are(self, options: list[str], tmp_path: Path) -> None:
         assert "--no-drop-last" in self.failure([*options, "--batch-size", "64", "--out", str(tmp_path / "run")])
         assert not (tmp_path / "run").exists()
