@@ -15,6 +15,8 @@ from setuptools.errors import BaseError, CCompilerError
 # pybind11 adds -std=c++17 and -fvisibility=hidden. No -march=native: wheels travel to other machines. No -ffast-math:
 # the results are those of PyTorch, bit for bit.
 FLAGS = [] if sys.platform == "win32" else ["-O3", "-Wall", "-Wextra"]
+# The GNU runtime, which torch's own wheels load under the same name; elsewhere the kernels run on one thread.
+OPENMP = ["-fopenmp"] if sys.platform == "linux" else []
 
 CPU_MISSING = (
     "crrl: no working C++ compiler: installing without crrl._cpu; the ragged gather runs in PyTorch instead, slower; "
@@ -35,7 +37,8 @@ def cpu_extension() -> Extension:
         sources=sorted(glob("csrc/cpu/*.cpp")),
         depends=glob("csrc/cpu/*.hpp"),
         cxx_std=17,
-        extra_compile_args=FLAGS,
+        extra_compile_args=[*FLAGS, *OPENMP],
+        extra_link_args=OPENMP,
     )
 
 

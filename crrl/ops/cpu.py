@@ -7,18 +7,20 @@ from torch import Tensor
 
 from crrl.ops.backends import Case
 
+__all__ = ["missing", "native", "ragged_gather", "supports"]
+
 try:
-    from crrl import _cpu
+    from crrl import _cpu as native
 except ImportError as error:
-    _missing: str | None = f"the C++ extension crrl._cpu is not there ({error}); install g++ and reinstall crrl"
+    missing: str | None = f"the C++ extension crrl._cpu is not there ({error}); install g++ and reinstall crrl"
 else:
-    _missing = None
+    missing = None
 
 
 def supports(case: Case) -> tuple[bool, str]:
     """Whether the extension's gather can serve `case`, and why."""
-    if _missing:
-        return False, _missing
+    if missing:
+        return False, missing
     if case.device != "cpu" or case.dtype != torch.float32:
         return False, f"the C++ gather takes float32 on the CPU, not {case.dtype} on {case.device}"
     return True, "one pass in C++ (crrl._cpu)"
@@ -39,7 +41,7 @@ def ragged_gather(
     x = frames.new_empty(batch, max_frames, channels)
     v = torch.empty_like(x) if with_velocity else None
     lengths = torch.empty_like(index)
-    _cpu.ragged_gather(
+    native.ragged_gather(
         frames.data_ptr(), len(frames), offsets.data_ptr(), len(offsets) - 1, index.data_ptr(), batch,
         max_frames, channels, x.data_ptr(), 0 if v is None else v.data_ptr(), lengths.data_ptr(),
     )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from crrl.ops import cpu, manual_gru, torch_gru
+from crrl.ops import cpu, cpu_gru, torch_gru
 from crrl.ops.backends import Backend, Case, Operator
 from crrl.reference import contrast, gru, motion
 from crrl.reference.gru import Weights
@@ -29,7 +29,7 @@ _ragged_gather = Operator(
 )
 _gru_layer = Operator(
     "gru_layer",
-    Backend("manual", manual_gru.gru_layer, manual_gru.supports),
+    Backend("cpu", cpu_gru.gru_layer, cpu_gru.supports),
     Backend("torch", torch_gru.gru_layer, torch_gru.supports),
     Backend("reference", gru.gru_layer, _always),
 )

@@ -1,0 +1,5 @@
+// Whatever the compiler's default target is: 4 lanes fit every processor with vector registers, and work without.
+#define CRRL_ISA plain
+#define CRRL_LANES 4
+#define CRRL_ROWS 4
+#include "gru_kernels.hpp"
