@@ -12,15 +12,15 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import BaseError, CCompilerError
 
-# pybind11 adds -std=c++17 and -fvisibility=hidden. No -march=native: wheels travel to other machines. No -ffast-math:
-# the results are those of PyTorch, bit for bit.
+# pybind11 adds -std=c++17 and -fvisibility=hidden. No -march=native: wheels travel to other machines, so each GRU kernel
+# names its own target. No -ffast-math: results must not depend on what the compiler makes of it.
 FLAGS = [] if sys.platform == "win32" else ["-O3", "-Wall", "-Wextra"]
 # The GNU runtime, which torch's own wheels load under the same name; elsewhere the kernels run on one thread.
 OPENMP = ["-fopenmp"] if sys.platform == "linux" else []
 
 CPU_MISSING = (
-    "crrl: no working C++ compiler: installing without crrl._cpu; the ragged gather runs in PyTorch instead, slower; "
-    "install g++ and reinstall to get it back"
+    "crrl: no working C++ compiler: installing without crrl._cpu; PyTorch gathers batches and runs the GRU instead, "
+    "slower; install g++ and reinstall to get it back"
 )
 
 

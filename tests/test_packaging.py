@@ -126,8 +126,8 @@ def test_without_a_compiler_the_wheel_is_pure_and_says_what_is_lost(project: Pro
     assert [path.name for path in project.root.glob("dist/*")] == ["crrl-0.1.0-py3-none-any.whl"]
     lines = [line for line in (result.stdout + result.stderr).splitlines() if "no working C++ compiler" in line]
     assert lines == [
-        "crrl: no working C++ compiler: installing without crrl._cpu; the ragged gather runs in PyTorch instead, "
-        "slower; install g++ and reinstall to get it back"
+        "crrl: no working C++ compiler: installing without crrl._cpu; PyTorch gathers batches and runs the GRU "
+        "instead, slower; install g++ and reinstall to get it back"
     ]
 
 
