@@ -12,7 +12,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import BaseError, CCompilerError
 
-# pybind11 adds -std=c++17 and -fvisibility=hidden. No -march=native: wheels travel to other machines, so each GRU kernel
+# pybind11 adds -std=c++17 and -fvisibility=hidden. No -march=native: wheels travel to other machines, so a GRU kernel
 # names its own target. No -ffast-math: results must not depend on what the compiler makes of it.
 FLAGS = [] if sys.platform == "win32" else ["-O3", "-Wall", "-Wextra"]
 # The GNU runtime, which torch's own wheels load under the same name; elsewhere the kernels run on one thread.
