@@ -1,8 +1,10 @@
 """crrl: contrast-reconstruction representation learning for skeleton-based action recognition, on compiled kernels."""
 
+from importlib.metadata import version
+
 from crrl.embedding import SkeletonEncoder, load
 from crrl.errors import CrrlError
 
-__version__ = "0.1.0"
+__version__ = version("crrl")
 
 __all__ = ["CrrlError", "SkeletonEncoder", "load"]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import torch
 
 from crrl.data.preprocessing import Preprocessing
 from crrl.errors import CrrlError
@@ -15,8 +17,9 @@ Recipe = Literal["paper", "tuned"]
 OptimizerName = Literal["sgd", "adam"]
 Schedule = Literal["constant", "steps", "one-cycle"]
 
-KINECT_VIEW = (0, 1, 4, 8)
-"""Spine base, spine, left and right shoulder: the same numbers in NTU RGB+D's 25 joints and NW-UCLA's 20."""
+VIEW_JOINTS = {"synthetic": (0, 1, 4, 8), "nw-ucla": (0, 2, 4, 8), "folder": None}
+"""Spine base, spine, left and right shoulder. Kinect v1 puts the spine of NW-UCLA a few centimetres above the hips, too
+near to tell a direction: the shoulder centre takes its place."""
 DEFAULT_SPLIT = {"synthetic": "cross-subject", "nw-ucla": "cross-view", "folder": "default"}
 
 
@@ -131,6 +134,7 @@ class Config:
     ser: ReconstructionConfig = field(default_factory=ReconstructionConfig)
 
     def __post_init__(self) -> None:
+        _require(0 <= self.seed < 2**31, f"seed is {self.seed}: it must be in [0, 2^31)")
         _require(self.batch_size > 0, f"batch_size is {self.batch_size}: at least 1 is needed")
         _require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}: it must not be negative")
         _require(self.checkpoint_every > 0, f"checkpoint_every is {self.checkpoint_every}: at least 1 is needed")
@@ -169,7 +173,10 @@ def _build(kind: Any, value: dict[str, Any]) -> Any:
         different = ", ".join(sorted(set(value) ^ names))
         raise CrrlError(f"this configuration is of another version of crrl: unknown or missing {different}")
     converted = dict(value)
+    hints = get_type_hints(kind)
     for name, item in value.items():
+        choices = get_args(hints[name]) if get_origin(hints[name]) is Literal else (item,)
+        _require(item in choices, f"{name} is {item!r}: it must be one of {', '.join(map(str, choices))}")
         if name in _NESTED:
             converted[name] = _build(_NESTED[name], item)
         elif name in ("data", "teacher") and item is not None:
@@ -177,6 +184,17 @@ def _build(kind: Any, value: dict[str, Any]) -> Any:
         elif isinstance(item, list):
             converted[name] = tuple(item)
     return kind(**converted)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called auto, cpu or cuda.
+
+    Raises:
+        CrrlError: cuda is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise CrrlError("--device cuda: this machine has no usable GPU, or torch is a CPU build; use --device cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def preset(dataset: Dataset = "synthetic", recipe: Recipe = "paper") -> Config:
@@ -189,7 +207,7 @@ def preset(dataset: Dataset = "synthetic", recipe: Recipe = "paper") -> Config:
     frames = {"nw-ucla": 50}.get(dataset, 60)
     paper = Config(
         dataset=dataset,
-        preprocessing=Preprocessing(frames, view_joints=None if dataset == "folder" else KINECT_VIEW),
+        preprocessing=Preprocessing(frames, view_joints=VIEW_JOINTS[dataset]),
         ser=ReconstructionConfig(lr_ser=0.04),
     )
     if recipe == "paper":

@@ -12,9 +12,10 @@ import torch
 
 from crrl.data import Clips, ClipTensors, Preprocessor
 from crrl.data.clips import FloatArray
+from crrl.features import encode
+from crrl.files import explain_os_errors
 from crrl.models import Encoder
 from crrl.runs import RunFolder, load_encoder
-from crrl.training.phases import encode
 
 
 class SkeletonEncoder:
@@ -49,4 +50,6 @@ def load(path: str | Path) -> SkeletonEncoder:
         CrrlError: there is none, or the file is damaged.
     """
     path = Path(path)
-    return SkeletonEncoder(*load_encoder(RunFolder(path).encoder_path if path.is_dir() else path))
+    with explain_os_errors(path, "read"):
+        file = load_encoder(RunFolder(path).encoder_path if path.is_dir() else path)
+    return SkeletonEncoder(file.encoder, file.preprocessor)

@@ -11,14 +11,14 @@ import torch
 import tyro
 from torch import Tensor
 
+from crrl.config import choose_device
 from crrl.data import ClipTensors, Split, prepare
 from crrl.errors import CrrlError, run_command
 from crrl.evaluation import Features, linear_probe, nearest_neighbour
+from crrl.features import encode
 from crrl.files import write_json
 from crrl.models import Encoder
 from crrl.runs import RunFolder, load_encoder
-from crrl.train import choose_device
-from crrl.training.phases import encode
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class EvaluateOptions:
     """linear: a linear classifier on frozen features; knn: the label of the nearest training clip, by cosine."""
     data: Path | None = None
     """Folder of the data set's files, where it is no longer the one trained from."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute the features; auto: the GPU if there is one."""
 
 
 def features_of(encoder: Encoder, tensors: ClipTensors, split: Split) -> tuple[Features, dict[str, Features]]:
@@ -53,7 +55,9 @@ def score(protocol: str, train: Features, tests: dict[str, Features], classes: i
     }
 
 
-def evaluate(run: RunFolder, protocol: str, data: Path | None) -> tuple[dict[str, dict[str, float]], dict[str, int]]:
+def evaluate(
+    run: RunFolder, protocol: str, data: Path | None, device: torch.device
+) -> tuple[dict[str, dict[str, float]], dict[str, int]]:
     """All rows for the run's encoder and a random one, and the size of each test set; kept in the run folder as JSON.
 
     Raises:
@@ -62,16 +66,15 @@ def evaluate(run: RunFolder, protocol: str, data: Path | None) -> tuple[dict[str
     config = run.config()
     if not run.encoder_path.exists():
         raise CrrlError(f"{run.path} has no trained encoder yet: finish it by python -m crrl.train --resume {run.path}")
-    encoder, preprocessor = load_encoder(run.encoder_path)
+    trained = load_encoder(run.encoder_path)
     prepared = prepare(config.dataset, data or config.data, config.split_name, config.preprocessing)
-    if prepared.preprocessor != preprocessor:
-        raise CrrlError(f"{run.encoder_path} was trained on clips prepared in another way: the data set has changed")
-    device, split = choose_device(config.device), prepared.clips.split(config.split_name)
-    tensors = ClipTensors(prepared.clips, device)
+    if prepared.fingerprint != trained.fingerprint:
+        raise CrrlError(f"the data set is no longer the one that {run.encoder_path} was trained on: restore it")
+    tensors, split = ClipTensors(prepared.clips, device), prepared.clips.split(config.split_name)
     torch.manual_seed(config.seed)
     random = Encoder(tensors.channels, config.encoder.hidden_size).eval()
     rows = {}
-    for name, candidate in ((config.method, encoder), ("random encoder", random)):
+    for name, candidate in ((config.method, trained.encoder), ("random encoder", random)):
         scores = score(protocol, *features_of(candidate.to(device), tensors, split), len(prepared.clips.class_names))
         rows.update({f"{name}, {row}": values for row, values in scores.items()})
     sizes = {name: len(index) for name, index in split.test.items()}
@@ -83,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Evaluate and print one table."""
     options = tyro.cli(EvaluateOptions, prog="python -m crrl.evaluate", args=arguments)
     run = RunFolder(options.run)
-    rows, sizes = evaluate(run, options.protocol, options.data)
+    rows, sizes = evaluate(run, options.protocol, options.data, choose_device(options.device))
     config = run.config()
     title = f"{config.dataset}, {config.split_name}: accuracy, % ({options.protocol})"
     print(f"{title:48}" + "".join(f"{f'{name} ({size})':>14}" for name, size in sizes.items()))

@@ -22,7 +22,8 @@ def explain_os_errors(path: Path, doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        short_write = error.errno is None and "written" in str(error)  # NumPy's word for a full disk
+        if short_write or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             remedy = "free some disk space (or raise the quota), then run the same command again"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             remedy = "give yourself permission there, or choose another folder"

@@ -7,22 +7,26 @@ import json
 import os
 import pickle
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import nn
 
 from crrl.config import Config
-from crrl.data.preprocessing import Preprocessor
+from crrl.data import Prepared, Preprocessor
 from crrl.errors import CrrlError
 from crrl.files import explain_os_errors, read_json, write_file, write_json
 from crrl.models import Encoder
 
-FORMAT = "1"
+FORMAT = 1
 """Version of the facts kept in an encoder file."""
+
+
+CHECKPOINT_KEYS = {"phase", "step", "module", "optimizer", "schedule", "rng", "sums", "data", "metrics_bytes"}
 
 
 class RunFolder:
@@ -46,6 +50,11 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.config_path, config.to_dict())
 
+    def in_use(self) -> bool:
+        """Whether the folder holds files of a run, whole or in part."""
+        files = (self.config_path, self.metrics_path, self.checkpoint_path, self.teacher_path, self.encoder_path)
+        return any(path.exists() for path in files)
+
     def config(self) -> Config:
         """The run's configuration.
 
@@ -62,6 +71,9 @@ class RunFolder:
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         """Write a checkpoint in place of the last, with the length of the metrics that belong to it."""
         metrics_bytes = self.metrics_path.stat().st_size if self.metrics_path.exists() else 0
+        if metrics_bytes:
+            with explain_os_errors(self.metrics_path, "write"), open(self.metrics_path, "rb") as file:
+                os.fsync(file.fileno())
         buffer = io.BytesIO()  # torch.save to a path would not say that the disk is full
         torch.save({**state, "metrics_bytes": metrics_bytes}, buffer)
         write_file(self.checkpoint_path, lambda path: path.write_bytes(buffer.getbuffer()))
@@ -81,9 +93,12 @@ class RunFolder:
                     raise CrrlError(
                         f"{self.checkpoint_path} is damaged or no checkpoint; delete it to train from the start"
                     ) from error
+            if not isinstance(state, dict) or not state.keys() >= CHECKPOINT_KEYS:
+                raise CrrlError(f"{self.checkpoint_path} is no checkpoint of crrl; delete it to train from the start")
         if self.metrics_path.exists():
             with explain_os_errors(self.metrics_path, "write"):
-                os.truncate(self.metrics_path, state["metrics_bytes"] if state else 0)
+                length = min(self.metrics_path.stat().st_size, state["metrics_bytes"] if state else 0)
+                os.truncate(self.metrics_path, length)
         return state
 
     def log(self, record: dict[str, Any]) -> None:
@@ -92,44 +107,59 @@ class RunFolder:
             file.write(json.dumps(record) + "\n")
 
 
-def save_encoder(path: Path, encoder: Encoder, preprocessor: Preprocessor, config: Config, trained_as: str) -> None:
-    """Write an encoder's weights with all that is needed to use them.
+@dataclass(frozen=True)
+class EncoderFile:
+    """What an encoder file holds.
 
-    Args:
-        trained_as: what the encoder is: cml, ser or crrl.
+    Attributes:
+        encoder: in eval mode. preprocessor: what it was trained behind.
+        method: what it is: cml, ser or crrl. fingerprint: of the clips it was trained on.
     """
+
+    encoder: Encoder
+    preprocessor: Preprocessor
+    method: str
+    fingerprint: str
+
+
+def save_encoder(path: Path, encoder: Encoder, prepared: Prepared, method: str) -> None:
+    """Write an encoder's weights with all that is needed to use them; equal encoders give equal bytes."""
     facts = {
         "format": FORMAT,
-        "method": trained_as,
-        "dataset": config.dataset,
-        "hidden_size": str(config.encoder.hidden_size),
-        "preprocessor": json.dumps(preprocessor.to_dict()),
+        "method": method,
+        "hidden_size": encoder.gru.hidden_size,
+        "dropout": encoder.gru.dropout,
+        "preprocessor": prepared.preprocessor.to_dict(),
+        "fingerprint": prepared.fingerprint,
     }
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
-    write_file(path, lambda temporary: temporary.write_bytes(save(weights, facts)))
+    write_file(path, lambda temporary: temporary.write_bytes(save(weights, {"crrl": json.dumps(facts)})))
 
 
-def load_encoder(path: Path) -> tuple[Encoder, Preprocessor]:
-    """Read what `save_encoder` wrote; the encoder comes in eval mode.
+def load_encoder(path: Path) -> EncoderFile:
+    """Read what `save_encoder` wrote.
 
     Raises:
         CrrlError: the file is missing, damaged, or no encoder of this library.
     """
     with explain_os_errors(path, "read"):
-        try:
-            with safe_open(path, framework="pt") as file:
-                facts = file.metadata() or {}
-                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise CrrlError(f"{path} is damaged or cut short ({error}): restore it or train again") from error
+        content = path.read_bytes()
+    try:
+        weights = load(content)
+        size = int.from_bytes(content[:8], "little")
+        facts = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["crrl"])
+    except SafetensorError as error:
+        raise CrrlError(f"{path} is damaged or cut short ({error}): restore it or train again") from error
+    except (KeyError, ValueError):
+        facts = {}
     if facts.get("format") != FORMAT:
         raise CrrlError(
             f"{path} is no encoder that this version of crrl wrote: train again, or use the version that did"
         )
-    preprocessor = Preprocessor.from_dict(json.loads(facts["preprocessor"]))
-    encoder = Encoder(3 * preprocessor.num_joints, int(facts["hidden_size"]))
+    preprocessor = Preprocessor.from_dict(facts["preprocessor"])
+    encoder = Encoder(3 * preprocessor.num_joints, facts["hidden_size"], facts["dropout"])
     load_weights(encoder, weights, path)
-    return encoder.eval(), preprocessor
+    return EncoderFile(encoder.eval(), preprocessor, facts["method"], facts["fingerprint"])
 
 
 def load_weights(module: nn.Module, weights: dict[str, Any], path: Path) -> None:

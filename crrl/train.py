@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -12,11 +12,12 @@ import torch
 import tyro
 
 from crrl import ops
-from crrl.config import Config, Dataset, Recipe, preset
+from crrl.config import Config, Dataset, Recipe, choose_device, preset
 from crrl.data import prepare
-from crrl.errors import CrrlError, run_command
+from crrl.errors import CrrlError, Interrupted, run_command
+from crrl.ops import cpu
 from crrl.runs import RunFolder
-from crrl.training import Interrupted, Trainer
+from crrl.training import Trainer
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class TrainOptions:
     out: Path | None = None
     """Run folder to make."""
     resume: Path | None = None
-    """Run folder to go on with; its own configuration applies, so no other option goes with it."""
+    """Run folder to go on with; its own configuration applies, so only --device goes with it."""
 
 
 def parse(arguments: list[str]) -> TrainOptions:
@@ -54,28 +55,23 @@ def open_run(arguments: list[str]) -> tuple[RunFolder, Config]:
         CrrlError: neither --out nor --resume, --resume with other options, or an unusable folder.
     """
     options = parse(arguments)
+    config = options.config
     if options.resume is not None:
-        if len(arguments) > 2:
-            raise CrrlError("--resume takes the run's own configuration: give no other option with it")
+        if options.out is not None or replace(config, device="auto") != preset(config.dataset, config.recipe):
+            raise CrrlError("--resume takes the run's own configuration: no option but --device goes with it")
         run = RunFolder(options.resume)
-        return run, run.config()
+        return run, replace(run.config(), device=config.device)
     if options.out is None:
         raise CrrlError("where shall the run go? Give --out FOLDER (or --resume FOLDER to go on with one)")
     run = RunFolder(options.out)
-    if run.config_path.exists():
+    if run.in_use():
         raise CrrlError(f"{run.path} already holds a run: go on with it by --resume {run.path}, or give another --out")
-    return run, options.config
+    return run, replace(config, data=absolute(config.data), teacher=absolute(config.teacher))
 
 
-def choose_device(name: str) -> torch.device:
-    """The device called auto, cpu or cuda.
-
-    Raises:
-        CrrlError: cuda is asked for and there is none.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise CrrlError("--device cuda: this machine has no usable GPU, or torch is a CPU build; use --device cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+def absolute(path: Path | None) -> Path | None:
+    """The path as other working folders know it."""
+    return None if path is None else path.absolute()
 
 
 def print_backends(device: torch.device) -> None:
@@ -96,13 +92,16 @@ def main(arguments: list[str] | None = None) -> int:
     run, config = open_run(sys.argv[1:] if arguments is None else arguments)
     if run.encoder_path.exists():
         return report(run)
+    if cpu.missing:
+        print(f"note: {cpu.missing}", file=sys.stderr)
     device = choose_device(config.device)
     with ops.use_backends("auto" if config.fused else "reference"):
         prepared = prepare(config.dataset, config.data, config.split_name, config.preprocessing)
         trainer = Trainer(config, run, prepared, device)
-        run.create(config)
         if config.fused:
             print_backends(device)
+        if not run.config_path.exists():
+            run.create(config)
         try:
             trainer.train()
         except Interrupted as stop:

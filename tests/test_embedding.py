@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 import crrl
-from crrl.config import Config, EncoderConfig
-from crrl.data import Preprocessing, Preprocessor
+from crrl.data import Clips, Prepared, Preprocessing, Preprocessor
 from crrl.models import Encoder
 from crrl.runs import save_encoder
 
@@ -33,7 +32,8 @@ def encoder_file(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     path = tmp_path / "encoder.safetensors"
     preprocessor = Preprocessor(Preprocessing(max_frames=10, view_joints=(0, 1, 2, 3)), JOINTS)
-    save_encoder(path, Encoder(3 * JOINTS, HIDDEN), preprocessor, Config(encoder=EncoderConfig(HIDDEN)), "cml")
+    clips = Clips.from_arrays(CLIPS, labels=[0] * len(CLIPS), names=list(map(str, LENGTHS)), class_names=["any"])
+    save_encoder(path, Encoder(3 * JOINTS, HIDDEN), Prepared(clips, preprocessor, "any"), "cml")
     return path
 
 

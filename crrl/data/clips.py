@@ -139,6 +139,8 @@ class Clips:
             CrrlError: a file is missing, cut short or does not fit the others.
         """
         meta = read_json(folder / "meta.json")
+        if not isinstance(meta, dict) or not {"names", "class_names", "splits"} <= meta.keys():
+            raise CrrlError(f"{folder / 'meta.json'} is damaged; delete {folder} to have it made again")
         arrays = {}
         for name in _ARRAYS:
             path = folder / f"{name}.npy"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -10,6 +11,8 @@ import numpy.typing as npt
 
 from crrl.data.clips import FloatArray, IntArray
 from crrl.errors import CrrlError
+
+CHUNK_FRAMES = 1 << 17
 
 FloatMatrix = npt.NDArray[np.float64]
 
@@ -32,6 +35,8 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if self.max_frames < 1:
             raise CrrlError(f"max_frames is {self.max_frames}: at least 1 frame is needed")
+        if self.view_joints is not None and len(set(self.view_joints)) != 4:
+            raise CrrlError(f"view_joints are {self.view_joints}: four different joints are needed")
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,11 @@ class Preprocessor:
         unfitted = cls(steps, joints)
         if steps.normalization != "dataset":
             return unfitted
-        low, high = _clip_range(*unfitted._downsample_and_turn(frames, offsets))
+        turned, offsets, absent = unfitted._downsample_and_turn(frames, offsets)
+        low, high = _clip_range(turned, offsets, absent)
+        train = train[np.logical_or.reduceat(~absent.all(axis=1), offsets[:-1])[train]]  # clips that show something
+        if len(train) == 0:
+            raise CrrlError("no training clip shows a joint: the normalisation over the data set has nothing to go by")
         return cls(steps, joints, (tuple(low[train].min(0).tolist()), tuple(high[train].max(0).tolist())))
 
     @classmethod
@@ -89,6 +98,11 @@ class Preprocessor:
             raise CrrlError(
                 f"these clips have {frames.shape[1]} joints, but the encoder was trained on {self.num_joints}"
             )
+        chunks = [self._apply(*chunk) for chunk in _chunks(frames, offsets)]
+        lengths = np.concatenate([np.diff(chunk_offsets) for _, chunk_offsets in chunks])
+        return np.concatenate([part for part, _ in chunks]), np.concatenate([[0], np.cumsum(lengths)])
+
+    def _apply(self, frames: FloatArray, offsets: IntArray) -> tuple[FloatArray, IntArray]:
         frames, offsets, absent = self._downsample_and_turn(frames, offsets)
         if self.axis_range is None:
             low, high = _clip_range(frames, offsets, absent)
@@ -105,6 +119,16 @@ class Preprocessor:
         if self.steps.view_joints is not None:
             frames = view_transform(frames, offsets, self.steps.view_joints)
         return frames, offsets, absent
+
+
+def _chunks(frames: FloatArray, offsets: IntArray) -> Iterator[tuple[FloatArray, IntArray]]:
+    """Groups of whole clips of about CHUNK_FRAMES frames: intermediate results are several times their size."""
+    first = 0
+    while first < len(offsets) - 1:
+        last = int(np.searchsorted(offsets, offsets[first] + CHUNK_FRAMES, side="right")) - 1
+        last = max(last, first + 1)
+        yield frames[offsets[first] : offsets[last]], offsets[first : last + 1] - offsets[first]
+        first = last
 
 
 def absent_joints(frames: FloatArray) -> npt.NDArray[np.bool_]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
 from crrl.data import clips as clips_module
 from crrl.data import folder, nw_ucla, preprocessing, synthetic
-from crrl.data.clips import Clips
+from crrl.data.clips import Clips, FloatArray, IntArray
 from crrl.data.preprocessing import Preprocessing, Preprocessor
 from crrl.errors import CrrlError
 from crrl.files import cache_folder, content_hash, explain_os_errors, read_json, write_folder, write_json
@@ -40,10 +40,16 @@ SOURCES = {
 
 @dataclass(frozen=True)
 class Prepared:
-    """A preprocessed data set and the preprocessor that made it."""
+    """A preprocessed data set.
+
+    Attributes:
+        clips: the clips. preprocessor: what made them. fingerprint: a hash of frames, labels and splits, by which a run
+            knows its data again.
+    """
 
     clips: Clips
     preprocessor: Preprocessor
+    fingerprint: str
 
 
 def data_root(dataset: str, data: Path | None) -> Path:
@@ -70,33 +76,53 @@ def prepare(dataset: str, data: Path | None, split: str, steps: Preprocessing) -
         split: the split whose training clips the "dataset" normalisation is fitted on.
 
     Raises:
-        CrrlError: the data set is missing or damaged; there is no such split.
+        CrrlError: the data set is missing or damaged; there is no such split, or one of its sides is empty.
     """
     source = SOURCES[dataset]
     files = source.find_files(data_root(dataset, data))
     target = cache_folder() / f"{dataset}-{_key(source, files, split, steps)}"
     if not target.is_dir():
         _write(source.load(files), split, steps, target)
-    preprocessor = Preprocessor.from_dict(read_json(target / "preprocessor.json"))
-    return Prepared(Clips.open(target), preprocessor)
+    facts = read_json(target / "prepared.json")
+    clips = Clips.open(target)
+    chosen = clips.split(split)
+    for side, index in {"train": chosen.train, **chosen.test}.items():
+        if len(index) == 0:
+            raise CrrlError(f"split {split!r} of {dataset} has no clips in {side!r}: is the data set complete?")
+    return Prepared(clips, Preprocessor.from_dict(facts["preprocessor"]), facts["fingerprint"])
 
 
 def _key(source: Source, files: list[Path], split: str, steps: Preprocessing) -> str:
     """The hash of all that the prepared set depends on: files, settings, and the code that reads and prepares."""
-    parts: list[bytes | str] = [split, json.dumps(asdict(steps), sort_keys=True)]
-    parts += [Path(str(code.__file__)).read_bytes() for code in (source.code, clips_module, preprocessing)]
-    for path in files:
-        with explain_os_errors(path, "read"):
-            parts += [path.name, path.read_bytes()]
-    return content_hash(parts)
+
+    def parts() -> Iterator[bytes | str]:
+        yield from (split, json.dumps(asdict(steps), sort_keys=True))
+        for code in (source.code, clips_module, preprocessing):
+            yield Path(str(code.__file__)).read_bytes()
+        for path in files:
+            with explain_os_errors(path, "read"):
+                yield from (path.name, path.read_bytes())
+
+    return content_hash(parts())
+
+
+def fingerprint(clips: Clips) -> str:
+    """A hash of the clips' frames, labels and splits."""
+    arrays: list[FloatArray | IntArray] = [clips.frames, clips.offsets, clips.labels]
+    for split in clips.splits.values():
+        arrays += [split.train, *split.test.values()]
+    return content_hash(array.tobytes() for array in arrays)
 
 
 def _write(raw: Clips, split: str, steps: Preprocessing, target: Path) -> None:
     preprocessor = Preprocessor.fit(steps, raw.frames, raw.offsets, raw.split(split).train)
     frames, offsets = preprocessor.apply(raw.frames, raw.offsets)
 
+    clips = replace(raw, frames=frames, offsets=offsets)
+    facts = {"preprocessor": preprocessor.to_dict(), "fingerprint": fingerprint(clips)}
+
     def write(folder: Path) -> None:
-        replace(raw, frames=frames, offsets=offsets).save(folder)
-        write_json(folder / "preprocessor.json", preprocessor.to_dict())
+        clips.save(folder)
+        write_json(folder / "prepared.json", facts)
 
     write_folder(target, write)

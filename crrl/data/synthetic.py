@@ -19,9 +19,6 @@ import numpy.typing as npt
 
 from crrl.data.clips import Clips, IntArray, Split
 
-VERSION = 1
-"""Goes up whenever the same seed gives other clips, so that cached copies are made again."""
-
 Array = npt.NDArray[np.float64]
 Pose = Mapping[str, Array | float]
 Key = dict[str, float]

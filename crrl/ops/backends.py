@@ -52,7 +52,8 @@ class Operator:
         Raises:
             CrrlError: a forced backend does not exist or cannot serve the case.
         """
-        wanted = _policy.get(self.name, _policy["*"])
+        current = _current()
+        wanted = current.get(self.name, current["*"])
         if wanted != "auto":
             return self._forced(wanted, case)
         passed_over: list[str] = []
@@ -77,7 +78,12 @@ class Operator:
         return self.choose(case)[0].run(*args)
 
 
-_policy = {"*": "auto"}
+_policy: dict[str, str] | None = None
+
+
+def _current() -> dict[str, str]:
+    """The policy in force: that of the innermost `use_backends`; outside any, $CRRL_BACKEND or auto."""
+    return parse_policy(os.environ.get("CRRL_BACKEND") or "auto") if _policy is None else _policy
 
 
 def parse_policy(text: str) -> dict[str, str]:
@@ -103,7 +109,8 @@ def parse_policy(text: str) -> dict[str, str]:
 
 def policy() -> str:
     """The current policy, in the form that `use_backends` takes."""
-    return ",".join([_policy["*"], *(f"{name}={value}" for name, value in _policy.items() if name != "*")])
+    current = _current()
+    return ",".join([current["*"], *(f"{name}={value}" for name, value in current.items() if name != "*")])
 
 
 @contextmanager

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from crrl.ops.backends import Case
 
+ABI = 2
+"""What crrl._cpu.abi must be: csrc/cpu/bindings.cpp raises it with every change of a signature."""
+
 __all__ = ["missing", "native", "ragged_gather", "supports"]
 
 try:
@@ -14,7 +17,8 @@ try:
 except ImportError as error:
     missing: str | None = f"the C++ extension crrl._cpu is not there ({error}); install g++ and reinstall crrl"
 else:
-    missing = None
+    stale = getattr(native, "abi", None) != ABI
+    missing = "the C++ extension crrl._cpu is of another version: reinstall crrl" if stale else None
 
 
 def supports(case: Case) -> tuple[bool, str]:
@@ -32,11 +36,16 @@ def ragged_gather(
     """crrl.reference.motion.ragged_gather in C++, copy and velocity in one pass over the frames.
 
     Raises:
-        IndexError, ValueError: an index or length is out of range.
+        IndexError: an index is out of range.
+        ValueError: a length is; or the arguments are not frames [ΣT, C] without gradient, offsets and index int64, all
+            on the CPU.
     """
+    if frames.ndim != 2 or frames.requires_grad:
+        raise ValueError(f"frames must be [frames, channels] without gradient, not {list(frames.shape)}")
+    for name, tensor in (("offsets", offsets), ("index", index)):
+        if tensor.ndim != 1 or tensor.dtype != torch.int64 or tensor.device.type != "cpu":
+            raise ValueError(f"{name} must be one row of int64 on the CPU, not {tensor.dtype} on {tensor.device}")
     frames, offsets, index = frames.contiguous(), offsets.contiguous(), index.contiguous()
-    if offsets.dtype != torch.int64 or index.dtype != torch.int64:
-        raise ValueError(f"offsets and index must be int64, not {offsets.dtype} and {index.dtype}")
     channels, batch = frames.shape[1], len(index)
     x = frames.new_empty(batch, max_frames, channels)
     v = torch.empty_like(x) if with_velocity else None

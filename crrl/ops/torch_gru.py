@@ -32,7 +32,7 @@ def gru_layer(
         h0 = x.new_zeros(len(weights), len(x), hidden)
     data, h_n = torch.gru(
         packed.data, packed.batch_sizes, h0.index_select(1, packed.sorted_indices), flat,
-        weights[0][2] is not None, 1, 0.0, False, len(weights) == 2,
+        weights[0][2] is not None, 1, 0.0, torch.is_grad_enabled(), len(weights) == 2,
     )  # fmt: skip
     y, _ = pad_packed_sequence(packed._replace(data=data), batch_first=True, total_length=x.shape[1])
     return y, h_n.index_select(1, packed.unsorted_indices)

@@ -1,6 +1,5 @@
 """Training: the phases of Algorithm 1, the loop that runs them, and what it reports."""
 
-from crrl.training.loop import Interrupted
 from crrl.training.trainer import Trainer
 
-__all__ = ["Interrupted", "Trainer"]
+__all__ = ["Trainer"]

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
 from crrl.data import ClipTensors
 from crrl.data.batches import epoch_order, split_batches
 from crrl.data.clips import IntArray
-from crrl.errors import CrrlError
+from crrl.errors import CrrlError, Interrupted
 from crrl.runs import RunFolder, load_weights
 from crrl.training.phases import Phase
 from crrl.training.progress import Progress
@@ -27,17 +27,13 @@ LR_DROPS = (20, 50)
 """Epochs after which the learning rate halves under the schedule "steps" (Section IV-B)."""
 
 
-class Interrupted(Exception):
-    """Training was asked to stop by a signal; everything up to now is in the checkpoint."""
-
-    def __init__(self, signum: int):
-        super().__init__(signal.Signals(signum).name)
-        self.signum = signum
-
-
 @contextmanager
 def catch_stop_signals() -> Iterator[list[int]]:
-    """Within the block SIGINT and SIGTERM are noted in the list given, not acted upon; a second one acts as usual."""
+    """Within the block SIGINT and SIGTERM are noted in the list given, not acted upon; a second one acts as usual.
+
+    Raises:
+        Interrupted: one was noted; raised at the end of the block at the latest.
+    """
     caught: list[int] = []
     before = {int(signum): signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
 
@@ -52,6 +48,8 @@ def catch_stop_signals() -> Iterator[list[int]]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+    if caught:
+        raise Interrupted(caught[0])
 
 
 @dataclass(frozen=True)
@@ -106,13 +104,22 @@ class Loop:
 
     Args:
         phase: what is trained. plan: for how long and how. tensors: the clips. train: int64 [N_train], which of them.
-        run: where metrics and checkpoints go. first_step: steps of the phases before, for the event log.
+        fingerprint: of the data set. run: where metrics and checkpoints go.
+        first_step: steps of the phases before, for the event log.
     """
 
     def __init__(
-        self, phase: Phase, plan: Plan, tensors: ClipTensors, train: IntArray, run: RunFolder, first_step: int
+        self,
+        phase: Phase,
+        plan: Plan,
+        tensors: ClipTensors,
+        train: IntArray,
+        fingerprint: str,
+        run: RunFolder,
+        first_step: int,
     ):
         self.phase, self.plan, self.tensors, self.train, self.run = phase, plan, tensors, train, run
+        self.fingerprint = fingerprint
         self.optimizer = plan.make_optimizer(phase.module)
         self.schedule = plan.make_schedule(self.optimizer)
         self.first_step = first_step
@@ -130,7 +137,7 @@ class Loop:
             self._restore(checkpoint)
         self.phase.module.train()
         with catch_stop_signals() as signals, self._progress() as progress:
-            while self.step < self.plan.steps:
+            while self.step < self.plan.steps and not signals:
                 self._epoch(progress, signals)
 
     def _progress(self) -> Progress:
@@ -154,7 +161,7 @@ class Loop:
             if signals or self.step % plan.checkpoint_every == 0 or self.step == plan.steps:
                 self._save()
             if signals:
-                raise Interrupted(signals[0])
+                return
 
     def _step(self, index: Tensor) -> dict[str, Tensor]:
         batch = self.tensors.batch(index, self.phase.with_velocity)
@@ -181,7 +188,7 @@ class Loop:
         if not all(bool(tensor.isfinite().all()) for tensor in (*self.sums.values(), *self.phase.module.parameters())):
             raise CrrlError(
                 f"the training of {self.phase.name} is no longer finite at step {self.step} of {self.plan.steps}; "
-                f"lower --lr-{self.phase.name} and start again (the last checkpoint in {self.run.path} is from before)"
+                f"lower --lr-{self.phase.name} and start again with another --out"
             )
 
     def _save(self) -> None:
@@ -194,8 +201,9 @@ class Loop:
             "schedule": self.schedule.state_dict(),
             "rng": torch.get_rng_state(),
             "sums": self.sums,
+            "data": self.fingerprint,
         }
-        if torch.cuda.is_available():
+        if self.tensors.frames.is_cuda:
             state["cuda_rng"] = torch.cuda.get_rng_state()
         self.run.save_checkpoint(state)
 
@@ -208,6 +216,6 @@ class Loop:
         except (ValueError, KeyError) as error:
             raise CrrlError(f"{path} does not fit this configuration: its optimizer is another") from error
         torch.set_rng_state(state["rng"])
-        if "cuda_rng" in state and torch.cuda.is_available():
+        if "cuda_rng" in state and self.tensors.frames.is_cuda:
             torch.cuda.set_rng_state(state["cuda_rng"])
         self.step, self.sums = state["step"], dict(state["sums"])

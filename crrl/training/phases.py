@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from crrl.data import Batch, ClipTensors
+from crrl.data.clips import IntArray
+from crrl.features import encode
 from crrl.models import ContrastiveMotionLearner, Encoder, InformationFuser
 
 
@@ -71,12 +73,18 @@ class Teacher:
 
     Args:
         encoder: the encoder; no gradient ever reaches it.
-        tensors: the clips. dropout: leave its dropout on, and compute its features anew for each batch.
+        tensors: the clips. train: int64 [N_train], those it will be asked about.
+        dropout: leave its dropout on, and compute its features anew for each batch.
     """
 
-    def __init__(self, encoder: Encoder, tensors: ClipTensors, dropout: bool):
+    def __init__(self, encoder: Encoder, tensors: ClipTensors, train: IntArray, dropout: bool):
         self._encoder = encoder.requires_grad_(False).train(dropout)
-        self._cached = None if dropout else encode(self._encoder, tensors, torch.arange(len(tensors.labels)))
+        self._cached: Tensor | None = None
+        if not dropout:
+            index = torch.from_numpy(train)
+            known = encode(encoder, tensors, index)
+            self._cached = known.new_zeros(len(tensors.labels), known.shape[1])
+            self._cached[index.to(known.device)] = known
 
     @torch.no_grad()
     def features(self, batch: Batch) -> Tensor:
@@ -84,15 +92,3 @@ class Teacher:
         if self._cached is None:
             return self._encoder.pooled(batch.x, batch.lengths)
         return self._cached[batch.index]
-
-
-@torch.no_grad()
-def encode(encoder: Encoder, tensors: ClipTensors, index: Tensor, batch_size: int = 128) -> Tensor:
-    """TAP features of the clips `index` (int64 [N], on the CPU), [N, D] on the tensors' device."""
-    by_length = torch.argsort(tensors.lengths[index], stable=True)
-    parts = []
-    for chunk in torch.split(by_length, batch_size):
-        batch = tensors.batch(index[chunk])
-        parts.append(encoder.pooled(batch.x, batch.lengths))
-    features = torch.cat(parts)
-    return torch.empty_like(features).index_copy_(0, by_length.to(features.device), features)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import AbstractContextManager
 from types import TracebackType
 
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from crrl.files import explain_os_errors
 from crrl.runs import RunFolder
 
 SHOW_EVERY = 10
@@ -26,7 +28,8 @@ class Progress:
 
     def __init__(self, run: RunFolder, phase: str, epochs: int, clips_per_epoch: int, clips_done: int, first_step: int):
         self.run, self.phase, self.epochs = run, phase, epochs
-        self._events = SummaryWriter(str(run.path), purge_step=first_step + 1)
+        with self._explain():
+            self._events = SummaryWriter(str(run.path), purge_step=first_step + 1)
         self._bar = tqdm(
             total=epochs * clips_per_epoch,
             initial=clips_done,
@@ -45,7 +48,11 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.close()
-        self._events.close()
+        with self._explain():
+            self._events.close()
+
+    def _explain(self) -> AbstractContextManager[None]:
+        return explain_os_errors(self.run.path, "write TensorBoard events to")
 
     def advance(self, clips: int, loss: Tensor) -> None:
         """One step over `clips` clips is done; `loss` is a scalar, read only now and then."""
@@ -62,6 +69,7 @@ class Progress:
         self._clips, self._since = 0, now
         record = {"phase": self.phase, "epoch": epoch, "step": step, **losses, "lr": lr, "clips_per_second": rate}
         self.run.log(record)
-        for name, value in {**losses, "lr": lr, "clips_per_second": rate}.items():
-            self._events.add_scalar(f"{self.phase}/{name}", value, step)
+        with self._explain():
+            for name, value in {**losses, "lr": lr, "clips_per_second": rate}.items():
+                self._events.add_scalar(f"{self.phase}/{name}", value, step)
         self._bar.set_description(f"{self.phase} {epoch}/{self.epochs}", refresh=False)

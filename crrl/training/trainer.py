@@ -16,21 +16,30 @@ from crrl.training.loop import Loop, Plan
 from crrl.training.phases import ContrastPhase, Phase, ReconstructionPhase, Teacher
 
 
+def given_teacher(run: Path) -> Path:
+    """The CML encoder of another run: of method cml its result, of crrl its teacher."""
+    folder = RunFolder(run)
+    return folder.encoder_path if folder.config().method == "cml" else folder.teacher_path
+
+
 class Trainer:
     """Runs the phases of a method in a run folder, from the start or from its checkpoint.
 
     Raises:
-        CrrlError: the training clips do not fill a batch.
+        CrrlError: the training clips do not fill a batch, or the given teacher does not fit.
     """
 
     def __init__(self, config: Config, run: RunFolder, prepared: Prepared, device: torch.device):
         self.config = config
         self.run = run
-        self.preprocessor = prepared.preprocessor
+        self.prepared = prepared
         self.tensors = ClipTensors(prepared.clips, device)
         self.train_clips = prepared.clips.split(config.split_name).train
         self.device = device
         self._plans = {phase: self._plan(phase) for phase in ("cml", "ser")}
+        self._given_teacher: Encoder | None = None
+        if config.teacher is not None and not run.teacher_path.exists():
+            self._given_teacher = self._load_teacher(given_teacher(config.teacher))
 
     def train(self) -> None:
         """Train to the end and write encoder.safetensors.
@@ -40,6 +49,10 @@ class Trainer:
             CrrlError: the loss is no longer finite, the disk is full, a checkpoint does not fit.
         """
         checkpoint = self.run.load_checkpoint()
+        if checkpoint is not None and checkpoint["data"] != self.prepared.fingerprint:
+            raise CrrlError(f"the data set is no longer the one that {self.run.path} was begun with: restore it")
+        if self._given_teacher is not None:
+            self._save(self.run.teacher_path, self._given_teacher, "cml")
         past_cml = checkpoint is not None and checkpoint["phase"] == "ser"
         steps_before = 0
         if self.config.method != "ser" and self.config.teacher is None:
@@ -57,14 +70,14 @@ class Trainer:
         alone = self.config.method == "cml"
         self._save(self.run.encoder_path if alone else self.run.teacher_path, cml.module.query_encoder, "cml")
 
-    def _save(self, path: Path, encoder: Encoder, trained_as: str) -> None:
-        save_encoder(path, encoder, self.preprocessor, self.config, trained_as)
+    def _save(self, path: Path, encoder: Encoder, method: str) -> None:
+        save_encoder(path, encoder, self.prepared, method)
 
     def _new_encoder(self) -> Encoder:
         return Encoder(self.tensors.channels, self.config.encoder.hidden_size, self.config.encoder.dropout)
 
     def _contrast_phase(self) -> ContrastPhase:
-        torch.manual_seed(self.config.seed)
+        torch.manual_seed(self._plans["cml"].seed)
         cml = self.config.cml
         module = ContrastiveMotionLearner(
             self._new_encoder(), cml.queue_size, cml.temperature, cml.momentum_encoder, cml.momentum_mlp
@@ -72,30 +85,26 @@ class Trainer:
         return ContrastPhase(module.to(self.device))
 
     def _reconstruction_phase(self) -> ReconstructionPhase:
-        teacher = self._load_teacher() if self.config.method == "crrl" else None
-        torch.manual_seed(self.config.seed)
-        encoder = self._new_encoder()
         ser, channels = self.config.ser, self.tensors.channels
+        teacher = None
+        if self.config.method == "crrl":
+            encoder = self._load_teacher(self.run.teacher_path).to(self.device)
+            teacher = Teacher(encoder, self.tensors, self.train_clips, ser.teacher_dropout)
+        torch.manual_seed(self._plans["ser"].seed)
+        encoder = self._new_encoder()
         decoder = Decoder(encoder.features, channels, ser.decoder_hidden, self.config.encoder.dropout)
         weight = ser.distill_weight if teacher else 0.0
         module = InformationFuser(SequenceReconstructor(encoder, decoder), weight)
         return ReconstructionPhase(module.to(self.device), teacher)
 
-    def _load_teacher(self) -> Teacher:
-        path = self.config.teacher
-        if path is None:
-            path = self.run.teacher_path
-        else:
-            given = RunFolder(path)
-            if given.config().method == "ser":
-                raise CrrlError(f"{path} trained SER alone: a teacher is a run of method cml or crrl")
-            path = given.teacher_path if given.teacher_path.exists() else given.encoder_path
-        encoder, preprocessor = load_encoder(path)
-        if preprocessor != self.preprocessor:
-            raise CrrlError(
-                f"{path} was trained on clips prepared in another way than this run's: give a matching teacher"
-            )
-        return Teacher(encoder.to(self.device), self.tensors, self.config.ser.teacher_dropout)
+    def _load_teacher(self, path: Path) -> Encoder:
+        file = load_encoder(path)
+        if file.method != "cml":
+            raise CrrlError(f"{path} holds an encoder of {file.method}: a teacher is one of cml")
+        same_size = file.encoder.gru.hidden_size == self.config.encoder.hidden_size
+        if not same_size or file.preprocessor != self.prepared.preprocessor:
+            raise CrrlError(f"{path} has another size or preprocessing than this run: give a matching teacher")
+        return file.encoder
 
     def _plan(self, phase: str) -> Plan:
         config = self.config
@@ -115,10 +124,11 @@ class Trainer:
             schedule=schedule,
             weight_decay=config.weight_decay,
             checkpoint_every=config.checkpoint_every,
-            seed=config.seed,
+            seed=2 * config.seed + (phase == "ser"),  # the phases start from weights and orders of their own
         )
 
     def _fit(self, phase: Phase, first_step: int, checkpoint: dict[str, Any] | None) -> None:
         own = checkpoint if checkpoint is not None and checkpoint["phase"] == phase.name else None
-        loop = Loop(phase, self._plans[phase.name], self.tensors, self.train_clips, self.run, first_step)
+        plan, fingerprint = self._plans[phase.name], self.prepared.fingerprint
+        loop = Loop(phase, plan, self.tensors, self.train_clips, fingerprint, self.run, first_step)
         loop.fit(own)

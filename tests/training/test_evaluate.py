@@ -16,8 +16,8 @@ from crrl import evaluate, evaluation, train
 from crrl.data import ClipTensors, prepare
 from crrl.errors import CrrlError
 from crrl.evaluation import Features, linear_probe, nearest_neighbour
+from crrl.features import encode
 from crrl.runs import RunFolder
-from crrl.training.phases import encode
 
 
 def clusters(clips: int, seed: int, spread: float = 0.05) -> Features:
@@ -117,9 +117,10 @@ def test_a_truncated_encoder(run: Path, tmp_path: Path) -> None:
 def test_data_that_changed_since_training(run: Path, clip_folder: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(clip_folder, data)
-    for path in data.glob("*.npy"):
-        np.save(path, np.load(path)[:, :4])
-    with pytest.raises(CrrlError, match="another way"):
+    evaluate.main([str(run), "--data", str(data)])
+    labels = (data / "labels.csv").read_text().replace("01.npy,left", "01.npy,right")
+    (data / "labels.csv").write_text(labels)
+    with pytest.raises(CrrlError, match="no longer the one"):
         evaluate.main([str(run), "--data", str(data)])
 
 
