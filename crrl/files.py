@@ -27,6 +27,8 @@ def explain_os_errors(path: Path, doing: str) -> Iterator[None]:
             remedy = "free some disk space (or raise the quota), then run the same command again"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             remedy = "give yourself permission there, or choose another folder"
+        elif error.errno in (errno.EEXIST, errno.ENOTDIR):
+            remedy = "a file is in the way of a folder: choose another path"
         elif error.errno == errno.ENOENT:
             remedy = "check the path"
         else:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from crrl.errors import CrrlError
-from crrl.files import cache_folder, content_hash, read_json, write_file, write_folder, write_json
+from crrl.files import cache_folder, content_hash, explain_os_errors, read_json, write_file, write_folder, write_json
 
 as_user = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
 
@@ -177,3 +177,12 @@ def test_the_cache_is_in_the_home_folder_otherwise(tmp_path: Path, monkeypatch: 
     monkeypatch.delenv("CRRL_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folder() == tmp_path / ".cache" / "crrl"
+
+
+def test_a_file_in_the_way_of_a_folder_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(CrrlError, match=r"file/run.*choose another path"),
+        explain_os_errors(tmp_path / "file" / "run", "create"),
+    ):
+        (tmp_path / "file" / "run").mkdir(parents=True)

@@ -126,3 +126,24 @@ def test_data_that_changed_since_training(run: Path, clip_folder: Path, tmp_path
 
 def test_the_encoder_file_holds_plain_tensors(run: Path) -> None:
     assert all(tensor.isfinite().all() for tensor in load_file(run / "encoder.safetensors").values())
+
+
+def test_nw_ucla_from_files_to_both_accuracies(
+    real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    options = ["--hidden-size", "8", "--epochs-cml", "1", "--epochs-ser", "1", "--fused"]
+    train.main(["--dataset", "nw-ucla", "--data", str(real_data), "--recipe", "tuned", *options, "--out", str(run)])
+    capsys.readouterr()
+    evaluate.main([str(run), "--protocol", "knn"])
+    title, trained, random, _ = capsys.readouterr().out.splitlines()
+    assert "all (464)   clean (369)" in title
+    assert all(float(value) > 20 for row in (trained, random) for value in row.split()[-2:])  # chance is 10
+
+
+@pytest.mark.parametrize("method", ["crrl", "cml", "ser"])
+def test_the_embedded_data_set_trains_by_every_method(tmp_path: Path, method: str) -> None:
+    run = tmp_path / "run"
+    options = ["--method", method, "--hidden-size", "4", "--epochs-cml", "1", "--epochs-ser", "1", "--fused"]
+    assert train.main(["--recipe", "tuned", *options, "--out", str(run)]) == 0
+    assert evaluate.main([str(run), "--protocol", "knn"]) == 0
