@@ -212,7 +212,7 @@ def preset(dataset: Dataset = "synthetic", recipe: Recipe = "paper") -> Config:
     )
     if recipe == "paper":
         return paper
-    epochs_cml, epochs_ser = {"synthetic": (20, 20)}.get(dataset, (100, 80))
+    epochs_cml, epochs_ser = {"synthetic": (20, 20)}.get(dataset, (60, 80))
     return replace(
         paper,
         recipe="tuned",
