@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -62,9 +63,21 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         (ours, best), *others = row["median_ms"].items()
         cells = [f"{ours} {best:.2f}", *(f"{name} {value:.2f} ({value / best:.2f}x)" for name, value in others)]
         terminalreporter.write_line(f"{row['benchmark']:44} " + " | ".join(cells))
-    machine = {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
-    RESULTS.mkdir(exist_ok=True)
+    machine = {
+        "commit": commit(),
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
     (RESULTS / "cpu.json").write_text(json.dumps({**machine, "rounds": ROUNDS, "rows": _rows}, indent=2) + "\n")
+
+
+def commit() -> str:
+    """The commit that is measured, "-dirty" where files differ from it; empty outside a git checkout."""
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=RESULTS, capture_output=True, text=True, check=False
+    )
+    return described.stdout.strip()
 
 
 def processor() -> str:
