@@ -225,6 +225,6 @@ def preset(dataset: Dataset = "synthetic", recipe: Recipe = "paper") -> Config:
             lr_ser=2e-3,
             schedule_ser="one-cycle",
             decoder_hidden=256,
-            distill_weight=2.0,
+            distill_weight=1.0,
         ),
     )
