@@ -30,13 +30,32 @@ def supports(case: Case) -> tuple[bool, str]:
 def gru_layer(
     x: Tensor, lengths: Tensor, weights: Sequence[Weights], h0: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """crrl.reference.gru.gru_layer; differentiable once."""
+    """crrl.reference.gru.gru_layer; differentiable once.
+
+    Raises:
+        ValueError: a tensor has another shape, dtype or device than its place takes, or a length is not in 1..T.
+    """
+    hidden = weights[0][1].shape[1]
     if h0 is None:
-        h0 = x.new_zeros(len(weights), len(x), weights[0][1].shape[1])
+        h0 = x.new_zeros(len(weights), len(x), hidden)
+    _check(x, h0, (len(weights), len(x), hidden))
+    for w_ih, w_hh, b_ih, b_hh in weights:
+        shapes = ((3 * hidden, x.shape[2]), (3 * hidden, hidden), (3 * hidden,), (3 * hidden,))
+        for tensor, shape in zip((w_ih, w_hh, b_ih, b_hh), shapes, strict=True):
+            _check(x, tensor, shape)
     flat = [tensor for direction in weights for tensor in direction]
     packing = pack_rows(lengths, x.shape[1], len(weights))
     y, h_n = _Layer.apply(torch.is_grad_enabled(), packing, x, h0, *flat)  # type: ignore[no-untyped-call]
     return y, h_n
+
+
+def _check(x: Tensor, tensor: Tensor | None, shape: tuple[int, ...]) -> None:
+    """The kernels take pointers: what lies behind them must be what they expect."""
+    if tensor is not None and (tensor.shape != shape or tensor.dtype != x.dtype or tensor.device != x.device):
+        raise ValueError(
+            f"the C++ GRU needs {x.dtype} of shape {list(shape)} on {x.device} here, "
+            f"not {tensor.dtype} of shape {list(tensor.shape)} on {tensor.device}"
+        )
 
 
 @dataclass(frozen=True)
@@ -58,7 +77,9 @@ class Packing:
 def pack_rows(lengths: Tensor, frames: int, directions: int) -> Packing:
     """The packing of rows of these lengths (int64 [B], each in 1..frames) in a batch padded to `frames`."""
     order = torch.argsort(lengths, descending=True, stable=True)
-    steps = int(lengths[order[0]])
+    steps, shortest = int(lengths[order[0]]), int(lengths[order[-1]])
+    if not 1 <= shortest <= steps <= frames:
+        raise ValueError(f"lengths must be in 1..{frames}, not {shortest}..{steps}")
     t = torch.arange(steps)[:, None]
     valid = t < lengths[order]
     active = valid.sum(1)

@@ -185,3 +185,22 @@ def test_cpp_refuses_a_second_derivative() -> None:
     y, _ = cpu_gru.gru_layer(x, lengths, weights)
     with pytest.raises(RuntimeError, match="gru_layer=reference"):
         torch.autograd.grad(y.sum(), x, create_graph=True)
+
+
+@pytest.mark.parametrize("lengths", [[0, 3], [2, 4]])
+def test_cpp_refuses_lengths_outside_the_batch(lengths: list[int]) -> None:
+    pytest.importorskip("crrl._cpu", reason="the C++ extension is not built")
+    x, _, weights, _ = make_case(torch.float32, [2, 3], 3, 2, 1)
+    with pytest.raises(ValueError, match=r"1\.\.3"):
+        cpu_gru.gru_layer(x, torch.tensor(lengths), weights)
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_cpp_refuses_a_tensor_of_another_dtype_or_shape(place: int) -> None:
+    pytest.importorskip("crrl._cpu", reason="the C++ extension is not built")
+    x, lengths, weights, h0 = make_case(torch.float32, [2, 3], 3, 2, 1)
+    for change in (torch.Tensor.double, lambda tensor: tensor[..., :-1]):
+        tensors = [*weights[0], h0]
+        tensors[place] = change(tensors[place])
+        with pytest.raises((ValueError, RuntimeError), match=r"the C\+\+ GRU needs"):
+            cpu_gru.gru_layer(x, lengths, [tuple(tensors[:4])], tensors[4])  # type: ignore[list-item, arg-type]
