@@ -3,38 +3,41 @@
 abi: int
 compiler: str
 
-def gru_isa() -> str: ...
+Frames = tuple[int, int, int]
+"""(address, elements from row to row, elements from frame to frame)"""
+Weights = tuple[int, ...]
+"""The addresses of w_ih, w_hh, b_ih, b_hh of one direction."""
 
-class GruShape:
+def gru_isa(bf16: bool) -> str | None: ...
+def gru_reserve_size(batch: int, steps: int, hidden: int, directions: int) -> int: ...
+
+class GruLayer:
     def __init__(
-        self, active: int, starts: int, steps: int, frames: int, batch: int, hidden: int, directions: int
+        self,
+        batch: int,
+        steps: int,
+        input: int,
+        hidden: int,
+        reverse: bool,
+        lengths: int,
+        x: Frames,
+        h0: int,
+        weights: list[Weights],
     ) -> None: ...
 
 def gru_forward(
-    shape: GruShape,
-    gates: int,
-    w_hh: int,
-    b_hh: int,
-    h: int,
-    y: int,
-    before: int,
-    r_z: int,
-    n: int,
-    n_h: int,
-    threads: int,
-    isa: str = "",
+    layer: GruLayer, y: Frames, h_n: int, reserve: int, bf16: bool, threads: int, isa: str = ""
 ) -> None: ...
 def gru_backward(
-    shape: GruShape,
-    w_hh: int,
-    before: int,
-    r_z: int,
-    n: int,
-    n_h: int,
-    dy: int,
-    dh: int,
-    dgates: int,
-    drecurrent: int,
+    layer: GruLayer,
+    y: Frames,
+    reserve: int,
+    dy: Frames,
+    dh_n: int,
+    dx: Frames,
+    dh0: int,
+    gradients: list[Weights],
+    bf16: bool,
     threads: int,
     isa: str = "",
 ) -> None: ...
@@ -51,3 +54,4 @@ def ragged_gather(
     v: int,
     lengths: int,
 ) -> None: ...
+def peak_gflops(threads: int, seconds: float = 0.2) -> dict[str, float]: ...

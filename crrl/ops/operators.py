@@ -8,10 +8,16 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from crrl.ops import cpu, cpu_gru, torch_gru
+from crrl.ops import cpu, cpu_gru, library, torch_gru
 from crrl.ops.backends import Backend, Case, Operator
 from crrl.reference import contrast, gru, motion
 from crrl.reference.gru import Weights
+
+AUTOCAST_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""The dtypes that autocast converts; it leaves float64 alone."""
+
+AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
+"""The devices that may be asked for their autocast; torch raises for others, such as meta."""
 
 
 def _always(case: Case) -> tuple[bool, str]:
@@ -29,10 +35,11 @@ _ragged_gather = Operator(
 )
 _gru_layer = Operator(
     "gru_layer",
-    Backend("cpu", cpu_gru.gru_layer, cpu_gru.supports),
+    Backend("cpu", library.gru_layer, cpu_gru.supports),
     Backend("torch", torch_gru.gru_layer, torch_gru.supports),
     Backend("reference", gru.gru_layer, _always),
 )
+_GRU_BACKENDS = {backend.name: backend for backend in _gru_layer.backends}
 _info_nce = Operator("info_nce", Backend("reference", contrast.info_nce, _always))
 _ema_update = Operator("ema_update", Backend("reference", contrast.ema_update, _always))
 
@@ -50,15 +57,63 @@ def ragged_gather(
 
 
 def gru_layer(
-    x: Tensor, lengths: Tensor, weights: Sequence[Weights], h0: Tensor | None = None
+    x: Tensor, lengths: Tensor | None, weights: Sequence[Weights], h0: Tensor | None = None, reverse: bool = True
 ) -> tuple[Tensor, Tensor]:
     """One GRU layer, one or both directions, over ragged rows: y [B, T, D·H] (0 at padded frames), h_n [D, B, H].
 
+    Under autocast a kernel of ours computes and returns the autocast dtype; torch's, on a CPU, that of the state.
+
     Args:
-        x: [B, T, I]. lengths: int64 [B], each in 1..T. weights: (w_ih, w_hh, b_ih, b_hh) per direction, forward first.
+        x: [B, T, I], any strides, B and T at least 1.
+        lengths: int64 [B] on any device, each in 1..T; None: every frame is valid.
+        weights: (w_ih [3H, I], w_hh [3H, H], b_ih [3H], b_hh [3H]) per direction, forward first; biases may be None.
         h0: [D, B, H] or None for zeros.
+        reverse: the second direction, if there is one, runs backwards in time from each row's own last frame; False:
+            both run forwards (the stepwise form).
+
+    Raises:
+        ValueError: a length is not in 1..T.
     """
-    return cast("tuple[Tensor, Tensor]", _gru_layer(_case(x), x, lengths, weights, h0))
+    run = _GRU_BACKENDS[gru_backend(x)[0]].run
+    return cast("tuple[Tensor, Tensor]", run(x, lengths, weights, h0, reverse))
+
+
+def gru_backend(x: Tensor) -> tuple[str, str]:
+    """The name of the backend that serves a GRU layer on `x` (any shape) under the current policy, and why it does."""
+    return _choose_gru(x.device.type, compute_dtype(x))
+
+
+def _choose_gru(device: str, dtype: torch.dtype) -> tuple[str, str]:
+    backend, reason = _gru_layer.choose(Case(device, dtype))
+    if backend.name not in ("torch", "reference") and (above := _above_autograd()):
+        return "torch", f"torch's own GRU: the kernel {backend.name!r} knows nothing of {above}"
+    return backend.name, reason
+
+
+def _above_autograd() -> str | None:
+    """What, beside autograd, watches the operations now; a kernel known to autograd alone is opaque to it."""
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return "torch.jit.trace"
+    if torch._C._are_functorch_transforms_active():  # as torch.autograd.Function.apply asks
+        return "the transforms of torch.func"
+    if torch.autograd.forward_ad._current_level >= 0:
+        return "forward-mode differentiation: its tangents would be lost"
+    return None
+
+
+# torch.compile cannot trace the questions to the extension; it asks once and keeps the answer.
+torch.compiler.assume_constant_result(_choose_gru)  # type: ignore[no-untyped-call]
+
+
+def autocasts(x: Tensor) -> bool:
+    """Whether autocast is on for `x` and would convert it."""
+    device = x.device.type
+    return device in AUTOCAST_DEVICES and x.dtype in AUTOCAST_DTYPES and torch.is_autocast_enabled(device)
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which matrix products of `x` are computed: that of autocast where it applies, else its own."""
+    return torch.get_autocast_dtype(x.device.type) if autocasts(x) else x.dtype
 
 
 def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:

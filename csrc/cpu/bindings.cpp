@@ -1,11 +1,16 @@
 // crrl._cpu: addresses in, nothing out. The caller checks dtype, contiguity and device, and keeps the memory alive.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <cstdint>
+#include <stdexcept>
 #include <string>
+#include <tuple>
+#include <vector>
 
 #include "gather.hpp"
 #include "gru.hpp"
+#include "peak.hpp"
 
 namespace py = pybind11;
 
@@ -41,50 +46,89 @@ void ragged_gather(int64_t frames, int64_t num_frames, int64_t offsets, int64_t 
   crrl::ragged_gather(params);
 }
 
-crrl::GruShape gru_shape(int64_t active, int64_t starts, int64_t steps, int64_t frames, int64_t batch, int64_t hidden,
-                         int64_t directions) {
-  return {pointer<const int64_t>(active), pointer<const int64_t>(starts), steps, frames, batch, hidden, directions};
+// (address, elements from row to row, elements from frame to frame)
+using FramesTuple = std::tuple<int64_t, int64_t, int64_t>;
+// (w_ih, w_hh, b_ih, b_hh) of one direction
+using WeightsTuple = std::tuple<int64_t, int64_t, int64_t, int64_t>;
+
+template <typename T>
+crrl::Frames<T> frames(const FramesTuple& from) {
+  return {pointer<T>(std::get<0>(from)), std::get<1>(from), std::get<2>(from)};
+}
+
+crrl::GruLayer gru_layer(int64_t batch, int64_t steps, int64_t input, int64_t hidden, bool reverse, int64_t lengths,
+                         const FramesTuple& x, int64_t h0, const std::vector<WeightsTuple>& weights) {
+  if (weights.size() > 2) throw std::invalid_argument("a GRU layer has one or two directions");
+  crrl::GruLayer layer{};
+  layer.batch = batch;
+  layer.steps = steps;
+  layer.input = input;
+  layer.hidden = hidden;
+  layer.directions = static_cast<int64_t>(weights.size());
+  layer.reverse = reverse;
+  layer.lengths = pointer<const int64_t>(lengths);
+  layer.x = frames<const void>(x);
+  layer.h0 = pointer<const void>(h0);
+  for (size_t d = 0; d < weights.size(); ++d) {
+    layer.w_ih[d] = pointer<const void>(std::get<0>(weights[d]));
+    layer.w_hh[d] = pointer<const void>(std::get<1>(weights[d]));
+    layer.b_ih[d] = pointer<const void>(std::get<2>(weights[d]));
+    layer.b_hh[d] = pointer<const void>(std::get<3>(weights[d]));
+  }
+  return layer;
 }
 
 const char* or_null(const std::string& isa) { return isa.empty() ? nullptr : isa.c_str(); }
 
-void gru_forward(const crrl::GruShape& shape, int64_t gates, int64_t w_hh, int64_t b_hh, int64_t h, int64_t y,
-                 int64_t before, int64_t r_z, int64_t n, int64_t n_h, int threads, const std::string& isa) {
-  crrl::GruForwardParams params{};
-  params.shape = shape;
-  params.gates = pointer<const float>(gates);
-  params.w_hh = pointer<const float>(w_hh);
-  params.b_hh = pointer<const float>(b_hh);
-  params.h = pointer<float>(h);
-  params.y = pointer<float>(y);
-  params.before = pointer<float>(before);
-  params.r_z = pointer<float>(r_z);
-  params.n = pointer<float>(n);
-  params.n_h = pointer<float>(n_h);
-  crrl::gru_forward(params, threads, or_null(isa));
+void gru_forward(const crrl::GruLayer& layer, const FramesTuple& y, int64_t h_n, int64_t reserve, bool bf16,
+                 int threads, const std::string& isa) {
+  crrl::GruForward params{};
+  params.layer = layer;
+  params.y = frames<void>(y);
+  params.h_n = pointer<void>(h_n);
+  params.reserve = pointer<void>(reserve);
+  crrl::gru_forward(params, bf16, threads, or_null(isa));
 }
 
-void gru_backward(const crrl::GruShape& shape, int64_t w_hh, int64_t before, int64_t r_z, int64_t n, int64_t n_h,
-                  int64_t dy, int64_t dh, int64_t dgates, int64_t drecurrent, int threads, const std::string& isa) {
-  crrl::GruBackwardParams params{};
-  params.shape = shape;
-  params.w_hh = pointer<const float>(w_hh);
-  params.before = pointer<const float>(before);
-  params.r_z = pointer<const float>(r_z);
-  params.n = pointer<const float>(n);
-  params.n_h = pointer<const float>(n_h);
-  params.dy = pointer<const float>(dy);
-  params.dh = pointer<float>(dh);
-  params.dgates = pointer<float>(dgates);
-  params.drecurrent = pointer<float>(drecurrent);
-  crrl::gru_backward(params, threads, or_null(isa));
+void gru_backward(const crrl::GruLayer& layer, const FramesTuple& y, int64_t reserve, const FramesTuple& dy,
+                  int64_t dh_n, const FramesTuple& dx, int64_t dh0, const std::vector<WeightsTuple>& gradients,
+                  bool bf16, int threads, const std::string& isa) {
+  if (static_cast<int64_t>(gradients.size()) != layer.directions) {
+    throw std::invalid_argument("as many gradients as directions are needed");
+  }
+  crrl::GruBackward params{};
+  params.layer = layer;
+  params.y = frames<const void>(y);
+  params.reserve = pointer<const void>(reserve);
+  params.dy = frames<const void>(dy);
+  params.dh_n = pointer<const void>(dh_n);
+  params.dx = frames<void>(dx);
+  params.dh0 = pointer<void>(dh0);
+  for (size_t d = 0; d < gradients.size(); ++d) {
+    params.dw_ih[d] = pointer<void>(std::get<0>(gradients[d]));
+    params.dw_hh[d] = pointer<void>(std::get<1>(gradients[d]));
+    params.db_ih[d] = pointer<void>(std::get<2>(gradients[d]));
+    params.db_hh[d] = pointer<void>(std::get<3>(gradients[d]));
+  }
+  crrl::gru_backward(params, bf16, threads, or_null(isa));
+}
+
+// GFLOP/s by the unit's name.
+py::dict peak_gflops(int threads, double seconds) {
+  const auto measured = [&] {
+    py::gil_scoped_release release;
+    return crrl::peak_gflops(threads, seconds);
+  }();
+  py::dict peaks;
+  for (const auto& [unit, gflops] : measured) peaks[unit.c_str()] = gflops;
+  return peaks;
 }
 
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
   m.doc() = "Native CPU operators. Pointers are passed as int64 addresses.";
-  m.attr("abi") = 2;  // raised with every change of a signature below, so that a stale build is recognised
+  m.attr("abi") = 3;  // raised with every change of a signature below, so that a stale build is recognised
   m.attr("compiler") = kCompiler;
   m.def("ragged_gather", &ragged_gather, py::arg("frames"), py::arg("num_frames"), py::arg("offsets"),
         py::arg("num_clips"), py::arg("index"), py::arg("batch"), py::arg("max_frames"), py::arg("channels"),
@@ -103,22 +147,30 @@ Raises:
     IndexError: an index is not one of the clips.
     ValueError: a size is negative, or a clip is empty, longer than max_frames or not within the frames.
 )");
-  py::class_<crrl::GruShape>(m, "GruShape", "Rows sorted by falling length, packed time-major; see csrc/cpu/gru.hpp.")
-      .def(py::init(&gru_shape), py::arg("active"), py::arg("starts"), py::arg("steps"), py::arg("frames"),
-           py::arg("batch"), py::arg("hidden"), py::arg("directions"));
-  m.def("gru_isa", &crrl::gru_isa, "The instruction set that the GRU kernels use here.");
-  m.def("gru_forward", &gru_forward, py::arg("shape"), py::arg("gates"), py::arg("w_hh"), py::arg("b_hh"), py::arg("h"),
-        py::arg("y"), py::arg("before"), py::arg("r_z"), py::arg("n"), py::arg("n_h"), py::arg("threads"),
-        py::arg("isa") = "", py::call_guard<py::gil_scoped_release>(),
-        R"(The recurrent half of a GRU layer, all directions; shapes in csrc/cpu/gru.hpp, all float32 and contiguous.
+  m.def("peak_gflops", &peak_gflops, py::arg("threads"), py::arg("seconds") = 0.2,
+        "The measured peak of each arithmetic unit, GFLOP/s by name, seconds spent on each; see csrc/cpu/peak.hpp.");
+  py::class_<crrl::GruLayer>(m, "GruLayer", "Sizes, inputs and weights of a GRU layer; see csrc/cpu/gru.hpp.")
+      .def(py::init(&gru_layer), py::arg("batch"), py::arg("steps"), py::arg("input"), py::arg("hidden"),
+           py::arg("reverse"), py::arg("lengths"), py::arg("x"), py::arg("h0"), py::arg("weights"),
+           R"(lengths and h0 may be 0. x: (address, row stride, frame stride); weights: per direction the addresses of
+w_ih, w_hh, b_ih, b_hh, the biases 0 where there are none.)");
+  m.def("gru_isa", &crrl::gru_isa, py::arg("bf16"), "The instruction set that the GRU kernels use here, or None.");
+  m.def("gru_reserve_size", &crrl::gru_reserve_size, py::arg("batch"), py::arg("steps"), py::arg("hidden"),
+        py::arg("directions"), "Elements of the memory between forward and backward.");
+  m.def("gru_forward", &gru_forward, py::arg("layer"), py::arg("y"), py::arg("h_n"), py::arg("reserve"),
+        py::arg("bf16"), py::arg("threads"), py::arg("isa") = "", py::call_guard<py::gil_scoped_release>(),
+        R"(A GRU layer, all directions; shapes in csrc/cpu/gru.hpp, all float32, or all bfloat16 with bf16.
 
-before, r_z, n, n_h may all be 0 where no backward follows. isa forces an instruction set: avx512, avx2 or plain.
+y: (address, row stride, frame stride). reserve may be 0 where no backward follows. isa forces an instruction set.
 
 Raises:
-    ValueError: a size is out of range, the rows are not packed by falling length, or there is no such isa here.
+    ValueError: a size or a length is out of range, or there is no such isa here.
 )");
-  m.def("gru_backward", &gru_backward, py::arg("shape"), py::arg("w_hh"), py::arg("before"), py::arg("r_z"),
-        py::arg("n"), py::arg("n_h"), py::arg("dy"), py::arg("dh"), py::arg("dgates"), py::arg("drecurrent"),
-        py::arg("threads"), py::arg("isa") = "", py::call_guard<py::gil_scoped_release>(),
-        "The backward of gru_forward; shapes in csrc/cpu/gru.hpp. Raises as gru_forward does.");
+  m.def("gru_backward", &gru_backward, py::arg("layer"), py::arg("y"), py::arg("reserve"), py::arg("dy"),
+        py::arg("dh_n"), py::arg("dx"), py::arg("dh0"), py::arg("gradients"), py::arg("bf16"), py::arg("threads"),
+        py::arg("isa") = "", py::call_guard<py::gil_scoped_release>(),
+        R"(The backward of gru_forward, which gave y and reserve; shapes in csrc/cpu/gru.hpp.
+
+dx: (address, row stride, frame stride), address 0: not wanted. gradients: as the layer's weights. Raises as gru_forward.
+)");
 }

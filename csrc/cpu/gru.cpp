@@ -1,84 +1,148 @@
 #include "gru.hpp"
 
+#include <algorithm>
+#include <numeric>
 #include <stdexcept>
 #include <string>
+#include <vector>
+
+#include "gru_plan.hpp"
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace crrl {
 
+#define CRRL_DECLARE(isa)                                         \
+  namespace isa {                                                 \
+  void forward(const GruForward&, const GruPlan&, int threads);   \
+  void backward(const GruBackward&, const GruPlan&, int threads); \
+  }
 #if defined(__x86_64__)
-namespace avx512 {
-void forward(const GruForwardParams& params, int threads);
-void backward(const GruBackwardParams& params, int threads);
-}  // namespace avx512
-namespace avx2 {
-void forward(const GruForwardParams& params, int threads);
-void backward(const GruBackwardParams& params, int threads);
-}  // namespace avx2
+CRRL_DECLARE(amx)
+CRRL_DECLARE(avx512_bf16)
+CRRL_DECLARE(avx512)
+CRRL_DECLARE(avx2)
 #endif
-namespace plain {
-void forward(const GruForwardParams& params, int threads);
-void backward(const GruBackwardParams& params, int threads);
-}  // namespace plain
+CRRL_DECLARE(plain)
 
 namespace {
 
-struct Kernels {
-  const char* name;
-  bool available;
-  void (*forward)(const GruForwardParams&, int);
-  void (*backward)(const GruBackwardParams&, int);
-};
-
-const Kernels kKernels[] = {
-#if defined(__x86_64__)
-    {"avx512",
-     __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"),
-     avx512::forward, avx512::backward},
-    {"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), avx2::forward, avx2::backward},
+// Whether this processor has tile registers for bfloat16, and the system lets this process use them.
+bool amx_allowed() {
+#if defined(__x86_64__) && defined(__linux__)
+  constexpr unsigned kTile = 1u << 24, kBf16 = 1u << 22;  // in EDX of leaf 7
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kTile) == 0 || (d & kBf16) == 0) return false;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
 #endif
-    {"plain", true, plain::forward, plain::backward},
-};
-
-const Kernels& choose(const char* isa) {
-  for (const Kernels& kernels : kKernels) {
-    if (isa == nullptr ? kernels.available : kernels.name == std::string(isa)) {
-      if (kernels.available) return kernels;
-      throw std::invalid_argument("this processor has no " + std::string(isa));
-    }
-  }
-  throw std::invalid_argument("no instruction set named " + std::string(isa));
 }
 
-void check(const GruShape& s, int threads) {
-  if (s.steps < 0 || s.frames < 0 || s.batch < 1 || s.hidden < 1 || s.directions < 1 || s.directions > 2 ||
-      threads < 1) {
-    throw std::invalid_argument("a size of the GRU layer is out of range");
+struct Kernels {
+  const char* name;
+  bool bf16;
+  bool available;
+  GruForwardKernel forward;
+  GruBackwardKernel backward;
+};
+
+// The fastest first.
+const std::vector<Kernels>& all_kernels() {
+#if defined(__x86_64__)
+  static const bool has_avx512 =
+      __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  static const bool has_avx512_bf16 = has_avx512 && __builtin_cpu_supports("avx512bf16");
+#endif
+  static const std::vector<Kernels> kernels = {
+#if defined(__x86_64__)
+      {"amx", true, has_avx512_bf16 && amx_allowed(), amx::forward, amx::backward},
+      {"avx512_bf16", true, has_avx512_bf16, avx512_bf16::forward, avx512_bf16::backward},
+      {"avx512", false, has_avx512, avx512::forward, avx512::backward},
+      {"avx2", false, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), avx2::forward, avx2::backward},
+#endif
+      {"plain", false, true, plain::forward, plain::backward},
+  };
+  return kernels;
+}
+
+const Kernels& choose(bool bf16, const char* isa) {
+  for (const Kernels& kernels : all_kernels()) {
+    if (kernels.bf16 != bf16 || (isa != nullptr && kernels.name != std::string(isa))) continue;
+    if (kernels.available) return kernels;
+    if (isa != nullptr) throw std::invalid_argument("this processor has no " + std::string(isa));
   }
-  int64_t frames = 0, before = s.batch;
-  for (int64_t t = 0; t < s.steps; ++t) {
-    if (s.active[t] < 1 || s.active[t] > before || s.starts[t] != frames) {
-      throw std::invalid_argument("frame " + std::to_string(t) + ": the rows are not packed by falling length");
+  const std::string type = bf16 ? "bfloat16" : "float32";
+  throw std::invalid_argument("no instruction set " + (isa == nullptr ? "" : "named " + std::string(isa) + " ") +
+                              "for " + type);
+}
+
+// Owns the arrays of a GruPlan.
+class Planner {
+ public:
+  explicit Planner(const GruLayer& layer)
+      : lengths_(layer.batch, layer.steps), starts_(layer.batch), order_(layer.batch) {
+    if (layer.lengths != nullptr) lengths_.assign(layer.lengths, layer.lengths + layer.batch);
+    for (int64_t b = 0; b < layer.batch; ++b) {
+      if (lengths_[b] < 1 || lengths_[b] > layer.steps) {
+        throw std::invalid_argument("lengths must be in 1.." + std::to_string(layer.steps) + ", not " +
+                                    std::to_string(lengths_[b]));
+      }
+      starts_[b] = static_cast<int64_t>(row_of_.size());
+      for (int64_t t = 0; t < lengths_[b]; ++t) {
+        row_of_.push_back(b);
+        time_of_.push_back(t);
+      }
     }
-    before = s.active[t];
-    frames += s.active[t];
+    std::iota(order_.begin(), order_.end(), 0);
+    std::stable_sort(order_.begin(), order_.end(), [this](int64_t a, int64_t b) { return lengths_[a] > lengths_[b]; });
   }
-  if (frames != s.frames) {
-    throw std::invalid_argument("the rows have " + std::to_string(frames) + " frames, not " + std::to_string(s.frames));
+
+  GruPlan plan() const {
+    return {order_.data(),  lengths_.data(), starts_.data(),
+            row_of_.data(), time_of_.data(), static_cast<int64_t>(row_of_.size())};
+  }
+
+ private:
+  std::vector<int64_t> lengths_, starts_, order_, row_of_, time_of_;
+};
+
+void check(const GruLayer& layer, int threads) {
+  if (layer.batch < 1 || layer.steps < 1 || layer.input < 1 || layer.hidden < 1 || layer.directions < 1 ||
+      layer.directions > 2 || threads < 1) {
+    throw std::invalid_argument("a size of the GRU layer is out of range");
   }
 }
 
 }  // namespace
 
-const char* gru_isa() { return choose(nullptr).name; }
-
-void gru_forward(const GruForwardParams& params, int threads, const char* isa) {
-  check(params.shape, threads);
-  choose(isa).forward(params, threads);
+int64_t gru_reserve_size(int64_t batch, int64_t steps, int64_t hidden, int64_t directions) {
+  return directions * batch * steps * 4 * ((hidden + kPad - 1) / kPad * kPad);
 }
 
-void gru_backward(const GruBackwardParams& params, int threads, const char* isa) {
-  check(params.shape, threads);
-  choose(isa).backward(params, threads);
+const char* gru_isa(bool bf16) {
+  for (const Kernels& kernels : all_kernels()) {
+    if (kernels.bf16 == bf16 && kernels.available) return kernels.name;
+  }
+  return nullptr;
+}
+
+void gru_forward(const GruForward& params, bool bf16, int threads, const char* isa) {
+  check(params.layer, threads);
+  const Planner planner(params.layer);
+  choose(bf16, isa).forward(params, planner.plan(), threads);
+}
+
+void gru_backward(const GruBackward& params, bool bf16, int threads, const char* isa) {
+  check(params.layer, threads);
+  const Planner planner(params.layer);
+  choose(bf16, isa).backward(params, planner.plan(), threads);
 }
 
 }  // namespace crrl

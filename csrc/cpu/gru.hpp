@@ -1,56 +1,68 @@
-// The recurrent half of a GRU layer over packed ragged rows, forward and backward, all directions in one call.
+// A GRU layer over ragged rows, forward and backward, all directions in one call (torch.nn.GRU's arithmetic).
 #pragma once
 
 #include <cstdint>
 
 namespace crrl {
 
-// Rows are sorted by falling length and packed time-major: frame t of row r is at starts[t] + r, for r < active[t].
-// H is the hidden size, D the number of directions, F = ΣT the packed frames. Gate order r, z, n.
-struct GruShape {
-  const int64_t* active;  // [T], rows that have a frame t; falling
-  const int64_t* starts;  // [T], packed index of the first of them
-  int64_t steps;          // T
-  int64_t frames;         // F
-  int64_t batch;          // B
-  int64_t hidden;         // H
-  int64_t directions;     // D
+// Frame t of row b lies at data + b * row + t * step (in elements); its channels lie side by side.
+template <typename T>
+struct Frames {
+  T* data;
+  int64_t row;
+  int64_t step;
 };
 
-struct GruForwardParams {
-  GruShape shape;
-  const float* gates;  // [D, F, 3H], W_ih x + b_ih
-  const float* w_hh;   // [D, 3H, H]
-  const float* b_hh;   // [D, 3H]
-  float* h;            // [D, B, H], the initial states in, the final ones out
-  float* y;            // [D, F, H]
-  // What backward needs; null in inference.
-  float* before;  // [D, F, H], the state each frame started from
-  float* r_z;     // [D, F, 2H]
-  float* n;       // [D, F, H]
-  float* n_h;     // [D, F, H], W_hn h + b_hn
+// Elements are float, or bfloat16 for `gru_forward` and `gru_backward` with bf16 = true. B rows of at most T frames, I
+// channels in, H units, D directions. Gate order r, z, n.
+struct GruLayer {
+  int64_t batch;           // B
+  int64_t steps;           // T
+  int64_t input;           // I
+  int64_t hidden;          // H
+  int64_t directions;      // D, 1 or 2
+  bool reverse;            // the second direction runs backwards, from each row's own last frame
+  const int64_t* lengths;  // [B], each in 1..T; null: T
+  // Per direction.
+  const void* w_ih[2];  // [3H, I]
+  const void* w_hh[2];  // [3H, H]
+  const void* b_ih[2];  // [3H]; null: no biases
+  const void* b_hh[2];
+  const void* h0;  // [D, B, H]; null: zeros
+  Frames<const void> x;
 };
 
-struct GruBackwardParams {
-  GruShape shape;
-  const float* w_hh;  // [D, 3H, H]
-  const float* before;
-  const float* r_z;
-  const float* n;
-  const float* n_h;
-  const float* dy;    // [D, F, H]
-  float* dh;          // [D, B, H], the gradient of the final states in, of the initial ones out
-  float* dgates;      // [D, F, 3H]
-  float* drecurrent;  // [D, F, 3H], the gradient of W_hh h + b_hh
+struct GruForward {
+  GruLayer layer;
+  Frames<void> y;  // D * H channels, 0 at padded frames
+  void* h_n;       // [D, B, H]
+  void* reserve;   // what backward needs, gru_reserve_size elements; null in inference
 };
 
-// The name of the instruction set in use: "avx512", "avx2" or "plain".
-const char* gru_isa();
+struct GruBackward {
+  GruLayer layer;
+  Frames<const void> y;
+  const void* reserve;
+  Frames<const void> dy;
+  const void* dh_n;  // [D, B, H]
+  Frames<void> dx;   // 0 at padded frames; null data: not wanted
+  void* dh0;         // [D, B, H]
+  void* dw_ih[2];
+  void* dw_hh[2];
+  void* db_ih[2];  // null where the layer has no biases
+  void* db_hh[2];
+};
+
+int64_t gru_reserve_size(int64_t batch, int64_t steps, int64_t hidden, int64_t directions);
+
+// The name of the instruction set in use: "avx512", "avx2" or "plain" for float; "amx" or "avx512_bf16" for bfloat16,
+// null where this processor has neither.
+const char* gru_isa(bool bf16);
 
 // Both use at most `threads` threads; the results do not depend on how many. `isa` forces an instruction set by name;
-// null takes the best that this processor has. Throw std::invalid_argument for sizes or an instruction set that do not
-// fit, before anything is written.
-void gru_forward(const GruForwardParams& params, int threads, const char* isa);
-void gru_backward(const GruBackwardParams& params, int threads, const char* isa);
+// null takes the best that this processor has. Throw std::invalid_argument for sizes, lengths or an instruction set
+// that do not fit, before anything is written, and std::bad_alloc.
+void gru_forward(const GruForward& params, bool bf16, int threads, const char* isa);
+void gru_backward(const GruBackward& params, bool bf16, int threads, const char* isa);
 
 }  // namespace crrl

@@ -1,340 +1,708 @@
-// The arithmetic of gru.hpp for one instruction set. A source file selects the set by its compiler target, sets
-// CRRL_ISA (a namespace), CRRL_LANES (floats in a vector register) and CRRL_ROWS (rows in a register tile: three gates
-// of each stay in registers), and includes this once.
+// The arithmetic of gru.hpp for one instruction set (see simd.hpp for what selects it).
 //
-// Nothing from the standard library's templates is used here: the linker keeps one copy of each, and it could be the
-// one compiled for instructions that this processor lacks. All that is here stays within its own source file.
-#include <cstdint>
-#include <cstring>
+// A layer is cut into chains: some rows of one direction, in the order of falling length, which one thread takes
+// through time on its own. Rows that have ended drop out, so that ragged rows cost what their frames cost. A row's
+// results do not depend on the chain it is in. Units are padded to kPad with zeros, which stay zeros.
+#pragma once
 
-#include "gru.hpp"
+#include "gru_plan.hpp"
+#include "product.hpp"
 
 namespace crrl {
 namespace CRRL_ISA {
 namespace {
 
-constexpr int64_t kLanes = CRRL_LANES;
-constexpr int64_t kRows = CRRL_ROWS;
-constexpr int64_t kWide = 2;  // vectors in a register tile of the backward product
+constexpr int64_t kGates = 3;
+constexpr int64_t kReserved = 4;  // r, z, n and W_hn h + b_hn of every frame, for backward
+constexpr int64_t kWide = 2;      // vectors of columns in a tile of a backward product
+constexpr int64_t kColumns = kWide * kLanes;
+constexpr int64_t kChunk = 256;       // frames projected at a time: what is made of them stays in the cache
+constexpr int64_t kDeep = 256;        // frames added up before the sum joins the others: short sums round less
+constexpr int64_t kFrameBlock = 128;  // frames whose dx one thread computes at a time
 
-typedef float Vec __attribute__((vector_size(CRRL_LANES * 4)));
-typedef int32_t IntVec __attribute__((vector_size(CRRL_LANES * 4)));
+inline int64_t padded(int64_t size) { return round_up(size, kPad); }
 
-inline Vec splat(float value) { return value - Vec{}; }
+inline const Element* element(const void* data) { return static_cast<const Element*>(data); }
+inline Element* element(void* data) { return static_cast<Element*>(data); }
 
-inline Vec load(const float* from) {
-  Vec value;
-  std::memcpy(&value, from, sizeof(value));
-  return value;
+inline const Element* frame(const Frames<const void>& x, int64_t b, int64_t t) {
+  return element(x.data) + b * x.row + t * x.step;
 }
+inline Element* frame(const Frames<void>& x, int64_t b, int64_t t) { return element(x.data) + b * x.row + t * x.step; }
 
-// The last vector of a row may be short: only `count` lanes belong to it.
-inline Vec load(const float* from, int64_t count) {
-  if (count == kLanes) return load(from);
-  Vec value{};
-  std::memcpy(&value, from, count * sizeof(float));
-  return value;
-}
-
-inline void store(float* to, Vec value, int64_t count) {
-  if (count == kLanes) {
-    std::memcpy(to, &value, sizeof(value));
-  } else {
-    std::memcpy(to, &value, count * sizeof(float));
+void zero_padding(const GruLayer& layer, const GruPlan& plan, int64_t channels, const Frames<void>& x) {
+  for (int64_t b = 0; b < layer.batch; ++b) {
+    for (int64_t t = plan.lengths[b]; t < layer.steps; ++t) zero(frame(x, b, t), channels);
   }
 }
 
-inline Vec clamp(Vec x, float low, float high) {
-  x = x < low ? splat(low) : x;
-  return x > high ? splat(high) : x;
-}
+inline bool runs_back(const GruLayer& layer, int64_t direction) { return direction == 1 && layer.reverse; }
 
-// e^x to about one unit in the last place: x = n ln 2 + r with |r| <= ln 2 / 2, a polynomial in r, and 2^n by exponent.
-inline Vec exp(Vec x) {
-  x = clamp(x, -87.0f, 88.0f);
-  const float to_integer = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
-  const Vec shifted = x * 1.44269504f + to_integer;
-  const Vec n = shifted - to_integer;
-  const Vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  Vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + (r + 1.0f);
-  IntVec bits;
-  std::memcpy(&bits, &shifted, sizeof(bits));
-  const IntVec exponent = bits << 23;  // the whole number's low bits, moved to the exponent
-  IntVec result;
-  std::memcpy(&result, &p, sizeof(result));
-  result += exponent;
-  Vec value;
-  std::memcpy(&value, &result, sizeof(value));
-  return value;
-}
-
-inline Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp(-x)); }
-
-// Near 0, where 1 - 2 / (e^2x + 1) would cancel, an odd polynomial.
-inline Vec tanh(Vec x) {
-  const Vec s = x * x;
-  Vec p = s * -5.70498872745e-3f + 2.06390887954e-2f;
-  p = p * s - 5.37397155531e-2f;
-  p = p * s + 1.33314422036e-1f;
-  p = p * s - 3.33332819422e-1f;
-  const Vec small = p * (s * x) + x;
-  const Vec large = 1.0f - 2.0f / (1.0f + exp(2.0f * x));
-  return s < 0.390625f ? small : large;
-}
-
-inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
-inline void copy(const float* from, int64_t count, float* to) { std::memcpy(to, from, count * sizeof(float)); }
-
-// Zeroed floats.
-class Buffer {
- public:
-  Buffer() = default;
-  explicit Buffer(int64_t size) : data_(new float[size]()) {}
-  Buffer(Buffer&& other) noexcept : data_(other.data_) { other.data_ = nullptr; }
-  Buffer& operator=(Buffer&& other) noexcept {
-    float* const data = data_;
-    data_ = other.data_;
-    other.data_ = data;
-    return *this;
-  }
-  ~Buffer() { delete[] data_; }
-  float* at(int64_t index) { return data_ + index; }
-
- private:
-  float* data_ = nullptr;
-};
-
-inline int64_t blocks(int64_t size, int64_t block) { return (size + block - 1) / block; }
-
-// W_hh [3H, H] as [unit block][column][gate][lane], zero past H: what one register tile reads runs through memory.
-Buffer pack_forward(const float* w_hh, int64_t hidden) {
-  const int64_t units = blocks(hidden, kLanes);
-  Buffer packed(units * hidden * 3 * kLanes);
-  for (int64_t unit = 0; unit < hidden; ++unit) {
-    float* to = packed.at(0) + (unit / kLanes) * hidden * 3 * kLanes + unit % kLanes;
-    for (int64_t gate = 0; gate < 3; ++gate) {
-      const float* row = w_hh + (gate * hidden + unit) * hidden;
-      for (int64_t k = 0; k < hidden; ++k) to[(k * 3 + gate) * kLanes] = row[k];
-    }
-  }
-  return packed;
-}
-
-// W_hh [3H, H] as [column block][row][lanes of kWide vectors], zero past H.
-Buffer pack_backward(const float* w_hh, int64_t hidden) {
-  const int64_t width = kWide * kLanes;
-  Buffer packed(blocks(hidden, width) * 3 * hidden * width);
-  for (int64_t block = 0; block < blocks(hidden, width); ++block) {
-    const int64_t first = block * width;
-    const int64_t count = least(width, hidden - first);
-    float* to = packed.at(0) + block * 3 * hidden * width;
-    for (int64_t k = 0; k < 3 * hidden; ++k) copy(w_hh + k * hidden + first, count, to + k * width);
-  }
-  return packed;
-}
-
-// Rows first, first + stride, ... of one direction: what one thread computes on its own.
+// Rows first, first + stride, ... of the plan's order.
 struct Chain {
+  const GruLayer* layer;
+  const GruPlan* plan;
   int64_t direction;
   int64_t first;
   int64_t stride;
 
-  int64_t rows(int64_t active) const { return active > first ? blocks(active - first, stride) : 0; }
-  int64_t row(int64_t i) const { return first + i * stride; }
+  int64_t size() const { return blocks(layer->batch - first, stride); }
+  int64_t row(int64_t i) const { return plan->order[first + i * stride]; }
+  int64_t length(int64_t i) const { return plan->lengths[row(i)]; }
+  // How many rows have a step s; `known` is at least that many.
+  int64_t active(int64_t s, int64_t known) const {
+    while (known > 0 && length(known - 1) <= s) --known;
+    return known;
+  }
+  // The frame that row i reaches in step s.
+  int64_t time(int64_t i, int64_t s) const { return runs_back(*layer, direction) ? length(i) - 1 - s : s; }
 };
 
-// One step of a direction, for a tile of R rows and one block of units.
-struct ForwardTile {
-  const float* weights;  // packed, of this block
-  const float* b_hh;
-  const float* h;       // [rows, H] of the chain
-  int64_t frame;        // packed index of the tile's first row
-  int64_t next;         // from a row's packed index to the next one's
-  int64_t base;         // packed index of the direction's first frame
-  int64_t unit, count;  // the block's first unit and how many of its lanes are units
-};
-
-template <int64_t R>
-void forward_tile(const GruForwardParams& p, const ForwardTile& tile) {
-  const int64_t hidden = p.shape.hidden;
-  Vec r_sum[R], z_sum[R], n_sum[R];
-  for (int64_t i = 0; i < R; ++i) {
-    r_sum[i] = load(tile.b_hh + tile.unit, tile.count);
-    z_sum[i] = load(tile.b_hh + hidden + tile.unit, tile.count);
-    n_sum[i] = load(tile.b_hh + 2 * hidden + tile.unit, tile.count);
-  }
-  const float* w = tile.weights;
-  for (int64_t k = 0; k < hidden; ++k, w += 3 * kLanes) {
-    const Vec w_r = load(w), w_z = load(w + kLanes), w_n = load(w + 2 * kLanes);
-    for (int64_t i = 0; i < R; ++i) {
-      const Vec h = splat(tile.h[i * hidden + k]);
-      r_sum[i] += w_r * h;
-      z_sum[i] += w_z * h;
-      n_sum[i] += w_n * h;
-    }
-  }
-  for (int64_t i = 0; i < R; ++i) {
-    const int64_t at = tile.base + tile.frame + i * tile.next;
-    const float* gates = p.gates + at * 3 * hidden + tile.unit;
-    const Vec r = sigmoid(r_sum[i] + load(gates, tile.count));
-    const Vec z = sigmoid(z_sum[i] + load(gates + hidden, tile.count));
-    const Vec n = tanh(load(gates + 2 * hidden, tile.count) + r * n_sum[i]);
-    const Vec h = load(tile.h + i * hidden + tile.unit, tile.count);
-    store(p.y + at * hidden + tile.unit, (h - n) * z + n, tile.count);
-    if (p.before != nullptr) {
-      store(p.before + at * hidden + tile.unit, h, tile.count);
-      store(p.r_z + at * 2 * hidden + tile.unit, r, tile.count);
-      store(p.r_z + at * 2 * hidden + hidden + tile.unit, z, tile.count);
-      store(p.n + at * hidden + tile.unit, n, tile.count);
-      store(p.n_h + at * hidden + tile.unit, n_sum[i], tile.count);
-    }
-  }
+// Words of kGroup elements: what lies side by side in a row of W and in a panel.
+inline IntVec load_words(const Element* from, int64_t count) {
+  IntVec words = {};
+  std::memcpy(&words, from, least(count, kLanes * kGroup) * sizeof(Element));
+  return words;
 }
 
-template <int64_t R = kRows>
-void forward_rows(const GruForwardParams& p, const ForwardTile& tile, int64_t rows) {
-  if constexpr (R > 1) {
-    if (rows < R) return forward_rows<R - 1>(p, tile, rows);
-  }
-  forward_tile<R>(p, tile);
-}
-
-void forward_chain(const GruForwardParams& p, const float* packed, const Chain& chain) {
-  const GruShape& s = p.shape;
-  const int64_t hidden = s.hidden;
-  float* states = p.h + chain.direction * s.batch * hidden;
-  Buffer h(chain.rows(s.batch) * hidden);
-  for (int64_t i = 0; i < chain.rows(s.batch); ++i) copy(states + chain.row(i) * hidden, hidden, h.at(i * hidden));
-  const int64_t base = chain.direction * s.frames;
-  for (int64_t t = 0; t < s.steps; ++t) {
-    const int64_t rows = chain.rows(s.active[t]);
-    const int64_t first = s.starts[t] + chain.first;
-    for (int64_t unit = 0; unit < hidden; unit += kLanes) {
-      for (int64_t i = 0; i < rows; i += kRows) {
-        const ForwardTile tile{packed + unit * hidden * 3,
-                               p.b_hh + chain.direction * 3 * hidden,
-                               h.at(i * hidden),
-                               first + i * chain.stride,
-                               chain.stride,
-                               base,
-                               unit,
-                               least(kLanes, hidden - unit)};
-        forward_rows(p, tile, least(kRows, rows - i));
+// W [3H, depth] for one block of units as a panel of kGates vectors, zero past H and past the depth.
+void pack_gates(const Element* w, int64_t hidden, int64_t depth, int64_t unit, Element* panel) {
+  constexpr int64_t width = kGates * kLanes * kGroup;  // of one word of depth
+  const int64_t words = padded(depth) / kGroup, count = least(kLanes, hidden - unit);
+  for (int64_t gate = 0; gate < kGates; ++gate) {
+    for (int64_t word = 0; word < words; word += kLanes) {
+      const int64_t k = word * kGroup;
+      IntVec rows[kLanes] = {};
+      for (int64_t lane = 0; lane < count && k < depth; ++lane) {
+        rows[lane] = load_words(w + (gate * hidden + unit + lane) * depth + k, depth - k);
+      }
+      transpose_words(rows);
+      Element* to = panel + word * width + gate * kLanes * kGroup;
+      for (int64_t i = 0; i < least(kLanes, words - word); ++i) {
+        std::memcpy(static_cast<void*>(to + i * width), &rows[i], sizeof(IntVec));
       }
     }
+  }
+}
+
+// Everything that the forward pass reads of the weights, packed: [direction][block of units].
+struct ForwardWeights {
+  int64_t input_depth, hidden, units;  // units: padded
+  Buffer<Element> input, recurrent;
+  Buffer<float> biases;  // [direction][block][r, z, n of the input's side, n of the state's side][lane]
+
+  explicit ForwardWeights(const GruLayer& layer)
+      : input_depth(padded(layer.input)),
+        hidden(layer.hidden),
+        units(padded(layer.hidden)),
+        input(layer.directions * units * kGates * input_depth),
+        recurrent(layer.directions * units * kGates * units),
+        biases(layer.directions * units * (kGates + 1)) {}
+
+  Element* input_panel(int64_t d, int64_t unit) { return input.at((d * units + unit) * kGates * input_depth); }
+  Element* recurrent_panel(int64_t d, int64_t unit) { return recurrent.at((d * units + unit) * kGates * units); }
+  float* bias(int64_t d, int64_t unit) { return biases.at((d * units + unit) * (kGates + 1)); }
+
+  void pack(const GruLayer& layer, int64_t d, int64_t unit) {
+    pack_gates(element(layer.w_ih[d]), hidden, layer.input, unit, input_panel(d, unit));
+    pack_gates(element(layer.w_hh[d]), hidden, hidden, unit, recurrent_panel(d, unit));
+    float* to = bias(d, unit);
+    zero(to, (kGates + 1) * kLanes);
+    if (layer.b_ih[d] == nullptr) return;
+    const Element *b_ih = element(layer.b_ih[d]), *b_hh = element(layer.b_hh[d]);
+    for (int64_t lane = 0; lane < least(kLanes, hidden - unit); ++lane) {
+      const int64_t r = unit + lane, z = hidden + r, n = hidden + z;
+      to[lane] = to_float(b_ih[r]) + to_float(b_hh[r]);
+      to[kLanes + lane] = to_float(b_ih[z]) + to_float(b_hh[z]);
+      to[2 * kLanes + lane] = to_float(b_ih[n]);
+      to[3 * kLanes + lane] = to_float(b_hh[n]);
+    }
+  }
+};
+
+// Where the results of a row's step go.
+struct Target {
+  Element* y;
+  Element* h_n;      // null but in the row's last step
+  Element* reserve;  // null in inference
+};
+
+// Memory of all chains. Rows are kRows longer than used: a tile may read past the last one.
+struct ForwardScratch {
+  int64_t chunk_steps, rows, frames, depth, units;
+  Buffer<Element> x;        // [chain][frames of a chunk, padded I]
+  Buffer<float> gates;      // [chain][frames of a chunk][block of units][r, z, n][lane], W_ih x and the biases
+  Buffer<float> states;     // [chain][2][rows, units], before and after a step
+  Buffer<Element> operand;  // the same as elements
+  Buffer<Target> targets;   // [chain][rows]
+
+  ForwardScratch(const GruLayer& layer, int64_t chains, int64_t chain_rows)
+      : chunk_steps(chain_rows < kChunk ? kChunk / chain_rows : 1),
+        rows(chain_rows + kRows),
+        frames(chunk_steps * chain_rows + kRows),
+        depth(padded(layer.input)),
+        units(padded(layer.hidden)),
+        x(chains * frames * depth),
+        gates(chains * frames * kGates * units),
+        states(chains * 2 * rows * units),
+        operand(chains * 2 * rows * units),
+        targets(chains * rows) {}
+};
+
+class ForwardChain {
+ public:
+  ForwardChain(const GruForward& p, ForwardWeights& weights, ForwardScratch& scratch, const Chain& chain,
+               int64_t number)
+      : p_(p),
+        layer_(p.layer),
+        weights_(weights),
+        chain_(chain),
+        units_(scratch.units),
+        chunk_steps_(scratch.chunk_steps),
+        x_(scratch.x.at(number * scratch.frames * scratch.depth)),
+        gates_(scratch.gates.at(number * scratch.frames * kGates * units_)),
+        targets_(scratch.targets.at(number * scratch.rows)) {
+    const int64_t size = scratch.rows * units_;
+    before_ = scratch.states.at(number * 2 * size), after_ = before_ + size;
+    operand_ = scratch.operand.at(number * 2 * size), next_operand_ = operand_ + size;
+    zero(before_, 2 * size);
+    zero(operand_, 2 * size);
+  }
+
+  void run() {
+    start();
+    const int64_t longest = chain_.length(0);
+    int64_t known = chain_.size();
+    for (int64_t s = 0; s < longest; s += chunk_steps_) {
+      const int64_t end = least(longest, s + chunk_steps_);
+      project(s, end);
+      const float* gates = gates_;
+      for (int64_t now = s; now < end; ++now) {
+        known = chain_.active(now, known);
+        step(now, known, gates);
+        gates += known * kGates * units_;
+      }
+    }
+  }
+
+ private:
+  void start() {
+    if (layer_.h0 == nullptr) return;
+    const int64_t hidden = layer_.hidden;
+    for (int64_t i = 0; i < chain_.size(); ++i) {
+      const int64_t b = chain_.row(i);
+      const Element* h0 = element(layer_.h0) + (chain_.direction * layer_.batch + b) * hidden;
+      for (int64_t unit = 0; unit < hidden; ++unit) before_[i * units_ + unit] = to_float(h0[unit]);
+      copy(h0, hidden, operand_ + i * units_);
+    }
+  }
+
+  // W_ih x + b for all frames of steps s..end of the chain, in the order of the steps.
+  void project(int64_t s, int64_t end) {
+    const int64_t depth = weights_.input_depth;
+    int64_t frames = 0, known = chain_.size();
+    for (; s < end; ++s) {
+      known = chain_.active(s, known);
+      for (int64_t i = 0; i < known; ++i, ++frames) {
+        Element* to = x_ + frames * depth;
+        copy(frame(layer_.x, chain_.row(i), chain_.time(i, s)), layer_.input, to);
+        zero(to + layer_.input, depth - layer_.input);
+      }
+    }
+    const int64_t used = round_up(layer_.input, kDepth);
+    for (int64_t unit = 0; unit < units_; unit += kLanes) {
+      const Element* panel = weights_.input_panel(chain_.direction, unit);
+      const float* bias = weights_.bias(chain_.direction, unit);
+      for_tiles(frames, [&](int64_t first, int64_t, auto tile) {
+        constexpr int64_t R = decltype(tile)::value;
+        Vec sums[R][kGates];
+        for (int64_t i = 0; i < R; ++i) {
+          for (int64_t gate = 0; gate < kGates; ++gate) sums[i][gate] = load(bias + gate * kLanes);
+        }
+        multiply<R, kGates>(x_ + first * depth, depth, panel, used, sums);
+        float* to = gates_ + (first * units_ + unit) * kGates;
+        for (int64_t i = 0; i < R; ++i, to += kGates * units_) {
+          for (int64_t gate = 0; gate < kGates; ++gate) store(to + gate * kLanes, sums[i][gate]);
+        }
+      });
+    }
+  }
+
+  void aim(int64_t s, int64_t rows) {
+    const int64_t hidden = layer_.hidden, d = chain_.direction;
+    const GruPlan& plan = *chain_.plan;
     for (int64_t i = 0; i < rows; ++i) {
-      copy(p.y + (base + first + i * chain.stride) * hidden, hidden, h.at(i * hidden));
+      const int64_t b = chain_.row(i), t = chain_.time(i, s), number = d * plan.frames + plan.starts[b] + t;
+      const bool last = s + 1 == chain_.length(i);
+      targets_[i].y = frame(p_.y, b, t) + d * hidden;
+      targets_[i].h_n = last ? element(p_.h_n) + (d * layer_.batch + b) * hidden : nullptr;
+      targets_[i].reserve = p_.reserve == nullptr ? nullptr : element(p_.reserve) + number * kReserved * units_;
     }
   }
-  for (int64_t i = 0; i < chain.rows(s.batch); ++i) copy(h.at(i * hidden), hidden, states + chain.row(i) * hidden);
-}
 
-// The gate gradients of one frame; dh becomes what reaches the state before by the direct way, dh z.
-void backward_gates(const GruBackwardParams& p, int64_t at, float* dh) {
-  const int64_t hidden = p.shape.hidden;
-  const float* r_z = p.r_z + at * 2 * hidden;
-  float* dgates = p.dgates + at * 3 * hidden;
-  float* drecurrent = p.drecurrent + at * 3 * hidden;
-  for (int64_t unit = 0; unit < hidden; unit += kLanes) {
-    const int64_t count = least(kLanes, hidden - unit);
-    const Vec r = load(r_z + unit, count), z = load(r_z + hidden + unit, count);
-    const Vec n = load(p.n + at * hidden + unit, count), n_h = load(p.n_h + at * hidden + unit, count);
-    const Vec before = load(p.before + at * hidden + unit, count);
-    const Vec d = load(dh + unit, count) + load(p.dy + at * hidden + unit, count);
-    const Vec dn = d * (1.0f - z) * (1.0f - n * n);
-    const Vec dr = dn * n_h * (r * (1.0f - r));
-    const Vec dz = d * (before - n) * (z * (1.0f - z));
-    store(dgates + unit, dr, count);
-    store(dgates + hidden + unit, dz, count);
-    store(dgates + 2 * hidden + unit, dn, count);
-    store(drecurrent + unit, dr, count);
-    store(drecurrent + hidden + unit, dz, count);
-    store(drecurrent + 2 * hidden + unit, dn * r, count);
-    store(dh + unit, d * z, count);
+  // One step of `rows` rows, from their projected gates.
+  void step(int64_t s, int64_t rows, const float* gates) {
+    aim(s, rows);
+    const int64_t used = round_up(layer_.hidden, kDepth);
+    for (int64_t unit = 0; unit < units_; unit += kLanes) {
+      const Element* panel = weights_.recurrent_panel(chain_.direction, unit);
+      const Vec bias = load(weights_.bias(chain_.direction, unit) + kGates * kLanes);
+      for_tiles(rows, [&](int64_t first, int64_t count, auto tile) {
+        constexpr int64_t R = decltype(tile)::value;
+        const float* from = gates + (first * units_ + unit) * kGates;
+        Vec sums[R][kGates];
+        for (int64_t i = 0; i < R; ++i) {
+          sums[i][0] = load(from + i * kGates * units_);
+          sums[i][1] = load(from + i * kGates * units_ + kLanes);
+          sums[i][2] = bias;
+        }
+        multiply<R, kGates>(operand_ + first * units_, units_, panel, used, sums);
+        for (int64_t i = 0; i < (kRowStep == 1 ? R : count); ++i) {
+          finish(first + i, unit, sums[i], load(from + i * kGates * units_ + 2 * kLanes));
+        }
+      });
+    }
+    swap(before_, after_);
+    swap(operand_, next_operand_);
   }
-}
 
-// dh += drecurrent W_hh for a tile of R rows and one block of columns.
-template <int64_t R>
-void backward_tile(const float* weights, const float* drecurrent, int64_t next, float* dh, int64_t hidden,
-                   int64_t column) {
-  Vec sums[R][kWide] = {};
-  for (int64_t k = 0; k < 3 * hidden; ++k, weights += kWide * kLanes) {
-    Vec w[kWide];
-    for (int64_t v = 0; v < kWide; ++v) w[v] = load(weights + v * kLanes);
-    for (int64_t i = 0; i < R; ++i) {
-      const Vec d = splat(drecurrent[i * next + k]);
-      for (int64_t v = 0; v < kWide; ++v) sums[i][v] += w[v] * d;
+  // The gates and the new state of one block of units of row i.
+  void finish(int64_t i, int64_t unit, const Vec (&sums)[kGates], Vec n_x) {
+    Vec r = sums[0], z = sums[1];
+    sigmoids(r, z);
+    const Vec n = tanh(n_x + r * sums[2]), h = load(before_ + i * units_ + unit);
+    const Vec h_next = (h - n) * z + n;
+    store(after_ + i * units_ + unit, h_next);
+    store(next_operand_ + i * units_ + unit, h_next);
+    const Target& target = targets_[i];
+    if (target.reserve != nullptr) {
+      Element* reserve = target.reserve + unit;
+      store(reserve, r);
+      store(reserve + units_, z);
+      store(reserve + 2 * units_, n);
+      store(reserve + 3 * units_, sums[2]);
+    }
+    const int64_t count = layer_.hidden - unit;
+    if (count <= 0) return;
+    store(target.y + unit, h_next, count);
+    if (target.h_n != nullptr) store(target.h_n + unit, h_next, count);
+  }
+
+  const GruForward& p_;
+  const GruLayer& layer_;
+  ForwardWeights& weights_;
+  const Chain chain_;
+  const int64_t units_, chunk_steps_;
+  Element* x_;
+  float* gates_;
+  Target* targets_;
+  float *before_, *after_;
+  Element *operand_, *next_operand_;
+};
+
+// W [3H, columns] for one block of kColumns columns as a panel over the depth of all gates, in the order given.
+void pack_columns(const Element* w, int64_t hidden, int64_t columns, const int64_t (&order)[kGates], int64_t column,
+                  Element* panel) {
+  const int64_t units = padded(hidden), count = least(kColumns, columns - column);
+  zero(panel, kGates * units * kColumns);
+  for (int64_t place = 0; place < kGates; ++place) {
+    for (int64_t unit = 0; unit < hidden; ++unit) {
+      const Element* row = w + (order[place] * hidden + unit) * columns + column;
+      for (int64_t j = 0; j < count; ++j) panel[in_panel(place * units + unit, j, kColumns)] = row[j];
     }
   }
-  for (int64_t i = 0; i < R; ++i) {
-    for (int64_t v = 0; v < kWide; ++v) {
-      const int64_t first = column + v * kLanes;
-      if (first >= hidden) break;
-      const int64_t count = least(kLanes, hidden - first);
-      float* to = dh + i * hidden + first;
-      store(to, load(to, count) + sums[i][v], count);
+}
+
+// Gradients of a frame's gates in four parts: n of the state's side, r, z, n of the input's side. The first three are
+// the gradient of W_hh h + b_hh, the last three that of W_ih x + b_ih.
+constexpr int64_t kParts = 4;
+constexpr int64_t kStateOrder[kGates] = {2, 0, 1};
+constexpr int64_t kInputOrder[kGates] = {0, 1, 2};
+
+// Memory of the whole backward pass. Rows are kRows longer than used: a tile may read past the last one.
+struct BackwardScratch {
+  int64_t units, frames, deep, part_stride, input_blocks;
+  Buffer<Element> parts;      // [direction][frame, part_stride]
+  Buffer<Element> inputs;     // x transposed, [I, deep]
+  Buffer<Element> states;     // per direction the state before each frame, transposed, [units, deep]
+  Buffer<Element> recurrent;  // W_hh in panels
+  Buffer<Element> input;      // W_ih in panels
+  Buffer<Element> operand;    // [chain][rows, kGates * units], the gradient of W_hh h in one step
+  Buffer<float> gradients;    // [chain][rows, units], dh
+  Buffer<Element> panels;     // [thread][deep, kColumns]
+  int64_t chain_rows;
+
+  // Rows of the transposed matrices are not a power of two apart: they would share few sets of the cache.
+  BackwardScratch(const GruBackward& p, const GruPlan& plan, int64_t chains, int64_t rows, int threads)
+      : units(padded(p.layer.hidden)),
+        frames(plan.frames),
+        deep(padded(plan.frames) + kPad),
+        part_stride(kParts * units + kPad),
+        input_blocks(p.dx.data == nullptr ? 0 : blocks(p.layer.input, kColumns)),
+        parts(p.layer.directions * (frames + kRows) * part_stride),
+        inputs((p.layer.input + kRows) * deep),
+        states(p.layer.directions * (units + kRows) * deep),
+        recurrent(p.layer.directions * units * kGates * units),
+        input(p.layer.directions * input_blocks * kColumns * kGates * units),
+        operand(chains * (rows + kRows) * kGates * units),
+        gradients(chains * (rows + kRows) * units),
+        panels(threads * deep * kColumns),
+        chain_rows(rows + kRows) {}
+
+  Element* part(int64_t d, int64_t number) { return parts.at((d * (frames + kRows) + number) * part_stride); }
+  Element* state(int64_t d) { return states.at(d * (units + kRows) * deep); }
+  Element* recurrent_panel(int64_t d, int64_t column) { return recurrent.at((d * units + column) * kGates * units); }
+  Element* input_panel(int64_t d, int64_t block) {
+    return input.at((d * input_blocks + block) * kColumns * kGates * units);
+  }
+};
+
+// The state that frame t of row b starts from, H elements; null: zeros.
+const Element* state_before(const GruBackward& p, const GruPlan& plan, int64_t d, int64_t b, int64_t t) {
+  const GruLayer& layer = p.layer;
+  const bool back = runs_back(layer, d);
+  if (t == (back ? plan.lengths[b] - 1 : 0)) {
+    return layer.h0 == nullptr ? nullptr : element(layer.h0) + (d * layer.batch + b) * layer.hidden;
+  }
+  return frame(p.y, b, back ? t + 1 : t - 1) + d * layer.hidden;
+}
+
+// Channels c.. (kLanes of them) of two frames as words, or of one as they are.
+inline IntVec load_frames(const Element* const* rows, int64_t c, int64_t channels) {
+  IntVec words = {};
+  for (int64_t j = 0; j < kGroup; ++j) {
+    if (rows[j] == nullptr) continue;
+    const Vec values = load(rows[j] + c, channels - c);
+    IntVec bits;
+    std::memcpy(&bits, &values, sizeof(bits));
+    words |= j + 1 < kGroup ? (IntVec)((UnsignedVec)bits >> 16) : bits;
+  }
+  return words;
+}
+
+// Frames first.. (kLanes words of them) as columns of a matrix of `channels` rows; zero where there is none.
+template <typename Source>
+void transpose(const Source& source, int64_t first, int64_t frames, int64_t channels, Element* to, int64_t stride) {
+  constexpr int64_t count = kLanes * kGroup;
+  const Element* from[count];
+  for (int64_t j = 0; j < count; ++j) from[j] = first + j < frames ? source(first + j) : nullptr;
+  for (int64_t c = 0; c < channels; c += kLanes) {
+    IntVec rows[kLanes];
+    for (int64_t i = 0; i < kLanes; ++i) rows[i] = load_frames(from + i * kGroup, c, channels);
+    transpose_words(rows);
+    for (int64_t i = 0; i < least(kLanes, channels - c); ++i) {
+      std::memcpy(static_cast<void*>(to + (c + i) * stride + first), &rows[i], sizeof(IntVec));
     }
   }
 }
 
-template <int64_t R = kRows>
-void backward_rows(const float* weights, const float* drecurrent, int64_t next, float* dh, int64_t hidden,
-                   int64_t column, int64_t rows) {
-  if constexpr (R > 1) {
-    if (rows < R) return backward_rows<R - 1>(weights, drecurrent, next, dh, hidden, column, rows);
-  }
-  backward_tile<R>(weights, drecurrent, next, dh, hidden, column);
-}
+class BackwardChain {
+ public:
+  BackwardChain(const GruBackward& p, BackwardScratch& scratch, const Chain& chain, int64_t number)
+      : p_(p),
+        layer_(p.layer),
+        scratch_(scratch),
+        chain_(chain),
+        units_(scratch.units),
+        operand_(scratch.operand.at(number * scratch.chain_rows * kGates * units_)),
+        dh_(scratch.gradients.at(number * scratch.chain_rows * units_)) {}
 
-void backward_chain(const GruBackwardParams& p, const float* packed, const Chain& chain) {
-  const GruShape& s = p.shape;
-  const int64_t hidden = s.hidden;
-  float* states = p.dh + chain.direction * s.batch * hidden;
-  Buffer dh(chain.rows(s.batch) * hidden);
-  for (int64_t i = 0; i < chain.rows(s.batch); ++i) copy(states + chain.row(i) * hidden, hidden, dh.at(i * hidden));
-  for (int64_t t = s.steps - 1; t >= 0; --t) {
-    const int64_t rows = chain.rows(s.active[t]);
-    const int64_t first = chain.direction * s.frames + s.starts[t] + chain.first;
-    for (int64_t i = 0; i < rows; ++i) backward_gates(p, first + i * chain.stride, dh.at(i * hidden));
-    for (int64_t column = 0; column < hidden; column += kWide * kLanes) {
-      for (int64_t i = 0; i < rows; i += kRows) {
-        backward_rows(packed + column * 3 * hidden, p.drecurrent + (first + i * chain.stride) * 3 * hidden,
-                      chain.stride * 3 * hidden, dh.at(i * hidden), hidden, column, least(kRows, rows - i));
+  void run() {
+    const int64_t hidden = layer_.hidden, rows = chain_.size(), d = chain_.direction;
+    zero(dh_, scratch_.chain_rows * units_);
+    zero(operand_, scratch_.chain_rows * kGates * units_);
+    for (int64_t i = 0; i < rows; ++i) {
+      const Element* from = element(p_.dh_n) + (d * layer_.batch + chain_.row(i)) * hidden;
+      for (int64_t unit = 0; unit < hidden; ++unit) dh_[i * units_ + unit] = to_float(from[unit]);
+    }
+    for (int64_t s = chain_.length(0) - 1; s >= 0; --s) step(s, chain_.active(s, rows));
+    for (int64_t i = 0; i < rows; ++i) {
+      Element* to = element(p_.dh0) + (d * layer_.batch + chain_.row(i)) * hidden;
+      for (int64_t unit = 0; unit < hidden; unit += kLanes) {
+        store(to + unit, load(dh_ + i * units_ + unit), hidden - unit);
       }
     }
   }
-  for (int64_t i = 0; i < chain.rows(s.batch); ++i) copy(dh.at(i * hidden), hidden, states + chain.row(i) * hidden);
+
+ private:
+  void step(int64_t s, int64_t rows) {
+    for (int64_t i = 0; i < rows; ++i) gates(i, chain_.row(i), chain_.time(i, s));
+    for (int64_t column = 0; column < units_; column += kColumns) {
+      const Element* panel = scratch_.recurrent_panel(chain_.direction, column);
+      for_tiles(rows, [&](int64_t first, int64_t, auto tile) {
+        constexpr int64_t R = decltype(tile)::value;
+        float* dh = dh_ + first * units_ + column;
+        Vec sums[R][kWide];
+        for (int64_t i = 0; i < R; ++i) {
+          for (int64_t v = 0; v < kWide; ++v) sums[i][v] = load(dh + i * units_ + v * kLanes);
+        }
+        multiply<R, kWide>(operand_ + first * kGates * units_, kGates * units_, panel, kGates * units_, sums);
+        for (int64_t i = 0; i < R; ++i) {
+          for (int64_t v = 0; v < kWide; ++v) store(dh + i * units_ + v * kLanes, sums[i][v]);
+        }
+      });
+    }
+  }
+
+  // The gradients of the gates of one frame; dh becomes what reaches the state before by the direct way, dh z.
+  void gates(int64_t i, int64_t b, int64_t t) {
+    const int64_t hidden = layer_.hidden, d = chain_.direction, number = chain_.plan->starts[b] + t;
+    const Element* reserve = element(p_.reserve) + (d * scratch_.frames + number) * kReserved * units_;
+    const Element* before = state_before(p_, *chain_.plan, d, b, t);
+    const Element* dy = frame(p_.dy, b, t) + d * hidden;
+    Element *operand = operand_ + i * kGates * units_, *parts = scratch_.part(d, number);
+    float* dh = dh_ + i * units_;
+    for (int64_t unit = 0; unit < units_; unit += kLanes) {
+      const int64_t count = hidden - unit;
+      const Vec r = load(reserve + unit), z = load(reserve + units_ + unit);
+      const Vec n = load(reserve + 2 * units_ + unit), n_h = load(reserve + 3 * units_ + unit);
+      const Vec h = before == nullptr || count <= 0 ? Vec{} : load(before + unit, count);
+      const Vec gradient = load(dh + unit) + (count <= 0 ? Vec{} : load(dy + unit, count));
+      const Vec dn = gradient * (1.0f - z) * (1.0f - n * n);
+      const Vec dr = dn * n_h * (r * (1.0f - r));
+      const Vec dz = gradient * (h - n) * (z * (1.0f - z));
+      const Vec made[kParts] = {dn * r, dr, dz, dn};
+      for (int64_t part = 0; part < kParts; ++part) store(parts + part * units_ + unit, made[part]);
+      for (int64_t part = 0; part < kGates; ++part) store(operand + part * units_ + unit, made[part]);
+      store(dh + unit, gradient * z);
+    }
+  }
+
+  const GruBackward& p_;
+  const GruLayer& layer_;
+  BackwardScratch& scratch_;
+  const Chain chain_;
+  const int64_t units_;
+  Element* operand_;
+  float* dh_;
+};
+
+// The gradients of the weights and biases of kColumns gate units of one direction: products over all frames.
+class WeightGradient {
+ public:
+  WeightGradient(const GruBackward& p, BackwardScratch& scratch, int64_t direction, int64_t column, Element* panel)
+      : p_(p),
+        scratch_(scratch),
+        d_(direction),
+        part_(column / scratch.units),
+        unit_(column % scratch.units),
+        panel_(panel) {
+    const Element* from = scratch.part(d_, 0) + column;
+    pack_rows(from, scratch.part_stride, scratch.frames, kColumns, panel);
+    for (int64_t k = scratch.frames; k < scratch.deep; ++k) {
+      for (int64_t j = 0; j < kColumns; ++j) panel[in_panel(k, j, kColumns)] = Element{};
+    }
+    add_up(from);
+  }
+
+  void run() const {
+    const GruLayer& layer = p_.layer;
+    if (part_ < kGates) {
+      product(scratch_.state(d_), layer.hidden, kStateOrder[part_], element(p_.dw_hh[d_]));
+      bias(kStateOrder[part_], element(p_.db_hh[d_]));
+    }
+    if (part_ > 0) {
+      product(scratch_.inputs.at(), layer.input, kInputOrder[part_ - 1], element(p_.dw_ih[d_]));
+      bias(kInputOrder[part_ - 1], element(p_.db_ih[d_]));
+    }
+  }
+
+ private:
+  void add_up(const Element* from) {
+    for (int64_t first = 0; first < scratch_.frames; first += kDeep) {
+      Vec sums[kWide] = {};
+      for (int64_t k = first; k < least(scratch_.frames, first + kDeep); ++k) {
+        for (int64_t v = 0; v < kWide; ++v) sums[v] += load(from + k * scratch_.part_stride + v * kLanes);
+      }
+      for (int64_t v = 0; v < kWide; ++v) bias_[v] += sums[v];
+    }
+  }
+
+  void bias(int64_t gate, Element* to) const {
+    if (to == nullptr) return;
+    for (int64_t v = 0; v < kWide; ++v) {
+      const int64_t unit = unit_ + v * kLanes, count = p_.layer.hidden - unit;
+      if (count > 0) store(to + gate * p_.layer.hidden + unit, bias_[v], count);
+    }
+  }
+
+  // Rows gate * H + unit.. of dW [3H, channels], from the operand transposed, [channels, deep].
+  void product(const Element* transposed, int64_t channels, int64_t gate, Element* dw) const {
+    const int64_t depth = round_up(scratch_.frames, kDepth), units = least(kColumns, p_.layer.hidden - unit_);
+    Element* rows = dw + (gate * p_.layer.hidden + unit_) * channels;
+    for_tiles(channels, [&](int64_t first, int64_t count, auto tile) {
+      constexpr int64_t R = decltype(tile)::value;
+      Vec total[R][kWide] = {};
+      for (int64_t k = 0; k < depth; k += kDeep) {
+        Vec sums[R][kWide] = {};
+        multiply<R, kWide>(transposed + first * scratch_.deep + k, scratch_.deep, panel_ + k * kColumns,
+                           least(kDeep, depth - k), sums);
+        for (int64_t i = 0; i < R; ++i) {
+          for (int64_t v = 0; v < kWide; ++v) total[i][v] += sums[i][v];
+        }
+      }
+      Element narrow[R][kColumns];
+      for (int64_t i = 0; i < R; ++i) {
+        for (int64_t v = 0; v < kWide; ++v) store(&narrow[i][v * kLanes], total[i][v]);
+      }
+      for (int64_t j = 0; j < units; ++j) {
+        for (int64_t i = 0; i < count; ++i) rows[j * channels + first + i] = narrow[i][j];
+      }
+    });
+  }
+
+  const GruBackward& p_;
+  BackwardScratch& scratch_;
+  const int64_t d_, part_, unit_;
+  const Element* panel_;
+  Vec bias_[kWide] = {};
+};
+
+// dx of frames first..last: the gradients of the gates of all directions times W_ih.
+void input_gradient(const GruBackward& p, const GruPlan& plan, BackwardScratch& scratch, int64_t first, int64_t last) {
+  const int64_t depth = kGates * scratch.units;
+  for (int64_t block = 0; block < scratch.input_blocks; ++block) {
+    const int64_t channel = block * kColumns;
+    for_tiles(last - first, [&](int64_t start, int64_t count, auto tile) {
+      constexpr int64_t R = decltype(tile)::value;
+      Vec sums[R][kWide] = {};
+      for (int64_t d = 0; d < p.layer.directions; ++d) {
+        multiply<R, kWide>(scratch.part(d, first + start) + scratch.units, scratch.part_stride,
+                           scratch.input_panel(d, block), depth, sums);
+      }
+      for (int64_t i = 0; i < (kRowStep == 1 ? R : count); ++i) {
+        const int64_t number = first + start + i;
+        Element* to = frame(p.dx, plan.row_of[number], plan.time_of[number]) + channel;
+        for (int64_t v = 0; v < kWide; ++v) {
+          const int64_t left = p.layer.input - channel - v * kLanes;
+          if (left > 0) store(to + v * kLanes, sums[i][v], left);
+        }
+      }
+    });
+  }
 }
 
 // Every direction is cut into chains, at least one a thread; rows with neighbouring lengths go to different chains.
-template <typename Params, typename Pack, typename Run>
-void run_chains(const Params& p, int threads, Pack pack, Run run) {
-  const GruShape& s = p.shape;
-  const int64_t cut = least(s.batch, blocks(threads, s.directions));
-  Buffer packed[2];
+struct Cut {
+  int64_t per_direction, chains, rows;
+
+  Cut(const GruLayer& layer, int threads)
+      : per_direction(least(layer.batch, blocks(threads, layer.directions))),
+        chains(per_direction * layer.directions),
+        rows(blocks(layer.batch, per_direction)) {}
+
+  Chain chain(const GruLayer& layer, const GruPlan& plan, int64_t number) const {
+    return {&layer, &plan, number / per_direction, number % per_direction, per_direction};
+  }
+};
+
+}  // namespace
+
+void forward(const GruForward& p, const GruPlan& plan, int threads) {
+  const GruLayer& layer = p.layer;
+  const Cut cut(layer, threads);
+  ForwardWeights weights(layer);
+  ForwardScratch scratch(layer, cut.chains, cut.rows);
+  const int64_t unit_blocks = weights.units / kLanes;
+  zero_padding(layer, plan, layer.directions * layer.hidden, p.y);
 #pragma omp parallel num_threads(threads)
   {
+    [[maybe_unused]] const Products products;
 #pragma omp for schedule(static)
-    for (int64_t d = 0; d < s.directions; ++d) packed[d] = pack(p.w_hh + d * 3 * s.hidden * s.hidden, s.hidden);
+    for (int64_t item = 0; item < layer.directions * unit_blocks; ++item) {
+      weights.pack(layer, item / unit_blocks, item % unit_blocks * kLanes);
+    }
 #pragma omp for schedule(dynamic)
-    for (int64_t item = 0; item < s.directions * cut; ++item) {
-      run(p, packed[item / cut].at(0), Chain{item / cut, item % cut, cut});
+    for (int64_t number = 0; number < cut.chains; ++number) {
+      ForwardChain(p, weights, scratch, cut.chain(layer, plan, number), number).run();
     }
   }
 }
 
+namespace {
+
+// Weights in panels and operands transposed, in pieces that threads take one by one.
+class Preparation {
+ public:
+  Preparation(const GruBackward& p, const GruPlan& plan, BackwardScratch& scratch)
+      : p_(p),
+        plan_(plan),
+        scratch_(scratch),
+        recurrent_(scratch.units / kColumns),
+        frames_(blocks(padded(plan.frames), kFrames)),
+        per_direction_(recurrent_ + scratch.input_blocks + frames_) {}
+
+  int64_t pieces() const { return p_.layer.directions * per_direction_ + frames_; }
+
+  void run(int64_t piece) const {
+    const GruLayer& layer = p_.layer;
+    const int64_t d = piece / per_direction_;
+    if (d == layer.directions) return inputs(piece % per_direction_ * kFrames);
+    piece %= per_direction_;
+    if (piece < recurrent_) {
+      const int64_t column = piece * kColumns;
+      return pack_columns(element(layer.w_hh[d]), layer.hidden, layer.hidden, kStateOrder, column,
+                          scratch_.recurrent_panel(d, column));
+    }
+    piece -= recurrent_;
+    if (piece < scratch_.input_blocks) {
+      return pack_columns(element(layer.w_ih[d]), layer.hidden, layer.input, kInputOrder, piece * kColumns,
+                          scratch_.input_panel(d, piece));
+    }
+    states(d, (piece - scratch_.input_blocks) * kFrames);
+  }
+
+ private:
+  void inputs(int64_t first) const {
+    const auto source = [&](int64_t number) { return frame(p_.layer.x, plan_.row_of[number], plan_.time_of[number]); };
+    transpose(source, first, plan_.frames, p_.layer.input, scratch_.inputs.at(), scratch_.deep);
+  }
+
+  void states(int64_t d, int64_t first) const {
+    const auto source = [&](int64_t number) {
+      return state_before(p_, plan_, d, plan_.row_of[number], plan_.time_of[number]);
+    };
+    transpose(source, first, plan_.frames, p_.layer.hidden, scratch_.state(d), scratch_.deep);
+  }
+
+  const GruBackward& p_;
+  const GruPlan& plan_;
+  BackwardScratch& scratch_;
+  static constexpr int64_t kFrames = kLanes * kGroup;  // transposed in one piece
+  const int64_t recurrent_, frames_, per_direction_;
+};
+
 }  // namespace
 
-void forward(const GruForwardParams& p, int threads) { run_chains(p, threads, pack_forward, forward_chain); }
-
-void backward(const GruBackwardParams& p, int threads) { run_chains(p, threads, pack_backward, backward_chain); }
+void backward(const GruBackward& p, const GruPlan& plan, int threads) {
+  const GruLayer& layer = p.layer;
+  const Cut cut(layer, threads);
+  BackwardScratch scratch(p, plan, cut.chains, cut.rows, threads);
+  const Preparation preparation(p, plan, scratch);
+  const int64_t columns = kParts * scratch.units / kColumns;
+  const int64_t frame_blocks = p.dx.data == nullptr ? 0 : blocks(plan.frames, kFrameBlock);
+  if (p.dx.data != nullptr) zero_padding(layer, plan, layer.input, p.dx);
+#pragma omp parallel num_threads(threads)
+  {
+    [[maybe_unused]] const Products products;
+#pragma omp for schedule(dynamic)
+    for (int64_t piece = 0; piece < preparation.pieces(); ++piece) preparation.run(piece);
+#pragma omp for schedule(dynamic)
+    for (int64_t number = 0; number < cut.chains; ++number) {
+      BackwardChain(p, scratch, cut.chain(layer, plan, number), number).run();
+    }
+#pragma omp for schedule(dynamic) nowait
+    for (int64_t item = 0; item < layer.directions * columns; ++item) {
+      Element* panel = scratch.panels.at(thread() * scratch.deep * kColumns);
+      WeightGradient(p, scratch, item / columns, item % columns * kColumns, panel).run();
+    }
+#pragma omp for schedule(dynamic)
+    for (int64_t item = 0; item < frame_blocks; ++item) {
+      const int64_t first = item * kFrameBlock;
+      input_gradient(p, plan, scratch, first, least(plan.frames, first + kFrameBlock));
+    }
+  }
+}
 
 }  // namespace CRRL_ISA
 }  // namespace crrl

@@ -6,12 +6,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from crrl.ops import cpu_gru, torch_gru
+from crrl.ops import Case, cpu_gru, library, torch_gru
 from crrl.reference import gru as reference
 from crrl.reference.gru import Weights
 
-BACKENDS = {"torch": torch_gru.gru_layer, "cpu": cpu_gru.gru_layer}
-ISAS = ["avx512", "avx2", "plain"]
+BACKENDS = {"torch": torch_gru.gru_layer, "cpu": library.gru_layer}
+ISAS = {
+    "avx512": torch.float32,
+    "avx2": torch.float32,
+    "plain": torch.float32,
+    "amx": torch.bfloat16,
+    "avx512_bf16": torch.bfloat16,
+}
+FLOAT_ISAS = [name for name, dtype in ISAS.items() if dtype == torch.float32]
+BF16_ISAS = [name for name, dtype in ISAS.items() if dtype == torch.bfloat16]
 SIZES = [
     ([3, 7, 1, 6, 2], 7, 4, 2, True),
     ([3, 7, 1, 6, 2], 7, 4, 2, False),
@@ -36,11 +44,13 @@ def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=ISAS)
+@pytest.fixture(params=FLOAT_ISAS)
 def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Force an instruction set; skips where the processor has not got it."""
     native = pytest.importorskip("crrl._cpu", reason="the C++ extension is not built")
-    if ISAS.index(request.param) < ISAS.index(native.gru_isa()):
+    of_dtype = FLOAT_ISAS if request.param in FLOAT_ISAS else BF16_ISAS
+    best = native.gru_isa(bf16=request.param in BF16_ISAS)
+    if best is None or of_dtype.index(request.param) < of_dtype.index(best):
         pytest.skip(f"this processor has no {request.param}")
     monkeypatch.setattr(cpu_gru, "isa", request.param)
     return str(request.param)
@@ -63,15 +73,17 @@ def make_case(
     return random(batch, frames, 5), torch.tensor(lengths), weights, random(directions, batch, hidden)
 
 
-def run(layer: object, x: Tensor, lengths: Tensor, weights: list[Weights], h0: Tensor | None) -> list[Tensor]:
+def run(
+    layer: object, x: Tensor, lengths: Tensor | None, weights: list[Weights], h0: Tensor | None, reverse: bool = True
+) -> list[Tensor]:
     """y, h_n and the gradients of every input under a fixed random cotangent."""
-    y, h_n = layer(x, lengths, weights, h0)  # type: ignore[operator]
+    y, h_n = layer(x, lengths, weights, h0, reverse)  # type: ignore[operator]
     generator = torch.Generator().manual_seed(1)
     scalar = sum(
         (out * torch.randn(out.shape, dtype=torch.float64, generator=generator).to(out.dtype)).sum() for out in (y, h_n)
     )
     inputs = [x, *(tensor for direction in weights for tensor in direction if tensor is not None)]
-    return [y, h_n, *torch.autograd.grad(scalar, inputs if h0 is None else [*inputs, h0])]
+    return [y.detach(), h_n.detach(), *torch.autograd.grad(scalar, inputs if h0 is None else [*inputs, h0])]
 
 
 @pytest.mark.parametrize("with_h0", [False, True])
@@ -86,18 +98,42 @@ def test_torch_is_the_reference_in_fp64(
         torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("with_h0", [False, True])
-@pytest.mark.parametrize(("lengths", "frames", "hidden", "directions", "bias"), SIZES)
+def errors(
+    dtype: torch.dtype, size: tuple[list[int], int, int, int, bool], with_h0: bool, reverse: bool
+) -> list[tuple[float, float, float]]:
+    """For every output and gradient: the kernel's error, the reference's own in this dtype, the norm of the truth."""
+    truth, case = make_case(torch.float64, *size), make_case(dtype, *size)
+    exact = run(reference.gru_layer, *truth[:3], truth[3] if with_h0 else None, reverse)
+    rounded = run(reference.gru_layer, *case[:3], case[3] if with_h0 else None, reverse)
+    made = run(library.gru_layer, *case[:3], case[3] if with_h0 else None, reverse)
+    return [
+        (float((got.double() - want).norm()), float((own.double() - want).norm()), float(want.norm()))
+        for got, own, want in zip(made, rounded, exact, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("reverse", [True, False], ids=["bidirectional", "stepwise"])
+@pytest.mark.parametrize("with_h0", [False, True], ids=["zeros", "h0"])
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.usefixtures("isa")
 def test_cpp_is_the_reference_up_to_fp32_rounding(
-    with_h0: bool, lengths: list[int], frames: int, hidden: int, directions: int, bias: bool
+    size: tuple[list[int], int, int, int, bool], with_h0: bool, reverse: bool
 ) -> None:
-    case = make_case(torch.float64, lengths, frames, hidden, directions, bias)
-    x, length, weights, h0 = make_case(torch.float32, lengths, frames, hidden, directions, bias)
-    expected = run(reference.gru_layer, *case[:3], case[3] if with_h0 else None)
-    for got, want in zip(run(cpu_gru.gru_layer, x, length, weights, h0 if with_h0 else None), expected, strict=True):
+    for error, _, norm in errors(torch.float32, size, with_h0, reverse):
         # Roundings of 6e-8 each, a few dozen of them one after the other along a row.
-        assert (got.double() - want).norm() <= 2e-6 * want.norm()
+        assert error <= 2e-6 * norm
+
+
+@pytest.mark.parametrize("isa", BF16_ISAS, indirect=True)
+@pytest.mark.parametrize("reverse", [True, False], ids=["bidirectional", "stepwise"])
+@pytest.mark.parametrize("with_h0", [False, True], ids=["zeros", "h0"])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.usefixtures("isa")
+def test_cpp_in_bf16_errs_no_more_than_twice_what_the_reference_does(
+    size: tuple[list[int], int, int, int, bool], with_h0: bool, reverse: bool
+) -> None:
+    for error, own, norm in errors(torch.bfloat16, size, with_h0, reverse):
+        assert error <= 2 * own + 1e-6 * norm
 
 
 def test_fp32_error_is_no_larger_than_the_references_own(backend: str) -> None:
@@ -110,15 +146,15 @@ def test_fp32_error_is_no_larger_than_the_references_own(backend: str) -> None:
         assert (got.double() - want).norm() <= bound
 
 
-@pytest.mark.usefixtures("isa")
-def test_cpp_results_do_not_depend_on_the_number_of_threads() -> None:
-    case = make_case(torch.float32, [11, 3, 8, 8, 1, 5, 11, 2, 9], 11, 24, 2)
+@pytest.mark.parametrize("isa", ISAS, indirect=True)
+def test_cpp_results_do_not_depend_on_the_number_of_threads(isa: str) -> None:
+    case = make_case(ISAS[isa], [11, 3, 8, 8, 1, 5, 11, 2, 9], 11, 24, 2)
     threads = torch.get_num_threads()
     results = []
     try:
         for count in (1, 2, 5):
             torch.set_num_threads(count)
-            results.append(run(cpu_gru.gru_layer, *case))
+            results.append(run(library.gru_layer, *case))
     finally:
         torch.set_num_threads(threads)
     for other in results[1:]:
@@ -131,7 +167,7 @@ def test_cpp_gates_are_right_far_from_zero() -> None:
     zeros, ones = torch.zeros(3, 1), torch.ones(3, 1)
     weights: list[Weights] = [(ones, zeros, torch.zeros(3), torch.zeros(3))]
     lengths = torch.ones(len(x), dtype=torch.int64)
-    got, _ = cpu_gru.gru_layer(x, lengths, weights, torch.ones(1, len(x), 1))
+    got, _ = library.gru_layer(x, lengths, weights, torch.ones(1, len(x), 1))
     want, _ = reference.gru_layer(
         x.double(), lengths, [tuple(w.double() for w in weights[0])], torch.ones(1, len(x), 1).double()
     )  # type: ignore[misc, union-attr]
@@ -142,15 +178,15 @@ def test_an_unknown_instruction_set_is_refused(monkeypatch: pytest.MonkeyPatch) 
     pytest.importorskip("crrl._cpu", reason="the C++ extension is not built")
     monkeypatch.setattr(cpu_gru, "isa", "mmx")
     with pytest.raises(ValueError, match="mmx"):
-        cpu_gru.gru_layer(*make_case(torch.float32, [2, 3], 3, 2, 1)[:3])
+        library.gru_layer(*make_case(torch.float32, [2, 3], 3, 2, 1)[:3])
 
 
 def test_cpp_gives_the_same_without_gradients() -> None:
     pytest.importorskip("crrl._cpu", reason="the C++ extension is not built")
     case = make_case(torch.float32, [2, 5, 3], 5, 20, 2)
-    expected = cpu_gru.gru_layer(*case)
+    expected = library.gru_layer(*case)
     with torch.no_grad():
-        assert all(torch.equal(a, b) for a, b in zip(cpu_gru.gru_layer(*case), expected, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(library.gru_layer(*case), expected, strict=True))
 
 
 def test_garbage_in_padded_frames_reaches_nothing(backend: str) -> None:
@@ -179,12 +215,31 @@ def test_strided_inputs_are_taken_as_they_are(backend: str) -> None:
         torch.testing.assert_close(got, want)
 
 
-def test_cpp_refuses_a_second_derivative() -> None:
+def test_no_lengths_means_every_frame(backend: str) -> None:
+    x, lengths, weights, h0 = make_case(torch.float32, [4, 4, 4], 4, 7, 2)
+    for got, want in zip(
+        run(BACKENDS[backend], x, None, weights, h0), run(BACKENDS[backend], x, lengths, weights, h0), strict=True
+    ):
+        torch.testing.assert_close(got, want)
+
+
+def test_one_frame_repeated_needs_no_copy() -> None:
     pytest.importorskip("crrl._cpu", reason="the C++ extension is not built")
-    x, lengths, weights, _ = make_case(torch.float32, [2, 3], 3, 2, 1)
-    y, _ = cpu_gru.gru_layer(x, lengths, weights)
-    with pytest.raises(RuntimeError, match="gru_layer=reference"):
-        torch.autograd.grad(y.sum(), x, create_graph=True)
+    x, lengths, weights, _ = make_case(torch.float32, [3, 5, 2], 5, 4, 2)
+    repeated = x[:, :1].expand(-1, 5, -1)
+    got, want = (
+        library.gru_layer(repeated, lengths, weights),
+        library.gru_layer(repeated.contiguous(), lengths, weights),
+    )
+    assert torch.equal(got[0], want[0])
+
+
+def test_bf16_is_left_to_torch_where_the_processor_or_the_forced_set_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("crrl._cpu", reason="the C++ extension is not built")
+    monkeypatch.setattr(cpu_gru, "isa", "avx2")
+    able, reason = cpu_gru.supports(Case("cpu", torch.bfloat16))
+    assert not able
+    assert "avx2" in reason
 
 
 @pytest.mark.parametrize("lengths", [[0, 3], [2, 4]])
@@ -192,7 +247,7 @@ def test_cpp_refuses_lengths_outside_the_batch(lengths: list[int]) -> None:
     pytest.importorskip("crrl._cpu", reason="the C++ extension is not built")
     x, _, weights, _ = make_case(torch.float32, [2, 3], 3, 2, 1)
     with pytest.raises(ValueError, match=r"1\.\.3"):
-        cpu_gru.gru_layer(x, torch.tensor(lengths), weights)
+        library.gru_layer(x, torch.tensor(lengths), weights)
 
 
 @pytest.mark.parametrize("place", range(5))
@@ -203,4 +258,10 @@ def test_cpp_refuses_a_tensor_of_another_dtype_or_shape(place: int) -> None:
         tensors = [*weights[0], h0]
         tensors[place] = change(tensors[place])
         with pytest.raises((ValueError, RuntimeError), match=r"the C\+\+ GRU needs"):
-            cpu_gru.gru_layer(x, lengths, [tuple(tensors[:4])], tensors[4])  # type: ignore[list-item, arg-type]
+            library.gru_layer(x, lengths, [tuple(tensors[:4])], tensors[4])  # type: ignore[list-item, arg-type]
+
+
+@pytest.mark.parametrize("hidden", [1, 32, 33])
+def test_python_and_cpp_agree_on_what_is_kept_between_forward_and_backward(hidden: int) -> None:
+    native = pytest.importorskip("crrl._cpu", reason="the C++ extension is not built")
+    assert cpu_gru.reserve_size(2, 3, 5, hidden) == native.gru_reserve_size(3, 5, hidden, 2)

@@ -1,0 +1,48 @@
+"""torch.nn.GRU replaced by crrl.nn.GRU inside a finished model."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, cast
+
+from torch import nn
+
+from crrl.nn.gru import GRU
+
+
+class Swap(NamedTuple):
+    """What accelerate did with one GRU.
+
+    Attributes:
+        name: its qualified name in the model; "" for the model itself.
+        swapped: whether it is a crrl.nn.GRU now that it was not before.
+        reason: the backend that serves it and why; or why it was left as it is.
+    """
+
+    name: str
+    swapped: bool
+    reason: str
+
+
+def accelerate(module: nn.Module) -> list[Swap]:
+    """Make every torch.nn.GRU inside `module`, and `module` itself if it is one, a crrl.nn.GRU; in place.
+
+    Each stays the object that it was, only its class changes: parameters (an optimizer keeps working), hooks, training
+    flag, device and dtype remain, and a GRU shared under several names is still shared; it is reported by its first.
+    Classes derived from torch.nn.GRU are left alone, parametrized ones too.
+
+    Returns:
+        One record for every torch.nn.GRU found, in the order of module.named_modules().
+    """
+    return [_swap(name, gru) for name, gru in module.named_modules() if isinstance(gru, nn.GRU)]
+
+
+def _swap(name: str, gru: nn.GRU) -> Swap:
+    if isinstance(gru, GRU):
+        return Swap(name, False, f"it is a crrl.nn.{type(gru).__name__} already")
+    if nn.utils.parametrize.is_parametrized(gru):
+        return Swap(name, False, "it is parametrized: accelerate first, then register the parametrization")
+    if type(gru) is not nn.GRU:
+        return Swap(name, False, f"{type(gru).__qualname__} is a class of its own: derive it from crrl.nn.GRU")
+    gru.__class__ = GRU
+    backend, reason = cast(GRU, gru).backend()
+    return Swap(name, True, f"{backend}: {reason}")

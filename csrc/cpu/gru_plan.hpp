@@ -1,0 +1,24 @@
+// What gru.cpp works out before a kernel runs, the same for all instruction sets.
+#pragma once
+
+#include "gru.hpp"
+
+namespace crrl {
+
+// Units are padded to whole vectors of every instruction set, and depths of products to what any multiplies at once.
+constexpr int64_t kPad = 32;
+
+// The order in which rows are taken, and the numbering of valid frames: frame t of row b is number starts[b] + t.
+struct GruPlan {
+  const int64_t* order;    // [B], rows by falling length
+  const int64_t* lengths;  // [B]
+  const int64_t* starts;   // [B]
+  const int64_t* row_of;   // [frames], the row of a frame by its number
+  const int64_t* time_of;  // [frames]
+  int64_t frames;          // all valid frames
+};
+
+using GruForwardKernel = void (*)(const GruForward&, const GruPlan&, int threads);
+using GruBackwardKernel = void (*)(const GruBackward&, const GruPlan&, int threads);
+
+}  // namespace crrl

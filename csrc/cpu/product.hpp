@@ -1,0 +1,201 @@
+// Matrix products for one instruction set: register tiles of a few rows by a few vectors of columns, over operands that
+// were packed so that a tile reads through memory.
+#pragma once
+
+#include "simd.hpp"
+
+namespace crrl {
+namespace CRRL_ISA {
+namespace {
+
+constexpr int64_t kRows = CRRL_ROWS;
+
+// Elements that one instruction multiplies along the depth of a product; depths are padded to this with zeros.
+#if defined(CRRL_AMX)
+constexpr int64_t kDepth = 32;
+constexpr int64_t kRowStep = 16;  // from one size of tile to the next
+#elif defined(CRRL_BF16)
+constexpr int64_t kDepth = 2;
+constexpr int64_t kRowStep = 1;
+#else
+constexpr int64_t kDepth = 1;
+constexpr int64_t kRowStep = 1;
+#endif
+
+// A panel holds V vectors of columns for every depth k. Elements that one lane multiplies together lie side by side.
+#ifdef CRRL_BF16
+constexpr int64_t kGroup = 2;
+#else
+constexpr int64_t kGroup = 1;
+#endif
+
+constexpr int64_t kAhead = 16;  // how many depths ahead of its use a panel is fetched from the second-level cache
+
+// Where panel column `j` of depth `k` lies, for a panel of `width` columns.
+inline int64_t in_panel(int64_t k, int64_t j, int64_t width) {
+  return (k / kGroup) * width * kGroup + j * kGroup + k % kGroup;
+}
+
+#ifdef CRRL_AMX
+struct alignas(64) TileConfig {
+  uint8_t palette = 1;
+  uint8_t start_row = 0;
+  uint8_t reserved[14] = {};
+  uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+// A thread's use of the tile registers.
+class Products {
+ public:
+  Products() {
+    const TileConfig config;
+    _tile_loadconfig(&config);
+  }
+  Products(const Products&) = delete;
+  Products& operator=(const Products&) = delete;
+  ~Products() { _tile_release(); }
+};
+
+// sums[i][v] += a[i] panel[v] for R rows of `a`, `next` elements apart. Tile 3 r + v holds rows 16 r.. of column vector
+// v.
+template <int64_t R, int64_t V>
+__attribute__((noinline)) void multiply(const Element* a, int64_t next, const Element* panel, int64_t depth,
+                                        Vec (&sums)[R][V]) {
+  static_assert((R == 16 || R == 32) && (V == 2 || V == 3));
+  constexpr int row = V * 64;  // bytes, of `sums` and of a panel
+  constexpr bool two = R == 32, three = V == 3;
+  float* const out = reinterpret_cast<float*>(sums);
+  float* const low = out + 16 * V * 16;
+  _tile_loadd(0, out, row);
+  _tile_loadd(1, out + 16, row);
+  if constexpr (three) _tile_loadd(2, out + 32, row);
+  if constexpr (two) _tile_loadd(3, low, row);
+  if constexpr (two) _tile_loadd(4, low + 16, row);
+  if constexpr (two && three) _tile_loadd(5, low + 32, row);
+  for (int64_t k = 0; k < depth; k += 32, panel += 16 * V * 32) {
+    const Element* const top = a + k;
+    const Element* const bottom = top + 16 * next;
+    _tile_loadd(7, panel, row);
+    _tile_loadd(6, top, next * 2);
+    _tile_dpbf16ps(0, 6, 7);
+    if constexpr (two) _tile_loadd(6, bottom, next * 2);
+    if constexpr (two) _tile_dpbf16ps(3, 6, 7);
+    _tile_loadd(7, panel + 32, row);
+    if constexpr (two) _tile_dpbf16ps(4, 6, 7);
+    if constexpr (two) _tile_loadd(6, top, next * 2);
+    _tile_dpbf16ps(1, 6, 7);
+    if constexpr (three) _tile_loadd(7, panel + 64, row);
+    if constexpr (three) _tile_dpbf16ps(2, 6, 7);
+    if constexpr (two && three) _tile_loadd(6, bottom, next * 2);
+    if constexpr (two && three) _tile_dpbf16ps(5, 6, 7);
+  }
+  _tile_stored(0, out, row);
+  _tile_stored(1, out + 16, row);
+  if constexpr (three) _tile_stored(2, out + 32, row);
+  if constexpr (two) _tile_stored(3, low, row);
+  if constexpr (two) _tile_stored(4, low + 16, row);
+  if constexpr (two && three) _tile_stored(5, low + 32, row);
+}
+
+#else
+struct Products {};
+
+#ifdef CRRL_BF16
+// A pair of elements in every lane.
+inline __m512bh broadcast(const Element* pair) {
+  int32_t bits;
+  std::memcpy(&bits, pair, sizeof(bits));
+  return reinterpret_cast<__m512bh>(_mm512_set1_epi32(bits));
+}
+
+inline __m512bh load_columns(const Element* from) { return reinterpret_cast<__m512bh>(_mm512_loadu_si512(from)); }
+
+inline Vec multiply_add(Vec sum, __m512bh w, __m512bh a) {
+  return reinterpret_cast<Vec>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), w, a));
+}
+#else
+inline Vec broadcast(const float* value) { return splat(*value); }
+
+inline Vec load_columns(const float* from) { return load(from); }
+
+inline Vec multiply_add(Vec sum, Vec w, Vec a) { return sum + w * a; }
+#endif
+
+// sums[i][v] += a[i] panel[v] for R rows of `a`, `next` elements apart. An address reaches three rows from one
+// register, and the loop has a function of its own: else there would be too few registers.
+template <int64_t R, int64_t V>
+__attribute__((noinline)) void multiply(const Element* a, int64_t next, const Element* panel, int64_t depth,
+                                        Vec (&sums)[R][V]) {
+  constexpr int64_t bases = (R + 2) / 3;
+  const Element* base[bases];
+  for (int64_t j = 0; j < bases; ++j) base[j] = a + 3 * j * next;
+  Vec sum[R][V];
+  for (int64_t i = 0; i < R; ++i) {
+    for (int64_t v = 0; v < V; ++v) sum[i][v] = sums[i][v];
+  }
+  const auto step = [&](int64_t k) __attribute__((always_inline)) {
+    decltype(load_columns(panel)) w[V];
+    for (int64_t v = 0; v < V; ++v) {
+      w[v] = load_columns(panel + (k * V * kLanes + v * kLanes) * kGroup);
+      __builtin_prefetch(panel + ((k + kAhead) * V + v) * kLanes * kGroup);
+    }
+    for (int64_t i = 0; i < R; ++i) {
+      const auto value = broadcast(base[i / 3] + i % 3 * next + k * kDepth);
+      for (int64_t v = 0; v < V; ++v) sum[i][v] = multiply_add(sum[i][v], w[v], value);
+    }
+  };
+  const auto advance = [&](int64_t steps) __attribute__((always_inline)) {
+    for (int64_t k = 0; k < steps; ++k) step(k);
+    for (int64_t j = 0; j < bases; ++j) base[j] += steps * kDepth;
+    panel += steps * V * kLanes * kGroup;
+  };
+  int64_t left = depth / kDepth;
+  for (; left >= 2; left -= 2) advance(2);
+  if (left > 0) advance(1);
+  for (int64_t i = 0; i < R; ++i) {
+    for (int64_t v = 0; v < V; ++v) sums[i][v] = sum[i][v];
+  }
+}
+#endif
+
+template <int64_t R>
+struct Rows {
+  static constexpr int64_t value = R;
+};
+
+template <int64_t R = kRows, typename Tile>
+inline void run_tile(int64_t first, int64_t rows, const Tile& tile) {
+  constexpr int64_t smaller = R - kRowStep;
+  if constexpr (smaller > 0) {
+    if (rows <= smaller) return run_tile<smaller>(first, rows, tile);
+  }
+  tile(first, rows, Rows<R>());
+}
+
+// Calls tile(first, rows, Rows<R>) for tiles of `count` rows; R >= rows, and R rows can be read.
+template <typename Tile>
+inline void for_tiles(int64_t count, const Tile& tile) {
+  for (int64_t i = 0; i < count; i += kRows) run_tile(i, least(kRows, count - i), tile);
+}
+
+// Interleaves rows k, k + 1, ... of a matrix as a panel takes them: `count` rows of `width` columns, `stride` apart,
+// into depths k.. of a panel that has `width` columns.
+inline void pack_rows(const Element* from, int64_t stride, int64_t count, int64_t width, Element* panel) {
+  int64_t k = 0;
+#ifdef CRRL_BF16
+  for (; k + 1 < count; k += 2) {
+    for (int64_t j = 0; j < width; j += kLanes) {
+      const IntVec pair = load_bits(from + k * stride + j) | load_bits(from + (k + 1) * stride + j) << 16;
+      std::memcpy(static_cast<void*>(panel + in_panel(k, j, width)), &pair, sizeof(pair));
+    }
+  }
+#endif
+  for (; k < count; ++k) {
+    for (int64_t j = 0; j < width; ++j) panel[in_panel(k, j, width)] = from[k * stride + j];
+  }
+}
+
+}  // namespace
+}  // namespace CRRL_ISA
+}  // namespace crrl

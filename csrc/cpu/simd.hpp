@@ -1,0 +1,211 @@
+// Vectors, their functions and aligned memory for one instruction set. A source file selects the set by its compiler
+// target and sets CRRL_ISA (a namespace), CRRL_LANES (floats in a vector register), CRRL_ROWS (rows in a register tile
+// of product.hpp) and, for bfloat16 operands, CRRL_BF16 (and CRRL_AMX).
+//
+// Nothing from the standard library's templates is used here: the linker keeps one copy of each, and it could be the
+// one compiled for instructions that this processor lacks. All that is here stays within its own source file.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <new>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+#ifdef CRRL_BF16
+#include <immintrin.h>
+#endif
+
+namespace crrl {
+namespace CRRL_ISA {
+namespace {
+
+constexpr int64_t kLanes = CRRL_LANES;
+
+typedef float Vec __attribute__((vector_size(CRRL_LANES * 4)));
+typedef int32_t IntVec __attribute__((vector_size(CRRL_LANES * 4)));
+typedef uint32_t UnsignedVec __attribute__((vector_size(CRRL_LANES * 4)));
+
+// What the operands of products are stored as; sums and states are always float.
+#ifdef CRRL_BF16
+struct Element {
+  uint16_t bits;
+};
+#else
+using Element = float;
+#endif
+
+inline Vec splat(float value) { return value - Vec{}; }
+
+inline Vec load(const float* from) {
+  Vec value;
+  std::memcpy(&value, from, sizeof(value));
+  return value;
+}
+
+inline void store(float* to, Vec value) { std::memcpy(to, &value, sizeof(value)); }
+
+inline float to_float(float value) { return value; }
+
+#ifdef CRRL_BF16
+typedef uint16_t Half __attribute__((vector_size(CRRL_LANES * 2)));
+
+inline IntVec load_bits(const Element* from) {
+  Half half;
+  std::memcpy(&half, from, sizeof(half));
+  return __builtin_convertvector(half, IntVec);
+}
+
+inline Vec load(const Element* from) {
+  const IntVec bits = load_bits(from) << 16;
+  Vec value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+// Rounded to the nearest, ties to even.
+inline void store(Element* to, Vec value) {
+  const __m256bh half = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(value));
+  std::memcpy(to, &half, sizeof(half));
+}
+
+inline float to_float(Element value) {
+  const uint32_t bits = static_cast<uint32_t>(value.bits) << 16;
+  float result;
+  std::memcpy(&result, &bits, sizeof(result));
+  return result;
+}
+#endif
+
+// The last vector of a row may be short: only `count` lanes belong to it.
+template <typename T>
+inline Vec load(const T* from, int64_t count) {
+  if (count >= kLanes) return load(from);
+  T all[kLanes] = {};
+  std::memcpy(all, from, count * sizeof(T));
+  return load(all);
+}
+
+template <typename T>
+inline void store(T* to, Vec value, int64_t count) {
+  if (count >= kLanes) return store(to, value);
+  T all[kLanes];
+  store(all, value);
+  std::memcpy(to, all, count * sizeof(T));
+}
+
+inline Vec clamp(Vec x, float low, float high) {
+  x = x < low ? splat(low) : x;
+  return x > high ? splat(high) : x;
+}
+
+// e^x for x in [-87, 88] to about one unit in the last place: x = n ln 2 + r with |r| <= ln 2 / 2, a polynomial in r,
+// and 2^n by exponent.
+inline Vec exp(Vec x) {
+  const float to_integer = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
+  const Vec shifted = x * 1.44269504f + to_integer;
+  const Vec n = shifted - to_integer;
+  const Vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  Vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + (r + 1.0f);
+  IntVec bits;
+  std::memcpy(&bits, &shifted, sizeof(bits));
+  const IntVec exponent = bits << 23;  // the whole number's low bits, moved to the exponent
+  IntVec result;
+  std::memcpy(&result, &p, sizeof(result));
+  result += exponent;
+  Vec value;
+  std::memcpy(&value, &result, sizeof(value));
+  return value;
+}
+
+// Both with one division. Beyond -43 the result stays at 2e-19, so that the product of two denominators is finite.
+inline void sigmoids(Vec& x, Vec& y) {
+  const Vec a = 1.0f + exp(clamp(-x, -87.0f, 43.0f)), b = 1.0f + exp(clamp(-y, -87.0f, 43.0f));
+  const Vec inverse = 1.0f / (a * b);
+  x = b * inverse;
+  y = a * inverse;
+}
+
+// Near 0, where 1 - 2 / (e^2x + 1) would cancel, an odd polynomial.
+inline Vec tanh(Vec x) {
+  const Vec s = x * x;
+  Vec p = s * -5.70498872745e-3f + 2.06390887954e-2f;
+  p = p * s - 5.37397155531e-2f;
+  p = p * s + 1.33314422036e-1f;
+  p = p * s - 3.33332819422e-1f;
+  const Vec small = p * (s * x) + x;
+  const Vec large = 1.0f - 2.0f / (1.0f + exp(clamp(2.0f * x, -87.0f, 88.0f)));
+  return s < 0.390625f ? small : large;
+}
+
+// A square of 32-bit words, rows to columns: for each bit of the index, lanes that have it change places with rows.
+inline void transpose_words(IntVec (&rows)[kLanes]) {
+  for (int64_t bit = 1; bit < kLanes; bit *= 2) {
+    IntVec low, high;
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      low[lane] = static_cast<int32_t>((lane & bit) == 0 ? lane : kLanes + lane - bit);
+      high[lane] = static_cast<int32_t>((lane & bit) == 0 ? lane + bit : kLanes + lane);
+    }
+    for (int64_t i = 0; i < kLanes; ++i) {
+      if ((i & bit) != 0) continue;
+      const IntVec a = rows[i], b = rows[i + bit];
+      rows[i] = __builtin_shuffle(a, b, low);
+      rows[i + bit] = __builtin_shuffle(a, b, high);
+    }
+  }
+}
+
+inline int64_t thread() {
+#ifdef _OPENMP
+  return omp_get_thread_num();
+#else
+  return 0;
+#endif
+}
+
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+inline int64_t blocks(int64_t size, int64_t block) { return (size + block - 1) / block; }
+
+inline int64_t round_up(int64_t size, int64_t block) { return blocks(size, block) * block; }
+
+// Memory on cache lines, not initialised. Allocate outside parallel regions: where there is none left, this throws.
+template <typename T>
+class Buffer {
+ public:
+  explicit Buffer(int64_t size)
+      : data_(static_cast<T*>(::operator new(round_up(size * sizeof(T), 64) + 64, std::align_val_t(64)))) {}
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer() { ::operator delete(data_, std::align_val_t(64)); }
+  T* at(int64_t index = 0) { return data_ + index; }
+
+ private:
+  T* data_;
+};
+
+template <typename T>
+inline void swap(T*& a, T*& b) {
+  T* const c = a;
+  a = b;
+  b = c;
+}
+
+template <typename T>
+inline void zero(T* to, int64_t count) {
+  std::memset(static_cast<void*>(to), 0, count * sizeof(T));
+}
+
+template <typename T>
+inline void copy(const T* from, int64_t count, T* to) {
+  std::memcpy(static_cast<void*>(to), from, count * sizeof(T));
+}
+
+}  // namespace
+}  // namespace CRRL_ISA
+}  // namespace crrl
