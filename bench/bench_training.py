@@ -1,4 +1,4 @@
-"""Whole training steps with and without --fused, from the same weights."""
+"""Whole training steps with --fused, with it but torch's GRU, and without it (the reference), from the same weights."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bench.cases import Run
+from bench.rows import Row
+from bench.timing import Contender
 from crrl import ops
 from crrl.data import Batch, Clips, ClipTensors
 from crrl.models import ContrastiveMotionLearner, Decoder, Encoder, InformationFuser, SequenceReconstructor
@@ -42,7 +45,7 @@ def test_training_step(compare: Callable[..., None], name: str, make: Callable[[
     torch.manual_seed(0)
     tensors, start, index = clip_tensors(), make(), torch.arange(32)
 
-    def stepper(policy: str) -> Callable[[], list[Tensor]]:
+    def stepper(policy: str) -> tuple[Phase, Run]:
         phase = copy.deepcopy(start)
         optimizer = torch.optim.Adam([p for p in phase.module.parameters() if p.requires_grad], lr=0)
 
@@ -54,11 +57,38 @@ def test_training_step(compare: Callable[..., None], name: str, make: Callable[[
                 optimizer.step()
             return [loss.detach(), *gradients(phase.module)]
 
-        return step
+        return phase, step
 
-    peers = {"fused": stepper("auto"), "reference": stepper("reference")}
-    compare(f"{name} step, NW-UCLA size, B=32", peers, tolerance=1e-4)
+    phase, reference = stepper("reference")
+    flops = gru_flops(phase.module, reference)
+    runs = {"crrl": stepper("auto")[1], "torch.nn.GRU": stepper("gru_layer=torch")[1], "reference": reference}
+    row = Row("training step, NW-UCLA size, B=32", name, flops=flops, bar="reference")
+    # Losses and gradients of a whole step in fp32, each side's sums in an order of its own.
+    compare(row, [Contender(peer, run, limit=1e-4) for peer, run in runs.items()], reference())
 
 
 def gradients(module: nn.Module) -> list[Tensor]:
     return [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+
+
+def gru_flops(module: nn.Module, step: Run) -> float:
+    """FLOP of the GRUs' matrix products in one call of `step`, on valid frames only; the rest of it adds little."""
+    total = 0.0
+
+    def count(gru: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: object) -> None:
+        nonlocal total
+        assert isinstance(gru, nn.GRU)
+        x, lengths = args[0], kwargs.get("lengths")
+        valid = x.shape[0] * x.shape[1] if lengths is None else int(lengths.sum())
+        for name, weight in gru.named_parameters():
+            if weight.ndim == 2:  # W_ih or W_hh: forward, then the gradients of the weight and of what it was given
+                given = not name.startswith("weight_ih_l0") or x.requires_grad
+                times = 1 + (torch.is_grad_enabled() and weight.requires_grad) * (1 + given)
+                total += 2.0 * valid * weight.numel() * times
+
+    grus = [part for part in module.modules() if isinstance(part, nn.GRU)]
+    hooks = [gru.register_forward_hook(count, with_kwargs=True) for gru in grus]
+    step()
+    for hook in hooks:
+        hook.remove()
+    return total

@@ -1,89 +1,123 @@
-"""Benchmarks: parity first, then peers timed in turns in the same run, reported as ratios of medians."""
+"""The benchmarks' part of pytest: parity first, then peers in turns, and a report of the whole run.
+
+Options: --minutes (what the run may take), --rounds (that many turns a row instead), --results (where the report goes).
+"""
 
 from __future__ import annotations
 
-import json
-import platform
-import statistics
-import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from torch import Tensor
 
-ROUNDS = 15
-"""Turns per benchmark; in each turn every peer runs once, so that a noisy moment hits all of them."""
+# pytest alone, unlike python -m pytest, does not look for modules in the repository root.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench import report, timing
+from bench.machine import machine, peak_gflops
+from bench.rows import Row
+from bench.timing import Contender
+
 RESULTS = Path(__file__).parent / "results"
 
-Run = Callable[[], Sequence[Tensor]]
-_rows: list[dict[str, Any]] = []
+
+@dataclass
+class Session:
+    """What a run has found so far, and the time it has left for what is still to come."""
+
+    deadline: float
+    rounds: int
+    rows_left: int = 0
+    rows: list[Row] = field(default_factory=list)
+    peaks: dict[str, float] = field(default_factory=dict)
+
+    def rounds_for(self, call_s: Sequence[float]) -> int:
+        """Rounds for a row whose peers take `call_s`: its equal share of the time left."""
+        share = (self.deadline - time.perf_counter()) / max(self.rows_left, 1)
+        return self.rounds or timing.rounds_within(share, call_s)
+
+    def measure_peaks(self) -> None:
+        """Keep each unit's best: a peak is a ceiling, and a neighbour's noise only lowers what is seen of it."""
+        for unit, gflops in peak_gflops().items():
+            self.peaks[unit] = max(gflops, self.peaks.get(unit, 0.0))
 
 
-def check_parity(name: str, got: Sequence[Tensor], want: Sequence[Tensor], tolerance: float) -> None:
-    """Fail, and so time nothing, where results differ from the reference's by more than `tolerance` of their norm."""
-    for position, (ours, theirs) in enumerate(zip(got, want, strict=True)):
-        error = float((ours - theirs).norm() / theirs.norm().clamp_min(1e-30))
-        assert error <= tolerance, f"{name}: result {position} is off by {error:.1e} of its norm; not timed"
+SESSION = pytest.StashKey[Session]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("crrl bench")
+    group.addoption("--minutes", type=float, default=6.0, help="about how long the whole run may take")
+    group.addoption("--rounds", type=int, default=0, help="turns per row; 0: as many as the time allows")
+    group.addoption("--results", type=Path, default=RESULTS, help="folder of the report")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.benchmark_quiet = True  # its table would show the turns, all peers together
+    minutes, rounds = config.getoption("minutes"), config.getoption("rounds")
+    config.stash[SESSION] = Session(time.perf_counter() + 60 * minutes, rounds)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    session.config.stash[SESSION].rows_left = len(session.items)
+    if session.items and not session.config.option.collectonly:
+        session.config.stash[SESSION].measure_peaks()
+
+
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    item.config.stash[SESSION].rows_left -= 1
 
 
 @pytest.fixture
-def compare(benchmark: Any) -> Callable[..., None]:
-    """compare(title, {name: run}, tolerance): the first is ours, "reference" is the judge; each returns its results."""
+def compare(benchmark: Any, pytestconfig: pytest.Config) -> Callable[..., None]:
+    """compare(row, contenders, expected): check everyone against `expected`, then time them, ours first."""
+    session = pytestconfig.stash[SESSION]
 
-    def run(title: str, peers: dict[str, Run], tolerance: float) -> None:
-        expected = peers["reference"]()
-        for name, peer in peers.items():
-            check_parity(name, peer(), expected, tolerance)
-        times: dict[str, list[float]] = {name: [] for name in peers}
+    def run(row: Row, contenders: Sequence[Contender], expected: Sequence[Tensor]) -> None:
+        session.rows.append(row)
+        measured, usual = {}, {}
+        for c in contenders:
+            results, usual[c.name] = timing.first_call(c.run)
+            measured[c.name] = timing.errors(results, expected)
+        row.errors = {name: max(errors) for name, errors in measured.items()}
+        row.refused = next(filter(None, (timing.wrong(c, measured) for c in contenders)), None)
+        assert row.refused is None, f"{row.refused}; nothing is timed"
+        calls: dict[str, list[float]] = {c.name: [] for c in contenders}
 
-        def one_turn() -> None:
-            for name, peer in peers.items():
-                start = time.perf_counter()
-                peer()
-                times[name].append(1e3 * (time.perf_counter() - start))
+        def one_round() -> None:
+            for c in contenders:
+                calls[c.name] += timing.take_turn(c.run, usual[c.name])
 
-        benchmark.pedantic(one_turn, rounds=ROUNDS)
-        medians = {name: statistics.median(values) for name, values in times.items()}
-        benchmark.extra_info["median_ms"] = medians
-        _rows.append({"benchmark": title, "median_ms": medians})
+        benchmark.pedantic(one_round, rounds=session.rounds_for(list(usual.values())))
+        row.calls_ms = calls
+        benchmark.extra_info["median_ms"] = row.median_ms()
 
     return run
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print the table and keep it as JSON."""
-    if not _rows:
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Print a line for each row and write the report."""
+    session = config.stash[SESSION]
+    if not session.rows:
         return
-    terminalreporter.section("crrl: median ms (times the first)")
-    for row in _rows:
-        (ours, best), *others = row["median_ms"].items()
-        cells = [f"{ours} {best:.2f}", *(f"{name} {value:.2f} ({value / best:.2f}x)" for name, value in others)]
-        terminalreporter.write_line(f"{row['benchmark']:44} " + " | ".join(cells))
-    machine = {
-        "commit": commit(),
-        "processor": processor(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-    (RESULTS / "cpu.json").write_text(json.dumps({**machine, "rounds": ROUNDS, "rows": _rows}, indent=2) + "\n")
+    session.measure_peaks()  # again at the end: the machine may have been busier at the start
+    terminalreporter.section("crrl: median ms (times ours)")
+    for row in session.rows:
+        terminalreporter.write_line(f"{row.group}, {row.title}: {row.refused or summary(row)}")
+    folder = config.getoption("results")
+    report.write(folder, machine(), session.peaks, session.rows)
+    terminalreporter.write_line(f"report: {folder}/cpu.md")
 
 
-def commit() -> str:
-    """The commit that is measured, "-dirty" where files differ from it; empty outside a git checkout."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=RESULTS, capture_output=True, text=True, check=False
-    )
-    return described.stdout.strip()
-
-
-def processor() -> str:
-    """The processor's name, as far as the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+def summary(row: Row) -> str:
+    """Ours, then each other with its multiple of ours, then who is absent."""
+    if not row.calls_ms:
+        return "not timed"
+    (ours, best), *others = row.median_ms().items()
+    cells = [f"{ours} {best:.2f}", *(f"{name} {value:.2f} ({value / best:.2f}x)" for name, value in others)]
+    return " | ".join([*cells, *(f"no {name}" for name in row.absent)])

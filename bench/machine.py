@@ -1,0 +1,80 @@
+"""What was measured on: the processor, the versions, the commit, and the machine's own peaks."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.cases import DTYPES
+from crrl import ops
+
+PEERS = ("onnxruntime", "openvino", "onnx")
+BF16_UNITS = ("avx512_bf16", "amx_bf16")
+
+
+def machine() -> dict[str, Any]:
+    """Everything but the peaks."""
+    return {
+        "commit": commit(),
+        "processor": processor(),
+        "gru_layer": {name: gru_backend(dtype) for name, dtype in DTYPES.items() if name != "fp64"},
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        **{name: installed(name) for name in PEERS},
+    }
+
+
+def peak_gflops() -> dict[str, float]:
+    """GFLOP/s by unit on torch's number of threads, measured now; empty where crrl._cpu was not built."""
+    try:
+        from crrl._cpu import peak_gflops as measure
+    except ImportError:
+        return {}
+    return dict(measure(torch.get_num_threads(), seconds=0.25))
+
+
+def peak_of(dtype: str, peaks: dict[str, float]) -> tuple[str, float] | None:
+    """The unit that sets this dtype's ceiling and its GFLOP/s; bf16 without a unit of its own is computed in fp32."""
+    fp32 = {name: peak for name, peak in peaks.items() if name not in BF16_UNITS}
+    bf16 = {name: peak for name, peak in peaks.items() if name in BF16_UNITS}
+    units = bf16 or fp32 if dtype == "bf16" else fp32
+    return max(units.items(), key=lambda item: item[1]) if units else None
+
+
+def gru_backend(dtype: torch.dtype) -> str:
+    """Which backend, on which instruction set, serves crrl's GRU here, in its own words."""
+    rows = ops.choices(ops.Case("cpu", dtype))
+    return next(f"{backend}: {reason}" for name, backend, reason in rows if name == "gru_layer")
+
+
+def installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def commit() -> str:
+    """The commit that is measured, "-dirty" where files differ from it; empty outside a git checkout."""
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return described.stdout.strip()
+
+
+def processor() -> str:
+    """The processor's name, as far as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
