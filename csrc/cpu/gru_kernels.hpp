@@ -321,36 +321,41 @@ constexpr int64_t kInputOrder[kGates] = {0, 1, 2};
 
 // Memory of the whole backward pass. Rows are kRows longer than used: a tile may read past the last one.
 struct BackwardScratch {
-  int64_t units, frames, deep, part_stride, input_blocks;
+  int64_t units, frames, deep_blocks, part_stride, input_blocks, input_size, state_size;
   Buffer<Element> parts;      // [direction][frame, part_stride]
-  Buffer<Element> inputs;     // x transposed, [I, deep]
-  Buffer<Element> states;     // per direction the state before each frame, transposed, [units, deep]
+  Buffer<Element> inputs;     // x transposed, [block of kDeep frames][I, kDeep]
+  Buffer<Element> states;     // per direction the state before each frame, likewise, [block][H, kDeep]
   Buffer<Element> recurrent;  // W_hh in panels
   Buffer<Element> input;      // W_ih in panels
   Buffer<Element> operand;    // [chain][rows, kGates * units], the gradient of W_hh h in one step
   Buffer<float> gradients;    // [chain][rows, units], dh
-  Buffer<Element> panels;     // [thread][deep, kColumns]
+  Buffer<Element> panels;     // [thread][kDeep, kColumns]
+  Buffer<float> sums;         // [thread][channels, kColumns], gradients of weights
   int64_t chain_rows;
 
-  // Rows of the transposed matrices are not a power of two apart: they would share few sets of the cache.
+  // The parts of two frames are not a power of two apart: they would share few sets of the cache.
   BackwardScratch(const GruBackward& p, const GruPlan& plan, int64_t chains, int64_t rows, int threads)
       : units(padded(p.layer.hidden)),
         frames(plan.frames),
-        deep(padded(plan.frames) + kPad),
+        deep_blocks(blocks(plan.frames, kDeep)),
         part_stride(kParts * units + kPad),
         input_blocks(p.dx.data == nullptr ? 0 : blocks(p.layer.input, kColumns)),
+        input_size(p.layer.input + kRows),
+        state_size(p.layer.hidden + kRows),
         parts(p.layer.directions * (frames + kRows) * part_stride),
-        inputs((p.layer.input + kRows) * deep),
-        states(p.layer.directions * (units + kRows) * deep),
+        inputs(deep_blocks * input_size * kDeep),
+        states(p.layer.directions * deep_blocks * state_size * kDeep),
         recurrent(p.layer.directions * units * kGates * units),
         input(p.layer.directions * input_blocks * kColumns * kGates * units),
         operand(chains * (rows + kRows) * kGates * units),
         gradients(chains * (rows + kRows) * units),
-        panels(threads * deep * kColumns),
+        panels(threads * kDeep * kColumns),
+        sums(threads * (input_size + state_size) * kColumns),
         chain_rows(rows + kRows) {}
 
   Element* part(int64_t d, int64_t number) { return parts.at((d * (frames + kRows) + number) * part_stride); }
-  Element* state(int64_t d) { return states.at(d * (units + kRows) * deep); }
+  Element* input_block(int64_t block) { return inputs.at(block * input_size * kDeep); }
+  Element* state_block(int64_t d, int64_t block) { return states.at((d * deep_blocks + block) * state_size * kDeep); }
   Element* recurrent_panel(int64_t d, int64_t column) { return recurrent.at((d * units + column) * kGates * units); }
   Element* input_panel(int64_t d, int64_t block) {
     return input.at((d * input_blocks + block) * kColumns * kGates * units);
@@ -380,9 +385,9 @@ inline IntVec load_frames(const Element* const* rows, int64_t c, int64_t channel
   return words;
 }
 
-// Frames first.. (kLanes words of them) as columns of a matrix of `channels` rows; zero where there is none.
+// Frames first.. (kLanes words of them) as columns of a block, [channels, kDeep]; zero where there is none.
 template <typename Source>
-void transpose(const Source& source, int64_t first, int64_t frames, int64_t channels, Element* to, int64_t stride) {
+void transpose(const Source& source, int64_t first, int64_t frames, int64_t channels, Element* to) {
   constexpr int64_t count = kLanes * kGroup;
   const Element* from[count];
   for (int64_t j = 0; j < count; ++j) from[j] = first + j < frames ? source(first + j) : nullptr;
@@ -391,7 +396,7 @@ void transpose(const Source& source, int64_t first, int64_t frames, int64_t chan
     for (int64_t i = 0; i < kLanes; ++i) rows[i] = load_frames(from + i * kGroup, c, channels);
     transpose_words(rows);
     for (int64_t i = 0; i < least(kLanes, channels - c); ++i) {
-      std::memcpy(static_cast<void*>(to + (c + i) * stride + first), &rows[i], sizeof(IntVec));
+      std::memcpy(static_cast<void*>(to + (c + i) * kDeep + first % kDeep), &rows[i], sizeof(IntVec));
     }
   }
 }
@@ -426,7 +431,7 @@ class BackwardChain {
 
  private:
   void step(int64_t s, int64_t rows) {
-    for (int64_t i = 0; i < rows; ++i) gates(i, chain_.row(i), chain_.time(i, s));
+    for (int64_t i = 0; i < rows; ++i) gates(i, source(i, s));
     for (int64_t column = 0; column < units_; column += kColumns) {
       const Element* panel = scratch_.recurrent_panel(chain_.direction, column);
       for_tiles(rows, [&](int64_t first, int64_t, auto tile) {
@@ -444,25 +449,34 @@ class BackwardChain {
     }
   }
 
+  // What the gates of one frame are read from and written to.
+  struct Source {
+    const Element *reserve, *before, *dy;
+    Element* parts;
+  };
+
+  Source source(int64_t i, int64_t s) const {
+    const int64_t d = chain_.direction, b = chain_.row(i), t = chain_.time(i, s);
+    const int64_t number = chain_.plan->starts[b] + t;
+    return {element(p_.reserve) + (d * scratch_.frames + number) * kReserved * units_,
+            state_before(p_, *chain_.plan, d, b, t), frame(p_.dy, b, t) + d * layer_.hidden, scratch_.part(d, number)};
+  }
+
   // The gradients of the gates of one frame; dh becomes what reaches the state before by the direct way, dh z.
-  void gates(int64_t i, int64_t b, int64_t t) {
-    const int64_t hidden = layer_.hidden, d = chain_.direction, number = chain_.plan->starts[b] + t;
-    const Element* reserve = element(p_.reserve) + (d * scratch_.frames + number) * kReserved * units_;
-    const Element* before = state_before(p_, *chain_.plan, d, b, t);
-    const Element* dy = frame(p_.dy, b, t) + d * hidden;
-    Element *operand = operand_ + i * kGates * units_, *parts = scratch_.part(d, number);
+  void gates(int64_t i, const Source& now) {
+    Element* operand = operand_ + i * kGates * units_;
     float* dh = dh_ + i * units_;
     for (int64_t unit = 0; unit < units_; unit += kLanes) {
-      const int64_t count = hidden - unit;
-      const Vec r = load(reserve + unit), z = load(reserve + units_ + unit);
-      const Vec n = load(reserve + 2 * units_ + unit), n_h = load(reserve + 3 * units_ + unit);
-      const Vec h = before == nullptr || count <= 0 ? Vec{} : load(before + unit, count);
-      const Vec gradient = load(dh + unit) + (count <= 0 ? Vec{} : load(dy + unit, count));
+      const int64_t count = layer_.hidden - unit;
+      const Vec r = load(now.reserve + unit), z = load(now.reserve + units_ + unit);
+      const Vec n = load(now.reserve + 2 * units_ + unit), n_h = load(now.reserve + 3 * units_ + unit);
+      const Vec h = now.before == nullptr || count <= 0 ? Vec{} : load(now.before + unit, count);
+      const Vec gradient = load(dh + unit) + (count <= 0 ? Vec{} : load(now.dy + unit, count));
       const Vec dn = gradient * (1.0f - z) * (1.0f - n * n);
       const Vec dr = dn * n_h * (r * (1.0f - r));
       const Vec dz = gradient * (h - n) * (z * (1.0f - z));
       const Vec made[kParts] = {dn * r, dr, dz, dn};
-      for (int64_t part = 0; part < kParts; ++part) store(parts + part * units_ + unit, made[part]);
+      for (int64_t part = 0; part < kParts; ++part) store(now.parts + part * units_ + unit, made[part]);
       for (int64_t part = 0; part < kGates; ++part) store(operand + part * units_ + unit, made[part]);
       store(dh + unit, gradient * z);
     }
@@ -477,84 +491,101 @@ class BackwardChain {
   float* dh_;
 };
 
-// The gradients of the weights and biases of kColumns gate units of one direction: products over all frames.
+// The gradients of the weights and biases of kColumns gate units of one direction: products over all frames, kDeep of
+// them at a time, which stay in the first-level cache for all channels.
 class WeightGradient {
  public:
-  WeightGradient(const GruBackward& p, BackwardScratch& scratch, int64_t direction, int64_t column, Element* panel)
-      : p_(p),
+  WeightGradient(const GruBackward& p, BackwardScratch& scratch, int64_t direction, int64_t column)
+      : layer_(p.layer),
         scratch_(scratch),
         d_(direction),
         part_(column / scratch.units),
         unit_(column % scratch.units),
-        panel_(panel) {
-    const Element* from = scratch.part(d_, 0) + column;
-    pack_rows(from, scratch.part_stride, scratch.frames, kColumns, panel);
-    for (int64_t k = scratch.frames; k < scratch.deep; ++k) {
-      for (int64_t j = 0; j < kColumns; ++j) panel[in_panel(k, j, kColumns)] = Element{};
-    }
-    add_up(from);
+        from_(scratch.part(direction, 0) + column),
+        panel_(scratch.panels.at(thread() * kDeep * kColumns)),
+        state_sums_(scratch.sums.at(thread() * (scratch.input_size + scratch.state_size) * kColumns)),
+        input_sums_(state_sums_ + scratch.state_size * kColumns),
+        p_(p) {
+    zero(state_sums_, (scratch.input_size + scratch.state_size) * kColumns);
   }
 
-  void run() const {
-    const GruLayer& layer = p_.layer;
-    if (part_ < kGates) {
-      product(scratch_.state(d_), layer.hidden, kStateOrder[part_], element(p_.dw_hh[d_]));
-      bias(kStateOrder[part_], element(p_.db_hh[d_]));
+  void run() {
+    for (int64_t block = 0; block < scratch_.deep_blocks; ++block) {
+      const int64_t first = block * kDeep, count = least(kDeep, scratch_.frames - first);
+      pack(first, count);
+      add_up(first, count);
+      const int64_t depth = round_up(count, kDepth);
+      if (has_state()) accumulate(scratch_.state_block(d_, block), layer_.hidden, depth, state_sums_);
+      if (has_input()) accumulate(scratch_.input_block(block), layer_.input, depth, input_sums_);
     }
-    if (part_ > 0) {
-      product(scratch_.inputs.at(), layer.input, kInputOrder[part_ - 1], element(p_.dw_ih[d_]));
-      bias(kInputOrder[part_ - 1], element(p_.db_ih[d_]));
+    if (has_state()) {
+      const int64_t row = kStateOrder[part_] * layer_.hidden + unit_;
+      write(state_sums_, layer_.hidden, element(p_.dw_hh[d_]) + row * layer_.hidden);
+      write_bias(p_.db_hh[d_], row);
+    }
+    if (has_input()) {
+      const int64_t row = kInputOrder[part_ - 1] * layer_.hidden + unit_;
+      write(input_sums_, layer_.input, element(p_.dw_ih[d_]) + row * layer_.input);
+      write_bias(p_.db_ih[d_], row);
     }
   }
 
  private:
-  void add_up(const Element* from) {
-    for (int64_t first = 0; first < scratch_.frames; first += kDeep) {
-      Vec sums[kWide] = {};
-      for (int64_t k = first; k < least(scratch_.frames, first + kDeep); ++k) {
-        for (int64_t v = 0; v < kWide; ++v) sums[v] += load(from + k * scratch_.part_stride + v * kLanes);
-      }
-      for (int64_t v = 0; v < kWide; ++v) bias_[v] += sums[v];
+  bool has_state() const { return part_ < kGates; }
+  bool has_input() const { return part_ > 0; }
+
+  void pack(int64_t first, int64_t count) {
+    pack_rows(from_ + first * scratch_.part_stride, scratch_.part_stride, count, kColumns, panel_);
+    for (int64_t k = count; k < round_up(count, kDepth); ++k) {
+      for (int64_t j = 0; j < kColumns; ++j) panel_[in_panel(k, j, kColumns)] = Element{};
     }
   }
 
-  void bias(int64_t gate, Element* to) const {
-    if (to == nullptr) return;
-    for (int64_t v = 0; v < kWide; ++v) {
-      const int64_t unit = unit_ + v * kLanes, count = p_.layer.hidden - unit;
-      if (count > 0) store(to + gate * p_.layer.hidden + unit, bias_[v], count);
+  void add_up(int64_t first, int64_t count) {
+    Vec sums[kWide] = {};
+    for (int64_t k = first; k < first + count; ++k) {
+      for (int64_t v = 0; v < kWide; ++v) sums[v] += load(from_ + k * scratch_.part_stride + v * kLanes);
     }
+    for (int64_t v = 0; v < kWide; ++v) bias_[v] += sums[v];
   }
 
-  // Rows gate * H + unit.. of dW [3H, channels], from the operand transposed, [channels, deep].
-  void product(const Element* transposed, int64_t channels, int64_t gate, Element* dw) const {
-    const int64_t depth = round_up(scratch_.frames, kDepth), units = least(kColumns, p_.layer.hidden - unit_);
-    Element* rows = dw + (gate * p_.layer.hidden + unit_) * channels;
-    for_tiles(channels, [&](int64_t first, int64_t count, auto tile) {
+  // sums [channels, kColumns] += a block of the operand, [channels, kDeep], times the panel.
+  void accumulate(const Element* operand, int64_t channels, int64_t depth, float* sums) const {
+    for_tiles(channels, [&](int64_t first, int64_t, auto tile) {
       constexpr int64_t R = decltype(tile)::value;
-      Vec total[R][kWide] = {};
-      for (int64_t k = 0; k < depth; k += kDeep) {
-        Vec sums[R][kWide] = {};
-        multiply<R, kWide>(transposed + first * scratch_.deep + k, scratch_.deep, panel_ + k * kColumns,
-                           least(kDeep, depth - k), sums);
-        for (int64_t i = 0; i < R; ++i) {
-          for (int64_t v = 0; v < kWide; ++v) total[i][v] += sums[i][v];
-        }
-      }
-      Element narrow[R][kColumns];
+      Vec block[R][kWide] = {};
+      multiply<R, kWide>(operand + first * kDeep, kDeep, panel_, depth, block);
+      float* to = sums + first * kColumns;
       for (int64_t i = 0; i < R; ++i) {
-        for (int64_t v = 0; v < kWide; ++v) store(&narrow[i][v * kLanes], total[i][v]);
-      }
-      for (int64_t j = 0; j < units; ++j) {
-        for (int64_t i = 0; i < count; ++i) rows[j * channels + first + i] = narrow[i][j];
+        for (int64_t v = 0; v < kWide; ++v, to += kLanes) store(to, load(to) + block[i][v]);
       }
     });
   }
 
-  const GruBackward& p_;
+  // The sums as rows of dW, [units, channels].
+  void write(const float* sums, int64_t channels, Element* dw) const {
+    for (int64_t c = 0; c < channels; ++c) {
+      Element narrow[kColumns];
+      for (int64_t v = 0; v < kWide; ++v) store(narrow + v * kLanes, load(sums + c * kColumns + v * kLanes));
+      for (int64_t j = 0; j < least(kColumns, layer_.hidden - unit_); ++j) dw[j * channels + c] = narrow[j];
+    }
+  }
+
+  void write_bias(void* db, int64_t row) const {
+    if (db == nullptr) return;
+    for (int64_t v = 0; v < kWide; ++v) {
+      const int64_t count = layer_.hidden - unit_ - v * kLanes;
+      if (count > 0) store(element(db) + row + v * kLanes, bias_[v], count);
+    }
+  }
+
+  const GruLayer& layer_;
   BackwardScratch& scratch_;
   const int64_t d_, part_, unit_;
-  const Element* panel_;
+  const Element* from_;
+  Element* panel_;
+  float *state_sums_, *input_sums_;
+  const GruBackward& p_;
   Vec bias_[kWide] = {};
 };
 
@@ -655,14 +686,14 @@ class Preparation {
  private:
   void inputs(int64_t first) const {
     const auto source = [&](int64_t number) { return frame(p_.layer.x, plan_.row_of[number], plan_.time_of[number]); };
-    transpose(source, first, plan_.frames, p_.layer.input, scratch_.inputs.at(), scratch_.deep);
+    transpose(source, first, plan_.frames, p_.layer.input, scratch_.input_block(first / kDeep));
   }
 
   void states(int64_t d, int64_t first) const {
     const auto source = [&](int64_t number) {
       return state_before(p_, plan_, d, plan_.row_of[number], plan_.time_of[number]);
     };
-    transpose(source, first, plan_.frames, p_.layer.hidden, scratch_.state(d), scratch_.deep);
+    transpose(source, first, plan_.frames, p_.layer.hidden, scratch_.state_block(d, first / kDeep));
   }
 
   const GruBackward& p_;
@@ -693,8 +724,7 @@ void backward(const GruBackward& p, const GruPlan& plan, int threads) {
     }
 #pragma omp for schedule(dynamic) nowait
     for (int64_t item = 0; item < layer.directions * columns; ++item) {
-      Element* panel = scratch.panels.at(thread() * scratch.deep * kColumns);
-      WeightGradient(p, scratch, item / columns, item % columns * kColumns, panel).run();
+      WeightGradient(p, scratch, item / columns, item % columns * kColumns).run();
     }
 #pragma omp for schedule(dynamic)
     for (int64_t item = 0; item < frame_blocks; ++item) {

@@ -57,45 +57,28 @@ class Products {
   ~Products() { _tile_release(); }
 };
 
-// sums[i][v] += a[i] panel[v] for R rows of `a`, `next` elements apart. Tile 3 r + v holds rows 16 r.. of column vector
-// v.
+// sums[i][v] += a[i] panel[v] for 16 rows of `a`, `next` elements apart. Tiles 0-2 are sums, 3-5 columns, 6 rows.
 template <int64_t R, int64_t V>
 __attribute__((noinline)) void multiply(const Element* a, int64_t next, const Element* panel, int64_t depth,
                                         Vec (&sums)[R][V]) {
-  static_assert((R == 16 || R == 32) && (V == 2 || V == 3));
+  static_assert(R == 16 && (V == 2 || V == 3));
   constexpr int row = V * 64;  // bytes, of `sums` and of a panel
-  constexpr bool two = R == 32, three = V == 3;
   float* const out = reinterpret_cast<float*>(sums);
-  float* const low = out + 16 * V * 16;
   _tile_loadd(0, out, row);
   _tile_loadd(1, out + 16, row);
-  if constexpr (three) _tile_loadd(2, out + 32, row);
-  if constexpr (two) _tile_loadd(3, low, row);
-  if constexpr (two) _tile_loadd(4, low + 16, row);
-  if constexpr (two && three) _tile_loadd(5, low + 32, row);
-  for (int64_t k = 0; k < depth; k += 32, panel += 16 * V * 32) {
-    const Element* const top = a + k;
-    const Element* const bottom = top + 16 * next;
-    _tile_loadd(7, panel, row);
-    _tile_loadd(6, top, next * 2);
-    _tile_dpbf16ps(0, 6, 7);
-    if constexpr (two) _tile_loadd(6, bottom, next * 2);
-    if constexpr (two) _tile_dpbf16ps(3, 6, 7);
-    _tile_loadd(7, panel + 32, row);
-    if constexpr (two) _tile_dpbf16ps(4, 6, 7);
-    if constexpr (two) _tile_loadd(6, top, next * 2);
-    _tile_dpbf16ps(1, 6, 7);
-    if constexpr (three) _tile_loadd(7, panel + 64, row);
-    if constexpr (three) _tile_dpbf16ps(2, 6, 7);
-    if constexpr (two && three) _tile_loadd(6, bottom, next * 2);
-    if constexpr (two && three) _tile_dpbf16ps(5, 6, 7);
+  if constexpr (V == 3) _tile_loadd(2, out + 32, row);
+  for (int64_t k = 0; k < depth; k += kDepth, panel += kDepth * V * kLanes) {
+    _tile_loadd(6, a + k, next * 2);
+    _tile_loadd(3, panel, row);
+    _tile_loadd(4, panel + 32, row);
+    if constexpr (V == 3) _tile_loadd(5, panel + 64, row);
+    _tile_dpbf16ps(0, 6, 3);
+    _tile_dpbf16ps(1, 6, 4);
+    if constexpr (V == 3) _tile_dpbf16ps(2, 6, 5);
   }
   _tile_stored(0, out, row);
   _tile_stored(1, out + 16, row);
-  if constexpr (three) _tile_stored(2, out + 32, row);
-  if constexpr (two) _tile_stored(3, low, row);
-  if constexpr (two) _tile_stored(4, low + 16, row);
-  if constexpr (two && three) _tile_stored(5, low + 32, row);
+  if constexpr (V == 3) _tile_stored(2, out + 32, row);
 }
 
 #else
