@@ -9,7 +9,7 @@ PEERS := $(VENV)/.peers
 NATIVE := $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test bench lint clean
+.PHONY: help train test bench sanitize lint clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -37,6 +37,15 @@ bench: $(READY) $(PEERS) ## Run the benchmarks
 # Best effort, tried again next time: the report names the peers that cannot be had.
 $(PEERS): pyproject.toml constraints.txt | $(READY)
 	-$(BIN)/python -m pip install -c constraints.txt -e '.[bench]' && touch $@
+
+# The extension under AddressSanitizer and UBSan, in a copy of the package; the interpreter itself is let leak.
+SANITIZED := build/sanitized
+sanitize: $(READY) ## Test the C++ under the sanitizers
+	CRRL_CPU=1 CXX="g++ -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer" \
+		$(BIN)/python setup.py -q build --build-lib $(SANITIZED) --build-temp $(SANITIZED)/objects
+	nm -D $(SANITIZED)/crrl/_cpu*.so | grep -q __asan_report
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+		PYTHONPATH=$(SANITIZED) $(BIN)/pytest tests/ops/test_gru_backends.py tests/ops/test_gather_native.py
 
 lint: $(READY) ## Check style, formatting and types
 	$(BIN)/ruff check
