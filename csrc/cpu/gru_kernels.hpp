@@ -61,7 +61,11 @@ struct Chain {
 // Words of kGroup elements: what lies side by side in a row of W and in a panel.
 inline IntVec load_words(const Element* from, int64_t count) {
   IntVec words = {};
-  std::memcpy(&words, from, least(count, kLanes * kGroup) * sizeof(Element));
+  if (count >= kLanes * kGroup) {
+    std::memcpy(&words, from, sizeof(words));
+  } else {
+    std::memcpy(&words, from, count * sizeof(Element));
+  }
   return words;
 }
 
@@ -255,6 +259,12 @@ class ForwardChain {
           sums[i][0] = load(from + i * kGates * units_);
           sums[i][1] = load(from + i * kGates * units_ + kLanes);
           sums[i][2] = bias;
+        }
+        if constexpr (R == 1) {
+          if (layer_.batch == 1) {
+            multiply_alone(operand_, panel, used, sums[0]);
+            return finish(0, unit, sums[0], load(from + 2 * kLanes));
+          }
         }
         multiply<R, kGates>(operand_ + first * units_, units_, panel, used, sums);
         for (int64_t i = 0; i < (kRowStep == 1 ? R : count); ++i) {

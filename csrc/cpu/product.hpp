@@ -140,6 +140,29 @@ __attribute__((noinline)) void multiply(const Element* a, int64_t next, const El
     for (int64_t v = 0; v < V; ++v) sums[i][v] = sum[i][v];
   }
 }
+
+// The same for a single row, in four sums: one alone would wait for itself. It rounds otherwise than `multiply`, so who
+// takes it must not depend on how rows are dealt to threads.
+template <int64_t V>
+__attribute__((noinline)) void multiply_alone(const Element* a, const Element* panel, int64_t depth, Vec (&sums)[V]) {
+  constexpr int64_t chains = 4;
+  Vec parts[chains][V] = {};
+  const auto step = [&](int64_t chain) __attribute__((always_inline)) {
+    const auto value = broadcast(a);
+    for (int64_t v = 0; v < V; ++v) {
+      __builtin_prefetch(panel + (kAhead * V + v) * kLanes * kGroup);
+      parts[chain][v] = multiply_add(parts[chain][v], load_columns(panel + v * kLanes * kGroup), value);
+    }
+    a += kDepth;
+    panel += V * kLanes * kGroup;
+  };
+  int64_t left = depth / kDepth;
+  for (; left >= chains; left -= chains) {
+    for (int64_t chain = 0; chain < chains; ++chain) step(chain);
+  }
+  for (; left > 0; --left) step(0);
+  for (int64_t v = 0; v < V; ++v) sums[v] += (parts[0][v] + parts[1][v]) + (parts[2][v] + parts[3][v]);
+}
 #endif
 
 template <int64_t R>
