@@ -8,13 +8,14 @@
 
 #include <cstdint>
 #include <cstring>
-#include <new>
 #ifdef _OPENMP
 #include <omp.h>
 #endif
 #ifdef CRRL_BF16
 #include <immintrin.h>
 #endif
+
+#include "workspace.hpp"
 
 namespace crrl {
 namespace CRRL_ISA {
@@ -143,19 +144,37 @@ inline Vec tanh(Vec x) {
   return s < 0.390625f ? small : large;
 }
 
+// For each bit of an index, which lanes of two rows (the second's numbered on) make the new first and the new second.
+struct Exchanges {
+  static constexpr int64_t kBits = kLanes == 16 ? 4 : kLanes == 8 ? 3 : 2;
+  int32_t first[kBits][kLanes] = {};
+  int32_t second[kBits][kLanes] = {};
+
+  constexpr Exchanges() {
+    for (int64_t bit = 0; bit < kBits; ++bit) {
+      for (int64_t lane = 0; lane < kLanes; ++lane) {
+        const int64_t step = 1 << bit;
+        const bool has = (lane & step) != 0;
+        first[bit][lane] = static_cast<int32_t>(has ? kLanes + lane - step : lane);
+        second[bit][lane] = static_cast<int32_t>(has ? kLanes + lane : lane + step);
+      }
+    }
+  }
+};
+
+constexpr Exchanges kExchanges;
+
 // A square of 32-bit words, rows to columns: for each bit of the index, lanes that have it change places with rows.
 inline void transpose_words(IntVec (&rows)[kLanes]) {
-  for (int64_t bit = 1; bit < kLanes; bit *= 2) {
-    IntVec low, high;
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      low[lane] = static_cast<int32_t>((lane & bit) == 0 ? lane : kLanes + lane - bit);
-      high[lane] = static_cast<int32_t>((lane & bit) == 0 ? lane + bit : kLanes + lane);
-    }
+  for (int64_t bit = 0; bit < Exchanges::kBits; ++bit) {
+    IntVec first, second;
+    std::memcpy(&first, kExchanges.first[bit], sizeof(first));
+    std::memcpy(&second, kExchanges.second[bit], sizeof(second));
     for (int64_t i = 0; i < kLanes; ++i) {
-      if ((i & bit) != 0) continue;
-      const IntVec a = rows[i], b = rows[i + bit];
-      rows[i] = __builtin_shuffle(a, b, low);
-      rows[i + bit] = __builtin_shuffle(a, b, high);
+      if ((i >> bit & 1) != 0) continue;
+      const IntVec a = rows[i], b = rows[i + (1 << bit)];
+      rows[i] = __builtin_shuffle(a, b, first);
+      rows[i + (1 << bit)] = __builtin_shuffle(a, b, second);
     }
   }
 }
@@ -174,18 +193,20 @@ inline int64_t blocks(int64_t size, int64_t block) { return (size + block - 1) /
 
 inline int64_t round_up(int64_t size, int64_t block) { return blocks(size, block) * block; }
 
-// Memory on cache lines, not initialised. Allocate outside parallel regions: where there is none left, this throws.
+// Memory on cache lines, not initialised. Make it outside parallel regions: where there is none left, this throws.
 template <typename T>
 class Buffer {
  public:
   explicit Buffer(int64_t size)
-      : data_(static_cast<T*>(::operator new(round_up(size * sizeof(T), 64) + 64, std::align_val_t(64)))) {}
+      : bytes_(round_up(size * static_cast<int64_t>(sizeof(T)), 64) + 64),
+        data_(static_cast<T*>(take_workspace(bytes_))) {}
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
-  ~Buffer() { ::operator delete(data_, std::align_val_t(64)); }
+  ~Buffer() { give_workspace(data_, bytes_); }
   T* at(int64_t index = 0) { return data_ + index; }
 
  private:
+  int64_t bytes_;
   T* data_;
 };
 
