@@ -1,7 +1,7 @@
 """The seam: every operator the models call, and the choice of who computes it."""
 
 from crrl.ops.backends import Backend, Case, Operator, choices, policy, use_backends
-from crrl.ops.operators import ema_update, gru_layer, info_nce, ragged_gather
+from crrl.ops.operators import ema_update, gru_backend, gru_layer, info_nce, ragged_gather
 
 __all__ = [
     "Backend",
@@ -9,6 +9,7 @@ __all__ = [
     "Operator",
     "choices",
     "ema_update",
+    "gru_backend",
     "gru_layer",
     "info_nce",
     "policy",
