@@ -219,14 +219,13 @@ class ForwardChain {
       const float* bias = weights_.bias(chain_.direction, unit);
       for_tiles(frames, [&](int64_t first, int64_t, auto tile) {
         constexpr int64_t R = decltype(tile)::value;
-        Vec sums[R][kGates];
-        for (int64_t i = 0; i < R; ++i) {
-          for (int64_t gate = 0; gate < kGates; ++gate) sums[i][gate] = load(bias + gate * kLanes);
-        }
+        Vec sums[R][kGates] = {};
         multiply<R, kGates>(x_ + first * depth, depth, panel, used, sums);
         float* to = gates_ + (first * units_ + unit) * kGates;
         for (int64_t i = 0; i < R; ++i, to += kGates * units_) {
-          for (int64_t gate = 0; gate < kGates; ++gate) store(to + gate * kLanes, sums[i][gate]);
+          for (int64_t gate = 0; gate < kGates; ++gate) {
+            store(to + gate * kLanes, sums[i][gate] + load(bias + gate * kLanes));
+          }
         }
       });
     }
@@ -254,21 +253,11 @@ class ForwardChain {
       for_tiles(rows, [&](int64_t first, int64_t count, auto tile) {
         constexpr int64_t R = decltype(tile)::value;
         const float* from = gates + (first * units_ + unit) * kGates;
-        Vec sums[R][kGates];
-        for (int64_t i = 0; i < R; ++i) {
-          sums[i][0] = load(from + i * kGates * units_);
-          sums[i][1] = load(from + i * kGates * units_ + kLanes);
-          sums[i][2] = bias;
-        }
-        if constexpr (R == 1) {
-          if (layer_.batch == 1) {
-            multiply_alone(operand_, panel, used, sums[0]);
-            return finish(0, unit, sums[0], load(from + 2 * kLanes));
-          }
-        }
-        multiply<R, kGates>(operand_ + first * units_, units_, panel, used, sums);
-        for (int64_t i = 0; i < (kRowStep == 1 ? R : count); ++i) {
-          finish(first + i, unit, sums[i], load(from + i * kGates * units_ + 2 * kLanes));
+        Vec sums[R][kGates] = {};
+        product(operand_ + first * units_, panel, used, sums);
+        for (int64_t i = 0; i < (kRowStep == 1 ? R : count); ++i, from += kGates * units_) {
+          const Vec r = sums[i][0] + load(from), z = sums[i][1] + load(from + kLanes);
+          finish(first + i, unit, r, z, sums[i][2] + bias, load(from + 2 * kLanes));
         }
       });
     }
@@ -276,11 +265,20 @@ class ForwardChain {
     swap(operand_, next_operand_);
   }
 
-  // The gates and the new state of one block of units of row i.
-  void finish(int64_t i, int64_t unit, const Vec (&sums)[kGates], Vec n_x) {
-    Vec r = sums[0], z = sums[1];
+  // Sums begin at zero, and what they are added to comes last: small terms on a large number would round more.
+  template <int64_t R>
+  void product(const Element* operand, const Element* panel, int64_t depth, Vec (&sums)[R][kGates]) const {
+    if constexpr (R == 1) {
+      if (layer_.batch == 1) return multiply_alone(operand, panel, depth, sums[0]);
+    }
+    multiply<R, kGates>(operand, units_, panel, depth, sums);
+  }
+
+  // The gates and the new state of one block of units of row i, from what r and z are sigmoids of, and the two sides
+  // of n.
+  void finish(int64_t i, int64_t unit, Vec r, Vec z, Vec n_h, Vec n_x) {
     sigmoids(r, z);
-    const Vec n = tanh(n_x + r * sums[2]), h = load(before_ + i * units_ + unit);
+    const Vec n = tanh(n_x + r * n_h), h = load(before_ + i * units_ + unit);
     const Vec h_next = (h - n) * z + n;
     store(after_ + i * units_ + unit, h_next);
     store(next_operand_ + i * units_ + unit, h_next);
@@ -290,7 +288,7 @@ class ForwardChain {
       store(reserve, r);
       store(reserve + units_, z);
       store(reserve + 2 * units_, n);
-      store(reserve + 3 * units_, sums[2]);
+      store(reserve + 3 * units_, n_h);
     }
     const int64_t count = layer_.hidden - unit;
     if (count <= 0) return;
@@ -447,13 +445,13 @@ class BackwardChain {
       for_tiles(rows, [&](int64_t first, int64_t, auto tile) {
         constexpr int64_t R = decltype(tile)::value;
         float* dh = dh_ + first * units_ + column;
-        Vec sums[R][kWide];
-        for (int64_t i = 0; i < R; ++i) {
-          for (int64_t v = 0; v < kWide; ++v) sums[i][v] = load(dh + i * units_ + v * kLanes);
-        }
+        Vec sums[R][kWide] = {};
         multiply<R, kWide>(operand_ + first * kGates * units_, kGates * units_, panel, kGates * units_, sums);
         for (int64_t i = 0; i < R; ++i) {
-          for (int64_t v = 0; v < kWide; ++v) store(dh + i * units_ + v * kLanes, sums[i][v]);
+          for (int64_t v = 0; v < kWide; ++v) {
+            float* to = dh + i * units_ + v * kLanes;
+            store(to, load(to) + sums[i][v]);
+          }
         }
       });
     }
@@ -552,9 +550,14 @@ class WeightGradient {
   }
 
   void add_up(int64_t first, int64_t count) {
+    constexpr int64_t run = 16;
     Vec sums[kWide] = {};
-    for (int64_t k = first; k < first + count; ++k) {
-      for (int64_t v = 0; v < kWide; ++v) sums[v] += load(from_ + k * scratch_.part_stride + v * kLanes);
+    for (int64_t k = first; k < first + count; k += run) {
+      Vec few[kWide] = {};
+      for (int64_t j = k; j < least(k + run, first + count); ++j) {
+        for (int64_t v = 0; v < kWide; ++v) few[v] += load(from_ + j * scratch_.part_stride + v * kLanes);
+      }
+      for (int64_t v = 0; v < kWide; ++v) sums[v] += few[v];
     }
     for (int64_t v = 0; v < kWide; ++v) bias_[v] += sums[v];
   }

@@ -29,6 +29,11 @@ constexpr int64_t kGroup = 2;
 constexpr int64_t kGroup = 1;
 #endif
 
+#ifdef CRRL_BF16
+constexpr int64_t kShort = int64_t{1} << 40;  // rounding the operands outweighs rounding their sums
+#else
+constexpr int64_t kShort = 128;  // depths summed from zero before they join the rest: long sums round more
+#endif
 constexpr int64_t kAhead = 16;  // how many depths ahead of its use a panel is fetched from the second-level cache
 
 // Where panel column `j` of depth `k` lies, for a panel of `width` columns.
@@ -49,7 +54,7 @@ struct alignas(64) TileConfig {
 class Products {
  public:
   Products() {
-    const TileConfig config;
+    static const TileConfig config;  // on the stack g++ 12 leaves out stores that the instruction alone reads
     _tile_loadconfig(&config);
   }
   Products(const Products&) = delete;
@@ -114,9 +119,6 @@ __attribute__((noinline)) void multiply(const Element* a, int64_t next, const El
   const Element* base[bases];
   for (int64_t j = 0; j < bases; ++j) base[j] = a + 3 * j * next;
   Vec sum[R][V];
-  for (int64_t i = 0; i < R; ++i) {
-    for (int64_t v = 0; v < V; ++v) sum[i][v] = sums[i][v];
-  }
   const auto step = [&](int64_t k) __attribute__((always_inline)) {
     decltype(load_columns(panel)) w[V];
     for (int64_t v = 0; v < V; ++v) {
@@ -133,11 +135,16 @@ __attribute__((noinline)) void multiply(const Element* a, int64_t next, const El
     for (int64_t j = 0; j < bases; ++j) base[j] += steps * kDepth;
     panel += steps * V * kLanes * kGroup;
   };
-  int64_t left = depth / kDepth;
-  for (; left >= 2; left -= 2) advance(2);
-  if (left > 0) advance(1);
-  for (int64_t i = 0; i < R; ++i) {
-    for (int64_t v = 0; v < V; ++v) sums[i][v] = sum[i][v];
+  for (int64_t first = 0; first < depth; first += kShort) {
+    for (int64_t i = 0; i < R; ++i) {
+      for (int64_t v = 0; v < V; ++v) sum[i][v] = Vec{};
+    }
+    int64_t left = least(kShort, depth - first) / kDepth;
+    for (; left >= 2; left -= 2) advance(2);
+    if (left > 0) advance(1);
+    for (int64_t i = 0; i < R; ++i) {
+      for (int64_t v = 0; v < V; ++v) sums[i][v] += sum[i][v];
+    }
   }
 }
 
