@@ -85,6 +85,13 @@ def backward(
     return dx, dh0, gradients
 
 
+def sizes(x: Tensor, weights: Sequence[Tensor], batch_first: bool) -> tuple[int, int, int, int]:
+    """D, B, T, H of a call of crrl::gru_layer."""
+    per_direction = 4 if len(weights) >= 4 and weights[2].ndim == 1 else 2
+    batch, steps = x.shape[:2] if batch_first else (x.shape[1], x.shape[0])
+    return len(weights) // per_direction, batch, steps, weights[1].shape[1]
+
+
 def reserve_size(directions: int, batch: int, steps: int, hidden: int) -> int:
     """Elements that a forward pass keeps for its backward: four for each unit, units padded to 32."""
     return directions * batch * steps * 4 * ((hidden + 31) // 32 * 32)
@@ -108,10 +115,8 @@ class _Call:
         reverse: bool,
     ):
         self.x, self.batch_first = _readable(x), batch_first
-        self.batch, self.steps = x.shape[:2] if batch_first else (x.shape[1], x.shape[0])
-        per_direction = 4 if len(weights) >= 4 and weights[2].ndim == 1 else 2
-        self.directions, self.hidden = len(weights) // per_direction, weights[1].shape[1]
-        self.has_biases = per_direction == 4
+        self.directions, self.batch, self.steps, self.hidden = sizes(x, weights, batch_first)
+        per_direction = len(weights) // self.directions
         gates = 3 * self.hidden
         shapes = [(gates, x.shape[2]), (gates, self.hidden), (gates,), (gates,)][:per_direction] * self.directions
         for tensor, shape in zip(weights, shapes, strict=True):
@@ -136,7 +141,7 @@ class _Call:
     def per_direction(self, tensors: Sequence[Tensor]) -> list[tuple[int, ...]]:
         """The addresses of w_ih, w_hh, b_ih, b_hh (0: none) of each direction."""
         addresses = [tensor.data_ptr() for tensor in tensors]
-        step = 4 if self.has_biases else 2
+        step = len(tensors) // self.directions
         return [(*addresses[i : i + step], *[0] * (4 - step)) for i in range(0, len(addresses), step)]
 
     def settings(self) -> tuple[bool, int, str]:

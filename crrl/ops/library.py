@@ -61,13 +61,6 @@ def gru_layer(
     return y.transpose(0, 1), h_n
 
 
-def _sizes(x: Tensor, weights: Sequence[Tensor], batch_first: bool) -> tuple[int, int, int, int]:
-    """D, B, T, H."""
-    directions = 1 if len(weights) == 2 or (len(weights) == 4 and weights[2].ndim == 1) else 2
-    batch, steps = x.shape[:2] if batch_first else (x.shape[1], x.shape[0])
-    return directions, batch, steps, weights[1].shape[1]
-
-
 @forward_op.register_fake
 def _forward_fake(
     x: Tensor,
@@ -78,7 +71,7 @@ def _forward_fake(
     reverse: bool,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    directions, batch, steps, hidden = _sizes(x, weights, batch_first)
+    directions, batch, steps, hidden = cpu_gru.sizes(x, weights, batch_first)
     reserve = cpu_gru.reserve_size(directions, batch, steps, hidden) if keep else 0
     y = x.new_empty(*x.shape[:2], directions * hidden)
     return y, x.new_empty(directions, batch, hidden), x.new_empty(reserve)
@@ -116,7 +109,7 @@ def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dreserve: Tensor
     if dy is None:
         dy = torch.zeros_like(y)
     if dh_n is None:
-        directions, batch, _steps, hidden = _sizes(x, weights, batch_first)
+        directions, batch, _steps, hidden = cpu_gru.sizes(x, weights, batch_first)
         dh_n = x.new_zeros(directions, batch, hidden)
     needs_dx = ctx.needs_input_grad[0]
     dx, dh0, gradients = backward_op(dy, dh_n, x, lengths, h0, weights, y, reserve, batch_first, reverse, needs_dx)
@@ -167,7 +160,7 @@ def _reference(
     batch_first: bool,
     reverse: bool,
 ) -> tuple[Tensor, Tensor]:
-    directions = _sizes(x, weights, batch_first)[0]
+    directions = cpu_gru.sizes(x, weights, batch_first)[0]
     step = len(weights) // directions
     per_direction: list[Weights] = [
         (weights[i], weights[i + 1], *(weights[i + 2 : i + 4] if step == 4 else (None, None)))

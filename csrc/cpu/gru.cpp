@@ -6,14 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "amx.hpp"
 #include "gru_plan.hpp"
-#if defined(__x86_64__)
-#include <cpuid.h>
-#endif
-#if defined(__x86_64__) && defined(__linux__)
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
 
 namespace crrl {
 
@@ -32,19 +26,6 @@ CRRL_DECLARE(plain)
 
 namespace {
 
-// Whether this processor has tile registers for bfloat16, and the system lets this process use them.
-bool amx_allowed() {
-#if defined(__x86_64__) && defined(__linux__)
-  constexpr unsigned kTile = 1u << 24, kBf16 = 1u << 22;  // in EDX of leaf 7
-  constexpr int kRequestPermission = 0x1023, kTileData = 18;
-  unsigned a, b, c, d;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kTile) == 0 || (d & kBf16) == 0) return false;
-  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-#else
-  return false;
-#endif
-}
-
 struct Kernels {
   const char* name;
   bool bf16;
@@ -62,7 +43,7 @@ const std::vector<Kernels>& all_kernels() {
 #endif
   static const std::vector<Kernels> kernels = {
 #if defined(__x86_64__)
-      {"amx", true, has_avx512_bf16 && amx_allowed(), amx::forward, amx::backward},
+      {"amx", true, has_avx512_bf16 && has_amx_bf16(), amx::forward, amx::backward},
       {"avx512_bf16", true, has_avx512_bf16, avx512_bf16::forward, avx512_bf16::backward},
       {"avx512", false, has_avx512, avx512::forward, avx512::backward},
       {"avx2", false, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), avx2::forward, avx2::backward},

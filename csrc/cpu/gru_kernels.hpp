@@ -17,7 +17,7 @@ constexpr int64_t kReserved = 4;  // r, z, n and W_hn h + b_hn of every frame, f
 constexpr int64_t kWide = 2;      // vectors of columns in a tile of a backward product
 constexpr int64_t kColumns = kWide * kLanes;
 constexpr int64_t kChunk = 256;       // frames projected at a time: what is made of them stays in the cache
-constexpr int64_t kDeep = 256;        // frames added up before the sum joins the others: short sums round less
+constexpr int64_t kDeep = 256;        // frames of a weight's gradient at a time: their panel stays in the cache
 constexpr int64_t kFrameBlock = 128;  // frames whose dx one thread computes at a time
 
 inline int64_t padded(int64_t size) { return round_up(size, kPad); }

@@ -4,14 +4,9 @@
 #include <cstdint>
 #include <stdexcept>
 
+#include "amx.hpp"
 #if defined(__x86_64__)
-#include <cpuid.h>
 #include <immintrin.h>
-#if defined(__linux__)
-#include <sys/syscall.h>
-#include <unistd.h>
-#define CRRL_AMX 1
-#endif
 #endif
 
 namespace crrl {
@@ -92,19 +87,9 @@ __attribute__((target("avx512f,avx512bf16"))) float run_avx512_bf16(int64_t step
 }
 constexpr double kAvx512Bf16Flops = 24 * 32 * 2;
 
-#endif
-
-#if defined(CRRL_AMX)
-
-struct alignas(64) TileConfig {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};  // every tile at its largest: 16 rows of 32 bf16
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-
 // Zeroed operands: the unit takes the same time for any values. Six sums, as many as two operands leave of 8 tiles.
 __attribute__((target("amx-tile,amx-bf16"))) float run_amx_bf16(int64_t steps) {
-  static const TileConfig config;  // static, as g++ 12 drops stores that only _tile_loadconfig reads
+  static const TileConfig config;
   _tile_loadconfig(&config);
   _tile_zero(0);
   _tile_zero(1);
@@ -127,20 +112,6 @@ __attribute__((target("amx-tile,amx-bf16"))) float run_amx_bf16(int64_t steps) {
 }
 constexpr double kAmxFlops = 6 * 16 * 16 * 32 * 2;
 
-// Leaf 7 names the unit, XCR0 (bits 17, 18) says that the system saves its registers, and Linux gives them to a process
-// only when asked.
-bool has_amx_bf16() {
-  unsigned a, b, c, d;
-  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24, kOsXsave = 1u << 27;
-  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & kOsXsave)) return false;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & (kBf16 | kTile)) != (kBf16 | kTile)) return false;
-  unsigned low, high;
-  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-  constexpr unsigned kTileState = 3u << 17;
-  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM of asm/prctl.h
-  return (low & kTileState) == kTileState && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-}
-
 #endif
 
 struct Unit {
@@ -159,8 +130,6 @@ std::vector<Unit> units() {
       {"plain", true, run_plain, kPlainFlops},
 #if defined(__x86_64__)
       {"avx512_bf16", __builtin_cpu_supports("avx512bf16") != 0, run_avx512_bf16, kAvx512Bf16Flops},
-#endif
-#if defined(CRRL_AMX)
       {"amx_bf16", has_amx_bf16(), run_amx_bf16, kAmxFlops},
 #endif
   };

@@ -3,6 +3,9 @@
 #pragma once
 
 #include "simd.hpp"
+#ifdef CRRL_AMX
+#include "amx.hpp"
+#endif
 
 namespace crrl {
 namespace CRRL_ISA {
@@ -42,19 +45,11 @@ inline int64_t in_panel(int64_t k, int64_t j, int64_t width) {
 }
 
 #ifdef CRRL_AMX
-struct alignas(64) TileConfig {
-  uint8_t palette = 1;
-  uint8_t start_row = 0;
-  uint8_t reserved[14] = {};
-  uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-
 // A thread's use of the tile registers.
 class Products {
  public:
   Products() {
-    static const TileConfig config;  // on the stack g++ 12 leaves out stores that the instruction alone reads
+    static const TileConfig config;
     _tile_loadconfig(&config);
   }
   Products(const Products&) = delete;

@@ -1,0 +1,21 @@
+// Tile registers (AMX): whether they may be used, and how they are set up.
+#pragma once
+
+#include <cstdint>
+
+namespace crrl {
+
+// Every tile at its largest: 16 rows of 64 bytes. Keep it static: of one on the stack g++ 12 leaves out stores, as
+// only _tile_loadconfig reads them.
+struct alignas(64) TileConfig {
+  uint8_t palette = 1;
+  uint8_t start_row = 0;
+  uint8_t reserved[14] = {};
+  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+// Whether this processor has tiles for bfloat16 and the system lets this process use them. Asks for that permission.
+bool has_amx_bf16();
+
+}  // namespace crrl
