@@ -19,6 +19,7 @@ class GruLayer:
         input: int,
         hidden: int,
         reverse: bool,
+        repeated: bool,
         lengths: int,
         x: Frames,
         h0: int,

@@ -27,7 +27,7 @@ class Decoder(nn.Module):
 
     def forward(self, hints: Tensor, lengths: Tensor, frames: int) -> Tensor:
         """Sequences [B, frames, J·3] from hints [B, features]; row b is meant for its first lengths[b] frames."""
-        states, _ = self.gru(hints[:, None].expand(-1, frames, -1), lengths=lengths)
+        states, _ = self.gru.unroll(hints, frames, lengths=lengths)
         return self.output(states)  # type: ignore[no-any-return]
 
 

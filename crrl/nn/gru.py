@@ -68,6 +68,28 @@ class GRU(nn.GRU):
         y, h_n = self._forward_rows(input.transpose(0, 1), hx, lengths, weights)
         return y.transpose(0, 1).contiguous(), h_n  # contiguous as torch's is: callers take views of it
 
+    def unroll(
+        self, hint: Tensor, frames: int, hx: Tensor | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Run all layers over one input repeated in every frame; the kernels project it once, not T times.
+
+        Args:
+            hint: [B, I], B at least 1. frames: T, at least 1. hx, lengths: as in forward.
+
+        Returns:
+            What forward returns for hint[:, None].expand(-1, T, -1) ([T, B, I] unless batch_first).
+
+        Raises:
+            ValueError: hint, hx or lengths have another shape, dtype or device than the layers take.
+        """
+        if frames < 1 or hint.dim() != 2 or (lengths is not None and lengths.shape != hint.shape[:1]):
+            raise ValueError("unroll takes a hint [B, I], at least one frame, and one length a row")
+        x, weights = hint[:, None], self._weights()
+        if not self._fits(x if self.batch_first else hint[None], hx, weights):
+            raise ValueError("the hint or hx has another shape, dtype or device than the layers take")
+        y, h_n = self._forward_rows(x, hx, lengths, weights, frames)
+        return (y if self.batch_first else y.transpose(0, 1).contiguous()), h_n
+
     def backend(self, input: Tensor | PackedSequence | None = None) -> tuple[str, str]:
         """The name of the backend that serves `input` (None: a tensor like the weights), and why.
 
@@ -95,9 +117,14 @@ class GRU(nn.GRU):
         return PackedSequence(data, *packed[1:]), h_n
 
     def _forward_rows(
-        self, x: Tensor, hx: Tensor | None, lengths: Tensor | None, weights: list[list[Weights]]
+        self,
+        x: Tensor,
+        hx: Tensor | None,
+        lengths: Tensor | None,
+        weights: list[list[Weights]],
+        frames: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """All layers over x [B, T, I], hx [layers · D, B, H], layer by layer."""
+        """All layers over x [B, T, I], or [B, 1, I] repeated `frames` times, hx [layers · D, B, H], layer by layer."""
         dtype = (x if hx is None else hx).dtype
         finals = []
         for layer, layer_weights in enumerate(weights):
@@ -105,7 +132,7 @@ class GRU(nn.GRU):
                 x = F.dropout(x, self.dropout, self.training)
             directions = len(layer_weights)
             h0 = None if hx is None else hx[layer * directions : (layer + 1) * directions]
-            x, h_n = operators.gru_layer(x, lengths, layer_weights, h0, self.reverse)
+            x, h_n = operators.gru_layer(x, lengths, layer_weights, h0, self.reverse, None if layer else frames)
             finals.append(h_n)
         h_n = torch.cat(finals)
         # Under autocast torch's CPU GRU returns the dtype of the state; cuDNN's does not.

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from crrl.ops.backends import Case
 
-ABI = 3
+ABI = 4
 """What crrl._cpu.abi must be: csrc/cpu/bindings.cpp raises it with every change of a signature."""
 
 __all__ = ["missing", "native", "ragged_gather", "supports"]

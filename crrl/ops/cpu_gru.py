@@ -38,6 +38,7 @@ def forward(
     lengths: Tensor | None,
     h0: Tensor | None,
     weights: Sequence[Tensor],
+    frames: int,
     batch_first: bool,
     reverse: bool,
     keep: bool,
@@ -47,12 +48,10 @@ def forward(
     Raises:
         ValueError: a tensor has another shape, dtype or device than its place takes, or a length is not in 1..T.
     """
-    call = _Call(x, lengths, h0, weights, batch_first, reverse)
-    y = x.new_empty(*x.shape[:2], call.directions * call.hidden)
+    call = _Call(x, lengths, h0, weights, frames, batch_first, reverse)
+    y = x.new_empty(output_shape(x, weights, frames, batch_first))
     h_n = x.new_empty(call.directions, call.batch, call.hidden)
-    # Zeros, as the frames that a ragged batch lacks leave their part of it alone.
-    size = reserve_size(call.directions, call.batch, call.steps, call.hidden) if keep else 0
-    reserve = x.new_empty(size) if lengths is None else x.new_zeros(size)
+    reserve = x.new_empty(reserve_size(call.directions, call.batch, call.steps, call.hidden) if keep else 0)
     cpu.native.gru_forward(
         call.layer, call.frames(y), h_n.data_ptr(), reserve.data_ptr() if keep else 0, *call.settings()
     )
@@ -68,12 +67,13 @@ def backward(
     weights: Sequence[Tensor],
     y: Tensor,
     reserve: Tensor,
+    frames: int,
     batch_first: bool,
     reverse: bool,
     needs_dx: bool,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """dx (empty unless needed), dh0 and the gradients of `weights`."""
-    call = _Call(x, lengths, h0, weights, batch_first, reverse)
+    call = _Call(x, lengths, h0, weights, frames, batch_first, reverse)
     dy, dh_n, y = _readable(dy), dh_n.contiguous(), _readable(y)
     dx = x.new_empty(x.shape) if needs_dx else x.new_empty(0)
     dh0 = x.new_empty(dh_n.shape)
@@ -85,11 +85,16 @@ def backward(
     return dx, dh0, gradients
 
 
-def sizes(x: Tensor, weights: Sequence[Tensor], batch_first: bool) -> tuple[int, int, int, int]:
-    """D, B, T, H of a call of crrl::gru_layer."""
+def sizes(x: Tensor, weights: Sequence[Tensor], batch_first: bool) -> tuple[int, int, int]:
+    """D, B, H of a call of crrl::gru_layer."""
     per_direction = 4 if len(weights) >= 4 and weights[2].ndim == 1 else 2
-    batch, steps = x.shape[:2] if batch_first else (x.shape[1], x.shape[0])
-    return len(weights) // per_direction, batch, steps, weights[1].shape[1]
+    return len(weights) // per_direction, x.shape[0 if batch_first else 1], weights[1].shape[1]
+
+
+def output_shape(x: Tensor, weights: Sequence[Tensor], frames: int, batch_first: bool) -> tuple[int, int, int]:
+    """The shape of y."""
+    directions, batch, hidden = sizes(x, weights, batch_first)
+    return (batch, frames, directions * hidden) if batch_first else (frames, batch, directions * hidden)
 
 
 def reserve_size(directions: int, batch: int, steps: int, hidden: int) -> int:
@@ -111,11 +116,15 @@ class _Call:
         lengths: Tensor | None,
         h0: Tensor | None,
         weights: Sequence[Tensor],
+        frames: int,
         batch_first: bool,
         reverse: bool,
     ):
-        self.x, self.batch_first = _readable(x), batch_first
-        self.directions, self.batch, self.steps, self.hidden = sizes(x, weights, batch_first)
+        self.x, self.batch_first, self.steps = _readable(x), batch_first, frames
+        self.directions, self.batch, self.hidden = sizes(x, weights, batch_first)
+        given = x.shape[1 if batch_first else 0]
+        if given not in (1, frames):
+            raise ValueError(f"x must have {frames} frames, or one that is repeated, not {given}")
         per_direction = len(weights) // self.directions
         gates = 3 * self.hidden
         shapes = [(gates, x.shape[2]), (gates, self.hidden), (gates,), (gates,)][:per_direction] * self.directions
@@ -129,14 +138,14 @@ class _Call:
         self.lengths = None if lengths is None else lengths.to("cpu").contiguous()
         self.h0 = None if h0 is None else h0.contiguous()
         self.layer = cpu.native.GruLayer(
-            self.batch, self.steps, x.shape[2], self.hidden, reverse, _address(self.lengths), self.frames(self.x),
-            _address(self.h0), self.per_direction(self.weights),
+            self.batch, self.steps, x.shape[2], self.hidden, reverse, given < frames, _address(self.lengths),
+            self.frames(self.x), _address(self.h0), self.per_direction(self.weights),
         )  # fmt: skip
 
     def frames(self, tensor: Tensor) -> tuple[int, int, int]:
-        """Address, stride from row to row and from frame to frame of [B, T, C] or [T, B, C]."""
+        """Address, stride from row to row and from frame to frame of [B, T, C] or [T, B, C]; 0 where one is all."""
         row, frame = (0, 1) if self.batch_first else (1, 0)
-        return tensor.data_ptr(), tensor.stride(row), tensor.stride(frame)
+        return tensor.data_ptr(), tensor.stride(row), tensor.stride(frame) if tensor.shape[frame] > 1 else 0
 
     def per_direction(self, tensors: Sequence[Tensor]) -> list[tuple[int, ...]]:
         """The addresses of w_ih, w_hh, b_ih, b_hh (0: none) of each direction."""

@@ -13,7 +13,7 @@ from crrl.reference import gru as reference
 from crrl.reference.gru import Weights
 
 _LAYER = "Tensor x, Tensor? lengths, Tensor? h0, Tensor[] weights"
-_FLAGS = "bool batch_first, bool reverse"
+_FLAGS = "int frames, bool batch_first, bool reverse"
 
 forward_op = torch.library.custom_op(
     "crrl::gru_layer",
@@ -24,9 +24,9 @@ forward_op = torch.library.custom_op(
 )
 """One GRU layer: y, h_n and what its backward needs (empty unless `keep`).
 
-x: [B, T, I] when batch_first, else [T, B, I], any strides. lengths: int64 [B] or None. h0: [D, B, H] or None. weights:
-w_ih, w_hh and, unless the layer has none, b_ih, b_hh of each direction. reverse: the second direction runs backwards.
-Returns y [B, T, D·H] or [T, B, D·H], h_n [D, B, H], reserve.
+x: [B, T, I] when batch_first, else [T, B, I], any strides; or one frame a row, which is repeated. lengths: int64 [B] or
+None. h0: [D, B, H] or None. weights: w_ih, w_hh and, unless the layer has none, b_ih, b_hh of each direction. frames:
+T. reverse: the second direction runs backwards. Returns y [B, T, D·H] or [T, B, D·H], h_n [D, B, H], reserve.
 """
 
 backward_op = torch.library.custom_op(
@@ -41,7 +41,12 @@ backward_op = torch.library.custom_op(
 
 
 def gru_layer(
-    x: Tensor, lengths: Tensor | None, weights: Sequence[Weights], h0: Tensor | None = None, reverse: bool = True
+    x: Tensor,
+    lengths: Tensor | None,
+    weights: Sequence[Weights],
+    h0: Tensor | None = None,
+    reverse: bool = True,
+    frames: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """crrl.reference.gru.gru_layer by crrl::gru_layer; differentiable twice.
 
@@ -53,11 +58,12 @@ def gru_layer(
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     if lengths is not None:
         lengths = lengths.to(torch.int64)
+    frames = x.shape[1] if frames is None else frames
     batch_first = x.is_contiguous() or not x.transpose(0, 1).is_contiguous()
     if batch_first:
-        y, h_n, _ = forward_op(x, lengths, h0, flat, True, reverse, keep)
+        y, h_n, _ = forward_op(x, lengths, h0, flat, frames, True, reverse, keep)
         return y, h_n
-    y, h_n, _ = forward_op(x.transpose(0, 1), lengths, h0, flat, False, reverse, keep)
+    y, h_n, _ = forward_op(x.transpose(0, 1), lengths, h0, flat, frames, False, reverse, keep)
     return y.transpose(0, 1), h_n
 
 
@@ -67,13 +73,14 @@ def _forward_fake(
     lengths: Tensor | None,
     h0: Tensor | None,
     weights: Sequence[Tensor],
+    frames: int,
     batch_first: bool,
     reverse: bool,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    directions, batch, steps, hidden = cpu_gru.sizes(x, weights, batch_first)
-    reserve = cpu_gru.reserve_size(directions, batch, steps, hidden) if keep else 0
-    y = x.new_empty(*x.shape[:2], directions * hidden)
+    directions, batch, hidden = cpu_gru.sizes(x, weights, batch_first)
+    reserve = cpu_gru.reserve_size(directions, batch, frames, hidden) if keep else 0
+    y = x.new_empty(cpu_gru.output_shape(x, weights, frames, batch_first))
     return y, x.new_empty(directions, batch, hidden), x.new_empty(reserve)
 
 
@@ -87,6 +94,7 @@ def _backward_fake(
     weights: Sequence[Tensor],
     y: Tensor,
     reserve: Tensor,
+    frames: int,
     batch_first: bool,
     reverse: bool,
     needs_dx: bool,
@@ -105,15 +113,16 @@ def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 
 def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dreserve: Tensor | None) -> tuple[Any, ...]:
     x, lengths, h0, y, reserve, *weights = ctx.saved_tensors
-    batch_first, reverse = ctx.flags
+    frames, batch_first, reverse = ctx.flags
     if dy is None:
         dy = torch.zeros_like(y)
     if dh_n is None:
-        directions, batch, _steps, hidden = cpu_gru.sizes(x, weights, batch_first)
+        directions, batch, hidden = cpu_gru.sizes(x, weights, batch_first)
         dh_n = x.new_zeros(directions, batch, hidden)
     needs_dx = ctx.needs_input_grad[0]
-    dx, dh0, gradients = backward_op(dy, dh_n, x, lengths, h0, weights, y, reserve, batch_first, reverse, needs_dx)
-    return dx if needs_dx else None, None, None if h0 is None else dh0, gradients, None, None, None
+    flags = frames, batch_first, reverse, needs_dx
+    dx, dh0, gradients = backward_op(dy, dh_n, x, lengths, h0, weights, y, reserve, *flags)
+    return dx if needs_dx else None, None, None if h0 is None else dh0, gradients, None, None, None, None
 
 
 forward_op.register_autograd(_backward, setup_context=_keep_for_backward)
@@ -128,12 +137,12 @@ def _keep_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) ->
 def _double_backward(ctx: Any, *doubles: Any) -> tuple[Any, ...]:
     """The gradient of the backward, through the reference, which is differentiable any number of times."""
     dy, dh_n, x, lengths, h0, *weights = ctx.saved_tensors
-    batch_first, reverse, needs_dx = ctx.flags
+    frames, batch_first, reverse, needs_dx = ctx.flags
     with torch.enable_grad():
         leaves = [_leaf(tensor) for tensor in (dy, dh_n, x, *weights, *([] if h0 is None else [h0]))]
         count = 3 + len(weights)
         state = leaves[count] if h0 is not None else None
-        outputs = _reference(leaves[2], lengths, state, leaves[3:count], batch_first, reverse)
+        outputs = _reference(leaves[2], lengths, state, leaves[3:count], frames, batch_first, reverse)
         firsts = torch.autograd.grad(outputs, leaves[2:], leaves[:2], create_graph=True)
         ddx, ddh0, ddweights = doubles
         wanted = [ddx if needs_dx else None, *(ddweights or [None] * len(weights)), *([] if h0 is None else [ddh0])]
@@ -143,7 +152,8 @@ def _double_backward(ctx: Any, *doubles: Any) -> tuple[Any, ...]:
         create_graph=torch.is_grad_enabled(), allow_unused=True,
     )  # fmt: skip
     return (
-        *seconds[:3], None, None if h0 is None else seconds[count], list(seconds[3:count]), None, None, None, None, None
+        *seconds[:3], None, None if h0 is None else seconds[count], list(seconds[3:count]),
+        None, None, None, None, None, None,
     )  # fmt: skip
 
 
@@ -157,6 +167,7 @@ def _reference(
     lengths: Tensor | None,
     h0: Tensor | None,
     weights: Sequence[Tensor],
+    frames: int,
     batch_first: bool,
     reverse: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -167,7 +178,7 @@ def _reference(
         for i in range(0, len(weights), step)
     ]
     rows = x if batch_first else x.transpose(0, 1)
-    y, h_n = reference.gru_layer(rows, lengths, per_direction, h0, reverse)
+    y, h_n = reference.gru_layer(rows, lengths, per_direction, h0, reverse, frames)
     return y if batch_first else y.transpose(0, 1), h_n
 
 

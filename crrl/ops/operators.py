@@ -57,25 +57,32 @@ def ragged_gather(
 
 
 def gru_layer(
-    x: Tensor, lengths: Tensor | None, weights: Sequence[Weights], h0: Tensor | None = None, reverse: bool = True
+    x: Tensor,
+    lengths: Tensor | None,
+    weights: Sequence[Weights],
+    h0: Tensor | None = None,
+    reverse: bool = True,
+    frames: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One GRU layer, one or both directions, over ragged rows: y [B, T, D·H] (0 at padded frames), h_n [D, B, H].
 
     Under autocast a kernel of ours computes and returns the autocast dtype; torch's, on a CPU, that of the state.
 
     Args:
-        x: [B, T, I], any strides, B and T at least 1.
+        x: [B, T, I], any strides, B and T at least 1. Or [B, 1, I] with `frames`: T times the same frame, whose
+            product with W_ih a kernel of ours computes once.
         lengths: int64 [B] on any device, each in 1..T; None: every frame is valid.
         weights: (w_ih [3H, I], w_hh [3H, H], b_ih [3H], b_hh [3H]) per direction, forward first; biases may be None.
         h0: [D, B, H] or None for zeros.
         reverse: the second direction, if there is one, runs backwards in time from each row's own last frame; False:
             both run forwards (the stepwise form).
+        frames: T; None: that of x.
 
     Raises:
         ValueError: a length is not in 1..T.
     """
     run = _GRU_BACKENDS[gru_backend(x)[0]].run
-    return cast("tuple[Tensor, Tensor]", run(x, lengths, weights, h0, reverse))
+    return cast("tuple[Tensor, Tensor]", run(x, lengths, weights, h0, reverse, frames))
 
 
 def gru_backend(x: Tensor) -> tuple[str, str]:

@@ -18,13 +18,20 @@ def supports(case: Case) -> tuple[bool, str]:
 
 
 def gru_layer(
-    x: Tensor, lengths: Tensor | None, weights: Sequence[Weights], h0: Tensor | None = None, reverse: bool = True
+    x: Tensor,
+    lengths: Tensor | None,
+    weights: Sequence[Weights],
+    h0: Tensor | None = None,
+    reverse: bool = True,
+    frames: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """crrl.reference.gru.gru_layer, computed by torch.gru.
 
     Raises:
         ValueError: a length is not in 1..T.
     """
+    if frames is not None:
+        x = x.expand(-1, frames, -1)
     if h0 is None:
         h0 = x.new_zeros(len(weights), len(x), weights[0][1].shape[1])
     if len(weights) == 2 and not reverse:

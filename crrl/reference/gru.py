@@ -16,16 +16,22 @@ Weights = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 
 
 def gru_layer(
-    x: Tensor, lengths: Tensor | None, weights: Sequence[Weights], h0: Tensor | None = None, reverse: bool = True
+    x: Tensor,
+    lengths: Tensor | None,
+    weights: Sequence[Weights],
+    h0: Tensor | None = None,
+    reverse: bool = True,
+    frames: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """A GRU layer with the semantics of torch.nn.GRU on a PackedSequence.
 
     Args:
-        x: [B, T, I], padded rows; B and T at least 1.
+        x: [B, T, I], padded rows; B and T at least 1. Or [B, 1, I] with `frames`: T times the same frame.
         lengths: int64 [B] on any device, each in 1..T; None: every frame is valid.
         weights: one entry per direction, forward first.
         h0: [D, B, H] initial states, zeros when None.
         reverse: the second direction runs backwards in time, from each row's own last frame; False: forwards too.
+        frames: T; None: that of x.
 
     Returns:
         y [B, T, D·H], 0 at padded frames, and the final states h_n [D, B, H].
@@ -34,6 +40,8 @@ def gru_layer(
         ValueError: a length is not in 1..T.
     """
     batch, hidden = x.shape[0], weights[0][1].shape[1]
+    if frames is not None:
+        x = x.expand(-1, frames, -1)
     if lengths is not None:
         check_lengths(lengths, x.shape[1])
         lengths = lengths.to(x.device)

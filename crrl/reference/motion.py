@@ -40,9 +40,8 @@ def velocity(x: Tensor, lengths: Tensor) -> Tensor:
 
 
 def temporal_average(h: Tensor, lengths: Tensor) -> Tensor:
-    """TAP (Eqs. 3, 4): the mean over each row's valid frames, [B, T, C] → [B, C]."""
-    valid = valid_frames(lengths, h.shape[1])[:, :, None]
-    return torch.where(valid, h, 0).sum(1) / lengths[:, None]
+    """TAP (Eqs. 3, 4): the mean over each row's valid frames, [B, T, C] → [B, C], of h that is 0 at padded frames."""
+    return h.sum(1) / lengths[:, None]
 
 
 def ragged_gather(

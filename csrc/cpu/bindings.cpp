@@ -56,8 +56,8 @@ crrl::Frames<T> frames(const FramesTuple& from) {
   return {pointer<T>(std::get<0>(from)), std::get<1>(from), std::get<2>(from)};
 }
 
-crrl::GruLayer gru_layer(int64_t batch, int64_t steps, int64_t input, int64_t hidden, bool reverse, int64_t lengths,
-                         const FramesTuple& x, int64_t h0, const std::vector<WeightsTuple>& weights) {
+crrl::GruLayer gru_layer(int64_t batch, int64_t steps, int64_t input, int64_t hidden, bool reverse, bool repeated,
+                         int64_t lengths, const FramesTuple& x, int64_t h0, const std::vector<WeightsTuple>& weights) {
   if (weights.size() > 2) throw std::invalid_argument("a GRU layer has one or two directions");
   crrl::GruLayer layer{};
   layer.batch = batch;
@@ -68,6 +68,7 @@ crrl::GruLayer gru_layer(int64_t batch, int64_t steps, int64_t input, int64_t hi
   layer.reverse = reverse;
   layer.lengths = pointer<const int64_t>(lengths);
   layer.x = frames<const void>(x);
+  layer.repeated = repeated;
   layer.h0 = pointer<const void>(h0);
   for (size_t d = 0; d < weights.size(); ++d) {
     layer.w_ih[d] = pointer<const void>(std::get<0>(weights[d]));
@@ -128,7 +129,7 @@ py::dict peak_gflops(int threads, double seconds) {
 
 PYBIND11_MODULE(_cpu, m) {
   m.doc() = "Native CPU operators. Pointers are passed as int64 addresses.";
-  m.attr("abi") = 3;  // raised with every change of a signature below, so that a stale build is recognised
+  m.attr("abi") = 4;  // raised with every change of a signature below, so that a stale build is recognised
   m.attr("compiler") = kCompiler;
   m.def("ragged_gather", &ragged_gather, py::arg("frames"), py::arg("num_frames"), py::arg("offsets"),
         py::arg("num_clips"), py::arg("index"), py::arg("batch"), py::arg("max_frames"), py::arg("channels"),
@@ -150,10 +151,11 @@ Raises:
   m.def("peak_gflops", &peak_gflops, py::arg("threads"), py::arg("seconds") = 0.2,
         "The measured peak of each arithmetic unit, GFLOP/s by name, seconds spent on each; see csrc/cpu/peak.hpp.");
   py::class_<crrl::GruLayer>(m, "GruLayer", "Sizes, inputs and weights of a GRU layer; see csrc/cpu/gru.hpp.")
-      .def(py::init(&gru_layer), py::arg("batch"), py::arg("steps"), py::arg("input"), py::arg("hidden"),
-           py::arg("reverse"), py::arg("lengths"), py::arg("x"), py::arg("h0"), py::arg("weights"),
-           R"(lengths and h0 may be 0. x: (address, row stride, frame stride); weights: per direction the addresses of
-w_ih, w_hh, b_ih, b_hh, the biases 0 where there are none.)");
+      .def(
+          py::init(&gru_layer), py::arg("batch"), py::arg("steps"), py::arg("input"), py::arg("hidden"),
+          py::arg("reverse"), py::arg("repeated"), py::arg("lengths"), py::arg("x"), py::arg("h0"), py::arg("weights"),
+          R"(lengths and h0 may be 0. x: (address, row stride, frame stride), the latter 0 for an input that is repeated;
+weights: per direction the addresses of w_ih, w_hh, b_ih, b_hh, the biases 0 where there are none.)");
   m.def("gru_isa", &crrl::gru_isa, py::arg("bf16"), "The instruction set that the GRU kernels use here, or None.");
   m.def("gru_reserve_size", &crrl::gru_reserve_size, py::arg("batch"), py::arg("steps"), py::arg("hidden"),
         py::arg("directions"), "Elements of the memory between forward and backward.");

@@ -30,6 +30,7 @@ struct GruLayer {
   const void* b_hh[2];
   const void* h0;  // [D, B, H]; null: zeros
   Frames<const void> x;
+  bool repeated;  // x has one frame a row, the input of all its frames: step is 0, and dx its gradient, one frame too
 };
 
 struct GruForward {

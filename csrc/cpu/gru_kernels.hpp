@@ -177,14 +177,15 @@ class ForwardChain {
     start();
     const int64_t longest = chain_.length(0);
     int64_t known = chain_.size();
+    if (layer_.repeated) project(0, 1);
     for (int64_t s = 0; s < longest; s += chunk_steps_) {
       const int64_t end = least(longest, s + chunk_steps_);
-      project(s, end);
+      if (!layer_.repeated) project(s, end);
       const float* gates = gates_;
       for (int64_t now = s; now < end; ++now) {
         known = chain_.active(now, known);
         step(now, known, gates);
-        gates += known * kGates * units_;
+        if (!layer_.repeated) gates += known * kGates * units_;
       }
     }
   }
@@ -329,9 +330,12 @@ constexpr int64_t kInputOrder[kGates] = {0, 1, 2};
 
 // Memory of the whole backward pass. Rows are kRows longer than used: a tile may read past the last one.
 struct BackwardScratch {
-  int64_t units, frames, deep_blocks, part_stride, input_blocks, input_size, state_size;
+  bool repeated;
+  int64_t units, frames, inputs_given, deep_blocks, part_stride, input_blocks, input_size, state_size;
   Buffer<Element> parts;      // [direction][frame, part_stride]
-  Buffer<Element> inputs;     // x transposed, [block of kDeep frames][I, kDeep]
+  Buffer<Element> row_parts;  // their sums over the frames of each row, likewise, where the input is repeated
+  Buffer<float> row_sums;     // [chain][rows, kGates * units], these sums in the making
+  Buffer<Element> inputs;     // x transposed, [block of kDeep of the inputs given][I, kDeep]
   Buffer<Element> states;     // per direction the state before each frame, likewise, [block][H, kDeep]
   Buffer<Element> recurrent;  // W_hh in panels
   Buffer<Element> input;      // W_ih in panels
@@ -343,15 +347,19 @@ struct BackwardScratch {
 
   // The parts of two frames are not a power of two apart: they would share few sets of the cache.
   BackwardScratch(const GruBackward& p, const GruPlan& plan, int64_t chains, int64_t rows, int threads)
-      : units(padded(p.layer.hidden)),
+      : repeated(p.layer.repeated),
+        units(padded(p.layer.hidden)),
         frames(plan.frames),
+        inputs_given(repeated ? p.layer.batch : plan.frames),
         deep_blocks(blocks(plan.frames, kDeep)),
         part_stride(kParts * units + kPad),
         input_blocks(p.dx.data == nullptr ? 0 : blocks(p.layer.input, kColumns)),
         input_size(p.layer.input + kRows),
         state_size(p.layer.hidden + kRows),
         parts(p.layer.directions * (frames + kRows) * part_stride),
-        inputs(deep_blocks * input_size * kDeep),
+        row_parts(repeated ? p.layer.directions * (inputs_given + kRows) * part_stride : 0),
+        row_sums(repeated ? chains * (rows + kRows) * kGates * units : 0),
+        inputs(blocks(inputs_given, kDeep) * input_size * kDeep),
         states(p.layer.directions * deep_blocks * state_size * kDeep),
         recurrent(p.layer.directions * units * kGates * units),
         input(p.layer.directions * input_blocks * kColumns * kGates * units),
@@ -362,6 +370,11 @@ struct BackwardScratch {
         chain_rows(rows + kRows) {}
 
   Element* part(int64_t d, int64_t number) { return parts.at((d * (frames + kRows) + number) * part_stride); }
+  // The parts that belong to a given input: those of its frame, or the sums over the row that repeats it.
+  Element* input_part(int64_t d, int64_t number) {
+    if (!repeated) return part(d, number);
+    return row_parts.at((d * (inputs_given + kRows) + number) * part_stride);
+  }
   Element* input_block(int64_t block) { return inputs.at(block * input_size * kDeep); }
   Element* state_block(int64_t d, int64_t block) { return states.at((d * deep_blocks + block) * state_size * kDeep); }
   Element* recurrent_panel(int64_t d, int64_t column) { return recurrent.at((d * units + column) * kGates * units); }
@@ -418,12 +431,14 @@ class BackwardChain {
         chain_(chain),
         units_(scratch.units),
         operand_(scratch.operand.at(number * scratch.chain_rows * kGates * units_)),
-        dh_(scratch.gradients.at(number * scratch.chain_rows * units_)) {}
+        dh_(scratch.gradients.at(number * scratch.chain_rows * units_)),
+        sums_(scratch.repeated ? scratch.row_sums.at(number * scratch.chain_rows * kGates * units_) : nullptr) {}
 
   void run() {
     const int64_t hidden = layer_.hidden, rows = chain_.size(), d = chain_.direction;
     zero(dh_, scratch_.chain_rows * units_);
     zero(operand_, scratch_.chain_rows * kGates * units_);
+    if (sums_ != nullptr) zero(sums_, rows * kGates * units_);
     for (int64_t i = 0; i < rows; ++i) {
       const Element* from = element(p_.dh_n) + (d * layer_.batch + chain_.row(i)) * hidden;
       for (int64_t unit = 0; unit < hidden; ++unit) dh_[i * units_ + unit] = to_float(from[unit]);
@@ -435,9 +450,18 @@ class BackwardChain {
         store(to + unit, load(dh_ + i * units_ + unit), hidden - unit);
       }
     }
+    if (sums_ != nullptr) write_sums(rows);
   }
 
  private:
+  void write_sums(int64_t rows) {
+    for (int64_t i = 0; i < rows; ++i) {
+      Element* to = scratch_.input_part(chain_.direction, chain_.row(i)) + units_;
+      const float* from = sums_ + i * kGates * units_;
+      for (int64_t j = 0; j < kGates * units_; j += kLanes) store(to + j, load(from + j));
+    }
+  }
+
   void step(int64_t s, int64_t rows) {
     for (int64_t i = 0; i < rows; ++i) gates(i, source(i, s));
     for (int64_t column = 0; column < units_; column += kColumns) {
@@ -486,6 +510,10 @@ class BackwardChain {
       const Vec made[kParts] = {dn * r, dr, dz, dn};
       for (int64_t part = 0; part < kParts; ++part) store(now.parts + part * units_ + unit, made[part]);
       for (int64_t part = 0; part < kGates; ++part) store(operand + part * units_ + unit, made[part]);
+      for (int64_t part = 0; sums_ != nullptr && part < kGates; ++part) {
+        float* sum = sums_ + (i * kGates + part) * units_ + unit;
+        store(sum, load(sum) + made[part + 1]);
+      }
       store(dh + unit, gradient * z);
     }
   }
@@ -496,7 +524,7 @@ class BackwardChain {
   const Chain chain_;
   const int64_t units_;
   Element* operand_;
-  float* dh_;
+  float *dh_, *sums_;
 };
 
 // The gradients of the weights and biases of kColumns gate units of one direction: products over all frames, kDeep of
@@ -507,9 +535,9 @@ class WeightGradient {
       : layer_(p.layer),
         scratch_(scratch),
         d_(direction),
+        column_(column),
         part_(column / scratch.units),
         unit_(column % scratch.units),
-        from_(scratch.part(direction, 0) + column),
         panel_(scratch.panels.at(thread() * kDeep * kColumns)),
         state_sums_(scratch.sums.at(thread() * (scratch.input_size + scratch.state_size) * kColumns)),
         input_sums_(state_sums_ + scratch.state_size * kColumns),
@@ -518,13 +546,11 @@ class WeightGradient {
   }
 
   void run() {
-    for (int64_t block = 0; block < scratch_.deep_blocks; ++block) {
-      const int64_t first = block * kDeep, count = least(kDeep, scratch_.frames - first);
-      pack(first, count);
-      add_up(first, count);
-      const int64_t depth = round_up(count, kDepth);
-      if (has_state()) accumulate(scratch_.state_block(d_, block), layer_.hidden, depth, state_sums_);
-      if (has_input()) accumulate(scratch_.input_block(block), layer_.input, depth, input_sums_);
+    if (!scratch_.repeated) {
+      add_products(scratch_.part(d_, 0), scratch_.frames, has_state(), has_input(), true);
+    } else {
+      if (has_state()) add_products(scratch_.part(d_, 0), scratch_.frames, true, false, true);
+      if (has_input()) add_products(scratch_.input_part(d_, 0), scratch_.inputs_given, false, true, !has_state());
     }
     if (has_state()) {
       const int64_t row = kStateOrder[part_] * layer_.hidden + unit_;
@@ -542,20 +568,32 @@ class WeightGradient {
   bool has_state() const { return part_ < kGates; }
   bool has_input() const { return part_ > 0; }
 
-  void pack(int64_t first, int64_t count) {
-    pack_rows(from_ + first * scratch_.part_stride, scratch_.part_stride, count, kColumns, panel_);
+  // The products of `frames` parts with the state before them, with the input, and with 1 for the bias.
+  void add_products(const Element* parts, int64_t frames, bool state, bool input, bool bias) {
+    for (int64_t first = 0; first < frames; first += kDeep) {
+      const Element* from = parts + first * scratch_.part_stride + column_;
+      const int64_t block = first / kDeep, count = least(kDeep, frames - first), depth = round_up(count, kDepth);
+      pack(from, count);
+      if (bias) add_up(from, count);
+      if (state) accumulate(scratch_.state_block(d_, block), layer_.hidden, depth, state_sums_);
+      if (input) accumulate(scratch_.input_block(block), layer_.input, depth, input_sums_);
+    }
+  }
+
+  void pack(const Element* from, int64_t count) {
+    pack_rows(from, scratch_.part_stride, count, kColumns, panel_);
     for (int64_t k = count; k < round_up(count, kDepth); ++k) {
       for (int64_t j = 0; j < kColumns; ++j) panel_[in_panel(k, j, kColumns)] = Element{};
     }
   }
 
-  void add_up(int64_t first, int64_t count) {
+  void add_up(const Element* from, int64_t count) {
     constexpr int64_t run = 16;
     Vec sums[kWide] = {};
-    for (int64_t k = first; k < first + count; k += run) {
+    for (int64_t k = 0; k < count; k += run) {
       Vec few[kWide] = {};
-      for (int64_t j = k; j < least(k + run, first + count); ++j) {
-        for (int64_t v = 0; v < kWide; ++v) few[v] += load(from_ + j * scratch_.part_stride + v * kLanes);
+      for (int64_t j = k; j < least(k + run, count); ++j) {
+        for (int64_t v = 0; v < kWide; ++v) few[v] += load(from + j * scratch_.part_stride + v * kLanes);
       }
       for (int64_t v = 0; v < kWide; ++v) sums[v] += few[v];
     }
@@ -594,15 +632,14 @@ class WeightGradient {
 
   const GruLayer& layer_;
   BackwardScratch& scratch_;
-  const int64_t d_, part_, unit_;
-  const Element* from_;
+  const int64_t d_, column_, part_, unit_;
   Element* panel_;
   float *state_sums_, *input_sums_;
   const GruBackward& p_;
   Vec bias_[kWide] = {};
 };
 
-// dx of frames first..last: the gradients of the gates of all directions times W_ih.
+// dx of the given inputs first..last: the gradients of the gates of all directions times W_ih.
 void input_gradient(const GruBackward& p, const GruPlan& plan, BackwardScratch& scratch, int64_t first, int64_t last) {
   const int64_t depth = kGates * scratch.units;
   for (int64_t block = 0; block < scratch.input_blocks; ++block) {
@@ -611,15 +648,16 @@ void input_gradient(const GruBackward& p, const GruPlan& plan, BackwardScratch& 
       constexpr int64_t R = decltype(tile)::value;
       Vec sums[R][kWide] = {};
       for (int64_t d = 0; d < p.layer.directions; ++d) {
-        multiply<R, kWide>(scratch.part(d, first + start) + scratch.units, scratch.part_stride,
+        multiply<R, kWide>(scratch.input_part(d, first + start) + scratch.units, scratch.part_stride,
                            scratch.input_panel(d, block), depth, sums);
       }
       for (int64_t i = 0; i < (kRowStep == 1 ? R : count); ++i) {
         const int64_t number = first + start + i;
-        Element* to = frame(p.dx, plan.row_of[number], plan.time_of[number]) + channel;
+        Element* to =
+            scratch.repeated ? frame(p.dx, number, 0) : frame(p.dx, plan.row_of[number], plan.time_of[number]);
         for (int64_t v = 0; v < kWide; ++v) {
           const int64_t left = p.layer.input - channel - v * kLanes;
-          if (left > 0) store(to + v * kLanes, sums[i][v], left);
+          if (left > 0) store(to + channel + v * kLanes, sums[i][v], left);
         }
       }
     });
@@ -676,12 +714,14 @@ class Preparation {
         frames_(blocks(padded(plan.frames), kFrames)),
         per_direction_(recurrent_ + scratch.input_blocks + frames_) {}
 
-  int64_t pieces() const { return p_.layer.directions * per_direction_ + frames_; }
+  int64_t pieces() const {
+    return p_.layer.directions * per_direction_ + blocks(padded(scratch_.inputs_given), kFrames);
+  }
 
   void run(int64_t piece) const {
     const GruLayer& layer = p_.layer;
     const int64_t d = piece / per_direction_;
-    if (d == layer.directions) return inputs(piece % per_direction_ * kFrames);
+    if (d >= layer.directions) return inputs((piece - layer.directions * per_direction_) * kFrames);
     piece %= per_direction_;
     if (piece < recurrent_) {
       const int64_t column = piece * kColumns;
@@ -698,8 +738,11 @@ class Preparation {
 
  private:
   void inputs(int64_t first) const {
-    const auto source = [&](int64_t number) { return frame(p_.layer.x, plan_.row_of[number], plan_.time_of[number]); };
-    transpose(source, first, plan_.frames, p_.layer.input, scratch_.input_block(first / kDeep));
+    const auto source = [&](int64_t number) {
+      if (scratch_.repeated) return frame(p_.layer.x, number, 0);
+      return frame(p_.layer.x, plan_.row_of[number], plan_.time_of[number]);
+    };
+    transpose(source, first, scratch_.inputs_given, p_.layer.input, scratch_.input_block(first / kDeep));
   }
 
   void states(int64_t d, int64_t first) const {
@@ -724,8 +767,8 @@ void backward(const GruBackward& p, const GruPlan& plan, int threads) {
   BackwardScratch scratch(p, plan, cut.chains, cut.rows, threads);
   const Preparation preparation(p, plan, scratch);
   const int64_t columns = kParts * scratch.units / kColumns;
-  const int64_t frame_blocks = p.dx.data == nullptr ? 0 : blocks(plan.frames, kFrameBlock);
-  if (p.dx.data != nullptr) zero_padding(layer, plan, layer.input, p.dx);
+  const int64_t frame_blocks = p.dx.data == nullptr ? 0 : blocks(scratch.inputs_given, kFrameBlock);
+  if (p.dx.data != nullptr && !layer.repeated) zero_padding(layer, plan, layer.input, p.dx);
 #pragma omp parallel num_threads(threads)
   {
     [[maybe_unused]] const Products products;
@@ -742,7 +785,7 @@ void backward(const GruBackward& p, const GruPlan& plan, int threads) {
 #pragma omp for schedule(dynamic)
     for (int64_t item = 0; item < frame_blocks; ++item) {
       const int64_t first = item * kFrameBlock;
-      input_gradient(p, plan, scratch, first, least(plan.frames, first + kFrameBlock));
+      input_gradient(p, plan, scratch, first, least(scratch.inputs_given, first + kFrameBlock));
     }
   }
 }

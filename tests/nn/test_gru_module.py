@@ -161,6 +161,29 @@ def test_parametrized_weights_are_torchs(evaluate: Evaluate) -> None:
     assert_same(evaluate(ours, x), evaluate(theirs, x))
 
 
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("lengths", [None, torch.tensor([2, 6, 3])])
+@pytest.mark.usefixtures("policy")
+def test_unrolling_a_hint_is_the_input_repeated(batch_first: bool, lengths: Tensor | None) -> None:
+    torch.manual_seed(0)
+    gru = GRU(3, 5, num_layers=2, batch_first=batch_first, bidirectional=True)
+    hint, h0 = torch.randn(3, 3, requires_grad=True), torch.randn(4, 3, 5, requires_grad=True)
+    repeated = hint[:, None].expand(-1, 6, -1) if batch_first else hint[None].expand(6, -1, -1)
+    got, want = gru.unroll(hint, 6, h0, lengths), gru(repeated, h0, lengths)
+    inputs = [hint, h0, *gru.parameters()]
+    ours, theirs = (torch.autograd.grad(sum(part.sin().sum() for part in out), inputs) for out in (got, want))
+    for one, other in zip([*got, *ours], [*want, *theirs], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "wrong", [(torch.ones(2, 4), 5), (torch.ones(2, 3), 0), (torch.ones(2, 1, 3), 5), (torch.ones(2, 3).double(), 5)]
+)
+def test_unrolling_refuses_what_does_not_fit(wrong: tuple[Tensor, int]) -> None:
+    with pytest.raises(ValueError, match="hint"):
+        GRU(3, 5, batch_first=True).unroll(*wrong)
+
+
 def test_it_says_which_backend_serves_and_why() -> None:
     gru = GRU(3, 5)
     with ops.use_backends("gru_layer=reference"):

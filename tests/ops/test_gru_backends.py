@@ -75,10 +75,16 @@ def make_case(
 
 
 def run(
-    layer: object, x: Tensor, lengths: Tensor | None, weights: list[Weights], h0: Tensor | None, reverse: bool = True
+    layer: object,
+    x: Tensor,
+    lengths: Tensor | None,
+    weights: list[Weights],
+    h0: Tensor | None,
+    reverse: bool = True,
+    frames: int | None = None,
 ) -> list[Tensor]:
     """y, h_n and the gradients of every input under a fixed random cotangent."""
-    y, h_n = layer(x, lengths, weights, h0, reverse)  # type: ignore[operator]
+    y, h_n = layer(x, lengths, weights, h0, reverse, frames)  # type: ignore[operator]
     generator = torch.Generator().manual_seed(1)
     scalar = sum(
         (out * torch.randn(out.shape, dtype=torch.float64, generator=generator).to(out.dtype)).sum() for out in (y, h_n)
@@ -100,13 +106,21 @@ def test_torch_is_the_reference_in_fp64(
 
 
 def errors(
-    dtype: torch.dtype, size: tuple[list[int], int, int, int, bool], with_h0: bool, reverse: bool
+    dtype: torch.dtype,
+    size: tuple[list[int], int, int, int, bool],
+    with_h0: bool,
+    reverse: bool,
+    repeated: bool = False,
 ) -> list[tuple[float, float, float]]:
     """For every output and gradient: the kernel's error, the reference's own in this dtype, the norm of the truth."""
-    truth, case = make_case(torch.float64, *size), make_case(dtype, *size)
-    exact = run(reference.gru_layer, *truth[:3], truth[3] if with_h0 else None, reverse)
-    rounded = run(reference.gru_layer, *case[:3], case[3] if with_h0 else None, reverse)
-    made = run(library.gru_layer, *case[:3], case[3] if with_h0 else None, reverse)
+
+    def results(layer: object, of: torch.dtype) -> list[Tensor]:
+        x, lengths, weights, h0 = make_case(of, *size)
+        given = x[:, :1].detach().requires_grad_() if repeated else x
+        return run(layer, given, lengths, weights, h0 if with_h0 else None, reverse, size[1] if repeated else None)
+
+    exact, rounded = results(reference.gru_layer, torch.float64), results(reference.gru_layer, dtype)
+    made = results(library.gru_layer, dtype)
     return [
         (float((got.double() - want).norm()), float((own.double() - want).norm()), float(want.norm()))
         for got, own, want in zip(made, rounded, exact, strict=True)
@@ -123,6 +137,24 @@ def test_cpp_is_the_reference_up_to_fp32_rounding(
     for error, _, norm in errors(torch.float32, size, with_h0, reverse):
         # Roundings of 6e-8 each, a few dozen of them one after the other along a row.
         assert error <= 2e-6 * norm
+
+
+@pytest.mark.parametrize("reverse", [True, False], ids=["bidirectional", "stepwise"])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.usefixtures("isa")
+def test_a_repeated_input_is_projected_once_and_right(
+    size: tuple[list[int], int, int, int, bool], reverse: bool
+) -> None:
+    for error, _, norm in errors(torch.float32, size, with_h0=True, reverse=reverse, repeated=True):
+        assert error <= 2e-6 * norm
+
+
+@pytest.mark.parametrize("isa", BF16_ISAS, indirect=True)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.usefixtures("isa")
+def test_a_repeated_input_in_bf16(size: tuple[list[int], int, int, int, bool]) -> None:
+    for error, own, norm in errors(torch.bfloat16, size, with_h0=False, reverse=True, repeated=True):
+        assert error <= 2 * own + 1e-6 * norm
 
 
 @pytest.mark.parametrize("isa", BF16_ISAS, indirect=True)

@@ -45,8 +45,7 @@ def test_reverse_turns_valid_frames_round_and_leaves_padding() -> None:
 
 
 def test_temporal_average_is_over_valid_frames_only() -> None:
-    h = padded_batch()
-    h[0, 5:] = torch.nan
+    h = torch.where(valid_frames(LENGTHS, 6)[:, :, None], padded_batch(), 0)
     pooled = temporal_average(h, LENGTHS)
     for row, length in enumerate(LENGTHS.tolist()):
         torch.testing.assert_close(pooled[row], h[row, :length].mean(0))
