@@ -43,9 +43,8 @@ class ContrastiveMotionLearner(nn.Module):
 
     def update_keys(self) -> None:
         """Eq. 5, for the key encoder and the key MLP with their own momenta."""
-        ops.ema_update(self.key_encoder.parameters(), self.query_encoder.parameters(), self.momentum_encoder)
-        if self.momentum_mlp < 1:
-            ops.ema_update(self.key_mlp.parameters(), self.query_mlp.parameters(), self.momentum_mlp)
+        _follow(self.key_encoder, self.query_encoder, self.momentum_encoder)
+        _follow(self.key_mlp, self.query_mlp, self.momentum_mlp)
 
     def query(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Eq. 3: q [B, D] from coordinates x [B, T, J·3]; InfoNCE normalises it."""
@@ -64,3 +63,8 @@ class ContrastiveMotionLearner(nn.Module):
     def enqueue(self, keys: Tensor) -> None:
         """Put `keys` [B, D] in place of the oldest (Algorithm 1, lines 17 and 18)."""
         enqueue(self.queue, self.pointer, keys)
+
+
+def _follow(keys: nn.Module, queries: nn.Module, momentum: float) -> None:
+    for key, query in zip(keys.parameters(), queries.parameters(), strict=True):
+        ops.ema_update(key.detach().view(-1), query.detach().view(-1), key.numel(), momentum, momentum)

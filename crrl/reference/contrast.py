@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -39,8 +37,25 @@ def enqueue(queue: Tensor, pointer: Tensor, keys: Tensor) -> None:
     pointer.copy_((pointer + len(keys)) % size)
 
 
+def info_nce_enqueue(
+    q: Tensor, k: Tensor, queue: Tensor, pointer: Tensor, temperature: float, entering: Tensor | None = None
+) -> Tensor:
+    """`info_nce`, and then `enqueue` of `entering` ([N, D]; None: of `k`), so that a loss never sees its own keys.
+
+    The gradient stays right after the queue has changed: it is computed from the queue that the loss saw.
+    """
+    loss = info_nce(q, k, queue.clone(), temperature)
+    enqueue(queue, pointer, k if entering is None else entering)
+    return loss
+
+
 @torch.no_grad()
-def ema_update(keys: Iterable[Tensor], queries: Iterable[Tensor], momentum: float) -> None:
-    """Eq. 5, θ_k ← m·θ_k + (1 − m)·θ_q, in place, rounded in that order."""
-    for key, query in zip(keys, queries, strict=True):
-        key.mul_(momentum).add_(query, alpha=1 - momentum)
+def ema_update(keys: Tensor, queries: Tensor, boundary: int, momentum_head: float, momentum_tail: float) -> None:
+    """Eq. 5, θ_k ← m·θ_k + (1 − m)·θ_q, in place on flat buffers [N], rounded in that order.
+
+    Elements before `boundary` (the encoder's) follow with momentum_head, the others (the MLP's) with momentum_tail. At
+    momentum 1 no bit of a key changes, whatever the query is.
+    """
+    for part, momentum in ((slice(boundary), momentum_head), (slice(boundary, None), momentum_tail)):
+        if momentum != 1:
+            keys[part].mul_(momentum).add_(queries[part], alpha=1 - momentum)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from crrl.reference.contrast import ema_update, enqueue, info_nce
+from crrl.reference.contrast import ema_update, enqueue, info_nce, info_nce_enqueue
 
 
 def unit(*shape: int) -> torch.Tensor:
@@ -66,17 +66,38 @@ def test_the_queue_holds_the_newest_keys_in_a_ring(size: int, batches: list[int]
         assert pointer.item() == position % size
 
 
-def test_ema_update_is_eq_5_in_place() -> None:
-    key, query = torch.tensor([1.0, 2.0]), torch.tensor([3.0, -2.0])
-    ema_update([key], [query], momentum=0.75)
-    assert key.tolist() == [1.5, 1.0]
-    assert query.tolist() == [3.0, -2.0]
+def test_a_loss_does_not_see_its_own_keys_and_keeps_its_gradient() -> None:
+    q, k, queue = torch.randn(3, 4, dtype=torch.float64, requires_grad=True), unit(3, 4), unit(5, 4)
+    want = info_nce(q, k, queue, 0.2)
+    (gradient,) = torch.autograd.grad(want, q)
+    changed, pointer = queue.clone(), torch.tensor(4)
+    loss = info_nce_enqueue(q, k, changed, pointer, 0.2)
+    assert torch.equal(loss, want)
+    assert torch.equal(torch.autograd.grad(loss, q)[0], gradient)
+    assert torch.equal(changed, torch.stack([k[1], k[2], queue[2], queue[3], k[0]]))
+    assert pointer.item() == 2
 
 
-def test_momentum_1_never_moves_and_0_copies() -> None:
-    key, query = torch.randn(4), torch.randn(4)
+def test_other_keys_than_the_losss_may_enter() -> None:
+    q, k, queue, entering = unit(3, 4), unit(3, 4), unit(5, 4), unit(7, 4)
+    changed, pointer = queue.clone(), torch.tensor(0)
+    info_nce_enqueue(q, k, changed, pointer, 0.2, entering)
+    assert torch.equal(changed, entering[[5, 6, 2, 3, 4]])
+
+
+def test_ema_update_is_eq_5_in_place_with_a_momentum_for_each_part() -> None:
+    key, query = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([3.0, -2.0, 5.0])
+    ema_update(key, query, 2, 0.75, 0.5)
+    assert key.tolist() == [1.5, 1.0, 4.0]
+    assert query.tolist() == [3.0, -2.0, 5.0]
+
+
+@pytest.mark.parametrize("boundary", [0, 2, 4])
+def test_momentum_1_never_moves_and_0_copies(boundary: int) -> None:
+    key, query = torch.tensor([-0.0, 1.5, -2.0, 1e-42]), torch.tensor([torch.nan, torch.inf, 3.0, 4.0])
     before = key.clone()
-    ema_update([key], [query], momentum=1.0)
-    assert torch.equal(key, before)
-    ema_update([key], [query], momentum=0.0)
+    ema_update(key, query, boundary, 1.0, 1.0)
+    assert torch.equal(key.view(torch.int32), before.view(torch.int32))
+    query = torch.randn(4)
+    ema_update(key, query, boundary, 0.0, 0.0)
     assert torch.equal(key, query)
