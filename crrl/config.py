@@ -16,6 +16,7 @@ Method = Literal["crrl", "cml", "ser"]
 Recipe = Literal["paper", "tuned"]
 OptimizerName = Literal["sgd", "adam"]
 Schedule = Literal["constant", "steps", "one-cycle"]
+Switch = Literal["auto", "on", "off"]
 
 VIEW_JOINTS = {"synthetic": (0, 1, 4, 8), "nw-ucla": (0, 2, 4, 8), "folder": None}
 """Spine base, spine, left and right shoulder. Kinect v1 puts the spine of NW-UCLA a few centimetres above the hips, too
@@ -126,6 +127,12 @@ class Config:
     """Drop the last, short batch of each epoch."""
     weight_decay: float = 1e-4
     """L2 penalty, both steps."""
+    max_norm: float = 0.0
+    """Gradients whose norm is larger are scaled down to it, both steps; 0: never."""
+    capture: Switch = "auto"
+    """On a GPU replay each step as one CUDA graph; auto: with --fused."""
+    compile_decoder: Switch = "auto"
+    """Compile the decoder and its loss by torch.compile; auto: with --fused on a GPU."""
     checkpoint_every: int = 200
     """Steps between checkpoints."""
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
@@ -137,6 +144,7 @@ class Config:
         _require(0 <= self.seed < 2**31, f"seed is {self.seed}: it must be in [0, 2^31)")
         _require(self.batch_size > 0, f"batch_size is {self.batch_size}: at least 1 is needed")
         _require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}: it must not be negative")
+        _require(self.max_norm >= 0, f"max_norm is {self.max_norm}: it must not be negative")
         _require(self.checkpoint_every > 0, f"checkpoint_every is {self.checkpoint_every}: at least 1 is needed")
         _require(self.teacher is None or self.method == "crrl", f"a teacher serves method crrl, not {self.method}")
 

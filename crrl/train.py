@@ -18,6 +18,7 @@ from crrl.errors import CrrlError, Interrupted, run_command
 from crrl.ops import cpu
 from crrl.runs import RunFolder
 from crrl.training import Trainer
+from crrl.training.ranks import Ranks, connect
 
 
 @dataclass(frozen=True)
@@ -92,22 +93,31 @@ def main(arguments: list[str] | None = None) -> int:
     run, config = open_run(sys.argv[1:] if arguments is None else arguments)
     if run.encoder_path.exists():
         return report(run)
-    if cpu.missing:
-        print(f"note: {cpu.missing}", file=sys.stderr)
     device = choose_device(config.device)
-    with ops.use_backends("auto" if config.fused else "reference"):
+    with connect(device) as ranks, ops.use_backends("auto" if config.fused else "reference"):
+        ranks.wait()  # each has looked at the run folder before it is made
+        try:
+            train(run, config, device, ranks)
+        except Interrupted as stop:
+            if ranks.rank == 0:
+                print(f"stopped by {stop}; go on with: python -m crrl.train --resume {run.path}", file=sys.stderr)
+            return 128 + stop.signum
+        return report(run) if ranks.rank == 0 else 0
+
+
+def train(run: RunFolder, config: Config, device: torch.device, ranks: Ranks) -> None:
+    """Train in the run folder; rank 0 prepares the data, prints and makes the folder."""
+    if ranks.rank == 0 and cpu.missing:
+        print(f"note: {cpu.missing}", file=sys.stderr)
+    with ranks.first():
         prepared = prepare(config.dataset, config.data, config.split_name, config.preprocessing)
-        trainer = Trainer(config, run, prepared, device)
+    trainer = Trainer(config, run, prepared, device, ranks)
+    if ranks.rank == 0:
         if config.fused:
             print_backends(device)
         if not run.config_path.exists():
             run.create(config)
-        try:
-            trainer.train()
-        except Interrupted as stop:
-            print(f"stopped by {stop}; go on with: python -m crrl.train --resume {run.path}", file=sys.stderr)
-            return 128 + stop.signum
-    return report(run)
+    trainer.train()
 
 
 if __name__ == "__main__":

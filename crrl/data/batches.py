@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from crrl import ops
-from crrl.data.clips import Clips, IntArray
+from crrl.data.clips import Clips
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,7 @@ class ClipTensors:
         self.offsets = torch.from_numpy(clips.offsets).to(device)
         self.labels = torch.from_numpy(clips.labels)
         self.lengths = torch.from_numpy(clips.lengths)
+        self.longest = int(self.lengths.max())
 
     @property
     def channels(self) -> int:
@@ -48,21 +48,33 @@ class ClipTensors:
         return self.frames.shape[1]
 
     def batch(self, index: Tensor, with_velocity: bool = False) -> Batch:
-        """Gather the clips `index` (int64 [B], on the CPU), padded to the longest of them."""
-        longest = int(self.lengths[index].max())
+        """Gather the clips `index`, int64 [B], padded to the longest of them.
+
+        An index on a GPU is not looked at, which would wait for the device: all are padded to the longest of all.
+        """
+        longest = int(self.lengths[index].max()) if index.device.type == "cpu" else self.longest
         index = index.to(self.frames.device)
         x, v, lengths = ops.ragged_gather(self.frames, self.offsets, index, longest, with_velocity)
         return Batch(x, v, lengths, index)
 
 
-def epoch_order(train: IntArray, seed: int, epoch: int) -> Tensor:
-    """The training clips in the order of one epoch, int64 [N_train]: a function of seed and epoch alone."""
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    return torch.from_numpy(train)[torch.randperm(len(train), generator=generator)]
+def epoch_order(train: Tensor, seed: int, epoch: int) -> Tensor:
+    """The training clips, int64 [N_train], in the order of one epoch: a function of seed and epoch alone.
+
+    The clips are sorted by hashes of their places, made where `train` lies; the order is the same on every device.
+    """
+    places = torch.arange(len(train), device=train.device)
+    start = _signed((seed * 1_000_003 + epoch) * 0x9E3779B97F4A7C15)
+    return train[torch.argsort(_mixed(_mixed(places) + start), stable=True)]
 
 
-def split_batches(order: Tensor, batch_size: int, drop_last: bool) -> Iterator[Tensor]:
-    """Cut an order into batches; a short last one is dropped or kept."""
-    for batch in torch.split(order, batch_size):
-        if len(batch) == batch_size or not drop_last:
-            yield batch
+def _mixed(x: Tensor) -> Tensor:
+    """SplitMix64's last steps: every bit of x, int64, changes about half of the bits of the result."""
+    x = (x ^ (x >> 30 & (1 << 34) - 1)) * _signed(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> 27 & (1 << 37) - 1)) * _signed(0x94D049BB133111EB)
+    return x ^ (x >> 31 & (1 << 33) - 1)
+
+
+def _signed(number: int) -> int:
+    """The int64 with the last 64 bits of `number`."""
+    return (number + 2**63) % 2**64 - 2**63

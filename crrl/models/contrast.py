@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from crrl import ops
 from crrl.models.layers import Encoder, MLPHead
+from crrl.optim import Follow, flatten
 from crrl.reference.contrast import enqueue
 
 
@@ -42,9 +43,23 @@ class ContrastiveMotionLearner(nn.Module):
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
 
     def update_keys(self) -> None:
-        """Eq. 5, for the key encoder and the key MLP with their own momenta."""
-        _follow(self.key_encoder, self.query_encoder, self.momentum_encoder)
-        _follow(self.key_mlp, self.query_mlp, self.momentum_mlp)
+        """Eq. 5, for the key encoder and the key MLP with their own momenta.
+
+        Who trains by crrl.optim gives `follow` to the optimizer instead, which then does it in its own pass.
+        """
+        queries = flatten([*self.query_encoder.parameters(), *self.query_mlp.parameters()])
+        (encoder, momentum_encoder), (mlp, momentum_mlp) = self.follow
+        keys = flatten([*encoder, *mlp])
+        boundary = sum(parameter.numel() for parameter in encoder)
+        ops.ema_update(keys, queries, boundary, momentum_encoder, momentum_mlp)
+
+    @property
+    def follow(self) -> Follow:
+        """What follows the query encoder and MLP by Eq. 5, and with which momenta."""
+        return [
+            (list(self.key_encoder.parameters()), self.momentum_encoder),
+            (list(self.key_mlp.parameters()), self.momentum_mlp),
+        ]
 
     def query(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Eq. 3: q [B, D] from coordinates x [B, T, J·3]; InfoNCE normalises it."""
@@ -60,11 +75,11 @@ class ContrastiveMotionLearner(nn.Module):
         k = self.key(v, lengths)
         return ops.info_nce(self.query(x, lengths), k, self.queue, self.temperature), k
 
+    def loss_and_enqueue(self, x: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
+        """The loss of Eq. 6, a scalar; its keys take their place in the queue by the same call."""
+        k = self.key(v, lengths)
+        return ops.info_nce_enqueue(self.query(x, lengths), k, self.queue, self.pointer, self.temperature)
+
     def enqueue(self, keys: Tensor) -> None:
         """Put `keys` [B, D] in place of the oldest (Algorithm 1, lines 17 and 18)."""
         enqueue(self.queue, self.pointer, keys)
-
-
-def _follow(keys: nn.Module, queries: nn.Module, momentum: float) -> None:
-    for key, query in zip(keys.parameters(), queries.parameters(), strict=True):
-        ops.ema_update(key.detach().view(-1), query.detach().view(-1), key.numel(), momentum, momentum)

@@ -1,7 +1,15 @@
 """The seam: every operator the models call, and the choice of who computes it."""
 
 from crrl.ops.backends import Backend, Case, Operator, choices, policy, use_backends
-from crrl.ops.operators import ema_update, gru_backend, gru_layer, info_nce, ragged_gather
+from crrl.ops.operators import (
+    ema_update,
+    flat_step,
+    gru_backend,
+    gru_layer,
+    info_nce,
+    info_nce_enqueue,
+    ragged_gather,
+)
 
 __all__ = [
     "Backend",
@@ -9,9 +17,11 @@ __all__ = [
     "Operator",
     "choices",
     "ema_update",
+    "flat_step",
     "gru_backend",
     "gru_layer",
     "info_nce",
+    "info_nce_enqueue",
     "policy",
     "ragged_gather",
     "use_backends",

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import cast
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from crrl.ops import cpu, cpu_gru, library, torch_gru
 from crrl.ops.backends import Backend, Case, Operator
-from crrl.reference import contrast, gru, motion
+from crrl.reference import contrast, gru, motion, optim
 from crrl.reference.gru import Weights
 
 AUTOCAST_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -41,7 +41,6 @@ _gru_layer = Operator(
 )
 _GRU_BACKENDS = {backend.name: backend for backend in _gru_layer.backends}
 _info_nce = Operator("info_nce", Backend("reference", contrast.info_nce, _always))
-_ema_update = Operator("ema_update", Backend("reference", contrast.ema_update, _always))
 
 
 def ragged_gather(
@@ -128,8 +127,18 @@ def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
     return cast(Tensor, _info_nce(_case(q), q, k, queue, temperature))
 
 
-def ema_update(keys: Iterable[Tensor], queries: Iterable[Tensor], momentum: float) -> None:
-    """Momentum update (Eq. 5) of `keys` in place."""
-    keys = list(keys)
-    case = _case(keys[0]) if keys else Case("cpu", torch.float32)
-    _ema_update(case, keys, queries, momentum)
+def info_nce_enqueue(
+    q: Tensor, k: Tensor, queue: Tensor, pointer: Tensor, temperature: float, entering: Tensor | None = None
+) -> Tensor:
+    """`info_nce`, and then `entering` ([N, D]; None: k) takes the places of the oldest keys of the queue."""
+    return contrast.info_nce_enqueue(q, k, queue, pointer, temperature, entering)
+
+
+def ema_update(keys: Tensor, queries: Tensor, boundary: int, momentum_head: float, momentum_tail: float) -> None:
+    """Momentum update (Eq. 5) of `keys` [N] in place: with one momentum before `boundary`, with another behind."""
+    contrast.ema_update(keys, queries, boundary, momentum_head, momentum_tail)
+
+
+def flat_step(*arguments: Any, **settings: Any) -> None:
+    """crrl.reference.optim.flat_step."""
+    optim.flat_step(*arguments, **settings)

@@ -1,4 +1,4 @@
-"""One optimizer step on flat buffers: clipping, SGD or Adam as torch.optim computes them, the momentum update (Eq. 5)."""
+"""One optimizer step on flat buffers: clipping, SGD or Adam as in torch.optim, and the momentum update (Eq. 5)."""
 
 from __future__ import annotations
 

@@ -11,20 +11,26 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
 
 from crrl.data import ClipTensors
-from crrl.data.batches import epoch_order, split_batches
+from crrl.data.batches import epoch_order
 from crrl.data.clips import IntArray
 from crrl.errors import CrrlError, Interrupted
+from crrl.optim import FlatAdam, FlatOptimizer, FlatSGD, current_rates
 from crrl.runs import RunFolder, load_weights
 from crrl.training.phases import Phase
 from crrl.training.progress import Progress
+from crrl.training.ranks import LostRank, Ranks, Share
+from crrl.training.step import Step
 
 LR_DROPS = (20, 50)
 """Epochs after which the learning rate halves under the schedule "steps" (Section IV-B)."""
+
+AGREE_EVERY = 10
+"""Steps after which several ranks tell each other of signals, to stop after the same step."""
 
 
 @contextmanager
@@ -54,7 +60,7 @@ def catch_stop_signals() -> Iterator[list[int]]:
 
 @dataclass(frozen=True)
 class Plan:
-    """Length and optimisation of one phase."""
+    """Length and optimisation of one phase. batch_size counts the clips of all ranks."""
 
     clips: int
     epochs: int
@@ -64,6 +70,7 @@ class Plan:
     lr: float
     schedule: str
     weight_decay: float
+    max_norm: float
     checkpoint_every: int
     seed: int
 
@@ -86,13 +93,31 @@ class Plan:
     def steps(self) -> int:
         return self.epochs * self.steps_per_epoch
 
-    def make_optimizer(self, module: nn.Module) -> Optimizer:
-        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        if self.optimizer == "sgd":
-            return SGD(parameters, lr=self.lr, momentum=0.9, weight_decay=self.weight_decay)
-        return Adam(parameters, lr=self.lr, weight_decay=self.weight_decay)
+    def batches(self) -> list[int]:
+        """Clips of each batch of an epoch: a short last one is dropped or kept."""
+        last = self.clips_per_epoch % self.batch_size
+        return [self.batch_size] * (self.clips_per_epoch // self.batch_size) + ([last] if last else [])
 
-    def make_schedule(self, optimizer: Optimizer) -> LRScheduler:
+    def make_optimizer(self, phase: Phase) -> FlatOptimizer:
+        parameters = [parameter for parameter in phase.module.parameters() if parameter.requires_grad]
+        settings: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay, "max_norm": self.max_norm}
+        settings |= {"follow": phase.follow, "spare": len(phase.losses)}
+        if self.optimizer == "sgd":
+            return FlatSGD(parameters, momentum=0.9, **settings)
+        return FlatAdam(parameters, **settings)
+
+    def rates(self, optimizer: FlatOptimizer) -> Tensor:
+        """What `optimizer` is to read at each step: float32 [steps, 4]."""
+        nothing = [torch.zeros(1)]
+        model = SGD(nothing, self.lr, momentum=0.9) if self.optimizer == "sgd" else Adam(nothing, self.lr)
+        schedule, rows = self._schedule(model), []
+        for step in range(1, self.steps + 1):
+            rows.append(optimizer.rates(*current_rates(model), step))
+            model.step()
+            schedule.step()
+        return torch.tensor(rows)
+
+    def _schedule(self, optimizer: Optimizer) -> LRScheduler:
         if self.schedule == "one-cycle":
             return OneCycleLR(optimizer, max_lr=self.lr, total_steps=self.steps)
         drops = LR_DROPS if self.schedule == "steps" else ()
@@ -104,8 +129,9 @@ class Loop:
 
     Args:
         phase: what is trained. plan: for how long and how. tensors: the clips. train: int64 [N_train], which of them.
-        fingerprint: of the data set. run: where metrics and checkpoints go.
-        first_step: steps of the phases before, for the event log.
+        fingerprint: of the data set. run: where metrics and checkpoints go, written by rank 0 alone.
+        first_step: steps of the phases before, for the event log. ranks: the processes that train together.
+        capture: replay each step as one CUDA graph.
     """
 
     def __init__(
@@ -117,75 +143,98 @@ class Loop:
         fingerprint: str,
         run: RunFolder,
         first_step: int,
+        ranks: Ranks,
+        capture: bool,
     ):
-        self.phase, self.plan, self.tensors, self.train, self.run = phase, plan, tensors, train, run
+        self.phase, self.plan, self.tensors, self.run, self.ranks = phase, plan, tensors, run, ranks
         self.fingerprint = fingerprint
-        self.optimizer = plan.make_optimizer(phase.module)
-        self.schedule = plan.make_schedule(self.optimizer)
+        self.device = tensors.frames.device
+        self.train = torch.from_numpy(train).to(self.device)
+        self.optimizer = plan.make_optimizer(phase)
+        rates = plan.rates(self.optimizer)
+        self.learning_rates = rates[:, 0].tolist()
+        self.program = Step(phase, self.optimizer, tensors, rates.to(self.device), ranks, capture)
         self.first_step = first_step
         self.step = 0
-        self.sums: dict[str, Tensor] = {}
 
     def fit(self, checkpoint: dict[str, Any] | None) -> None:
         """Train from the checkpoint, or the start when None, to the end of the plan.
 
         Raises:
             Interrupted: a signal came; the checkpoint is written.
-            CrrlError: the loss is no longer finite, or a file cannot be written.
+            CrrlError: the loss is no longer finite, another rank is lost, or a file cannot be written.
         """
         if checkpoint is not None:
             self._restore(checkpoint)
         self.phase.module.train()
         with catch_stop_signals() as signals, self._progress() as progress:
-            while self.step < self.plan.steps and not signals:
-                self._epoch(progress, signals)
+            try:
+                while self.step < self.plan.steps and not signals:
+                    self._epoch(progress, signals)
+            except LostRank as error:
+                self._save()
+                raise CrrlError(
+                    f"{error} after step {self.step} of {self.phase.name}; the checkpoint is written, go on with the "
+                    f"same torchrun and --resume {self.run.path}"
+                ) from error
 
     def _progress(self) -> Progress:
         plan = self.plan
         epochs, steps = divmod(self.step, plan.steps_per_epoch)
         done = epochs * plan.clips_per_epoch + steps * plan.batch_size
         return Progress(
-            self.run, self.phase.name, plan.epochs, plan.clips_per_epoch, done, first_step=self.first_step + self.step
+            self.run,
+            self.phase.name,
+            plan.epochs,
+            plan.clips_per_epoch,
+            done,
+            first_step=self.first_step + self.step,
+            silent=self.ranks.rank > 0,
         )
 
     def _epoch(self, progress: Progress, signals: list[int]) -> None:
         plan = self.plan
         epoch, done = divmod(self.step, plan.steps_per_epoch)
-        order = epoch_order(self.train, plan.seed, epoch)
-        for index in list(split_batches(order, plan.batch_size, plan.drop_last))[done:]:
-            lr = self.optimizer.param_groups[0]["lr"]
-            losses = self._step(index)
-            progress.advance(len(index), losses["loss"])
+        shares = [self.ranks.share(clips) for clips in plan.batches()]
+        self._begin_epoch(epoch, shares, done)
+        for share in shares[done:]:
+            clips = sum(share.counts)
+            self.program(share, full=clips == plan.batch_size)
+            self.step += 1
+            progress.advance(clips, self.program.loss)
             if self.step % plan.steps_per_epoch == 0:
-                progress.epoch(epoch + 1, self.first_step + self.step, lr, self._means())
-            if signals or self.step % plan.checkpoint_every == 0 or self.step == plan.steps:
+                self._report(progress, epoch + 1)
+            stop = self._agree(signals)
+            if stop or self.step % plan.checkpoint_every == 0 or self.step == plan.steps:
                 self._save()
-            if signals:
+            if stop:
                 return
 
-    def _step(self, index: Tensor) -> dict[str, Tensor]:
-        batch = self.tensors.batch(index, self.phase.with_velocity)
-        loss, parts = self.phase.loss(batch)
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        self.schedule.step()
-        self.phase.after_step()
-        self.step += 1
-        losses = {"loss": loss.detach(), **parts}
-        for name, value in losses.items():
-            self.sums[name] = self.sums.get(name, 0) + value.double() * len(index)
-        return losses
+    def _begin_epoch(self, epoch: int, shares: list[Share], done: int) -> None:
+        order = epoch_order(self.train, self.plan.seed, epoch)[: self.plan.clips_per_epoch]
+        batches = torch.split(order, [sum(share.counts) for share in shares])
+        mine = [share.of(batch) for share, batch in zip(shares, batches, strict=True)]
+        self.program.begin_epoch(torch.cat(mine), sum(share.clips for share in shares[:done]))
 
-    def _means(self) -> dict[str, float]:
-        """The epoch's mean losses per clip; starts the next epoch's sums."""
+    def _agree(self, signals: list[int]) -> bool:
+        """Whether to stop after this step; all ranks find the same."""
+        if self.ranks.size > 1:
+            if self.step % AGREE_EVERY and self.step < self.plan.steps:
+                return False
+            if self.ranks.any(bool(signals), self.device) and not signals:
+                signals.append(signal.SIGTERM)
+        return bool(signals)
+
+    def _report(self, progress: Progress, epoch: int) -> None:
+        """Log the epoch's mean losses per clip; starts the next epoch's sums."""
         self._check_finite()
-        means = {name: float(total) / self.plan.clips_per_epoch for name, total in self.sums.items()}
-        self.sums = {}
-        return means
+        means = (self.program.sums / self.plan.clips_per_epoch).tolist()
+        self.program.sums.zero_()
+        losses = dict(zip(self.phase.losses, means, strict=True))
+        progress.epoch(epoch, self.first_step + self.step, self.learning_rates[self.step - 1], losses)
 
     def _check_finite(self) -> None:
-        if not all(bool(tensor.isfinite().all()) for tensor in (*self.sums.values(), *self.phase.module.parameters())):
+        if not all(bool(tensor.isfinite().all()) for tensor in (self.program.sums, self.optimizer.flat)):
             raise CrrlError(
                 f"the training of {self.phase.name} is no longer finite at step {self.step} of {self.plan.steps}; "
                 f"lower --lr-{self.phase.name} and start again with another --out"
@@ -193,17 +242,19 @@ class Loop:
 
     def _save(self) -> None:
         self._check_finite()
+        if self.ranks.rank > 0:
+            return
+        self.optimizer.steps = self.step
         state = {
             "phase": self.phase.name,
             "step": self.step,
             "module": self.phase.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
             "rng": torch.get_rng_state(),
-            "sums": self.sums,
+            "sums": self.program.sums,
             "data": self.fingerprint,
         }
-        if self.tensors.frames.is_cuda:
+        if self.device.type == "cuda":
             state["cuda_rng"] = torch.cuda.get_rng_state()
         self.run.save_checkpoint(state)
 
@@ -212,10 +263,18 @@ class Loop:
         load_weights(self.phase.module, state["module"], path)
         try:
             self.optimizer.load_state_dict(state["optimizer"])
-            self.schedule.load_state_dict(state["schedule"])
-        except (ValueError, KeyError) as error:
+            self.program.sums.copy_(state["sums"])
+        except (ValueError, KeyError, RuntimeError) as error:
             raise CrrlError(f"{path} does not fit this configuration: its optimizer is another") from error
+        self.step = state["step"]
+        self.program.number.fill_(self.step)
+        self._restore_random_state(state)
+
+    def _restore_random_state(self, state: dict[str, Any]) -> None:
+        """Rank 0 goes on with its own; the others, whose states are not kept, with one made of their rank and step."""
+        if self.ranks.rank > 0:
+            torch.manual_seed(self.ranks.seed(self.plan.seed, self.step))
+            return
         torch.set_rng_state(state["rng"])
-        if "cuda_rng" in state and self.tensors.frames.is_cuda:
+        if "cuda_rng" in state and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"])
-        self.step, self.sums = state["step"], dict(state["sums"])

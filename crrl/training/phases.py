@@ -11,6 +11,8 @@ from crrl.data import Batch, ClipTensors
 from crrl.data.clips import IntArray
 from crrl.features import encode
 from crrl.models import ContrastiveMotionLearner, Encoder, InformationFuser
+from crrl.optim import Follow
+from crrl.training.ranks import Ranks, Share
 
 
 class Phase(Protocol):
@@ -18,35 +20,54 @@ class Phase(Protocol):
 
     name: str
     with_velocity: bool
+    losses: tuple[str, ...]
+    """Names of the loss and, after it, of its parts."""
 
     @property
     def module(self) -> nn.Module:
         """All that is trained and saved."""
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss to minimise and its parts to report."""
+    @property
+    def follow(self) -> Follow:
+        """What follows the trained parameters by Eq. 5."""
+
+    def loss(self, batch: Batch, share: Share) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss to minimise and its parts to report, means over the rank's share of a batch."""
 
     def after_step(self) -> None:
         """What happens once the weights are updated."""
 
 
 class ContrastPhase:
-    """Step 1 (Algorithm 1, lines 3-19): momentum update, keys, loss; the keys enter the queue after the update."""
+    """Step 1 (Algorithm 1, lines 3-19): keys, loss, enqueue; the optimizer's pass does the momentum update.
+
+    The keys of a process alone enter the queue by the call that computes their loss. Those of all ranks enter once the
+    weights are updated: a rank that is lost in between leaves queue and weights of the same step.
+    """
 
     name = "cml"
     with_velocity = True
+    losses: tuple[str, ...] = ("loss",)
 
-    def __init__(self, module: ContrastiveMotionLearner):
+    def __init__(self, module: ContrastiveMotionLearner, ranks: Ranks):
         self.module: ContrastiveMotionLearner = module
+        self._ranks = ranks
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    @property
+    def follow(self) -> Follow:
+        return self.module.follow
+
+    def loss(self, batch: Batch, share: Share) -> tuple[Tensor, dict[str, Tensor]]:
         assert batch.v is not None
-        self.module.update_keys()
-        loss, self._keys = self.module(batch.x, batch.v, batch.lengths)
+        if self._ranks.size == 1:
+            return self.module.loss_and_enqueue(batch.x, batch.v, batch.lengths), {}
+        loss, keys = self.module(batch.x, batch.v, batch.lengths)
+        self._keys = self._ranks.gather(keys, share)
         return loss, {}
 
     def after_step(self) -> None:
-        self.module.enqueue(self._keys)
+        if self._ranks.size > 1:
+            self.module.enqueue(self._keys)
 
 
 class ReconstructionPhase:
@@ -54,12 +75,14 @@ class ReconstructionPhase:
 
     name = "ser"
     with_velocity = False
+    follow: Follow = ()
 
     def __init__(self, module: InformationFuser, teacher: Teacher | None):
         self.module = module
+        self.losses: tuple[str, ...] = ("loss", "loss_r") if teacher is None else ("loss", "loss_r", "loss_d")
         self._teacher = teacher
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: Batch, share: Share) -> tuple[Tensor, dict[str, Tensor]]:
         target = None if self._teacher is None else self._teacher.features(batch)
         loss, parts = self.module(batch.x, batch.lengths, target)
         return loss, parts

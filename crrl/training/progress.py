@@ -7,6 +7,7 @@ import time
 from contextlib import AbstractContextManager
 from types import TracebackType
 
+import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -15,7 +16,27 @@ from crrl.files import explain_os_errors
 from crrl.runs import RunFolder
 
 SHOW_EVERY = 10
-"""Steps between readings of the loss, which may have to wait for the device."""
+"""Steps between readings of the loss."""
+
+
+class Reading:
+    """The value of a scalar on a device, read without waiting for the device."""
+
+    def __init__(self) -> None:
+        self._host: Tensor | None = None
+        self._arrived: torch.cuda.Event | None = None
+
+    def latest(self, scalar: Tensor) -> float | None:
+        """The scalar's value; from a GPU the one that the last call asked for, None until it is there."""
+        if not scalar.is_cuda:
+            return scalar.item()
+        if self._arrived is not None and not self._arrived.query():  # type: ignore[no-untyped-call]
+            return None
+        value = None if self._host is None else self._host.item()
+        self._host = torch.empty((), pin_memory=True).copy_(scalar, non_blocking=True)
+        self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._arrived.record()
+        return value
 
 
 class Progress:
@@ -24,19 +45,32 @@ class Progress:
     Args:
         run: where to log. phase: its name. epochs, clips_per_epoch: its size. clips_done: where a resumed one goes on.
         first_step: steps of the run so far; events after it, of an attempt that was cut off, are taken back.
+        silent: show and log nothing, as another rank does.
     """
 
-    def __init__(self, run: RunFolder, phase: str, epochs: int, clips_per_epoch: int, clips_done: int, first_step: int):
-        self.run, self.phase, self.epochs = run, phase, epochs
-        with self._explain():
-            self._events = SummaryWriter(str(run.path), purge_step=first_step + 1)
+    def __init__(
+        self,
+        run: RunFolder,
+        phase: str,
+        epochs: int,
+        clips_per_epoch: int,
+        clips_done: int,
+        first_step: int,
+        silent: bool = False,
+    ):
+        self.run, self.phase, self.epochs, self._silent = run, phase, epochs, silent
+        if not silent:
+            with self._explain():
+                self._events = SummaryWriter(str(run.path), purge_step=first_step + 1)
         self._bar = tqdm(
             total=epochs * clips_per_epoch,
             initial=clips_done,
             desc=phase,
             unit="clip",
             mininterval=0.2 if sys.stderr.isatty() else 30,
+            disable=silent,
         )
+        self._loss = Reading()
         self._steps = 0
         self._clips = 0
         self._since = time.perf_counter()
@@ -48,8 +82,9 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.close()
-        with self._explain():
-            self._events.close()
+        if not self._silent:
+            with self._explain():
+                self._events.close()
 
     def _explain(self) -> AbstractContextManager[None]:
         return explain_os_errors(self.run.path, "write TensorBoard events to")
@@ -58,8 +93,8 @@ class Progress:
         """One step over `clips` clips is done; `loss` is a scalar, read only now and then."""
         self._steps += 1
         self._clips += clips
-        if self._steps % SHOW_EVERY == 0:
-            self._bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
+        if self._steps % SHOW_EVERY == 0 and (value := self._loss.latest(loss)) is not None:
+            self._bar.set_postfix(loss=f"{value:.4f}", refresh=False)
         self._bar.update(clips)
 
     def epoch(self, epoch: int, step: int, lr: float, losses: dict[str, float]) -> None:
@@ -67,6 +102,8 @@ class Progress:
         now = time.perf_counter()
         rate = self._clips / (now - self._since)
         self._clips, self._since = 0, now
+        if self._silent:
+            return
         record = {"phase": self.phase, "epoch": epoch, "step": step, **losses, "lr": lr, "clips_per_second": rate}
         self.run.log(record)
         with self._explain():

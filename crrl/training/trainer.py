@@ -14,6 +14,7 @@ from crrl.models import ContrastiveMotionLearner, Decoder, Encoder, InformationF
 from crrl.runs import RunFolder, load_encoder, save_encoder
 from crrl.training.loop import Loop, Plan
 from crrl.training.phases import ContrastPhase, Phase, ReconstructionPhase, Teacher
+from crrl.training.ranks import Ranks
 
 
 def given_teacher(run: Path) -> Path:
@@ -29,13 +30,15 @@ class Trainer:
         CrrlError: the training clips do not fill a batch, or the given teacher does not fit.
     """
 
-    def __init__(self, config: Config, run: RunFolder, prepared: Prepared, device: torch.device):
+    def __init__(self, config: Config, run: RunFolder, prepared: Prepared, device: torch.device, ranks: Ranks):
         self.config = config
+        self.ranks = ranks
         self.run = run
         self.prepared = prepared
         self.tensors = ClipTensors(prepared.clips, device)
         self.train_clips = prepared.clips.split(config.split_name).train
         self.device = device
+        self.capture = device.type == "cuda" and (config.capture == "on" or (config.capture == "auto" and config.fused))
         self._plans = {phase: self._plan(phase) for phase in ("cml", "ser")}
         self._given_teacher: Encoder | None = None
         if config.teacher is not None and not run.teacher_path.exists():
@@ -71,7 +74,9 @@ class Trainer:
         self._save(self.run.encoder_path if alone else self.run.teacher_path, cml.module.query_encoder, "cml")
 
     def _save(self, path: Path, encoder: Encoder, method: str) -> None:
-        save_encoder(path, encoder, self.prepared, method)
+        if self.ranks.rank == 0:
+            save_encoder(path, encoder, self.prepared, method)
+        self.ranks.wait()  # the others read it only once it is there
 
     def _new_encoder(self) -> Encoder:
         return Encoder(self.tensors.channels, self.config.encoder.hidden_size, self.config.encoder.dropout)
@@ -82,7 +87,7 @@ class Trainer:
         module = ContrastiveMotionLearner(
             self._new_encoder(), cml.queue_size, cml.temperature, cml.momentum_encoder, cml.momentum_mlp
         )
-        return ContrastPhase(module.to(self.device))
+        return ContrastPhase(module.to(self.device), self.ranks)
 
     def _reconstruction_phase(self) -> ReconstructionPhase:
         ser, channels = self.config.ser, self.tensors.channels
@@ -117,12 +122,13 @@ class Trainer:
         return Plan(
             clips=len(self.train_clips),
             epochs=epochs,
-            batch_size=config.batch_size,
+            batch_size=config.batch_size * self.ranks.size,
             drop_last=config.drop_last,
             optimizer=optimizer,
             lr=lr,
             schedule=schedule,
             weight_decay=config.weight_decay,
+            max_norm=config.max_norm,
             checkpoint_every=config.checkpoint_every,
             seed=2 * config.seed + (phase == "ser"),  # the phases start from weights and orders of their own
         )
@@ -130,5 +136,7 @@ class Trainer:
     def _fit(self, phase: Phase, first_step: int, checkpoint: dict[str, Any] | None) -> None:
         own = checkpoint if checkpoint is not None and checkpoint["phase"] == phase.name else None
         plan, fingerprint = self._plans[phase.name], self.prepared.fingerprint
-        loop = Loop(phase, plan, self.tensors, self.train_clips, fingerprint, self.run, first_step)
-        loop.fit(own)
+        if self.ranks.rank > 0:
+            torch.manual_seed(self.ranks.seed(plan.seed))  # its own dropout
+        arguments = self.tensors, self.train_clips, fingerprint, self.run, first_step, self.ranks, self.capture
+        Loop(phase, plan, *arguments).fit(own)

@@ -7,11 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from crrl import ops
 from crrl.data import Clips, ClipTensors
-from crrl.data.batches import epoch_order, split_batches
+from crrl.data.batches import epoch_order
 from crrl.ops import cpu
 
 JOINTS = 4
@@ -77,7 +76,7 @@ def test_tensors_know_channels_lengths_and_labels() -> None:
     assert (tensors.lengths.tolist(), tensors.labels.tolist()) == ([3, 1, 2], [0, 1, 2])
 
 
-TRAIN = np.arange(100, 200, 2)
+TRAIN = torch.arange(100, 200, 2)
 
 
 @given(seed=st.integers(0, 10_000), epoch=st.integers(0, 1000))
@@ -92,6 +91,13 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     torch.testing.assert_close(epoch_order(TRAIN, seed=3, epoch=7), first)
 
 
+def test_every_clip_comes_at_every_place_about_as_often() -> None:
+    orders = torch.stack([epoch_order(torch.arange(10), 0, epoch) for epoch in range(4000)])
+    counts = torch.stack([(orders == clip).sum(0) for clip in range(10)])
+    # 400 expected; five standard deviations of a binomial are 95.
+    assert (counts - 400).abs().max() < 95
+
+
 def test_making_an_order_leaves_the_global_random_numbers_alone() -> None:
     before = torch.get_rng_state()
     epoch_order(TRAIN, seed=3, epoch=7)
@@ -101,14 +107,3 @@ def test_making_an_order_leaves_the_global_random_numbers_alone() -> None:
 def test_every_seed_and_epoch_has_its_own_order() -> None:
     orders = {tuple(epoch_order(TRAIN, seed, epoch).tolist()) for seed in range(5) for epoch in range(60)}
     assert len(orders) == 5 * 60
-
-
-@pytest.mark.parametrize(
-    ("clips", "drop_last", "sizes"),
-    [(10, False, [4, 4, 2]), (10, True, [4, 4]), (8, False, [4, 4]), (8, True, [4, 4]), (3, False, [3]), (3, True, [])],
-)
-def test_an_order_is_cut_into_batches(clips: int, drop_last: bool, sizes: list[int]) -> None:
-    order = torch.arange(clips).flip(0)
-    batches: list[Tensor] = list(split_batches(order, 4, drop_last))
-    assert [len(batch) for batch in batches] == sizes
-    assert [i for batch in batches for i in batch.tolist()] == order[: sum(sizes)].tolist()

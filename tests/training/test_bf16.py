@@ -13,7 +13,10 @@ from crrl import ops
 from crrl.data import Clips, ClipTensors
 from crrl.models import ContrastiveMotionLearner, Decoder, Encoder, InformationFuser, SequenceReconstructor
 from crrl.ops import Case, cpu_gru
+from crrl.optim import FlatAdam
 from crrl.training.phases import ContrastPhase, Phase, ReconstructionPhase
+from crrl.training.ranks import Ranks
+from crrl.training.step import Step
 
 CHANNELS, STEPS = 30, 80
 
@@ -31,7 +34,7 @@ def clip_tensors() -> ClipTensors:
 
 
 def contrast() -> Phase:
-    return ContrastPhase(ContrastiveMotionLearner(Encoder(CHANNELS, 64, dropout=0), 64, 0.1, 0.999, 1.0))
+    return ContrastPhase(ContrastiveMotionLearner(Encoder(CHANNELS, 64, dropout=0), 64, 0.1, 0.999, 1.0), Ranks())
 
 
 def reconstruction() -> Phase:
@@ -41,18 +44,17 @@ def reconstruction() -> Phase:
 
 def loss_curve(phase: Phase, tensors: ClipTensors, bf16: bool) -> Tensor:
     """The losses of STEPS steps of Adam, the weights in float32."""
-    optimizer = torch.optim.Adam([p for p in phase.module.parameters() if p.requires_grad], lr=1e-3)
+    parameters = [p for p in phase.module.parameters() if p.requires_grad]
+    optimizer = FlatAdam(parameters, lr=1e-3, follow=phase.follow, spare=len(phase.losses))
+    rates = torch.tensor([optimizer.rates(1e-3, 0.9, step + 1) for step in range(STEPS)])
+    step = Step(phase, optimizer, tensors, rates, Ranks(), capture=False)
     order = torch.Generator().manual_seed(1)
+    step.begin_epoch(torch.cat([torch.randperm(64, generator=order)[:16] for _ in range(STEPS)]), 0)
     losses = []
     for _ in range(STEPS):
-        batch = tensors.batch(torch.randperm(64, generator=order)[:16], phase.with_velocity)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss, _ = phase.loss(batch)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        phase.after_step()
-        losses.append(loss.detach().float())
+            step(Ranks().share(16), full=True)
+        losses.append(step.loss.clone())
     return torch.stack(losses)
 
 

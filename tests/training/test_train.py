@@ -20,10 +20,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from crrl import ops, train
 from crrl.errors import CrrlError, Interrupted
+from crrl.optim import FlatSGD
 from crrl.runs import RunFolder
 from crrl.training import loop
-from crrl.training.loop import Loop
 from crrl.training.progress import Progress
+from crrl.training.ranks import Share
+from crrl.training.step import Step
 
 
 def same_weights(one: Path, other: Path, name: str = "encoder.safetensors") -> bool:
@@ -39,15 +41,15 @@ def metrics(run: Path) -> list[dict[str, float | str]]:
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, stop: Callable[[], None]) -> None:
     """Call `stop` when `steps` steps have been made in this process."""
-    original, made = Loop._step, []
+    original, made = Step.__call__, []
 
-    def step(self: Loop, index: torch.Tensor) -> dict[str, torch.Tensor]:
+    def step(self: Step, share: Share, full: bool) -> None:
         made.append(1)
         if len(made) == steps:
             stop()
-        return original(self, index)
+        original(self, share, full)
 
-    monkeypatch.setattr(Loop, "_step", step)
+    monkeypatch.setattr(Step, "__call__", step)
 
 
 @pytest.mark.parametrize("recipe", ["paper", "tuned"])
@@ -199,12 +201,12 @@ def test_resume_after_sigkill_in_mid_epoch_is_bit_identical(options: list[str], 
     code = (
         "import os, signal, sys\n"
         "from crrl import train\n"
-        "from crrl.training.loop import Loop\n"
-        "step = Loop._step\n"
-        "def killing(self, index):\n"
-        "    if self.phase.name == 'cml' and self.step == 11: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return step(self, index)\n"
-        "Loop._step = killing\n"
+        "from crrl.training.step import Step\n"
+        "step = Step.__call__\n"
+        "def killing(self, share, full):\n"
+        "    if self.phase.name == 'cml' and self.number == 11: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return step(self, share, full)\n"
+        "Step.__call__ = killing\n"
         "train.main(sys.argv[1:])\n"
     )
     killed = subprocess.run([sys.executable, "-c", code, *options, "--out", str(tmp_path / "cut")], capture_output=True)
@@ -241,25 +243,22 @@ def test_resuming_a_finished_run_changes_nothing(options: list[str], tmp_path: P
 def test_the_learning_rate_halves_after_epochs_20_and_50() -> None:
     plan = loop.Plan(
         clips=32, epochs=60, batch_size=8, drop_last=True, optimizer="sgd", lr=0.04, schedule="steps",
-        weight_decay=0.0, checkpoint_every=1, seed=0,
+        weight_decay=0.0, max_norm=0.0, checkpoint_every=1, seed=0,
     )  # fmt: skip
-    optimizer = plan.make_optimizer(torch.nn.Linear(1, 1))
-    schedule = plan.make_schedule(optimizer)
-    rates = []
-    for _ in range(plan.steps):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
-    assert rates[::4] == [0.04] * 20 + [0.02] * 30 + [0.01] * 10
+    rates = plan.rates(FlatSGD([torch.zeros(1)]))
+    expected = torch.tensor([0.04] * 20 + [0.02] * 30 + [0.01] * 10)
+    assert torch.equal(rates[::4, 0], expected)
+    assert torch.equal(rates[:, 1], torch.full((240,), 0.9))
 
 
 @pytest.mark.parametrize(("drop_last", "steps", "clips"), [(True, 4, 32), (False, 5, 35)])
 def test_the_last_short_batch_is_dropped_or_used(drop_last: bool, steps: int, clips: int) -> None:
     plan = loop.Plan(
         clips=35, epochs=1, batch_size=8, drop_last=drop_last, optimizer="sgd", lr=0.1, schedule="constant",
-        weight_decay=0.0, checkpoint_every=1, seed=0,
+        weight_decay=0.0, max_norm=0.0, checkpoint_every=1, seed=0,
     )  # fmt: skip
     assert (plan.steps_per_epoch, plan.clips_per_epoch) == (steps, clips)
+    assert plan.batches() == [8, 8, 8, 8, 3][:steps]
 
 
 class TestRefusals:
@@ -378,13 +377,13 @@ class TestRefusals:
             "import resource, signal, sys\n"
             "from crrl import train\n"
             "from crrl.errors import run_command\n"
-            "from crrl.training.loop import Loop\n"
-            "step = Loop._step\n"
+            "from crrl.training.step import Step\n"
+            "step = Step.__call__\n"
             "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-            "def filling(self, index):\n"
-            "    if self.step == 8: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))\n"
-            "    return step(self, index)\n"
-            "Loop._step = filling\n"
+            "def filling(self, share, full):\n"
+            "    if self.number == 8: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))\n"
+            "    return step(self, share, full)\n"
+            "Step.__call__ = filling\n"
             "sys.exit(run_command(lambda: train.main(sys.argv[1:])))\n"
         )
         full = subprocess.run([sys.executable, "-c", code, *options, "--out", str(run)], capture_output=True, text=True)

@@ -1,0 +1,104 @@
+"""One training step, from clip numbers to new weights; on a GPU captured and replayed as one CUDA graph."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from crrl.data import ClipTensors
+from crrl.optim import FlatOptimizer
+from crrl.training.phases import Phase
+from crrl.training.ranks import Ranks, Share
+
+WARM_UP = 3
+"""Full batches that run as usual before one is captured: kernels are compiled and libraries set up by then."""
+
+
+class Step:
+    """One step of a phase. Whatever changes from step to step is read from and written to tensors that stay in place.
+
+    So nothing in it waits for the device, and a CUDA graph of it can be replayed: it finds its clips, its learning rate
+    and its sums through `number` and `position`, which it moves on itself.
+
+    Args:
+        phase: what is trained. optimizer: of its parameters, with a spare place for each of the phase's losses.
+        tensors: the clips. rates: float32 [steps, 4], what the optimizer reads at each step, on the clips' device.
+        ranks: the processes that train together. capture: replay full batches as one CUDA graph.
+
+    Attributes:
+        number: int64 [1], steps taken. position: int64 [1], clips of the epoch taken, of `order`.
+        order: int64 [clips of the epoch], the clips of this rank. sums: float64 [losses], over the clips so far.
+        loss: float32 scalar, the last batch's.
+    """
+
+    def __init__(
+        self,
+        phase: Phase,
+        optimizer: FlatOptimizer,
+        tensors: ClipTensors,
+        rates: Tensor,
+        ranks: Ranks,
+        capture: bool,
+    ):
+        self.phase, self.optimizer, self.tensors, self.rates, self.ranks = phase, optimizer, tensors, rates, ranks
+        device = rates.device
+        self.number = torch.zeros(1, dtype=torch.int64, device=device)
+        self.position = torch.zeros(1, dtype=torch.int64, device=device)
+        self.order = torch.zeros(0, dtype=torch.int64, device=device)
+        self.sums = torch.zeros(len(phase.losses), dtype=torch.float64, device=device)
+        self.loss = torch.zeros((), device=device)
+        self._capture = capture
+        self._full = 0  # full batches run as usual so far
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def begin_epoch(self, order: Tensor, position: int) -> None:
+        """Take the clips `order` from `position` on."""
+        if self.order.shape == order.shape:
+            self.order.copy_(order)  # in its place: a graph reads it there
+        else:
+            self.order, self._graph = order.clone(), None
+        self.position.fill_(position)
+
+    def __call__(self, share: Share, full: bool) -> None:
+        """One step. share: this rank's part of the batch; full: a batch of the usual size, all ranks alike.
+
+        Raises:
+            LostRank: another rank does not answer; the weights are those of the step before.
+        """
+        if not (self._capture and full):
+            self._run(share)
+        elif self._graph is not None:
+            self._graph.replay()
+        elif self._full < WARM_UP:
+            self._full += 1
+            self._run_aside(share)
+        else:
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                self._run(share)
+            self._graph.replay()
+
+    def _run_aside(self, share: Share) -> None:
+        """Run on a stream of its own, as capture asks of what is run before it."""
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self._run(share)
+        torch.cuda.current_stream().wait_stream(stream)
+
+    def _run(self, share: Share) -> None:
+        optimizer, device = self.optimizer, self.rates.device
+        index = self.order[self.position + torch.arange(share.clips, device=device)]
+        batch = self.tensors.batch(index, self.phase.with_velocity)
+        loss, parts = self.phase.loss(batch, share)
+        weight = None if self.ranks.size == 1 else loss.new_full((), share.weight)
+        optimizer.collect(torch.autograd.grad(loss, optimizer.parameters, weight))
+        losses = torch.stack([loss.detach(), *parts.values()])
+        optimizer.spare.copy_(losses * share.weight)
+        self.ranks.sum_(optimizer.message)
+        optimizer.apply(self.rates[self.number][0])
+        self.phase.after_step()
+        self.loss.copy_(optimizer.spare[0])
+        self.sums.add_(optimizer.spare.double(), alpha=sum(share.counts))
+        self.number.add_(1)
+        self.position.add_(share.clips)
