@@ -169,8 +169,8 @@ class Loop:
         self.phase.module.train()
         with catch_stop_signals() as signals, self._progress() as progress:
             try:
-                while self.step < self.plan.steps and not signals:
-                    self._epoch(progress, signals)
+                while self.step < self.plan.steps and not self._epoch(progress, signals):
+                    pass
             except LostRank as error:
                 self._save()
                 raise CrrlError(
@@ -192,7 +192,8 @@ class Loop:
             silent=self.ranks.rank > 0,
         )
 
-    def _epoch(self, progress: Progress, signals: list[int]) -> None:
+    def _epoch(self, progress: Progress, signals: list[int]) -> bool:
+        """Train to the end of the epoch; returns whether to stop there, or before."""
         plan = self.plan
         epoch, done = divmod(self.step, plan.steps_per_epoch)
         shares = [self.ranks.share(clips) for clips in plan.batches()]
@@ -208,7 +209,8 @@ class Loop:
             if stop or self.step % plan.checkpoint_every == 0 or self.step == plan.steps:
                 self._save()
             if stop:
-                return
+                return True
+        return False
 
     def _begin_epoch(self, epoch: int, shares: list[Share], done: int) -> None:
         order = epoch_order(self.train, self.plan.seed, epoch)[: self.plan.clips_per_epoch]

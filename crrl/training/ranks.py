@@ -85,11 +85,10 @@ class Ranks:
         most = max(share.counts)
         padded = rows.new_zeros(most, rows.shape[1])
         padded[: len(rows)] = rows[:most]
-        everyone = rows.new_empty(self.size * most, rows.shape[1])
+        everyone = [torch.empty_like(padded) for _ in share.counts]
         with _explained():
-            dist.all_gather_into_tensor(everyone, padded)
-        parts = [part[:count] for part, count in zip(torch.split(everyone, most), share.counts, strict=True)]
-        return torch.cat(parts)
+            dist.all_gather(everyone, padded)
+        return torch.cat([part[:count] for part, count in zip(everyone, share.counts, strict=True)])
 
     def wait(self) -> None:
         """Wait until all ranks are here.
