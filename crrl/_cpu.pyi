@@ -56,3 +56,48 @@ def ragged_gather(
     lengths: int,
 ) -> None: ...
 def peak_gflops(threads: int, seconds: float = 0.2) -> dict[str, float]: ...
+def info_nce(
+    batch: int,
+    features: int,
+    keys: int,
+    q: int,
+    k: int,
+    queue: int,
+    temperature: float,
+    loss: int,
+    dq: int,
+    pointer: int = 0,
+    entering: int = 0,
+    num_entering: int = 0,
+    threads: int = 1,
+    isa: str = "",
+) -> None: ...
+def ema_update(
+    size: int,
+    keys: int,
+    queries: int,
+    boundary: int,
+    momentum_head: float,
+    momentum_tail: float,
+    threads: int = 1,
+    isa: str = "",
+) -> None: ...
+def flat_step(
+    size: int,
+    parameters: int,
+    gradients: int,
+    first: int,
+    second: int,
+    keys: int,
+    rates: int,
+    nesterov: bool,
+    weight_decay: float,
+    beta2: float,
+    eps: float,
+    max_norm: float,
+    boundary: int,
+    momentum_head: float,
+    momentum_tail: float,
+    threads: int = 1,
+    isa: str = "",
+) -> None: ...

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from crrl.ops import cpu, cpu_gru, library, torch_gru
+from crrl.ops import cpu, cpu_gru, cpu_step, library, step, torch_gru, triton
 from crrl.ops.backends import Backend, Case, Operator
 from crrl.reference import contrast, gru, motion, optim
 from crrl.reference.gru import Weights
@@ -31,6 +31,7 @@ def _case(tensor: Tensor) -> Case:
 _ragged_gather = Operator(
     "ragged_gather",
     Backend("cpu", cpu.ragged_gather, cpu.supports),
+    Backend("triton", triton.ragged_gather, triton.supports),
     Backend("reference", motion.ragged_gather, _always),
 )
 _gru_layer = Operator(
@@ -40,7 +41,25 @@ _gru_layer = Operator(
     Backend("reference", gru.gru_layer, _always),
 )
 _GRU_BACKENDS = {backend.name: backend for backend in _gru_layer.backends}
-_info_nce = Operator("info_nce", Backend("reference", contrast.info_nce, _always))
+_info_nce = Operator(
+    "info_nce",
+    Backend("cpu", step.info_nce, cpu_step.supports),
+    Backend("triton", step.info_nce, triton.supports),
+    Backend("reference", contrast.info_nce, _always),
+)
+_ema_update = Operator(
+    "ema_update",
+    Backend("cpu", step.ema_update_op, cpu_step.supports),
+    Backend("triton", step.ema_update_op, triton.supports_flat),
+    Backend("reference", contrast.ema_update, _always),
+)
+_flat_step = Operator(
+    "flat_step",
+    Backend("cpu", step.flat_step_op, cpu_step.supports),
+    Backend("triton", step.flat_step_op, triton.supports_flat),
+    Backend("reference", optim.flat_step, _always),
+)
+_RUN = {(name, backend.name): backend.run for name, op in Operator.registry.items() for backend in op.backends}
 
 
 def ragged_gather(
@@ -123,22 +142,84 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 
 
 def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
-    """InfoNCE over a queue (Eq. 6), a scalar. q [B, D] any length; k [B, D], queue [K, D] L2-normalised."""
-    return cast(Tensor, _info_nce(_case(q), q, k, queue, temperature))
+    """InfoNCE over a queue (Eq. 6), a scalar; of a float32 queue in float32, if q and k come narrower from autocast.
+
+    Args:
+        q: [B, D] queries of any length; the only argument that gets a gradient (by a kernel: once differentiable).
+        k: [B, D] keys, L2-normalised. queue: [K, D] earlier keys, L2-normalised. temperature: τ.
+    """
+    dtype = torch.promote_types(q.dtype, queue.dtype)
+    run = _RUN["info_nce", _choose_info_nce(q, queue)]
+    return cast(Tensor, run(q.to(dtype), k.to(dtype), queue, temperature))
 
 
 def info_nce_enqueue(
     q: Tensor, k: Tensor, queue: Tensor, pointer: Tensor, temperature: float, entering: Tensor | None = None
 ) -> Tensor:
-    """`info_nce`, and then `entering` ([N, D]; None: k) takes the places of the oldest keys of the queue."""
-    return contrast.info_nce_enqueue(q, k, queue, pointer, temperature, entering)
+    """`info_nce` by the backend chosen for it; within the call, after the loss, keys enter the queue.
+
+    Args:
+        q, k, temperature: as for info_nce. queue: the same, changed in place. pointer: int64 [], the place of the
+            oldest key in the ring, moved on. entering: [N, D] keys that replace the oldest (of more than K the last K);
+            None: k.
+    """
+    dtype = torch.promote_types(q.dtype, queue.dtype)
+    reference = _choose_info_nce(q, queue) == "reference"
+    run = contrast.info_nce_enqueue if reference else step.info_nce_enqueue
+    entering = (k if entering is None else entering).to(queue.dtype)
+    return run(q.to(dtype), k.to(dtype), queue, pointer, temperature, entering)
 
 
 def ema_update(keys: Tensor, queries: Tensor, boundary: int, momentum_head: float, momentum_tail: float) -> None:
-    """Momentum update (Eq. 5) of `keys` [N] in place: with one momentum before `boundary`, with another behind."""
-    contrast.ema_update(keys, queries, boundary, momentum_head, momentum_tail)
+    """Momentum update (Eq. 5) of `keys` [N] by `queries` [N] in place.
+
+    Elements before `boundary` follow with momentum_head, the others with momentum_tail; at 1 no bit of them changes.
+    """
+    run = _RUN["ema_update", _choose("ema_update", keys.device.type, keys.dtype)]
+    with torch.no_grad():
+        run(keys, queries, boundary, momentum_head, momentum_tail)
 
 
-def flat_step(*arguments: Any, **settings: Any) -> None:
-    """crrl.reference.optim.flat_step."""
-    optim.flat_step(*arguments, **settings)
+def flat_step(
+    parameters: Tensor,
+    gradients: Tensor,
+    first: Tensor,
+    second: Tensor | None,
+    keys: Tensor | None,
+    rates: Tensor,
+    *,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    max_norm: float = 0.0,
+    boundary: int = 0,
+    momentum_head: float = 0.0,
+    momentum_tail: float = 0.0,
+) -> None:
+    """One step of SGD or Adam on flat buffers [N] in place, clipping before it and the momentum update after it.
+
+    The arguments are those of crrl.reference.optim.flat_step; the kernels want them contiguous and in float32.
+    """
+    run = _RUN["flat_step", _choose("flat_step", parameters.device.type, parameters.dtype)]
+    with torch.no_grad():
+        run(
+            parameters, gradients, first, second, keys, rates, nesterov=nesterov, weight_decay=weight_decay,
+            beta2=beta2, eps=eps, max_norm=max_norm, boundary=boundary, momentum_head=momentum_head,
+            momentum_tail=momentum_tail,
+        )  # fmt: skip
+
+
+def _choose_info_nce(q: Tensor, queue: Tensor) -> str:
+    """By the dtype of the queue, the largest of the tensors; by that of q where q is float64."""
+    dtype = torch.float64 if q.dtype == torch.float64 else queue.dtype
+    return _choose("info_nce", q.device.type, dtype)
+
+
+def _choose(name: str, device: str, dtype: torch.dtype) -> str:
+    """The backend of an operator that autograd, at most, may watch; the reference serves whoever else does."""
+    backend, _ = Operator.registry[name].choose(Case(device, dtype))
+    return "reference" if _above_autograd() else backend.name
+
+
+torch.compiler.assume_constant_result(_choose)  # type: ignore[no-untyped-call]

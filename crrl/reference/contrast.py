@@ -19,7 +19,7 @@ def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
         A scalar.
     """
     q = F.normalize(q, dim=1)
-    k, queue = k.detach(), queue.detach()
+    k, queue = k.detach().to(q.dtype), queue.detach().to(q.dtype)
     positive = (q * k).sum(1, keepdim=True)
     logits = torch.cat([positive, q @ queue.t()], dim=1) / temperature
     return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.int64, device=q.device))

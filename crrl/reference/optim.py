@@ -1,4 +1,4 @@
-"""One optimizer step on flat buffers: clipping, SGD or Adam as in torch.optim, and the momentum update (Eq. 5)."""
+"""One optimizer step on flat buffers: clipping, torch.optim's SGD or Adam, then the momentum update (Eq. 5)."""
 
 from __future__ import annotations
 

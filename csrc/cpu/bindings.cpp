@@ -10,7 +10,9 @@
 
 #include "gather.hpp"
 #include "gru.hpp"
+#include "infonce.hpp"
 #include "peak.hpp"
+#include "step.hpp"
 
 namespace py = pybind11;
 
@@ -114,6 +116,50 @@ void gru_backward(const crrl::GruLayer& layer, const FramesTuple& y, int64_t res
   crrl::gru_backward(params, bf16, threads, or_null(isa));
 }
 
+void info_nce(int64_t batch, int64_t features, int64_t keys, int64_t q, int64_t k, int64_t queue, double temperature,
+              int64_t loss, int64_t dq, int64_t queue_pointer, int64_t entering, int64_t num_entering, int threads,
+              const std::string& isa) {
+  const crrl::InfoNce params{batch,
+                             features,
+                             keys,
+                             pointer<const float>(q),
+                             pointer<const float>(k),
+                             pointer<const float>(queue),
+                             temperature,
+                             pointer<float>(loss),
+                             pointer<float>(dq)};
+  crrl::info_nce(params, threads, or_null(isa));
+  if (queue_pointer == 0) return;
+  crrl::enqueue(pointer<float>(queue), keys, features, pointer<int64_t>(queue_pointer), pointer<const float>(entering),
+                num_entering);
+}
+
+void ema_update(int64_t size, int64_t keys, int64_t queries, int64_t boundary, double momentum_head,
+                double momentum_tail, int threads, const std::string& isa) {
+  const crrl::EmaUpdate params{size,     pointer<float>(keys), pointer<const float>(queries),
+                               boundary, momentum_head,        momentum_tail};
+  crrl::ema_update(params, threads, or_null(isa));
+}
+
+void flat_step(int64_t size, int64_t parameters, int64_t gradients, int64_t first, int64_t second, int64_t keys,
+               int64_t rates, bool nesterov, double weight_decay, double beta2, double eps, double max_norm,
+               int64_t boundary, double momentum_head, double momentum_tail, int threads, const std::string& isa) {
+  crrl::FlatStep params{};
+  params.size = size;
+  params.parameters = pointer<float>(parameters);
+  params.gradients = pointer<const float>(gradients);
+  params.first = pointer<float>(first);
+  params.second = pointer<float>(second);
+  params.rates = pointer<const float>(rates);
+  params.nesterov = nesterov;
+  params.weight_decay = weight_decay;
+  params.beta2 = beta2;
+  params.eps = eps;
+  params.max_norm = max_norm;
+  params.ema = {size, pointer<float>(keys), nullptr, boundary, momentum_head, momentum_tail};
+  crrl::flat_step(params, threads, or_null(isa));
+}
+
 // GFLOP/s by the unit's name.
 py::dict peak_gflops(int threads, double seconds) {
   const auto measured = [&] {
@@ -175,4 +221,24 @@ Raises:
 
 dx: (address, row stride, frame stride), address 0: not wanted. gradients: as the layer's weights. Raises as gru_forward.
 )");
+  m.def(
+      "info_nce", &info_nce, py::arg("batch"), py::arg("features"), py::arg("keys"), py::arg("q"), py::arg("k"),
+      py::arg("queue"), py::arg("temperature"), py::arg("loss"), py::arg("dq"), py::arg("pointer") = 0,
+      py::arg("entering") = 0, py::arg("num_entering") = 0, py::arg("threads") = 1, py::arg("isa") = "",
+      py::call_guard<py::gil_scoped_release>(),
+      R"(InfoNCE and its gradient by q; shapes in csrc/cpu/infonce.hpp, all float32. With pointer (int64) keys enter then.
+
+Raises:
+    ValueError: a size or the temperature is out of range, or there is no such isa here.
+)");
+  m.def("ema_update", &ema_update, py::arg("size"), py::arg("keys"), py::arg("queries"), py::arg("boundary"),
+        py::arg("momentum_head"), py::arg("momentum_tail"), py::arg("threads") = 1, py::arg("isa") = "",
+        py::call_guard<py::gil_scoped_release>(),
+        "The momentum update of flat float32 buffers; see csrc/cpu/step.hpp. ValueError: a size is out of range.");
+  m.def("flat_step", &flat_step, py::arg("size"), py::arg("parameters"), py::arg("gradients"), py::arg("first"),
+        py::arg("second"), py::arg("keys"), py::arg("rates"), py::arg("nesterov"), py::arg("weight_decay"),
+        py::arg("beta2"), py::arg("eps"), py::arg("max_norm"), py::arg("boundary"), py::arg("momentum_head"),
+        py::arg("momentum_tail"), py::arg("threads") = 1, py::arg("isa") = "", py::call_guard<py::gil_scoped_release>(),
+        "An optimizer step on flat float32 buffers; second and keys may be 0; see csrc/cpu/step.hpp. Raises as "
+        "ema_update.");
 }

@@ -1,0 +1,31 @@
+// Denormal numbers taken for zeros, in one thread and for a while: arithmetic on them is up to a hundred times slower,
+// and a moment or a gradient that has faded reaches them.
+#pragma once
+
+#if defined(__SSE2__)
+#include <xmmintrin.h>
+#endif
+
+namespace crrl {
+namespace {  // each source file has its own copy: see simd.hpp
+
+// Make one at the start of what a thread does; it puts back what was set before. Nothing on other processors than x86.
+class FlushDenormals {
+ public:
+  FlushDenormals(const FlushDenormals&) = delete;
+  FlushDenormals& operator=(const FlushDenormals&) = delete;
+#if defined(__SSE2__)
+  FlushDenormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | kFlushResults | kFlushOperands); }
+  ~FlushDenormals() { _mm_setcsr(before_); }
+
+ private:
+  static constexpr unsigned kFlushResults = 0x8000, kFlushOperands = 0x0040;
+  unsigned before_;
+#else
+  FlushDenormals() {}
+  ~FlushDenormals() {}
+#endif
+};
+
+}  // namespace
+}  // namespace crrl

@@ -1,0 +1,41 @@
+"""What the tests of kernels share: forcing an instruction set, and running on several numbers of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from crrl.ops import cpu_gru
+
+FLOAT_ISAS = ("avx512", "avx2", "plain")
+"""The instruction sets of float32 kernels, fastest first."""
+
+
+@pytest.fixture(params=FLOAT_ISAS)
+def float_isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Force an instruction set; skips where the processor has not got it."""
+    native = pytest.importorskip("crrl._cpu", reason="the C++ extension is not built")
+    if FLOAT_ISAS.index(request.param) < FLOAT_ISAS.index(native.gru_isa(bf16=False)):
+        pytest.skip(f"this processor has no {request.param}")
+    monkeypatch.setattr(cpu_gru, "isa", request.param)
+    return str(request.param)
+
+
+@pytest.fixture
+def on_threads() -> Callable[[Callable[[], Any]], list[Any]]:
+    """on_threads(run): what it returns on 1, 2 and 5 threads."""
+
+    def run_on_each(run: Callable[[], Any]) -> list[Any]:
+        before, results = torch.get_num_threads(), []
+        try:
+            for count in (1, 2, 5):
+                torch.set_num_threads(count)
+                results.append(run())
+        finally:
+            torch.set_num_threads(before)
+        return results
+
+    return run_on_each
