@@ -1,4 +1,4 @@
-"""Whole training steps with --fused, with it but torch's GRU, and without it (the reference), from the same weights."""
+"""Whole training steps with --fused, with it but torch's GRU, without it (the reference), and straightforwardly."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.cases import Run
 from bench.rows import Row
+from bench.straightforward import Contrast, Reconstruction, Stepper
 from bench.timing import Contender
 from crrl import ops
 from crrl.data import Batch, Clips, ClipTensors
 from crrl.models import ContrastiveMotionLearner, Decoder, Encoder, InformationFuser, SequenceReconstructor
+from crrl.optim import FlatAdam
 from crrl.training.phases import ContrastPhase, Phase, ReconstructionPhase
+from crrl.training.ranks import Ranks
+from crrl.training.step import Step
+
+BATCH = 32
 
 
 def clip_tensors() -> ClipTensors:
@@ -27,68 +33,58 @@ def clip_tensors() -> ClipTensors:
     return ClipTensors(made, torch.device("cpu"))
 
 
-def contrast_phase() -> Phase:
-    return ContrastPhase(ContrastiveMotionLearner(Encoder(60, dropout=0), 64, 0.1, 0.999, 1.0))
+class FixedTeacher:
+    """Features of ones: a teacher without dropout computes its own once and for all, before training."""
+
+    def features(self, batch: Batch) -> Tensor:
+        return torch.ones(len(batch.x), 512)
 
 
-def reconstruction_phase() -> Phase:
-    class FixedTeacher:
-        def features(self, batch: Batch) -> Tensor:
-            return torch.ones(len(batch.x), 512)
+def contrast_phase() -> ContrastPhase:
+    return ContrastPhase(ContrastiveMotionLearner(Encoder(60, dropout=0), 64, 0.1, 0.999, 1.0), Ranks())
 
+
+def reconstruction_phase() -> ReconstructionPhase:
     reconstructor = SequenceReconstructor(Encoder(60, dropout=0), Decoder(512, 60, 256, dropout=0))
     return ReconstructionPhase(InformationFuser(reconstructor, 2.0), FixedTeacher())  # type: ignore[arg-type]
+
+
+def straightforward(phase: Phase, tensors: ClipTensors, index: Tensor) -> Stepper:
+    module = copy.deepcopy(phase.module)
+    if isinstance(module, ContrastiveMotionLearner):
+        return Contrast(module, tensors, index)
+    assert isinstance(module, InformationFuser)
+    return Reconstruction(module, torch.ones(len(index), 512), tensors, index)
+
+
+def stepper(start: Phase, tensors: ClipTensors, index: Tensor, policy: str) -> Run:
+    """A step of Adam at learning rate 0 from `start`, by the backends of this policy: the loss and all gradients."""
+    phase = copy.deepcopy(start)
+    parameters = [parameter for parameter in phase.module.parameters() if parameter.requires_grad]
+    optimizer = FlatAdam(parameters, lr=0, follow=phase.follow, spare=len(phase.losses))
+    rates = torch.tensor([optimizer.rates(0.0, 0.9, 1)])
+    step = Step(phase, optimizer, tensors, rates, Ranks(), capture=False)
+
+    def run() -> list[Tensor]:
+        step.begin_epoch(index, 0)
+        step.number.zero_()
+        with ops.use_backends(policy):
+            step(Ranks().share(len(index)), full=True)
+        return [step.loss, optimizer.gradients]
+
+    return run
 
 
 @pytest.mark.parametrize(("name", "make"), [("CML", contrast_phase), ("SER+IF", reconstruction_phase)])
 def test_training_step(compare: Callable[..., None], name: str, make: Callable[[], Phase]) -> None:
     torch.manual_seed(0)
-    tensors, start, index = clip_tensors(), make(), torch.arange(32)
-
-    def stepper(policy: str) -> tuple[Phase, Run]:
-        phase = copy.deepcopy(start)
-        optimizer = torch.optim.Adam([p for p in phase.module.parameters() if p.requires_grad], lr=0)
-
-        def step() -> list[Tensor]:
-            with ops.use_backends(policy):
-                loss, _ = phase.loss(tensors.batch(index, phase.with_velocity))
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-            return [loss.detach(), *gradients(phase.module)]
-
-        return phase, step
-
-    phase, reference = stepper("reference")
-    flops = gru_flops(phase.module, reference)
-    runs = {"crrl": stepper("auto")[1], "torch.nn.GRU": stepper("gru_layer=torch")[1], "reference": reference}
-    row = Row("training step, NW-UCLA size, B=32", name, flops=flops, bar="reference")
+    tensors, start, index = clip_tensors(), make(), torch.arange(BATCH)
+    runs: dict[str, Run] = {
+        peer: stepper(start, tensors, index, policy)
+        for peer, policy in [("crrl", "auto"), ("torch.nn.GRU", "gru_layer=torch"), ("reference", "reference")]
+    }
+    runs["straightforward"] = straightforward(start, tensors, index)
+    row = Row("training step, NW-UCLA size, B=32", name, bar="straightforward")
+    expected = stepper(start, tensors, index, "reference")()
     # Losses and gradients of a whole step in fp32, each side's sums in an order of its own.
-    compare(row, [Contender(peer, run, limit=1e-4) for peer, run in runs.items()], reference())
-
-
-def gradients(module: nn.Module) -> list[Tensor]:
-    return [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
-
-
-def gru_flops(module: nn.Module, step: Run) -> float:
-    """FLOP of the GRUs' matrix products in one call of `step`, on valid frames only; the rest of it adds little."""
-    total = 0.0
-
-    def count(gru: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: object) -> None:
-        nonlocal total
-        assert isinstance(gru, nn.GRU)
-        x, lengths = args[0], kwargs.get("lengths")
-        valid = x.shape[0] * x.shape[1] if lengths is None else int(lengths.sum())
-        for name, weight in gru.named_parameters():
-            if weight.ndim == 2:  # W_ih or W_hh: forward, then the gradients of the weight and of what it was given
-                given = not name.startswith("weight_ih_l0") or x.requires_grad
-                times = 1 + (torch.is_grad_enabled() and weight.requires_grad) * (1 + given)
-                total += 2.0 * valid * weight.numel() * times
-
-    grus = [part for part in module.modules() if isinstance(part, nn.GRU)]
-    hooks = [gru.register_forward_hook(count, with_kwargs=True) for gru in grus]
-    step()
-    for hook in hooks:
-        hook.remove()
-    return total
+    compare(row, [Contender(peer, run, limit=1e-4) for peer, run in runs.items()], expected)
