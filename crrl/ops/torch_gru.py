@@ -10,6 +10,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from crrl.ops.backends import Case
 from crrl.reference.gru import Weights, check_lengths
+from crrl.reference.motion import reverse as reverse_rows
+from crrl.reference.motion import take_frames, valid_frames
 
 
 def supports(case: Case) -> tuple[bool, str]:
@@ -27,8 +29,10 @@ def gru_layer(
 ) -> tuple[Tensor, Tensor]:
     """crrl.reference.gru.gru_layer, computed by torch.gru.
 
+    Lengths on a GPU are not looked at, which would wait for the device and could not be captured in a CUDA graph.
+
     Raises:
-        ValueError: a length is not in 1..T.
+        ValueError: a length on the CPU is not in 1..T.
     """
     if frames is not None:
         x = x.expand(-1, frames, -1)
@@ -48,6 +52,8 @@ def _run(x: Tensor, lengths: Tensor | None, weights: Sequence[Weights], h0: Tens
     settings = (weights[0][2] is not None, 1, 0.0, torch.is_grad_enabled(), len(weights) == 2)
     if lengths is None:
         return torch.gru(x, h0, flat, *settings, True)
+    if lengths.is_cuda:
+        return run_padded(x, lengths, weights, h0)
     check_lengths(lengths, x.shape[1])
     packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
     assert packed.sorted_indices is not None  # as enforce_sorted is False
@@ -55,3 +61,19 @@ def _run(x: Tensor, lengths: Tensor | None, weights: Sequence[Weights], h0: Tens
     data, h_n = torch.gru(packed.data, packed.batch_sizes, h0.index_select(1, packed.sorted_indices), flat, *settings)
     y, _ = pad_packed_sequence(packed._replace(data=data), batch_first=True, total_length=x.shape[1])
     return y, h_n.index_select(1, packed.unsorted_indices)
+
+
+def run_padded(x: Tensor, lengths: Tensor, weights: Sequence[Weights], h0: Tensor) -> tuple[Tensor, Tensor]:
+    """The same without packing: each direction goes forwards over padded rows, the second one over rows turned round.
+
+    A row's padding comes last in either direction, and so reaches none of its frames.
+    """
+    valid = valid_frames(lengths, x.shape[1])[:, :, None]
+    x = torch.where(valid, x, 0)  # NaN in padding must reach no gradient
+    outputs, finals = [], []
+    for direction, weight in enumerate(weights):
+        rows = reverse_rows(x, lengths) if direction else x
+        y, _ = _run(rows, None, [weight], h0[direction : direction + 1].contiguous())
+        finals.append(take_frames(y, lengths[:, None] - 1)[:, 0])
+        outputs.append(torch.where(valid, reverse_rows(y, lengths) if direction else y, 0))
+    return torch.cat(outputs, dim=2), torch.stack(finals)

@@ -105,6 +105,20 @@ def test_torch_is_the_reference_in_fp64(
         torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("directions", [1, 2])
+def test_torch_without_packing_is_the_reference(directions: int) -> None:
+    x, lengths, weights, h0 = make_case(torch.float64, [3, 7, 1, 6, 2], 9, 4, directions)
+    with torch.no_grad():
+        x[0, 3:] = torch.nan
+
+    def padded(x: Tensor, lengths: Tensor, weights: list[Weights], h0: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+        return torch_gru.run_padded(x, lengths, weights, h0)
+
+    expected = run(reference.gru_layer, x, lengths, weights, h0)
+    for got, want in zip(run(padded, x, lengths, weights, h0), expected, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
+
+
 def errors(
     dtype: torch.dtype,
     size: tuple[list[int], int, int, int, bool],
