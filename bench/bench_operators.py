@@ -7,12 +7,18 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from bench.cases import Run
 from bench.rows import Row
 from bench.timing import Contender
 from crrl import ops
+from crrl.models import Encoder, MLPHead
+from crrl.reference import contrast, optim
 from crrl.reference.motion import velocity
+
+LR, BETAS, EPS, MOMENTUM = 1e-3, (0.9, 0.999), 1e-8, 0.999
 
 
 @pytest.mark.parametrize(("name", "channels", "longest"), [("NW-UCLA", 60, 50), ("NTU", 150, 60)])
@@ -38,3 +44,87 @@ def test_ragged_gather(compare: Callable[..., None], name: str, channels: int, l
     runs = {"crrl": lambda: backend("cpu"), "reference": lambda: backend("reference"), "per-clip collate": collate}
     contenders = [Contender(peer, run, limit=0) for peer, run in runs.items()]
     compare(Row("ragged gather + velocity", f"{name}, B=32"), contenders, backend("reference"))
+
+
+@pytest.mark.parametrize("keys", [64, 65_536])
+def test_info_nce(compare: Callable[..., None], keys: int) -> None:
+    torch.manual_seed(0)
+    batch, features, temperature = 32, 512, 0.07
+    q = torch.randn(batch, features)
+    k, queue = F.normalize(torch.randn(batch, features)), F.normalize(torch.randn(keys, features))
+
+    def differentiated(loss: Callable[..., Tensor], dtype: torch.dtype = torch.float32) -> Run:
+        inputs = [tensor.to(dtype) for tensor in (q, k, queue)]
+        leaf = inputs[0].requires_grad_()
+
+        def run() -> list[Tensor]:
+            value = loss(*inputs, temperature)
+            return [value.detach(), *torch.autograd.grad(value, leaf)]
+
+        return run
+
+    runs = {"crrl": differentiated(ops.info_nce), "torch": differentiated(contrast.info_nce)}
+    row = Row("InfoNCE, loss + gradient", f"K={keys}, D={features}, B={batch}", bar="torch")
+    # Logits of up to 1 / temperature, their sums in another order: torch's own distance is up to a tenth of this.
+    contenders = [Contender(name, run, limit=2e-6) for name, run in runs.items()]
+    compare(row, contenders, differentiated(contrast.info_nce, torch.float64)())
+
+
+def test_optimizer_step(compare: Callable[..., None]) -> None:
+    """Adam, then the keys follow: ours in one pass, theirs by torch.optim and the fastest of its lists of tensors."""
+    torch.manual_seed(0)
+    modules = [Encoder(150), MLPHead(512)]
+    parameters = [p.detach() for module in modules for p in module.parameters()]
+    gradients = [torch.randn_like(p) for p in parameters]
+    keys = [torch.randn_like(p) for p in parameters]
+    runs = {"crrl": flat_adam(ops.flat_step, parameters, gradients, keys, torch.float32)}
+    for way in ("fused", "foreach"):
+        runs[f"torch {way}"] = torch_adam(way, parameters, gradients, keys)
+    row = Row("Optimizer step: Adam + momentum update", "2.3 million parameters", bar="torch fused")
+    expected = flat_adam(optim.flat_step, parameters, gradients, keys, torch.float64)()
+    compare(row, [Contender(name, run, limit=1e-6) for name, run in runs.items()], expected)
+
+
+def flat_adam(
+    step: Callable[..., None],
+    parameters: list[Tensor],
+    gradients: list[Tensor],
+    keys: list[Tensor],
+    dtype: torch.dtype,
+) -> Run:
+    """A step of `step` (with flat_step's arguments) on copies."""
+    flat = [torch.cat([tensor.flatten() for tensor in tensors]).to(dtype) for tensors in (parameters, gradients, keys)]
+    moments = [torch.zeros_like(flat[0]) for _ in range(2)]
+    rates = torch.tensor([LR, BETAS[0], 1 - BETAS[0], 1 - BETAS[1]], dtype=dtype)
+    momenta = {"boundary": 0, "momentum_head": MOMENTUM, "momentum_tail": MOMENTUM}
+    settings = {"beta2": BETAS[1], "eps": EPS, **momenta}
+    return in_place(lambda: step(*flat[:2], *moments, flat[2], rates, **settings), [flat[0]], [flat[2]])
+
+
+def torch_adam(way: str, parameters: list[Tensor], gradients: list[Tensor], keys: list[Tensor]) -> Run:
+    """The same by torch.optim.Adam, "fused" or "foreach", on copies."""
+    mine, followers = [p.clone().requires_grad_() for p in parameters], [key.clone() for key in keys]
+    for parameter, gradient in zip(mine, gradients, strict=True):
+        parameter.grad = gradient.clone()
+    adam = torch.optim.Adam(mine, LR, BETAS, EPS, **{way: True})
+
+    @torch.no_grad()
+    def step() -> None:
+        adam.step()
+        torch._foreach_lerp_(followers, mine, 1 - MOMENTUM)
+
+    return in_place(step, mine, followers)
+
+
+def in_place(step: Callable[[], None], parameters: list[Tensor], keys: list[Tensor]) -> Run:
+    """The step with copies of what its first call wrote, [parameters, keys] flat; later calls, timed, copy nothing."""
+    first = True
+
+    def run() -> list[Tensor]:
+        nonlocal first
+        step()
+        results = [torch.cat([t.detach().flatten() for t in tensors]) for tensors in (parameters, keys) if first]
+        first = False
+        return results
+
+    return run

@@ -7,7 +7,7 @@ import torch
 
 from crrl import ops
 from crrl.errors import CrrlError
-from crrl.ops import cpu
+from crrl.ops import cpu, triton
 
 CASE = ops.Case("cpu", torch.float32)
 
@@ -68,6 +68,26 @@ def test_a_missing_extension_steps_aside_with_its_reason(monkeypatch: pytest.Mon
         rows = {name: (backend, reason) for name, backend, reason in ops.choices(CASE)}
     assert rows["ragged_gather"][0] == "reference"
     assert "not cpu: it was not built" in rows["ragged_gather"][1]
+
+
+KERNELS = ("ragged_gather", "info_nce", "ema_update", "flat_step")
+
+
+def test_on_a_gpu_triton_serves_what_it_has_kernels_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton, "find_spec", lambda name: name)
+    for dtype, flat in ((torch.float32, "triton"), (torch.bfloat16, "reference")):
+        rows = {name: (backend, reason) for name, backend, reason in ops.choices(ops.Case("cuda", dtype))}
+        assert [rows[name][0] for name in KERNELS] == ["triton", "triton", flat, flat]
+        assert rows["info_nce"][1].startswith("Triton kernel; not cpu: the C++ kernel takes float32 on the CPU")
+    assert {chosen(ops.Case("cuda", torch.float64))[name] for name in KERNELS} == {"reference"}
+
+
+def test_without_triton_the_reference_serves_a_gpu_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton, "find_spec", lambda name: None)
+    rows = {name: (backend, reason) for name, backend, reason in ops.choices(ops.Case("cuda", torch.float32))}
+    for name in KERNELS:
+        assert rows[name][0] == "reference"
+        assert "not triton: Triton is not installed: pip install triton" in rows[name][1]
 
 
 def test_gathers_agree_on_the_real_operator() -> None:
