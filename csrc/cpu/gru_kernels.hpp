@@ -5,6 +5,7 @@
 // results do not depend on the chain it is in. Units are padded to kPad with zeros, which stay zeros.
 #pragma once
 
+#include "denormals.hpp"
 #include "gru_plan.hpp"
 #include "product.hpp"
 
@@ -690,6 +691,7 @@ void forward(const GruForward& p, const GruPlan& plan, int threads) {
 #pragma omp parallel num_threads(threads)
   {
     [[maybe_unused]] const Products products;
+    [[maybe_unused]] const FlushDenormals flush;
 #pragma omp for schedule(static)
     for (int64_t item = 0; item < layer.directions * unit_blocks; ++item) {
       weights.pack(layer, item / unit_blocks, item % unit_blocks * kLanes);
@@ -772,6 +774,7 @@ void backward(const GruBackward& p, const GruPlan& plan, int threads) {
 #pragma omp parallel num_threads(threads)
   {
     [[maybe_unused]] const Products products;
+    [[maybe_unused]] const FlushDenormals flush;
 #pragma omp for schedule(dynamic)
     for (int64_t piece = 0; piece < preparation.pieces(); ++piece) preparation.run(piece);
 #pragma omp for schedule(dynamic)
