@@ -175,6 +175,15 @@ class FlatOptimizer(Optimizer):
         self.apply(torch.tensor(self.rates(*current_rates(self), self.steps)).to(self.flat.device))
         return loss
 
+    def state_dict(self) -> dict[str, Any]:
+        """The state in the form of torch.optim, where each parameter counts its steps for itself."""
+        made = super().state_dict()
+        made["state"] = {
+            number: {**state, "step": state["step"].clone()} if "step" in state else state
+            for number, state in made["state"].items()
+        }
+        return made
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from the state of a flat optimizer or of torch.optim's of that name.
 
