@@ -96,7 +96,8 @@ def _clip_factor(squares, count, max_norm, MAX_PARTS: tl.constexpr):
 @triton.jit
 def _step_kernel(
     parameters, gradients, first, second, keys, rates, squares, count, size, weight_decay, beta2, beta2_rest, eps,
-    max_norm, boundary, head, head_rest, tail, tail_rest, NESTEROV: tl.constexpr, MAX_PARTS: tl.constexpr, BLOCK: tl.constexpr,
+    max_norm, boundary, head, head_rest, tail, tail_rest,
+    NESTEROV: tl.constexpr, MAX_PARTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = index < size

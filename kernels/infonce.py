@@ -1,0 +1,182 @@
+"""InfoNCE over a queue of keys (Eq. 6): the loss, the gradient of the queries, the enqueue; no logits in memory.
+
+With l_j the logit of key j and p its softmax over the positive (0) and the queue, the gradient of a normalised query is
+(Σ_j p_j·k_j − k_0)/τ: attention whose keys and values are the queue. Its part along the query, which normalisation
+takes away, is Σ_j p_j·(l_j − l_0), a number that falls out of the softmax, so that the columns of dq are independent.
+
+Few keys and rows: one launch of one program holds the logits of a block of rows in registers. Otherwise two launches:
+the first deals the queue out in splits, a running softmax each; the second combines them in a fixed order and enqueues.
+
+A 16-bit queue is multiplied by tensor cores: the float32 factor goes in as the sum of two numbers of the queue's dtype,
+each product is exact and sums are float32. A float32 queue is multiplied in exact float32 (ieee), which tensor cores
+cannot do: there the arithmetic, not the memory, is likely to be the bound. A tile of the queue is read once from memory
+and again from a cache: for the sum of keys after the logits, and by every program that has other columns or rows of the
+same split. All this was chosen by counting bytes and registers; it has not been timed on a card.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+
+from crrl.kernels.checks import FLOATS, require
+from crrl.kernels.infonce_kernels import finish_kernel, one_kernel, split_kernel
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Sizes of the launches of `info_nce`, all powers of two but splits and keys_per_split.
+
+    Attributes:
+        splits: parts of the queue, each a program's; 0: one launch of one program, its logits a single tile.
+        keys_per_split: keys of every split but the last, which may have fewer.
+        rows: queries of a program's tile. keys: keys of it.
+        depth: channels that a product of the logits, or of dq in one launch, takes at a time.
+        columns: channels of the sum of keys that a program of the first of two launches holds.
+        warps: of a program.
+    """
+
+    splits: int
+    keys_per_split: int
+    rows: int
+    keys: int
+    depth: int
+    columns: int
+    warps: int
+
+
+PROGRAMS = 128
+"""Programs that the first of two launches is dealt to, where there are keys enough: the processors of a large card.
+
+Fixed, so that results do not depend on the card. More would be more partial sums to write and to read.
+"""
+
+COMBINED_ROWS = 16
+"""Splits, or rows of the loss, that a program of the second launch takes at a time."""
+
+COMBINED_COLUMNS = 128
+"""Channels of dq that a program of the second launch computes, of one row."""
+
+ENQUEUED_ROWS = 16
+"""Keys that a program of the second launch enqueues."""
+
+STRIDES = 1 << 22
+"""Places within a tile of at most 512 rows are int32."""
+
+
+def launch_sizes(batch: int, keys: int, channels: int, exact: bool) -> Launch:
+    """The sizes for q [batch, channels] and a queue [keys, channels], of float32 (`exact`) or 16 bit."""
+    rows = min(32, max(16, triton.next_power_of_2(batch)))
+    depth = 16 if exact else 64
+    if batch <= 64 and keys <= 128:
+        return Launch(0, keys, rows, max(16, triton.next_power_of_2(keys)), depth, depth, 8)
+    tile, widest = (32, 512) if exact else (64, 256)
+    columns = min(widest, max(16, triton.next_power_of_2(channels)))
+    others = triton.cdiv(batch, rows) * triton.cdiv(channels, columns)
+    tiles = triton.cdiv(keys, tile)
+    per_split = triton.cdiv(tiles, max(1, PROGRAMS // others)) * tile
+    return Launch(triton.cdiv(keys, per_split), per_split, rows, tile, depth, columns, 8)
+
+
+def info_nce(
+    q: Tensor,
+    k: Tensor,
+    queue: Tensor,
+    temperature: float,
+    *,
+    pointer: Tensor | None = None,
+    entering: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Eq. 6 as crrl.reference.contrast.info_nce, its gradient and, with `pointer`, crrl.reference.contrast.enqueue.
+
+    Args:
+        q: [B, D] queries, L2-normalised here. k: [B, D] and queue: [K, D], L2-normalised. Each float32, bfloat16 or
+            float16, any strides; the arithmetic is float32.
+        temperature: τ.
+        pointer: int64 scalar, in 0..K − 1: the oldest entry of the queue. With it `entering` replaces the oldest keys
+            after the last read of them, and the pointer moves on.
+        entering: [N, D], default k; may share its memory with k, not with the queue.
+
+    Returns:
+        loss, a float32 scalar; dq [B, D], its gradient by q, in q's dtype.
+
+    Raises:
+        ValueError: a tensor has another shape, dtype or device, or `entering` comes without `pointer`.
+    """
+    _check(q, k, queue, pointer, entering)
+    entering = k if entering is None else entering
+    loss, dq = q.new_empty((), dtype=torch.float32), q.new_empty(q.shape)
+    sizes = launch_sizes(len(q), len(queue), q.shape[1], queue.dtype == torch.float32)
+    launch = _launch_two if sizes.splits else _launch_one
+    with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]
+        launch(sizes, q, k, queue, entering, pointer, 1 / temperature, loss, dq)
+    return loss, dq
+
+
+def _check(q: Tensor, k: Tensor, queue: Tensor, pointer: Tensor | None, entering: Tensor | None) -> None:
+    require(q.dim() == 2 and q.numel() > 0, f"q: expected [B, D], got {list(q.shape)}")
+    require(k.shape == q.shape, f"k: expected {list(q.shape)} as q, got {list(k.shape)}")
+    require(entering is None or pointer is not None, "entering: needs a pointer to say where")
+    matrices = {"q": q, "k": k, "queue": queue} | ({} if entering is None else {"entering": entering})
+    for name, matrix in matrices.items():
+        fits = matrix.dim() == 2 and matrix.shape[1] == q.shape[1] and len(matrix) > 0
+        require(fits, f"{name}: expected [rows, {q.shape[1]}], got {list(matrix.shape)}")
+        require(matrix.dtype in FLOATS, f"{name}: expected float32, bfloat16 or float16, got {matrix.dtype}")
+        require(max(matrix.stride()) < STRIDES, f"{name}: expected strides below {STRIDES}, got {matrix.stride()}")
+        require(matrix.device == q.device, f"{name}: expected on {q.device}, got {matrix.device}")
+    if pointer is not None:
+        place = pointer.dtype == torch.int64 and pointer.dim() == 0 and pointer.device == q.device
+        require(place, f"pointer: expected an int64 scalar on {q.device}, got {pointer.dtype} {list(pointer.shape)}")
+
+
+def _launch_one(
+    sizes: Launch,
+    q: Tensor,
+    k: Tensor,
+    queue: Tensor,
+    entering: Tensor,
+    pointer: Tensor | None,
+    scale: float,
+    loss: Tensor,
+    dq: Tensor,
+) -> None:
+    one_kernel[(1,)](
+        q, k, queue, entering, pointer, loss, dq,
+        *q.stride(), *k.stride(), *queue.stride(), *entering.stride(),
+        scale, *q.shape[:1], *queue.shape, len(entering), sizes.rows, sizes.keys, sizes.depth, ENQUEUED_ROWS,
+        num_warps=sizes.warps,
+    )  # fmt: skip
+
+
+def _launch_two(
+    sizes: Launch,
+    q: Tensor,
+    k: Tensor,
+    queue: Tensor,
+    entering: Tensor,
+    pointer: Tensor | None,
+    scale: float,
+    loss: Tensor,
+    dq: Tensor,
+) -> None:
+    (batch, channels), splits = q.shape, sizes.splits
+    sums = q.new_empty((splits, batch, channels), dtype=torch.float32)
+    statistics = q.new_empty((3 * splits + 2, batch), dtype=torch.float32)
+    start = None if pointer is None else torch.empty_like(pointer)
+    column_blocks = triton.cdiv(channels, sizes.columns)
+    split_kernel[(triton.cdiv(batch, sizes.rows) * column_blocks, splits)](
+        q, k, queue, pointer, start, sums, statistics, *q.stride(), *k.stride(), *queue.stride(),
+        scale, batch, *queue.shape, column_blocks, sizes.keys_per_split,
+        sizes.rows, sizes.keys, sizes.depth, sizes.columns, num_warps=sizes.warps,
+    )  # fmt: skip
+    column_blocks = triton.cdiv(channels, COMBINED_COLUMNS)
+    enqueued = 0 if pointer is None else triton.cdiv(min(len(entering), len(queue)), ENQUEUED_ROWS)
+    finish_kernel[(batch * column_blocks + 1 + enqueued,)](
+        q, k, queue, entering, pointer, start, sums, statistics, loss, dq,
+        *q.stride(), *k.stride(), *queue.stride(), *entering.stride(),
+        scale, splits, batch, *queue.shape, len(entering), column_blocks,
+        triton.next_power_of_2(splits), COMBINED_ROWS, COMBINED_COLUMNS, ENQUEUED_ROWS,
+    )  # fmt: skip

@@ -1,0 +1,208 @@
+"""InfoNCE over a queue, its gradient and the enqueue (Eq. 6) against the reference in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from crrl.reference import contrast
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from crrl.kernels import infonce
+from crrl.kernels.infonce import Launch, info_nce, launch_sizes
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+FLOATS = [torch.float32, torch.bfloat16, torch.float16]
+
+pytestmark = pytest.mark.usefixtures("_poisoned")
+
+
+def tensors(batch: int, keys: int, channels: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+    """q [B, D] of any length, k [B, D] near it and a queue [K, D], both normalised."""
+    generator = torch.Generator().manual_seed(batch + keys + channels)
+    q, noise = torch.randn(2, batch, channels, generator=generator)
+    queue = F.normalize(torch.randn(keys, channels, generator=generator), dim=1)
+    return (3 * q).to(DEVICE, dtype), F.normalize(q + noise, dim=1).to(DEVICE, dtype), queue.to(DEVICE, dtype)
+
+
+def reference(q: Tensor, k: Tensor, queue: Tensor, temperature: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    q, k, queue = (tensor.detach().to("cpu", dtype) for tensor in (q, k, queue))
+    loss = contrast.info_nce(q.requires_grad_(), k, queue, temperature)
+    return loss.detach().double(), torch.autograd.grad(loss, q)[0].double()
+
+
+def check(q: Tensor, k: Tensor, queue: Tensor, temperature: float = 0.07) -> tuple[Tensor, Tensor]:
+    """The loss and dq are as near to the truth as the reference in float32, but for the rounding of dq to q's dtype."""
+    loss, dq = info_nce(q, k, queue, temperature)
+    assert (loss.shape, loss.dtype, dq.shape, dq.dtype) == ((), torch.float32, q.shape, q.dtype)
+    true_loss, true_dq = reference(q, k, queue, temperature, torch.float64)
+    own_loss, own_dq = reference(q, k, queue, temperature, torch.float32)
+    # A 16-bit queue is multiplied by a query in two parts, together 16 bits for bfloat16; logits go up to 1/τ.
+    split = 0.0 if queue.dtype == torch.float32 else 2.0**-16
+    slack = (2.0**-21 + split) / temperature
+    assert (loss.cpu() - true_loss).abs() <= 2 * (own_loss - true_loss).abs() + slack
+    rounding = {torch.float32: 0.0, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-10}[q.dtype]
+    floor = 2.0**-24 * q.numel() ** 0.5 if q.dtype == torch.float16 else 0.0  # float16 ends at 2^-24
+    error, size = (dq.cpu().double() - true_dq).norm(), true_dq.norm()
+    assert error <= 2 * (own_dq - true_dq).norm() + (rounding + slack) * size + floor
+    return loss, dq
+
+
+def force(monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
+    """One launch or two, whatever the sizes, with blocks of channels that keep the interpreter quick."""
+
+    def sizes(batch: int, keys: int, channels: int, exact: bool) -> Launch:
+        if variant == "one":
+            return Launch(0, keys, 16, max(16, 1 << (keys - 1).bit_length()), 256, 256, 8)
+        return Launch(-(-keys // 320), 320, 16, 64, 256, 256, 8)
+
+    monkeypatch.setattr(infonce, "launch_sizes", sizes)
+    monkeypatch.setattr(infonce, "COMBINED_COLUMNS", 256)
+
+
+@pytest.mark.parametrize("variant", ["one", "two"])
+@pytest.mark.parametrize(
+    ("batch", "keys", "channels"),
+    [(1, 2, 60), (5, 3, 63), (32, 64, 512), (33, 64, 60), (5, 1000, 63), (1, 3, 1024), (33, 1000, 512), (5, 64, 1024)],
+)
+def test_is_that_of_the_reference(
+    monkeypatch: pytest.MonkeyPatch, variant: str, batch: int, keys: int, channels: int
+) -> None:
+    force(monkeypatch, variant)
+    check(*tensors(batch, keys, channels))
+
+
+@pytest.mark.parametrize(("batch", "keys", "channels"), [(5, 64, 60), (3, 200, 60), (33, 130, 48)])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_with_the_sizes_that_it_chooses(batch: int, keys: int, channels: int, dtype: torch.dtype) -> None:
+    check(*tensors(batch, keys, channels, dtype))
+
+
+@pytest.mark.parametrize("variant", ["one", "two"])
+@pytest.mark.parametrize("query", FLOATS)
+@pytest.mark.parametrize("queue", FLOATS)
+def test_dtypes_may_differ(
+    monkeypatch: pytest.MonkeyPatch, variant: str, query: torch.dtype, queue: torch.dtype
+) -> None:
+    force(monkeypatch, variant)
+    q, k, keys = tensors(5, 100, 63)
+    check(q.to(query), k.to(query), keys.to(queue))
+
+
+@pytest.mark.parametrize("variant", ["one", "two"])
+@pytest.mark.parametrize(("temperature", "length"), [(0.01, 1.0), (0.01, 30.0), (1.0, 1e-3)])
+def test_extreme_logits(monkeypatch: pytest.MonkeyPatch, variant: str, temperature: float, length: float) -> None:
+    force(monkeypatch, variant)
+    q, k, queue = tensors(5, 300, 60)
+    queue[7] = F.normalize(q[0], dim=0)  # a negative that beats the positive
+    loss, dq = check(q, length * k, length * queue, temperature)
+    assert loss.isfinite()
+    assert dq.isfinite().all()
+
+
+@pytest.mark.parametrize("variant", ["one", "two"])
+def test_a_query_too_short_to_normalise(monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
+    force(monkeypatch, variant)
+    q, k, queue = tensors(3, 70, 60)
+    q[0], q[1] = 0, 1e-15
+    check(q, k, queue)
+
+
+@pytest.mark.parametrize("variant", ["one", "two"])
+def test_strides(monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
+    force(monkeypatch, variant)
+    q, k, queue = tensors(5, 100, 60)
+    want = info_nce(q, k, queue, 0.07)
+    wide = torch.full((100, 3, 70), float("nan"), device=DEVICE)
+    wide[:, 1, 4:64] = queue
+    rows = torch.full((9, 64), float("nan"), device=DEVICE)
+    rows[::2, 2:62] = q
+    got = info_nce(rows[::2, 2:62], k.t().contiguous().t(), wide[:, 1, 4:64], 0.07)
+    for one, other in zip(got, want, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("variant", ["one", "two"])
+def test_two_runs_are_equal_to_the_bit(monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
+    force(monkeypatch, variant)
+    one, other = (info_nce(*tensors(17, 1000, 63), 0.07) for _ in range(2))
+    assert torch.equal(one[0], other[0])
+    assert torch.equal(one[1], other[1])
+
+
+def enqueue_is_that_of_the_reference(
+    batch: int, keys: int, channels: int, entering: int | None, place: int, dtype: torch.dtype = torch.float32
+) -> None:
+    """The queue and the pointer afterwards, with a queue of strided rows; loss and dq are of the queue before."""
+    q, k, queue = tensors(batch, keys, channels)
+    queue = queue.to(dtype)
+    new = None if entering is None else torch.randn(entering, channels, device=DEVICE)
+    want, pointer = queue.clone(), torch.tensor(place, device=DEVICE)
+    held = torch.full((keys, channels + 3), 7.0, dtype=dtype, device=DEVICE)
+    held[:, :channels] = queue
+    got, own = held[:, :channels], pointer.clone()
+    results = info_nce(q, k, got, 0.07, pointer=own, entering=new)
+    contrast.enqueue(want, pointer, k if new is None else new)
+    assert torch.equal(got, want)
+    assert torch.equal(own, pointer)
+    assert (held[:, channels:] == 7).all()
+    for one, other in zip(results, info_nce(q, k, queue, 0.07), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("variant", ["one", "two"])
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(("entering", "place"), [(None, 0), (None, 61), (64, 3), (100, 63), (1, 63)])
+def test_enqueue(
+    monkeypatch: pytest.MonkeyPatch, variant: str, dtype: torch.dtype, entering: int | None, place: int
+) -> None:
+    force(monkeypatch, variant)
+    enqueue_is_that_of_the_reference(5, 64, 20, entering, place, dtype)
+
+
+@hypothesis_settings(max_examples=30)
+@given(st.integers(1, 20), st.integers(2, 150), st.integers(1, 40), st.none() | st.integers(1, 200), st.data())
+def test_any_enqueue(batch: int, keys: int, channels: int, entering: int | None, draw: st.DataObject) -> None:
+    place = draw.draw(st.integers(0, keys - 1))
+    enqueue_is_that_of_the_reference(batch, keys, channels, entering, place)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("batch", [1, 32, 33, 4096])
+@pytest.mark.parametrize("keys", [2, 64, 129, 1000, 65536, 1 << 24])
+@pytest.mark.parametrize("channels", [1, 60, 512, 1024])
+def test_launch_sizes(exact: bool, batch: int, keys: int, channels: int) -> None:
+    sizes = launch_sizes(batch, keys, channels, exact)
+    assert sizes == launch_sizes(batch, keys, channels, exact)
+    for power in (sizes.rows, sizes.keys, sizes.depth, sizes.columns, sizes.warps):
+        assert power & (power - 1) == 0
+    assert min(sizes.rows, sizes.keys, sizes.depth, sizes.columns) >= 16
+    if sizes.splits == 0:
+        assert sizes.keys >= keys
+        assert batch <= 64
+        return
+    assert sizes.keys_per_split % sizes.keys == 0
+    # Every key is in a split, and no split is empty.
+    assert (sizes.splits - 1) * sizes.keys_per_split < keys <= sizes.splits * sizes.keys_per_split
+    assert sizes.splits <= infonce.PROGRAMS
+
+
+def test_wrong_tensors_are_refused() -> None:
+    q, k, queue = tensors(4, 8, 6)
+    pointer = torch.tensor(0, device=DEVICE)
+    for message, arguments, settings in [
+        (r"k: expected \[4, 6\] as q", (q, k[:3], queue), {}),
+        (r"queue: expected \[rows, 6\]", (q, k, queue[:, :5]), {}),
+        ("q: expected float32, bfloat16 or float16", (q.double(), k, queue), {}),
+        ("entering: needs a pointer", (q, k, queue), {"entering": k}),
+        ("queue: expected strides below", (q, k, q[:1].as_strided((1, 6), (1 << 22, 1))), {}),
+        ("pointer: expected an int64 scalar", (q, k, queue), {"pointer": pointer.int()}),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            info_nce(*arguments, 0.07, **settings)
