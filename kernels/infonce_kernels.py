@@ -81,6 +81,23 @@ def _enqueue(
 
 
 @triton.jit
+def _block_gradient(
+    q, k, queue, dq, row, weights, along, inverse,
+    q_row, q_column, k_row, k_column, queue_row, queue_column, scale, B, K, D,
+    ROWS: tl.constexpr, KEYS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """dq of a block of rows from the softmax of the queue, weights [KEYS, ROWS], and Σ p·(l − l_0), along [ROWS]."""
+    for column in range(0, D, DEPTH):
+        values = _load(queue, column, 0, queue_column, queue_row, D, K, DEPTH, KEYS)
+        key = _load(k, column, row, k_column, k_row, D, B, DEPTH, ROWS).to(tl.float32)
+        pull = _product(values, weights, -tl.sum(weights, 0)[None, :] * key)
+        query = _load(q, column, row, q_column, q_row, D, B, DEPTH, ROWS).to(tl.float32) * inverse[None, :]
+        gradient = (pull * scale - query * along[None, :]) * (inverse / B)[None, :]
+        at = _places(column, row, 1, D, DEPTH, ROWS)
+        tl.store(dq + at, gradient.to(dq.dtype.element_ty), _inside(column, row, D, B, DEPTH, ROWS))
+
+
+@triton.jit
 def one_kernel(
     q, k, queue, entering, pointer, loss, dq,
     q_row, q_column, k_row, k_column, queue_row, queue_column, entering_row, entering_column, scale, B, K, D, N,
@@ -99,14 +116,10 @@ def one_kernel(
         total += tl.sum(tl.where(tl.arange(0, ROWS) < B - row, tl.log(whole) + peak - positive, 0.0))
         weights /= whole[None, :]
         along = tl.where(counts, tl.sum(weights * (logits - positive[None, :]), 0), 0.0)
-        for column in range(0, D, DEPTH):
-            values = _load(queue, column, 0, queue_column, queue_row, D, K, DEPTH, KEYS)
-            key = _load(k, column, row, k_column, k_row, D, B, DEPTH, ROWS).to(tl.float32)
-            pull = _product(values, weights, -tl.sum(weights, 0)[None, :] * key)
-            query = _load(q, column, row, q_column, q_row, D, B, DEPTH, ROWS).to(tl.float32) * inverse[None, :]
-            gradient = (pull * scale - query * along[None, :]) * (inverse / B)[None, :]
-            at = _places(column, row, 1, D, DEPTH, ROWS)
-            tl.store(dq + at, gradient.to(dq.dtype.element_ty), _inside(column, row, D, B, DEPTH, ROWS))
+        _block_gradient(
+            q, k, queue, dq, row, weights, along, inverse,
+            q_row, q_column, k_row, k_column, queue_row, queue_column, scale, B, K, D, ROWS, KEYS, DEPTH,
+        )  # fmt: skip
     tl.store(loss, total / B)
     if pointer is not None:
         start = tl.load(pointer)

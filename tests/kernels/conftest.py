@@ -25,7 +25,7 @@ def _poisoned() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _bfloat16_as_on_a_gpu(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triton's interpreter cuts bfloat16 off where a GPU rounds, and multiplies its matrices as if they were integers."""
+    """Triton's interpreter cuts bfloat16 off where a GPU rounds, and multiplies its matrices as if of integers."""
     if device.type == "cuda":
         return
     interpreter = pytest.importorskip("triton.runtime.interpreter", reason="Triton is not installed")
