@@ -17,7 +17,7 @@ PAIRS: dict[str, tuple[Callable[..., FlatOptimizer], Callable[..., torch.optim.O
     "momentum": (FlatSGD, torch.optim.SGD, {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-2}),
     "nesterov": (FlatSGD, torch.optim.SGD, {"lr": 0.05, "momentum": 0.9, "nesterov": True}),
     "adam": (FlatAdam, torch.optim.Adam, {"lr": 0.01}),
-    "adam with decay": (FlatAdam, torch.optim.Adam, {"lr": 0.01, "betas": (0.8, 0.99), "eps": 1e-6, "weight_decay": 0.1}),
+    "decay": (FlatAdam, torch.optim.Adam, {"lr": 0.01, "betas": (0.8, 0.99), "eps": 1e-6, "weight_decay": 0.1}),
 }
 
 
@@ -32,9 +32,7 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
 
 
-def train(
-    model: nn.Module, optimizer: torch.optim.Optimizer, steps: range, max_norm: float | None = None
-) -> nn.Module:
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range, max_norm: float | None = None) -> nn.Module:
     for step in steps:
         x = torch.randn(4, 5, generator=torch.Generator().manual_seed(step))
         optimizer.zero_grad()

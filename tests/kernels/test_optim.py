@@ -62,8 +62,7 @@ def theirs(
         optimizer.param_groups[0]["lr"] = 0.1 / t
         optimizer.step()
         if follow:
-            contrast.ema_update([keys[:BOUNDARY]], [parameter.detach()[:BOUNDARY]], 0.99)
-            contrast.ema_update([keys[BOUNDARY:]], [parameter.detach()[BOUNDARY:]], 0.9)
+            contrast.ema_update(keys, parameter.detach(), BOUNDARY, 0.99, 0.9)
     state = optimizer.state[parameter]
     names = ["exp_avg", "exp_avg_sq"] if kind == "adam" else ["momentum_buffer"]
     return [parameter.detach(), keys, *(state[name] for name in names)]
