@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -198,11 +199,16 @@ def choose_device(name: str) -> torch.device:
     """The device called auto, cpu or cuda.
 
     Raises:
-        CrrlError: cuda is asked for and there is none.
+        CrrlError: cuda is asked for and there is none, or fewer than torchrun has started processes.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise CrrlError("--device cuda: this machine has no usable GPU, or torch is a CPU build; use --device cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    rank = int(os.environ.get("LOCAL_RANK", "0"))  # torchrun's number of the process on this machine
+    if rank >= torch.cuda.device_count():
+        raise CrrlError(f"{rank + 1} processes need as many GPUs, here are {torch.cuda.device_count()}")
+    return torch.device("cuda", rank)
 
 
 def preset(dataset: Dataset = "synthetic", recipe: Recipe = "paper") -> Config:

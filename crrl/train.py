@@ -17,7 +17,7 @@ from crrl.data import prepare
 from crrl.errors import CrrlError, Interrupted, run_command
 from crrl.ops import cpu
 from crrl.runs import RunFolder
-from crrl.training import Trainer
+from crrl.training import Trainer, fast_paths
 from crrl.training.ranks import Ranks, connect
 
 
@@ -75,10 +75,20 @@ def absolute(path: Path | None) -> Path | None:
     return None if path is None else path.absolute()
 
 
-def print_backends(device: torch.device) -> None:
-    """One table: operator, backend chosen, why."""
-    for row in [("operator", "backend", "why"), *ops.choices(ops.Case(device.type, torch.float32))]:
+def print_backends(config: Config, device: torch.device) -> None:
+    """One table: operator (or decoder, or whole step), backend chosen, why."""
+    paths = [(name, *choice) for name, choice in fast_paths(config, device).items()]
+    for row in [("operator", "backend", "why"), *ops.choices(ops.Case(device.type, torch.float32)), *paths]:
         print("  {:14} {:10} {}".format(*row))
+
+
+def set_up_process(device: torch.device) -> None:
+    """Settings of the whole process that make training faster and change none of its results but denormals."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    else:
+        torch.set_flush_denormal(True)
+        cpu.keep_memory()
 
 
 def report(run: RunFolder) -> int:
@@ -94,6 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
     if run.encoder_path.exists():
         return report(run)
     device = choose_device(config.device)
+    set_up_process(device)
     with connect(device) as ranks, ops.use_backends("auto" if config.fused else "reference"):
         ranks.wait()  # each has looked at the run folder before it is made
         try:
@@ -114,7 +125,7 @@ def train(run: RunFolder, config: Config, device: torch.device, ranks: Ranks) ->
     trainer = Trainer(config, run, prepared, device, ranks)
     if ranks.rank == 0:
         if config.fused:
-            print_backends(device)
+            print_backends(config, device)
         if not run.config_path.exists():
             run.create(config)
     trainer.train()

@@ -10,7 +10,7 @@ from crrl.ops.backends import Case
 ABI = 4
 """What crrl._cpu.abi must be: csrc/cpu/bindings.cpp raises it with every change of a signature."""
 
-__all__ = ["missing", "native", "ragged_gather", "supports"]
+__all__ = ["keep_memory", "missing", "native", "ragged_gather", "supports"]
 
 try:
     from crrl import _cpu as native
@@ -19,6 +19,12 @@ except ImportError as error:
 else:
     stale = getattr(native, "abi", None) != ABI
     missing = "the C++ extension crrl._cpu is of another version: reinstall crrl" if stale else None
+
+
+def keep_memory() -> None:
+    """Have the C library keep for reuse what the process frees, so that no step begins with fresh pages; with glibc."""
+    if missing is None:
+        native.keep_memory()
 
 
 def supports(case: Case) -> tuple[bool, str]:

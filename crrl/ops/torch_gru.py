@@ -29,7 +29,7 @@ def gru_layer(
 ) -> tuple[Tensor, Tensor]:
     """crrl.reference.gru.gru_layer, computed by torch.gru.
 
-    Lengths on a GPU are not looked at, which would wait for the device and could not be captured in a CUDA graph.
+    Lengths that are not on the CPU are not looked at: that would wait for the device and could not be captured.
 
     Raises:
         ValueError: a length on the CPU is not in 1..T.
@@ -52,7 +52,7 @@ def _run(x: Tensor, lengths: Tensor | None, weights: Sequence[Weights], h0: Tens
     settings = (weights[0][2] is not None, 1, 0.0, torch.is_grad_enabled(), len(weights) == 2)
     if lengths is None:
         return torch.gru(x, h0, flat, *settings, True)
-    if lengths.is_cuda:
+    if lengths.device.type != "cpu":
         return run_padded(x, lengths, weights, h0)
     check_lengths(lengths, x.shape[1])
     packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from crrl.config import Config
+from crrl.config import Config, Switch
 from crrl.data import ClipTensors, Prepared
 from crrl.errors import CrrlError
 from crrl.models import ContrastiveMotionLearner, Decoder, Encoder, InformationFuser, SequenceReconstructor
@@ -21,6 +21,25 @@ def given_teacher(run: Path) -> Path:
     """The CML encoder of another run: of method cml its result, of crrl its teacher."""
     folder = RunFolder(run)
     return folder.encoder_path if folder.config().method == "cml" else folder.teacher_path
+
+
+def fast_paths(config: Config, device: torch.device) -> dict[str, tuple[str, str]]:
+    """How the decoder and the whole step run, and why: compiled or captured where asked for, or by default."""
+    on_gpu = device.type == "cuda"
+
+    def choose(switch: Switch, fast: str, able: bool, why_not: str) -> tuple[str, str]:
+        if not able or switch == "off":
+            return "eager", why_not if not able else "asked for"
+        if switch == "on":
+            return fast, "asked for"
+        return (fast, "on a GPU, with --fused") if on_gpu and config.fused else ("eager", why_not)
+
+    no_gain = "on a CPU compiling gains less than it costs" if not on_gpu else "without --fused"
+    no_graph = "CUDA graphs need a GPU" if not on_gpu else "without --fused"
+    return {
+        "decoder": choose(config.compile_decoder, "compiled", True, no_gain),
+        "step": choose(config.capture, "captured", on_gpu, no_graph),
+    }
 
 
 class Trainer:
@@ -38,7 +57,6 @@ class Trainer:
         self.tensors = ClipTensors(prepared.clips, device)
         self.train_clips = prepared.clips.split(config.split_name).train
         self.device = device
-        self.capture = device.type == "cuda" and (config.capture == "on" or (config.capture == "auto" and config.fused))
         self._plans = {phase: self._plan(phase) for phase in ("cml", "ser")}
         self._given_teacher: Encoder | None = None
         if config.teacher is not None and not run.teacher_path.exists():
@@ -100,6 +118,8 @@ class Trainer:
         decoder = Decoder(encoder.features, channels, ser.decoder_hidden, self.config.encoder.dropout)
         weight = ser.distill_weight if teacher else 0.0
         module = InformationFuser(SequenceReconstructor(encoder, decoder), weight)
+        if fast_paths(self.config, self.device)["decoder"][0] == "compiled":
+            module.reconstructor.compile_decoder()
         return ReconstructionPhase(module.to(self.device), teacher)
 
     def _load_teacher(self, path: Path) -> Encoder:
@@ -138,5 +158,6 @@ class Trainer:
         plan, fingerprint = self._plans[phase.name], self.prepared.fingerprint
         if self.ranks.rank > 0:
             torch.manual_seed(self.ranks.seed(plan.seed))  # its own dropout
-        arguments = self.tensors, self.train_clips, fingerprint, self.run, first_step, self.ranks, self.capture
+        capture = fast_paths(self.config, self.device)["step"][0] == "captured"
+        arguments = self.tensors, self.train_clips, fingerprint, self.run, first_step, self.ranks, capture
         Loop(phase, plan, *arguments).fit(own)

@@ -1,8 +1,12 @@
 // crrl._cpu: addresses in, nothing out. The caller checks dtype, contiguity and device, and keeps the memory alive.
+#ifdef __linux__
+#include <malloc.h>
+#endif
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <cstdint>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -160,6 +164,15 @@ void flat_step(int64_t size, int64_t parameters, int64_t gradients, int64_t firs
   crrl::flat_step(params, threads, or_null(isa));
 }
 
+// By default glibc gives large blocks back to the system when they are freed, and the next one's pages have to be
+// cleared again: several milliseconds of a training step.
+void keep_memory() {
+#ifdef M_MMAP_THRESHOLD
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
+#endif
+}
+
 // GFLOP/s by the unit's name.
 py::dict peak_gflops(int threads, double seconds) {
   const auto measured = [&] {
@@ -194,6 +207,7 @@ Raises:
     IndexError: an index is not one of the clips.
     ValueError: a size is negative, or a clip is empty, longer than max_frames or not within the frames.
 )");
+  m.def("keep_memory", &keep_memory, "Have the C library keep what the process frees, where it is glibc.");
   m.def("peak_gflops", &peak_gflops, py::arg("threads"), py::arg("seconds") = 0.2,
         "The measured peak of each arithmetic unit, GFLOP/s by name, seconds spent on each; see csrc/cpu/peak.hpp.");
   py::class_<crrl::GruLayer>(m, "GruLayer", "Sizes, inputs and weights of a GRU layer; see csrc/cpu/gru.hpp.")

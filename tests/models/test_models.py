@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 
 import pytest
 import torch
@@ -157,6 +158,22 @@ class TestSequenceReconstructor:
             reverse(x, LENGTHS), backward, LENGTHS
         )
         torch.testing.assert_close(loss, expected)
+
+    @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a compiler")
+    def test_the_compiled_decoder_is_one_graph_and_right_for_every_size(self) -> None:
+        model, x = reconstructor(7).eval(), clips()
+        compiled = copy.deepcopy(model)
+        compiled.compile_decoder()
+        graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        for rows in (3, 2):
+            results = [part(x[:rows].clone(), LENGTHS[:rows].clone())[0] for part in (model, compiled)]
+            gradients = [
+                torch.autograd.grad(loss, list(part.parameters()))
+                for loss, part in zip(results, (model, compiled), strict=True)
+            ]
+            torch.testing.assert_close(results[0], results[1])
+            torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs + 1
 
 
 class TestInformationFuser:

@@ -1,0 +1,140 @@
+"""One training step in place: it never looks at a device's numbers, moves on by itself, and repeats to the bit."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from crrl import ops
+from crrl.config import Config
+from crrl.data import Batch, Clips, ClipTensors
+from crrl.models import ContrastiveMotionLearner, Decoder, Encoder, InformationFuser, SequenceReconstructor
+from crrl.optim import FlatAdam, FlatOptimizer
+from crrl.training import fast_paths
+from crrl.training.phases import ContrastPhase, Phase, ReconstructionPhase
+from crrl.training.ranks import Ranks
+from crrl.training.step import Step
+
+LENGTHS = [7, 3, 12, 5, 9, 1, 4, 8]
+
+
+class FixedTeacher:
+    def features(self, batch: Batch) -> Tensor:
+        return batch.x.new_ones(len(batch.x), 12)
+
+
+def contrast() -> Phase:
+    return ContrastPhase(ContrastiveMotionLearner(Encoder(9, 6, dropout=0), 10, 0.1, 0.99, 0.9), Ranks())
+
+
+def reconstruction() -> Phase:
+    reconstructor = SequenceReconstructor(Encoder(9, 6, dropout=0), Decoder(12, 9, 5, dropout=0))
+    return ReconstructionPhase(InformationFuser(reconstructor, 1.0), FixedTeacher())  # type: ignore[arg-type]
+
+
+PHASES = [contrast, reconstruction]
+
+
+def clips() -> Clips:
+    rng = np.random.default_rng(0)
+    arrays = [rng.uniform(-1, 1, (length, 3, 3)).astype(np.float32) for length in LENGTHS]
+    names = [str(i) for i in range(len(LENGTHS))]
+    return Clips.from_arrays(arrays, labels=[0] * len(LENGTHS), names=names, class_names=["any"])
+
+
+def make(phase: Phase, device: str = "cpu", max_norm: float = 0.0) -> tuple[Step, FlatOptimizer]:
+    phase.module.to(device)
+    parameters = [parameter for parameter in phase.module.parameters() if parameter.requires_grad]
+    optimizer = FlatAdam(parameters, follow=phase.follow, spare=len(phase.losses), max_norm=max_norm)
+    rates = torch.tensor([optimizer.rates(1e-2, 0.9, step) for step in range(1, 7)])
+    tensors = ClipTensors(clips(), torch.device(device))
+    return Step(phase, optimizer, tensors, rates.to(device), Ranks(), capture=False), optimizer
+
+
+@pytest.mark.parametrize("start", PHASES)
+@pytest.mark.parametrize("max_norm", [0.0, 1.0])
+def test_no_number_of_a_device_is_looked_at(start: Callable[[], Phase], max_norm: float) -> None:
+    """On the meta device there are no numbers: whatever asked for one would raise."""
+    with ops.use_backends("gru_layer=torch"):
+        step, _ = make(start(), "meta", max_norm)
+        step.begin_epoch(torch.zeros(8, dtype=torch.int64, device="meta"), 0)
+        step(Ranks().share(4), full=True)
+    assert step.loss.is_meta
+
+
+@pytest.mark.parametrize("start", PHASES)
+def test_a_step_is_the_gradient_and_the_optimizers_step(start: Callable[[], Phase]) -> None:
+    torch.manual_seed(0)
+    phase = start()
+    twin = copy.deepcopy(phase)
+    step, _ = make(phase)
+    step.begin_epoch(torch.tensor([5, 2, 0, 7, 1, 3, 4, 6]), 4)
+    step(Ranks().share(4), full=True)
+    parameters = [parameter for parameter in twin.module.parameters() if parameter.requires_grad]
+    loss, _ = twin.loss(ClipTensors(clips(), torch.device("cpu")).batch(torch.tensor([1, 3, 4, 6]), True), None)  # type: ignore[arg-type]
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.optim.Adam(parameters, lr=1e-2).step()
+    torch.testing.assert_close(step.loss, loss.detach())
+    torch.testing.assert_close(step.sums[0], 4 * loss.detach().double(), check_dtype=False)
+    for got, want in zip(phase.module.parameters(), twin.module.parameters(), strict=True):
+        if got.requires_grad:
+            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("start", PHASES)
+def test_it_finds_its_clips_and_rates_by_itself(start: Callable[[], Phase]) -> None:
+    torch.manual_seed(0)
+    step, optimizer = make(start())
+    order = torch.tensor([5, 2, 0, 7, 1, 3, 4, 6])
+    step.begin_epoch(order, 0)
+    place = step.order.data_ptr()
+    weights = [optimizer.flat.clone()]
+    for _ in range(2):
+        step(Ranks().share(4), full=True)
+        weights.append(optimizer.flat.clone())
+    assert (int(step.number), int(step.position)) == (2, 8)
+    step.begin_epoch(order.flip(0), 0)
+    assert (step.order.data_ptr(), int(step.position)) == (place, 0)
+    assert not torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[1], weights[2])
+
+
+def test_the_keys_follow_after_each_step_and_enter_the_queue() -> None:
+    torch.manual_seed(0)
+    phase = contrast()
+    step, _ = make(phase)
+    model = phase.module
+    assert isinstance(model, ContrastiveMotionLearner)
+    before, queue = [key.clone() for key in model.key_encoder.parameters()], model.queue.clone()
+    step.begin_epoch(torch.arange(8), 0)
+    step(Ranks().share(4), full=True)
+    for key, old, query in zip(model.key_encoder.parameters(), before, model.query_encoder.parameters(), strict=True):
+        torch.testing.assert_close(key, 0.99 * old + 0.01 * query)
+    assert int(model.pointer) == 4
+    assert torch.equal(model.queue[4:], queue[4:])
+    assert not torch.equal(model.queue[:4], queue[:4])
+
+
+@pytest.mark.parametrize(
+    ("device", "fused", "switch", "expected"),
+    [
+        ("cpu", True, "auto", ("eager", "eager")),
+        ("cpu", True, "on", ("compiled", "eager")),
+        ("cuda", False, "auto", ("eager", "eager")),
+        ("cuda", True, "auto", ("compiled", "captured")),
+        ("cuda", True, "off", ("eager", "eager")),
+        ("cuda", False, "on", ("compiled", "captured")),
+    ],
+)
+def test_fast_paths_are_chosen_forced_and_forbidden(
+    device: str, fused: bool, switch: str, expected: tuple[str, str]
+) -> None:
+    config = Config(fused=fused, capture=switch, compile_decoder=switch)  # type: ignore[arg-type]
+    paths = fast_paths(config, torch.device(device))
+    assert (paths["decoder"][0], paths["step"][0]) == expected
+    assert all(reason for _, reason in paths.values())
