@@ -17,6 +17,7 @@ from crrl import ops
 from crrl.data import Batch, Clips, ClipTensors
 from crrl.models import ContrastiveMotionLearner, Decoder, Encoder, InformationFuser, SequenceReconstructor
 from crrl.optim import FlatAdam
+from crrl.train import set_up_process
 from crrl.training.phases import ContrastPhase, Phase, ReconstructionPhase
 from crrl.training.ranks import Ranks
 from crrl.training.step import Step
@@ -57,13 +58,13 @@ def straightforward(phase: Phase, tensors: ClipTensors, index: Tensor) -> Steppe
     return Reconstruction(module, torch.ones(len(index), 512), tensors, index)
 
 
-def stepper(start: Phase, tensors: ClipTensors, index: Tensor, policy: str) -> Run:
+def stepper(start: Phase, tensors: ClipTensors, index: Tensor, policy: str, bf16: bool = False) -> Run:
     """A step of Adam at learning rate 0 from `start`, by the backends of this policy: the loss and all gradients."""
     phase = copy.deepcopy(start)
     parameters = [parameter for parameter in phase.module.parameters() if parameter.requires_grad]
     optimizer = FlatAdam(parameters, lr=0, follow=phase.follow, spare=len(phase.losses))
     rates = torch.tensor([optimizer.rates(0.0, 0.9, 1)])
-    step = Step(phase, optimizer, tensors, rates, Ranks(), capture=False)
+    step = Step(phase, optimizer, tensors, rates, Ranks(), bf16=bf16)
 
     def run() -> list[Tensor]:
         step.begin_epoch(index, 0)
@@ -75,16 +76,58 @@ def stepper(start: Phase, tensors: ClipTensors, index: Tensor, policy: str) -> R
     return run
 
 
+POLICIES = {"crrl": "auto", "torch.nn.GRU": "gru_layer=torch", "reference": "reference"}
+FP32 = 1e-4
+"""Losses and gradients of a whole step, each side's sums in an order of its own."""
+
+
 @pytest.mark.parametrize(("name", "make"), [("CML", contrast_phase), ("SER+IF", reconstruction_phase)])
 def test_training_step(compare: Callable[..., None], name: str, make: Callable[[], Phase]) -> None:
+    set_up_process(torch.device("cpu"))
     torch.manual_seed(0)
     tensors, start, index = clip_tensors(), make(), torch.arange(BATCH)
-    runs: dict[str, Run] = {
-        peer: stepper(start, tensors, index, policy)
-        for peer, policy in [("crrl", "auto"), ("torch.nn.GRU", "gru_layer=torch"), ("reference", "reference")]
-    }
-    runs["straightforward"] = straightforward(start, tensors, index)
+    contenders = [Contender(peer, stepper(start, tensors, index, policy), FP32) for peer, policy in POLICIES.items()]
+    contenders.append(Contender("straightforward", straightforward(start, tensors, index), FP32))
     row = Row("training step, NW-UCLA size, B=32", name, bar="straightforward")
-    expected = stepper(start, tensors, index, "reference")()
-    # Losses and gradients of a whole step in fp32, each side's sums in an order of its own.
-    compare(row, [Contender(peer, run, limit=1e-4) for peer, run in runs.items()], expected)
+    compare(row, contenders, stepper(start, tensors, index, "reference")())
+
+
+@pytest.mark.parametrize(("name", "make"), [("CML", contrast_phase), ("SER+IF", reconstruction_phase)])
+def test_training_step_in_bf16(compare: Callable[..., None], name: str, make: Callable[[], Phase]) -> None:
+    set_up_process(torch.device("cpu"))
+    torch.manual_seed(0)
+    tensors, start, index = clip_tensors(), make(), torch.arange(BATCH)
+    contenders = [
+        # Rounding operands to bfloat16 is the error of both: ours is to be no more than twice the other's.
+        Contender("crrl", stepper(start, tensors, index, "auto", bf16=True), 2, relative_to="torch.nn.GRU"),
+        Contender("torch.nn.GRU", stepper(start, tensors, index, "gru_layer=torch", bf16=True), 0.1),
+        Contender("straightforward fp32", straightforward(start, tensors, index), FP32),
+    ]
+    row = Row("training step, NW-UCLA size, B=32, bf16", name, dtype="bf16", bar="straightforward fp32")
+    compare(row, contenders, stepper(start, tensors, index, "reference")())
+
+
+def test_decoder(compare: Callable[..., None]) -> None:
+    """The decoder and its loss, forward and backward: as it is, and by torch.compile."""
+    torch.manual_seed(0)
+    start = reconstruction_phase().module.reconstructor
+    batch = clip_tensors().batch(torch.arange(BATCH))
+    h = start.encoder(batch.x, batch.lengths).detach()
+
+    def decoding(policy: str, compiled: bool) -> Run:
+        part, hints = copy.deepcopy(start), h.clone().requires_grad_()
+        part.compiled = compiled
+
+        def run() -> list[Tensor]:
+            with ops.use_backends(policy):
+                loss = part.loss_r(batch.x, hints, batch.lengths)
+                return [loss.detach(), *torch.autograd.grad(loss, [hints, *part.decoder.parameters()])]
+
+        return run
+
+    contenders = [
+        Contender("crrl", decoding("auto", compiled=False), FP32),
+        Contender("torch.compile", decoding("auto", compiled=True), FP32),
+        Contender("reference", decoding("reference", compiled=False), FP32),
+    ]
+    compare(Row("decoder and loss, forward + backward", "NW-UCLA, B=32"), contenders, decoding("reference", False)())

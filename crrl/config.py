@@ -18,6 +18,7 @@ Recipe = Literal["paper", "tuned"]
 OptimizerName = Literal["sgd", "adam"]
 Schedule = Literal["constant", "steps", "one-cycle"]
 Switch = Literal["auto", "on", "off"]
+Precision = Literal["fp32", "bf16"]
 
 VIEW_JOINTS = {"synthetic": (0, 1, 4, 8), "nw-ucla": (0, 2, 4, 8), "folder": None}
 """Spine base, spine, left and right shoulder. Kinect v1 puts the spine of NW-UCLA a few centimetres above the hips, too
@@ -128,6 +129,8 @@ class Config:
     """Drop the last, short batch of each epoch."""
     weight_decay: float = 1e-4
     """L2 penalty, both steps."""
+    precision: Precision = "fp32"
+    """bf16: matrix products in bfloat16 (torch.autocast), weights, sums and optimizer in float32."""
     max_norm: float = 0.0
     """Gradients whose norm is larger are scaled down to it, both steps; 0: never."""
     capture: Switch = "auto"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 
@@ -32,23 +35,18 @@ class Decoder(nn.Module):
 
 
 class SequenceReconstructor(nn.Module):
-    """Encoder and decoder; the decoder recites the clip forwardly and reversely."""
+    """Encoder and decoder; the decoder recites the clip forwardly and reversely.
+
+    Attributes:
+        compiled: compute the decoder and its loss by torch.compile, as one graph for batches of any size.
+    """
+
+    compiled = False
 
     def __init__(self, encoder: Encoder, decoder: Decoder):
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
-        self._decoded_loss = self.decoded_loss
-
-    def compile_decoder(self) -> None:
-        """From now on compute the decoder and its loss by torch.compile, as one graph for batches of any size."""
-        compiled = torch.compile(self.decoded_loss, dynamic=True, fullgraph=True)
-
-        def run(x: Tensor, h: Tensor, lengths: Tensor) -> Tensor:
-            with torch._dynamo.config.patch(allow_rnn=True):  # else it takes no module derived from torch.nn.GRU
-                return compiled(x, h, lengths)
-
-        self._decoded_loss = run
 
     def reconstruct(self, h: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """x̂ from h_1 and the reversed x̂ from h_T, each row's last valid frame (Algorithm 1, lines 24 and 25).
@@ -60,11 +58,23 @@ class SequenceReconstructor(nn.Module):
         forward, backward = decoded.chunk(2)
         return forward, backward
 
-    def decoded_loss(self, x: Tensor, h: Tensor, lengths: Tensor) -> Tensor:
+    def loss_r(self, x: Tensor, h: Tensor, lengths: Tensor) -> Tensor:
         """L_r (Eq. 1), a scalar, of x [B, T, J·3] recited from its hidden states h [B, T, D]."""
-        return reconstruction_loss(x, *self.reconstruct(h, lengths), lengths)
+        if not self.compiled:
+            return _loss_r(self, x, h, lengths)
+        with torch._dynamo.config.patch(allow_rnn=True):  # else it takes no module derived from torch.nn.GRU
+            return _compiled_loss_r()(self, x, h, lengths)
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """L_r (Eq. 1), a scalar, and the hidden states h [B, T, D], for x [B, T, J·3]."""
         h = self.encoder(x, lengths)
-        return self._decoded_loss(x, h, lengths), h
+        return self.loss_r(x, h, lengths), h
+
+
+def _loss_r(model: SequenceReconstructor, x: Tensor, h: Tensor, lengths: Tensor) -> Tensor:
+    return reconstruction_loss(x, *model.reconstruct(h, lengths), lengths)
+
+
+@cache
+def _compiled_loss_r() -> Callable[..., Tensor]:
+    return torch.compile(_loss_r, dynamic=True, fullgraph=True)

@@ -130,8 +130,7 @@ class Loop:
     Args:
         phase: what is trained. plan: for how long and how. tensors: the clips. train: int64 [N_train], which of them.
         fingerprint: of the data set. run: where metrics and checkpoints go, written by rank 0 alone.
-        first_step: steps of the phases before, for the event log. ranks: the processes that train together.
-        capture: replay each step as one CUDA graph.
+        first_step: steps of the phases before, for the event log. ranks, capture, bf16: as Step takes them.
     """
 
     def __init__(
@@ -145,6 +144,7 @@ class Loop:
         first_step: int,
         ranks: Ranks,
         capture: bool,
+        bf16: bool,
     ):
         self.phase, self.plan, self.tensors, self.run, self.ranks = phase, plan, tensors, run, ranks
         self.fingerprint = fingerprint
@@ -153,7 +153,7 @@ class Loop:
         self.optimizer = plan.make_optimizer(phase)
         rates = plan.rates(self.optimizer)
         self.learning_rates = rates[:, 0].tolist()
-        self.program = Step(phase, self.optimizer, tensors, rates.to(self.device), ranks, capture)
+        self.program = Step(phase, self.optimizer, tensors, rates.to(self.device), ranks, capture, bf16)
         self.first_step = first_step
         self.step = 0
 

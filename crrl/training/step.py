@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
@@ -24,6 +26,7 @@ class Step:
         phase: what is trained. optimizer: of its parameters, with a spare place for each of the phase's losses.
         tensors: the clips. rates: float32 [steps, 4], what the optimizer reads at each step, on the clips' device.
         ranks: the processes that train together. capture: replay full batches as one CUDA graph.
+        bf16: multiply matrices in bfloat16 (torch.autocast).
 
     Attributes:
         number: int64 [1], steps taken. position: int64 [1], clips of the epoch taken, of `order`.
@@ -38,7 +41,8 @@ class Step:
         tensors: ClipTensors,
         rates: Tensor,
         ranks: Ranks,
-        capture: bool,
+        capture: bool = False,
+        bf16: bool = False,
     ):
         self.phase, self.optimizer, self.tensors, self.rates, self.ranks = phase, optimizer, tensors, rates, ranks
         device = rates.device
@@ -47,7 +51,7 @@ class Step:
         self.order = torch.zeros(0, dtype=torch.int64, device=device)
         self.sums = torch.zeros(len(phase.losses), dtype=torch.float64, device=device)
         self.loss = torch.zeros((), device=device)
-        self._capture = capture
+        self._capture, self._bf16 = capture, bf16
         self._full = 0  # full batches run as usual so far
         self._graph: torch.cuda.CUDAGraph | None = None
 
@@ -90,7 +94,8 @@ class Step:
         optimizer, device = self.optimizer, self.rates.device
         index = self.order[self.position + torch.arange(share.clips, device=device)]
         batch = self.tensors.batch(index, self.phase.with_velocity)
-        loss, parts = self.phase.loss(batch, share)
+        with torch.autocast(device.type, torch.bfloat16) if self._bf16 else nullcontext():
+            loss, parts = self.phase.loss(batch, share)
         weight = None if self.ranks.size == 1 else loss.new_full((), share.weight)
         optimizer.collect(torch.autograd.grad(loss, optimizer.parameters, weight))
         losses = torch.stack([loss.detach(), *parts.values()])

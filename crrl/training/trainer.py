@@ -118,8 +118,7 @@ class Trainer:
         decoder = Decoder(encoder.features, channels, ser.decoder_hidden, self.config.encoder.dropout)
         weight = ser.distill_weight if teacher else 0.0
         module = InformationFuser(SequenceReconstructor(encoder, decoder), weight)
-        if fast_paths(self.config, self.device)["decoder"][0] == "compiled":
-            module.reconstructor.compile_decoder()
+        module.reconstructor.compiled = fast_paths(self.config, self.device)["decoder"][0] == "compiled"
         return ReconstructionPhase(module.to(self.device), teacher)
 
     def _load_teacher(self, path: Path) -> Encoder:
@@ -159,5 +158,6 @@ class Trainer:
         if self.ranks.rank > 0:
             torch.manual_seed(self.ranks.seed(plan.seed))  # its own dropout
         capture = fast_paths(self.config, self.device)["step"][0] == "captured"
-        arguments = self.tensors, self.train_clips, fingerprint, self.run, first_step, self.ranks, capture
+        bf16 = self.config.precision == "bf16"
+        arguments = self.tensors, self.train_clips, fingerprint, self.run, first_step, self.ranks, capture, bf16
         Loop(phase, plan, *arguments).fit(own)

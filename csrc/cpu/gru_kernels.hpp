@@ -17,9 +17,9 @@ constexpr int64_t kGates = 3;
 constexpr int64_t kReserved = 4;  // r, z, n and W_hn h + b_hn of every frame, for backward
 constexpr int64_t kWide = 2;      // vectors of columns in a tile of a backward product
 constexpr int64_t kColumns = kWide * kLanes;
-constexpr int64_t kChunk = 256;       // frames projected at a time: what is made of them stays in the cache
-constexpr int64_t kDeep = 256;        // frames of a weight's gradient at a time: their panel stays in the cache
-constexpr int64_t kFrameBlock = 128;  // frames whose dx one thread computes at a time
+constexpr int64_t kChunk = 256;      // frames projected at a time: what is made of them stays in the cache
+constexpr int64_t kDeep = 256;       // frames of a weight's gradient at a time: their panel stays in the cache
+constexpr int64_t kFrameBlock = 64;  // frames whose dx one thread computes at a time
 
 inline int64_t padded(int64_t size) { return round_up(size, kPad); }
 
@@ -31,10 +31,8 @@ inline const Element* frame(const Frames<const void>& x, int64_t b, int64_t t) {
 }
 inline Element* frame(const Frames<void>& x, int64_t b, int64_t t) { return element(x.data) + b * x.row + t * x.step; }
 
-void zero_padding(const GruLayer& layer, const GruPlan& plan, int64_t channels, const Frames<void>& x) {
-  for (int64_t b = 0; b < layer.batch; ++b) {
-    for (int64_t t = plan.lengths[b]; t < layer.steps; ++t) zero(frame(x, b, t), channels);
-  }
+void zero_padding(const GruLayer& layer, const GruPlan& plan, int64_t b, int64_t channels, const Frames<void>& x) {
+  for (int64_t t = plan.lengths[b]; t < layer.steps; ++t) zero(frame(x, b, t), channels);
 }
 
 inline bool runs_back(const GruLayer& layer, int64_t direction) { return direction == 1 && layer.reverse; }
@@ -467,7 +465,7 @@ class BackwardChain {
     for (int64_t i = 0; i < rows; ++i) gates(i, source(i, s));
     for (int64_t column = 0; column < units_; column += kColumns) {
       const Element* panel = scratch_.recurrent_panel(chain_.direction, column);
-      for_tiles(rows, [&](int64_t first, int64_t, auto tile) {
+      for_tiles<kTall>(rows, [&](int64_t first, int64_t, auto tile) {
         constexpr int64_t R = decltype(tile)::value;
         float* dh = dh_ + first * units_ + column;
         Vec sums[R][kWide] = {};
@@ -603,7 +601,7 @@ class WeightGradient {
 
   // sums [channels, kColumns] += a block of the operand, [channels, kDeep], times the panel.
   void accumulate(const Element* operand, int64_t channels, int64_t depth, float* sums) const {
-    for_tiles(channels, [&](int64_t first, int64_t, auto tile) {
+    for_tiles<kTall>(channels, [&](int64_t first, int64_t, auto tile) {
       constexpr int64_t R = decltype(tile)::value;
       Vec block[R][kWide] = {};
       multiply<R, kWide>(operand + first * kDeep, kDeep, panel_, depth, block);
@@ -645,7 +643,7 @@ void input_gradient(const GruBackward& p, const GruPlan& plan, BackwardScratch& 
   const int64_t depth = kGates * scratch.units;
   for (int64_t block = 0; block < scratch.input_blocks; ++block) {
     const int64_t channel = block * kColumns;
-    for_tiles(last - first, [&](int64_t start, int64_t count, auto tile) {
+    for_tiles<kTall>(last - first, [&](int64_t start, int64_t count, auto tile) {
       constexpr int64_t R = decltype(tile)::value;
       Vec sums[R][kWide] = {};
       for (int64_t d = 0; d < p.layer.directions; ++d) {
@@ -687,11 +685,12 @@ void forward(const GruForward& p, const GruPlan& plan, int threads) {
   ForwardWeights weights(layer);
   ForwardScratch scratch(layer, cut.chains, cut.rows);
   const int64_t unit_blocks = weights.units / kLanes;
-  zero_padding(layer, plan, layer.directions * layer.hidden, p.y);
 #pragma omp parallel num_threads(threads)
   {
     [[maybe_unused]] const Products products;
     [[maybe_unused]] const FlushDenormals flush;
+#pragma omp for schedule(static) nowait
+    for (int64_t b = 0; b < layer.batch; ++b) zero_padding(layer, plan, b, layer.directions * layer.hidden, p.y);
 #pragma omp for schedule(static)
     for (int64_t item = 0; item < layer.directions * unit_blocks; ++item) {
       weights.pack(layer, item / unit_blocks, item % unit_blocks * kLanes);
@@ -770,11 +769,13 @@ void backward(const GruBackward& p, const GruPlan& plan, int threads) {
   const Preparation preparation(p, plan, scratch);
   const int64_t columns = kParts * scratch.units / kColumns;
   const int64_t frame_blocks = p.dx.data == nullptr ? 0 : blocks(scratch.inputs_given, kFrameBlock);
-  if (p.dx.data != nullptr && !layer.repeated) zero_padding(layer, plan, layer.input, p.dx);
+  const int64_t padded_rows = p.dx.data == nullptr || layer.repeated ? 0 : layer.batch;
 #pragma omp parallel num_threads(threads)
   {
     [[maybe_unused]] const Products products;
     [[maybe_unused]] const FlushDenormals flush;
+#pragma omp for schedule(static) nowait
+    for (int64_t b = 0; b < padded_rows; ++b) zero_padding(layer, plan, b, layer.input, p.dx);
 #pragma omp for schedule(dynamic)
     for (int64_t piece = 0; piece < preparation.pieces(); ++piece) preparation.run(piece);
 #pragma omp for schedule(dynamic)

@@ -12,6 +12,11 @@ namespace CRRL_ISA {
 namespace {
 
 constexpr int64_t kRows = CRRL_ROWS;
+#ifdef CRRL_AMX
+constexpr int64_t kTall = kRows;
+#else
+constexpr int64_t kTall = kRows * 3 / 2;  // rows of a tile of two vectors, where kRows is that of three
+#endif
 
 // Elements that one instruction multiplies along the depth of a product; depths are padded to this with zeros.
 #if defined(CRRL_AMX)
@@ -182,9 +187,9 @@ inline void run_tile(int64_t first, int64_t rows, const Tile& tile) {
 }
 
 // Calls tile(first, rows, Rows<R>) for tiles of `count` rows; R >= rows, and R rows can be read.
-template <typename Tile>
+template <int64_t R = kRows, typename Tile>
 inline void for_tiles(int64_t count, const Tile& tile) {
-  for (int64_t i = 0; i < count; i += kRows) run_tile(i, least(kRows, count - i), tile);
+  for (int64_t i = 0; i < count; i += R) run_tile<R>(i, least(R, count - i), tile);
 }
 
 // Interleaves rows k, k + 1, ... of a matrix as a panel takes them: `count` rows of `width` columns, `stride` apart,

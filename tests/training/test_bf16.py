@@ -47,13 +47,12 @@ def loss_curve(phase: Phase, tensors: ClipTensors, bf16: bool) -> Tensor:
     parameters = [p for p in phase.module.parameters() if p.requires_grad]
     optimizer = FlatAdam(parameters, lr=1e-3, follow=phase.follow, spare=len(phase.losses))
     rates = torch.tensor([optimizer.rates(1e-3, 0.9, step + 1) for step in range(STEPS)])
-    step = Step(phase, optimizer, tensors, rates, Ranks(), capture=False)
+    step = Step(phase, optimizer, tensors, rates, Ranks(), bf16=bf16)
     order = torch.Generator().manual_seed(1)
     step.begin_epoch(torch.cat([torch.randperm(64, generator=order)[:16] for _ in range(STEPS)]), 0)
     losses = []
     for _ in range(STEPS):
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            step(Ranks().share(16), full=True)
+        step(Ranks().share(16), full=True)
         losses.append(step.loss.clone())
     return torch.stack(losses)
 

@@ -53,7 +53,7 @@ def make(phase: Phase, device: str = "cpu", max_norm: float = 0.0) -> tuple[Step
     optimizer = FlatAdam(parameters, follow=phase.follow, spare=len(phase.losses), max_norm=max_norm)
     rates = torch.tensor([optimizer.rates(1e-2, 0.9, step) for step in range(1, 7)])
     tensors = ClipTensors(clips(), torch.device(device))
-    return Step(phase, optimizer, tensors, rates.to(device), Ranks(), capture=False), optimizer
+    return Step(phase, optimizer, tensors, rates.to(device), Ranks()), optimizer
 
 
 @pytest.mark.parametrize("start", PHASES)

@@ -87,8 +87,9 @@ def test_fused_prints_operator_backend_and_reason(
 ) -> None:
     train.main([*options, "--fused", "--out", str(tmp_path / "run")])
     table = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
-    expected = [["operator", "backend", "why"], *map(list, ops.choices(ops.Case("cpu", torch.float32)))]
-    assert table == expected
+    *operators, decoder, step = table
+    assert operators == [["operator", "backend", "why"], *map(list, ops.choices(ops.Case("cpu", torch.float32)))]
+    assert [decoder[:2], step[:2]] == [["decoder", "eager"], ["step", "eager"]]
 
 
 @pytest.mark.parametrize("method", ["cml", "ser"])
