@@ -486,6 +486,9 @@ class BackwardChain {
     Element* parts;
   };
 
+  // Elements from a frame's reserve to that of the frame which the next step takes.
+  int64_t to_next_reserve() const { return (runs_back(layer_, chain_.direction) ? 1 : -1) * kReserved * units_; }
+
   Source source(int64_t i, int64_t s) const {
     const int64_t d = chain_.direction, b = chain_.row(i), t = chain_.time(i, s);
     const int64_t number = chain_.plan->starts[b] + t;
@@ -497,8 +500,10 @@ class BackwardChain {
   void gates(int64_t i, const Source& now) {
     Element* operand = operand_ + i * kGates * units_;
     float* dh = dh_ + i * units_;
+    const Element* next = now.reserve + to_next_reserve();  // only fetched: there may be no such frame
     for (int64_t unit = 0; unit < units_; unit += kLanes) {
       const int64_t count = layer_.hidden - unit;
+      for (int64_t part = 0; part < kReserved; ++part) __builtin_prefetch(next + part * units_ + unit, 0, 2);
       const Vec r = load(now.reserve + unit), z = load(now.reserve + units_ + unit);
       const Vec n = load(now.reserve + 2 * units_ + unit), n_h = load(now.reserve + 3 * units_ + unit);
       const Vec h = now.before == nullptr || count <= 0 ? Vec{} : load(now.before + unit, count);
@@ -614,10 +619,16 @@ class WeightGradient {
 
   // The sums as rows of dW, [units, channels].
   void write(const float* sums, int64_t channels, Element* dw) const {
-    for (int64_t c = 0; c < channels; ++c) {
-      Element narrow[kColumns];
-      for (int64_t v = 0; v < kWide; ++v) store(narrow + v * kLanes, load(sums + c * kColumns + v * kLanes));
-      for (int64_t j = 0; j < least(kColumns, layer_.hidden - unit_); ++j) dw[j * channels + c] = narrow[j];
+    for (int64_t v = 0; v < kWide; ++v, sums += kLanes, dw += kLanes * channels) {
+      const int64_t units = least(kLanes, layer_.hidden - unit_ - v * kLanes);
+      for (int64_t c = 0; c < channels; c += kLanes) {
+        IntVec rows[kLanes] = {};
+        for (int64_t i = 0; i < least(kLanes, channels - c); ++i) {
+          std::memcpy(&rows[i], sums + (c + i) * kColumns, sizeof(IntVec));
+        }
+        transpose_words(rows);
+        for (int64_t j = 0; j < units; ++j) store(dw + j * channels + c, (Vec)rows[j], channels - c);
+      }
     }
   }
 
