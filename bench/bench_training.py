@@ -16,7 +16,7 @@ from bench.timing import Contender
 from crrl import ops
 from crrl.data import Batch, Clips, ClipTensors
 from crrl.models import ContrastiveMotionLearner, Decoder, Encoder, InformationFuser, SequenceReconstructor
-from crrl.optim import FlatAdam
+from crrl.optim import FlatAdam, views
 from crrl.train import set_up_process
 from crrl.training.phases import ContrastPhase, Phase, ReconstructionPhase
 from crrl.training.ranks import Ranks
@@ -71,7 +71,7 @@ def stepper(start: Phase, tensors: ClipTensors, index: Tensor, policy: str, bf16
         step.number.zero_()
         with ops.use_backends(policy):
             step(Ranks().share(len(index)), full=True)
-        return [step.loss, optimizer.gradients]
+        return [step.loss, *views(optimizer.gradients, parameters)]
 
     return run
 

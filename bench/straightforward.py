@@ -69,12 +69,11 @@ class Stepper(nn.Module):
         self.optimizer = torch.optim.Adam(self.trained, lr=0)
 
     def update(self, loss: Tensor) -> list[Tensor]:
-        """The loss and the gradients of all parameters, end to end."""
+        """The loss and the gradients of all parameters."""
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        gradients = [parameter.grad.reshape(-1) for parameter in self.trained if parameter.grad is not None]
-        return [loss.detach(), torch.cat(gradients)]
+        return [loss.detach(), *(parameter.grad for parameter in self.trained if parameter.grad is not None)]
 
 
 class Contrast(Stepper):

@@ -61,10 +61,14 @@ def seconds(run: Run) -> float:
 
 
 def first_call(run: Run) -> tuple[Sequence[Tensor], float]:
-    """A call's results, and the seconds that one takes: of a second call where a cold start would count."""
+    """A call's results, and the seconds that one takes: of a second call where a cold start would count.
+
+    The results are copies: a call may give the memory that its next call writes.
+    """
     start = time.perf_counter()
     results = run()
     taken = time.perf_counter() - start
+    results = [result.clone() for result in results]
     return results, taken if taken >= LONG_S else seconds(run)
 
 
