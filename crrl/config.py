@@ -134,7 +134,7 @@ class Config:
     max_norm: float = 0.0
     """Gradients whose norm is larger are scaled down to it, both steps; 0: never."""
     capture: Switch = "auto"
-    """On a GPU replay each step as one CUDA graph; auto: with --fused."""
+    """On a GPU, with --fused, replay each step as one CUDA graph."""
     compile_decoder: Switch = "auto"
     """Compile the decoder and its loss by torch.compile; auto: with --fused on a GPU."""
     checkpoint_every: int = 200
@@ -148,6 +148,9 @@ class Config:
         _require(0 <= self.seed < 2**31, f"seed is {self.seed}: it must be in [0, 2^31)")
         _require(self.batch_size > 0, f"batch_size is {self.batch_size}: at least 1 is needed")
         _require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}: it must not be negative")
+        _require(
+            self.capture != "on" or self.fused, "capture needs --fused: the reference reads lengths from the device"
+        )
         _require(self.max_norm >= 0, f"max_norm is {self.max_norm}: it must not be negative")
         _require(self.checkpoint_every > 0, f"checkpoint_every is {self.checkpoint_every}: at least 1 is needed")
         _require(self.teacher is None or self.method == "crrl", f"a teacher serves method crrl, not {self.method}")

@@ -35,6 +35,11 @@ def test_a_config_goes_through_json_and_back(dataset: Dataset, recipe: Recipe) -
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
+def test_a_capture_without_fused_is_refused() -> None:
+    with pytest.raises(CrrlError, match="capture needs --fused"):
+        replace(preset(), capture="on")
+
+
 @pytest.mark.parametrize("dataset", DATASETS)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_command_line_starts_from_the_preset(dataset: Dataset, recipe: Recipe) -> None:

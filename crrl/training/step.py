@@ -78,7 +78,8 @@ class Step:
             self._run_aside(share)
         else:
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
+            # thread_local: other threads, such as the one that watches over NCCL, may go on asking the device things.
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
                 self._run(share)
             self._graph.replay()
 

@@ -126,9 +126,10 @@ def test_the_keys_follow_after_each_step_and_enter_the_queue() -> None:
         ("cpu", True, "auto", ("eager", "eager")),
         ("cpu", True, "on", ("compiled", "eager")),
         ("cuda", False, "auto", ("eager", "eager")),
+        ("cuda", False, "off", ("eager", "eager")),
         ("cuda", True, "auto", ("compiled", "captured")),
         ("cuda", True, "off", ("eager", "eager")),
-        ("cuda", False, "on", ("compiled", "captured")),
+        ("cuda", True, "on", ("compiled", "captured")),
     ],
 )
 def test_fast_paths_are_chosen_forced_and_forbidden(

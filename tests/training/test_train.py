@@ -92,6 +92,15 @@ def test_fused_prints_operator_backend_and_reason(
     assert [decoder[:2], step[:2]] == [["decoder", "eager"], ["step", "eager"]]
 
 
+def test_a_run_in_bf16_has_about_the_losses_of_one_in_fp32(options: list[str], tmp_path: Path) -> None:
+    options = [*options, "--recipe", "tuned", "--dropout", "0"]
+    for precision in ("fp32", "bf16"):
+        train.main([*options, "--precision", precision, "--out", str(tmp_path / precision)])
+    losses = [[record["loss"] for record in metrics(tmp_path / precision)] for precision in ("fp32", "bf16")]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
 @pytest.mark.parametrize("method", ["cml", "ser"])
 def test_one_part_alone(options: list[str], tmp_path: Path, method: str) -> None:
     run = tmp_path / "run"
