@@ -8,6 +8,7 @@
 
 #include "amx.hpp"
 #include "gru_plan.hpp"
+#include "isa.hpp"
 
 namespace crrl {
 
@@ -37,16 +38,14 @@ struct Kernels {
 // The fastest first.
 const std::vector<Kernels>& all_kernels() {
 #if defined(__x86_64__)
-  static const bool has_avx512 =
-      __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  static const bool has_avx512_bf16 = has_avx512 && __builtin_cpu_supports("avx512bf16");
+  static const bool has_avx512_bf16 = has_avx512() && __builtin_cpu_supports("avx512bf16");
 #endif
   static const std::vector<Kernels> kernels = {
 #if defined(__x86_64__)
       {"amx", true, has_avx512_bf16 && has_amx_bf16(), amx::forward, amx::backward},
       {"avx512_bf16", true, has_avx512_bf16, avx512_bf16::forward, avx512_bf16::backward},
-      {"avx512", false, has_avx512, avx512::forward, avx512::backward},
-      {"avx2", false, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), avx2::forward, avx2::backward},
+      {"avx512", false, has_avx512(), avx512::forward, avx512::backward},
+      {"avx2", false, has_avx2(), avx2::forward, avx2::backward},
 #endif
       {"plain", false, true, plain::forward, plain::backward},
   };

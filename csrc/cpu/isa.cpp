@@ -14,16 +14,25 @@ struct Known {
 
 }  // namespace
 
-Isa choose_isa(const char* name) {
+bool has_avx512() {
 #if defined(__x86_64__)
-  static const bool has_avx512 =
-      __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  static const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 #else
-  constexpr bool has_avx512 = false, has_avx2 = false;
+  return false;
 #endif
+}
+
+bool has_avx2() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+  return false;
+#endif
+}
+
+Isa choose_isa(const char* name) {
   const Known fastest_first[] = {
-      {"avx512", Isa::kAvx512, has_avx512}, {"avx2", Isa::kAvx2, has_avx2}, {"plain", Isa::kPlain, true}};
+      {"avx512", Isa::kAvx512, has_avx512()}, {"avx2", Isa::kAvx2, has_avx2()}, {"plain", Isa::kPlain, true}};
   for (const Known& known : fastest_first) {
     if (name != nullptr && known.name != std::string(name)) continue;
     if (known.available) return known.isa;

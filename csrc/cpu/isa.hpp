@@ -9,6 +9,9 @@ struct IsaKernels {
   Kernel avx512, avx2, plain;
 };
 
+bool has_avx512();
+bool has_avx2();  // and FMA
+
 enum class Isa { kAvx512, kAvx2, kPlain };
 
 // The set of that name, or for null the fastest that this processor has. Throws std::invalid_argument where there is no
