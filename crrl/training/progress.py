@@ -9,7 +9,6 @@ from types import TracebackType
 
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from crrl.files import explain_os_errors
@@ -60,6 +59,8 @@ class Progress:
     ):
         self.run, self.phase, self.epochs, self._silent = run, phase, epochs, silent
         if not silent:
+            from torch.utils.tensorboard import SummaryWriter  # here, so that a step can be had without TensorBoard
+
             with self._explain():
                 self._events = SummaryWriter(str(run.path), purge_step=first_step + 1)
         self._bar = tqdm(
