@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 import subprocess
+import sys
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -78,3 +80,31 @@ def processor() -> str:
     except OSError:
         return platform.processor()
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def gpu_machine(measured: str) -> dict[str, Any]:
+    """What was measured on, and when. measured: the commit."""
+    gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": measured or None,
+        "GPU": gpu and gpu.name,
+        "multiprocessors": gpu and gpu.multi_processor_count,
+        "L2": gpu and f"{gpu.L2_cache_size / 2**20:.0f} MiB",
+        "driver": driver(),
+        "CUDA of torch": torch.version.cuda,
+        "cuDNN": torch.backends.cudnn.version(),
+        "torch": torch.__version__,
+        "triton": installed("triton"),
+        "Python": sys.version.split()[0],
+    }
+
+
+def driver() -> str | None:
+    """The driver's version, by nvidia-smi."""
+    try:
+        asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        said = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=30).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return said.splitlines()[0].strip() if said.strip() else None

@@ -28,7 +28,8 @@ def crrl_gru(p: Problem, dtype: str, backward: bool) -> Run:
     else:
         module = GRU(case.inputs, case.hidden, case.layers, batch_first=True, bidirectional=True)
     module.load_state_dict(p.gru.state_dict())
-    return differentiable(module.to(DTYPES[dtype]), p, dtype, backward, lambda gru, x: gru(x, lengths=p.lengths))
+    module = module.to(p.x.device, DTYPES[dtype])
+    return differentiable(module, p, dtype, backward, lambda gru, x: gru(x, lengths=p.lengths))
 
 
 def torch_fp32(p: Problem, dtype: str, backward: bool) -> Run:

@@ -74,7 +74,7 @@ def _machine_table(machine: dict[str, Any], peaks: dict[str, float]) -> str:
         for name, text in value.items()
     ]
     facts += [(f"peak, {unit}", f"{gflops:.0f} GFLOP/s") for unit, gflops in peaks.items()]
-    return _table(
+    return table(
         ["machine", ""], [[str(key), "not installed" if value is None else str(value)] for key, value in facts]
     )
 
@@ -86,7 +86,7 @@ def _headlines(rows: Sequence[Row], peaks: dict[str, float]) -> str:
         ratio = row.times_as_fast(bar)
         versus = [f"{bar} {row.median_ms()[bar]:.2f}", f"**{ratio:.2f}×**"] if ratio else [f"{bar} (absent)", "–"]
         lines.append([f"{row.group}: {row.title}", *_figures(row, name, peaks), *versus, _best(row, best)])
-    return _table(["", "crrl, ms", "GFLOP/s", "% of peak", "to beat, ms", "crrl is", "best peer"], lines)
+    return table(["", "crrl, ms", "GFLOP/s", "% of peak", "to beat, ms", "crrl is", "best peer"], lines)
 
 
 def _group_table(rows: Sequence[Row], peaks: dict[str, float]) -> str:
@@ -97,7 +97,7 @@ def _group_table(rows: Sequence[Row], peaks: dict[str, float]) -> str:
         medians = row.median_ms()
         others = [f"{medians[name]:.2f}" if name in medians else "–" for name in peers]
         lines.append([row.title, *_figures(row, ours, peaks), *others, _best(row, row.best_peer())])
-    return _table(["", f"{ours}, ms", "GFLOP/s", "% of peak", *(f"{name}, ms" for name in peers), "best peer"], lines)
+    return table(["", f"{ours}, ms", "GFLOP/s", "% of peak", *(f"{name}, ms" for name in peers), "best peer"], lines)
 
 
 def _figures(row: Row, name: str, peaks: dict[str, float]) -> list[str]:
@@ -130,7 +130,7 @@ def _named(rows: Sequence[Row], group: str, titles: Sequence[str]) -> str:
     return group if all_of_it else f"{group} ({'; '.join(titles)})"
 
 
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     rule = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, rule, *lines])
 

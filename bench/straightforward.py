@@ -29,7 +29,7 @@ def as_torch(gru: nn.GRU) -> nn.GRU:
 
 
 def collate(clips: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Clips [T, C] as x [B, T, C] and lengths [B]."""
+    """Clips [T, C] as x [B, T, C] and lengths [B], on the CPU as torch packs rows by them."""
     return pad_sequence(list(clips), batch_first=True), torch.tensor([len(clip) for clip in clips])
 
 
@@ -52,12 +52,12 @@ def mask(lengths: Tensor, frames: int) -> Tensor:
 
 def average(h: Tensor, lengths: Tensor) -> Tensor:
     """TAP."""
-    valid = mask(lengths, h.shape[1])[:, :, None]
+    valid = mask(lengths, h.shape[1])[:, :, None].to(h.device)
     return (h * valid).sum(1) / valid.sum(1)
 
 
 class Stepper(nn.Module):
-    """One step of Adam at learning rate 0 on the clips `index`, again and again."""
+    """One step of Adam at learning rate 0 on the clips `index`, again and again, where they lie."""
 
     def __init__(self, tensors: ClipTensors, index: Tensor):
         super().__init__()
@@ -65,6 +65,7 @@ class Stepper(nn.Module):
         self.clips = [tensors.frames[offsets[i] : offsets[i + 1]] for i in index.tolist()]
 
     def start(self) -> None:
+        self.to(self.clips[0].device)
         self.trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.Adam(self.trained, lr=0)
 
@@ -98,7 +99,7 @@ class Contrast(Stepper):
         q = F.normalize(self.query_mlp(average(run_packed(self.query_encoder, x, lengths), lengths)), dim=1)
         positive, negative = torch.einsum("nc,nc->n", q, k)[:, None], torch.einsum("nc,kc->nk", q, self.queue)
         logits = torch.cat([positive, negative], dim=1) / self.temperature
-        results = self.update(F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.int64)))
+        results = self.update(F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.int64, device=q.device)))
         self.queue[self.pointer : self.pointer + len(k)] = k
         self.pointer = (self.pointer + len(k)) % len(self.queue)
         return results
@@ -119,8 +120,8 @@ class Reconstruction(Stepper):
         """One direction of Eq. 1."""
         frames = target.shape[1]
         decoded = self.output(self.decoder(hint[:, None].repeat(1, frames, 1))[0])
-        squared = ((target - decoded) ** 2).sum(2) * mask(lengths, frames)
-        return (squared.sum(1) / lengths).mean()
+        squared = ((target - decoded) ** 2).sum(2) * mask(lengths, frames).to(target.device)
+        return (squared.sum(1) / lengths.to(target.device)).mean()
 
     def forward(self) -> list[Tensor]:
         assert self.mlp is not None

@@ -40,7 +40,7 @@ class Contender:
 
 def errors(got: Sequence[Tensor], expected: Sequence[Tensor]) -> list[float]:
     """Per result, the norm of the difference over the norm of what is expected, both taken in float64."""
-    pairs = [(g.double(), e.double()) for g, e in zip(got, expected, strict=True)]
+    pairs = [(g.cpu().double(), e.cpu().double()) for g, e in zip(got, expected, strict=True)]
     return [float((g - e).norm() / e.norm().clamp_min(1e-30)) for g, e in pairs]
 
 

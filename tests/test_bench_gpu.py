@@ -1,0 +1,285 @@
+"""The bench on a GPU as far as it can be proved without one: arithmetic, page, stages, and the parity of its rows."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+# As in bench/conftest.py: pytest alone does not look for modules in the repository root.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench import bench_gpu, gpu_check, gpu_models, gpu_operators, gpu_report, gpu_timing, processes
+from bench.cases import Case, Run
+from bench.gpu_rows import Bar, GpuRow, Stage
+from bench.gpu_timing import Entry, GpuContender
+from bench.steps import Training, contrast_phase, reconstruction_phase
+
+CPU = torch.device("cpu")
+SMALL = Case("small", batch=3, frames=5, inputs=7, hidden=6, shortest=2)
+FLOOR, PEER = Bar("ours", 1.5), Bar("ours", 3.0, "theirs")
+
+
+def row(**changes: object) -> GpuRow:
+    calls = {"ours": [0.010, 0.012, 0.9], "theirs": [0.042]}
+    return GpuRow("InfoNCE", "K=64", **{"calls_ms": calls, "bytes": 8e6, "bars": (FLOOR, PEER), **changes})  # type: ignore[arg-type]
+
+
+def copy_row() -> GpuRow:
+    return GpuRow(gpu_report.COPY, "4 GiB", calls_ms={"copy_": [2.0]}, bytes=2e9)
+
+
+def test_floors_and_bars() -> None:
+    speed = gpu_report.bandwidth([row(), copy_row()])
+    assert speed == pytest.approx(1e12)
+    assert row().floor_us(speed) == pytest.approx(8)
+    assert (row().reached(FLOOR, speed), row().reached(PEER, speed)) == (pytest.approx(1.5), pytest.approx(3.5))
+    assert row().holds(FLOOR, speed)
+    assert not row().holds(FLOOR, 1.1 * speed)
+    assert row().holds(PEER, None)
+    assert not row().holds(Bar("ours", 3.6, "theirs"), None)
+
+
+@pytest.mark.parametrize("bar", [FLOOR, Bar("nobody", 1.0), Bar("ours", 3.0, "nobody")])
+def test_a_bar_whose_figure_is_missing_is_neither_reached_nor_missed(bar: Bar) -> None:
+    assert row().holds(bar, None) is None
+    assert row(calls_ms={}).holds(bar, 1e12) is None
+    assert gpu_report.bandwidth([row()]) is None
+
+
+def test_a_row_survives_json() -> None:
+    made = row(absent={"torch.compile": "not here"}, predicted_us=4.0)
+    assert GpuRow.from_json(json.loads(json.dumps(made.as_json()))) == made
+
+
+def test_the_page_says_it_all(tmp_path: Path) -> None:
+    stages = [
+        Stage("tests", False, 12.3, "1 failed, 2 passed", "E  assert 0"),
+        Stage("sanitizer", None, detail="not | here"),
+    ]
+    broken = GpuRow("steps", "CML", bars=(PEER,), failed="RuntimeError: out of luck")
+    wrong = GpuRow("steps", "SER", refused="ours: result 0 is off", absent={"theirs": "ValueError: no"})
+    gpu_report.write(tmp_path, {"GPU": "any", "driver": None}, stages, [copy_row(), row(predicted_us=4), broken, wrong])
+    text = (tmp_path / "gpu.md").read_text()
+    for said in (
+        *("| copy bandwidth | 1.00 TB/s", "| driver | not known |", "| tests | **failed** | 12 | 1 failed, 2 passed |"),
+        *(
+            "| sanitizer | not run | 0 | not / here |",
+            "E  assert 0",
+            "at least 3× as fast as theirs | 3.50× | reached |",
+        ),
+        *("| K=64 | 12 | 42 | 8 | 1.50× | 4 | 3.00× |", "steps, CML: RuntimeError: out of luck", "| not known |"),
+        *("steps, SER: ours: result 0 is off", "steps, SER: theirs: ValueError: no"),
+    ):
+        assert said in text, said
+    kept = json.loads((tmp_path / "gpu.json").read_text())
+    assert kept["rows"][1]["bars"][1]["holds"] is True
+    assert kept["rows"][1]["contenders"]["ours"]["median_us"] == 12
+    assert [stage["passed"] for stage in kept["stages"]] == [False, None]
+
+
+def test_a_page_without_any_row_or_stage_is_written(tmp_path: Path) -> None:
+    gpu_report.write(tmp_path, {}, [], [])
+    assert json.loads((tmp_path / "gpu.json").read_text())["copy_bytes_per_second"] is None
+
+
+def test_who_is_wrong_or_breaks_is_not_timed_and_the_others_are() -> None:
+    def contender(name: str, value: float) -> GpuContender:
+        return GpuContender(name, lambda: [torch.full((3,), value)], 1e-3, calls=2)
+
+    def breaks() -> GpuContender:
+        raise ValueError("no graph\nof this")
+
+    builds = {"ours": partial(contender, "ours", 1.0), "off": partial(contender, "off", 1.1), "broken": breaks}
+    found = gpu_timing.fill(Entry(row(calls_ms={}), builds, lambda: [torch.ones(3)]), rounds=2)
+    assert [len(calls) for calls in found.calls_ms.values()] == [2]
+    assert "off: result 0 is off by 1.0e-01" in (found.refused or "")
+    assert found.absent == {"broken": "ValueError: no graph"}
+    late = gpu_timing.fill(Entry(row(calls_ms={}), builds, breaks), rounds=2)  # type: ignore[arg-type]
+    assert late.failed == "ValueError: no graph"
+
+
+def test_series_and_turns() -> None:
+    said: list[int] = []
+    run = gpu_timing.in_turn([lambda: said.append(1) or [], lambda: said.append(2) or []])  # type: ignore[func-returns-value]
+    assert gpu_timing.series_s(run, 5) > 0
+    assert said == [1, 2, 1, 2, 1]
+    assert [gpu_timing.runs_within(s) for s in (1.0, gpu_timing.SERIES_S / 10, 0.0)] == [1, 10, gpu_timing.MOST_CALLS]
+
+
+@pytest.fixture
+def _no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph's replay is all its calls, one after the other; nothing is warmed up for long."""
+
+    def replayed(runs: Sequence[Run]) -> Run:
+        def replay() -> Sequence[Tensor]:
+            results = [run() for run in runs]
+            return results[0]
+
+        return replay
+
+    def uncaptured(*arguments: object, capture: bool = False) -> Training:
+        return Training(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(gpu_timing, "replayed", replayed)
+    monkeypatch.setattr(gpu_models, "Training", uncaptured)
+    monkeypatch.setattr(gpu_timing, "WARM_S", 0.0)
+    monkeypatch.setattr(gpu_timing, "SERIES_S", 0.0)
+
+
+ENTRIES: dict[str, Callable[[], Entry]] = {
+    "copy": lambda: gpu_operators.copy_entry(CPU, 10_000),
+    "info_nce": lambda: gpu_operators.info_nce_entry(CPU, 12, "fp32", 4.0, (FLOOR,), batch=3, features=8),
+    "adam": lambda: gpu_operators.optimizer_entry(CPU, True, 3.0, channels=6, hidden=4),
+    "sgd": lambda: gpu_operators.optimizer_entry(CPU, False, 3.0, channels=6, hidden=4),
+    "gather": lambda: gpu_operators.gather_entry(CPU, "any", 6, 12, 3.0, clips=20, batch=4),
+    "gru": lambda: gpu_models.gru_entry(CPU, False, 3.0, SMALL),
+    "gru backward": lambda: gpu_models.gru_entry(CPU, True, 3.0, SMALL),
+    "decoder": lambda: gpu_models.decoder_entry(CPU, False, 3.0, (3, 4, 6, 5)),
+    "cml": lambda: gpu_models.step_entry(CPU, "CML", partial(contrast_phase, hidden=8), ("any", 4, 14), 3.0, batch=6),
+    "ser": lambda: gpu_models.step_entry(
+        CPU, "S", partial(reconstruction_phase, hidden=8), ("any", 4, 14), 3.0, batch=6
+    ),
+}
+
+
+@pytest.mark.usefixtures("_no_graphs")
+@pytest.mark.parametrize("name", ENTRIES)
+def test_every_contender_of_a_row_is_right(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    pytest.importorskip("crrl._cpu", reason="the C++ extension is not built")
+    monkeypatch.setattr(torch, "compile", lambda function, **settings: function)
+    entry = ENTRIES[name]()
+    found = gpu_timing.fill(entry, rounds=1)
+    assert (found.refused, found.failed, found.absent) == (None, None, {})
+    assert list(found.calls_ms) == list(entry.builds)
+    assert max(found.errors.values()) < 1e-5  # on the CPU all of them are exact
+
+
+def test_the_decoder_is_compiled_in_a_row_of_its_own() -> None:
+    assert [*gpu_models.decoder_entry(CPU, True, 3.0, (3, 4, 6, 5)).builds] == ["crrl, torch.compile", "crrl, eager"]
+
+
+def test_bytes_of_the_rows() -> None:
+    assert gpu_operators.queue_bytes(65_536, 32, 512, 4) == 4 * 512 * (65_536 + 96)
+    numbers = sum(tensor.numel() for tensor in gpu_operators.optimizer_tensors(CPU, 150, 256)[0])
+    assert numbers == pytest.approx(2.3e6, rel=0.02)
+
+
+def test_every_prediction_is_a_rows() -> None:
+    made = [entry for group in bench_gpu.GROUPS.values() for entry in group(torch.device("meta"))]
+    assert len(made) == 5 + 4 + 3 + 4 + 1
+    assert set(bench_gpu.PREDICTED.values()) <= {value for entry in made for value in entry.args}
+
+
+def test_an_entry_that_cannot_be_made_is_a_row_that_says_so() -> None:
+    def entry() -> Entry:
+        raise RuntimeError("no memory")
+
+    assert bench_gpu.run_row("steps", partial(entry)).failed == "RuntimeError: no memory"
+
+
+def test_a_command_and_its_children_end_with_its_time() -> None:
+    done = processes.run([sys.executable, "-c", "print('said'); import time; time.sleep(60)"], 2.0)
+    assert (done.code, done.output) == (None, "said\n")
+    stage = gpu_check.stage_of("tests", done, True, "")
+    assert stage.passed is False
+    assert stage.detail.startswith("stopped after")
+    ended = processes.run(
+        [sys.executable, "-c", "import os; print(os.environ['A']); raise SystemExit(3)"], 30, {"A": "b"}
+    )
+    assert (ended.code, ended.output) == (3, "b\n")
+
+
+def test_pytests_last_words_are_counted() -> None:
+    output = "5 passed in a name\n===== 1 failed, 12 passed, 3 skipped, 40 deselected in 5.02s =====\n"
+    assert processes.counted(output) == {"failed": 1, "passed": 12, "skipped": 3, "deselected": 40}
+    assert processes.described({}) == "no test reported"
+    assert processes.counted("nothing") == {}
+
+
+@pytest.fixture
+def check(tmp_path: Path) -> gpu_check.Check:
+    return gpu_check.Check(deadline=1e18, folder=tmp_path, commit="abc-dirty")
+
+
+def test_stages_run_on_whatever_becomes_of_one(monkeypatch: pytest.MonkeyPatch, check: gpu_check.Check) -> None:
+    def passes(check: gpu_check.Check) -> Stage:
+        return Stage("passes", True, 1.0, "3 passed")
+
+    def breaks(check: gpu_check.Check) -> Stage:
+        raise OSError("no such tool")
+
+    def missing(check: gpu_check.Check) -> Stage:
+        return Stage("missing", None, detail="not on this machine")
+
+    monkeypatch.setattr(gpu_check, "STAGES", {"passes": passes, "breaks": breaks, "missing": missing})
+    assert not gpu_check.run_stages(["breaks", "passes", "missing"], check)
+    assert [stage.passed for stage in check.stages] == [False, True, None]
+    text = (check.folder / "gpu.md").read_text()
+    assert "OSError: no such tool" in text
+    assert "| commit | abc-dirty |" in text
+    check.stages.clear()
+    assert gpu_check.run_stages(["passes", "missing"], check)
+
+
+def finished(code: int | None, output: str) -> Callable[..., processes.Finished]:
+    return lambda *arguments: processes.Finished(code, output, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("code", "output", "passed"),
+    [
+        (0, "========= ERROR SUMMARY: 0 errors\n9 passed in 3s", True),
+        (86, "========= ERROR SUMMARY: 2 errors\n9 passed in 3s", False),
+        (0, "9 passed in 3s", False),
+        (0, "========= ERROR SUMMARY: 0 errors\n9 skipped in 3s", False),
+        (None, "", False),
+    ],
+)
+def test_the_memory_checker_passes_only_with_a_clean_verdict_on_tests_that_ran(
+    monkeypatch: pytest.MonkeyPatch, check: gpu_check.Check, code: int | None, output: str, passed: bool
+) -> None:
+    monkeypatch.setattr(gpu_check.shutil, "which", lambda *arguments, **settings: "/any/compute-sanitizer")
+    monkeypatch.setattr(gpu_check, "run", finished(code, output))
+    assert gpu_check.sanitizer(check).passed is passed
+    monkeypatch.setattr(gpu_check.shutil, "which", lambda *arguments, **settings: None)
+    assert gpu_check.sanitizer(check).passed is None
+
+
+def test_a_group_that_is_ended_leaves_its_rows_and_a_reason(
+    monkeypatch: pytest.MonkeyPatch, check: gpu_check.Check
+) -> None:
+    def run(command: Sequence[str], limit_s: float) -> processes.Finished:
+        group, path = command[-2:]
+        Path(path).write_text(json.dumps([GpuRow("any", group).as_json()]))
+        return processes.Finished(None if group == "steps" else 0, "the end", 1.0)
+
+    monkeypatch.setattr(gpu_check, "run", run)
+    stage = gpu_check.bench(check)
+    assert (stage.passed, stage.detail) == (False, "steps: time was up")
+    assert [found.title for found in check.rows] == list(bench_gpu.GROUPS)
+
+
+def test_stages_of_tests_and_of_the_build(monkeypatch: pytest.MonkeyPatch, check: gpu_check.Check) -> None:
+    monkeypatch.setattr(gpu_check, "run", finished(1, "1 failed, 2 passed in 3s"))
+    assert (gpu_check.tests(check).passed, gpu_check.kernels(check).detail) == (False, "1 failed, 2 passed")
+    assert gpu_check.build(check).passed is None
+    monkeypatch.setattr(gpu_check, "run", finished(0, "2 passed in 3s"))
+    assert gpu_check.tests(check).passed
+    monkeypatch.setattr(gpu_check, "find_spec", lambda name: None)
+    assert "no pybind11 and setuptools" in gpu_check.build(check).detail
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what a machine without a GPU is told")
+def test_without_a_gpu_it_says_so_in_a_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert gpu_check.main(["--results", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(SystemExit):
+        gpu_check.main(["nothing"])
