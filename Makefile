@@ -9,10 +9,10 @@ PEERS := $(VENV)/.peers
 NATIVE := $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test bench sanitize lint clean
+.PHONY: help train test bench bench-gpu sanitize lint clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 # torch first and by its pin: the rest then finds it installed, and no other build of it is fetched.
 $(READY): pyproject.toml constraints.txt setup.py $(NATIVE)
@@ -31,8 +31,13 @@ train: $(READY) ## Pre-train on synthetic data into RUN and evaluate
 test: lint ## Lint, then run the tests
 	$(BIN)/python -m pytest
 
-bench: $(READY) $(PEERS) ## Run the benchmarks
-	$(BIN)/python -m pytest bench/
+bench: $(READY) $(PEERS) ## Run the benchmarks of CPUs
+	$(BIN)/python -m pytest bench/ -m "not gpu"
+
+# With the python3 there is and what it has: no virtual environment, no network. STAGES="tests bench" runs these alone;
+# COMMIT says what is measured, where git does not.
+bench-gpu: ## Test and benchmark on this machine's GPU
+	$(PYTHON) -m bench.gpu_check $(if $(COMMIT),--commit $(COMMIT)) $(STAGES)
 
 # Best effort, tried again next time: the report names the peers that cannot be had.
 $(PEERS): pyproject.toml constraints.txt | $(READY)

@@ -11,6 +11,9 @@ import pytest
 
 from crrl.config import Config, ContrastConfig, Dataset, EncoderConfig, Recipe, ReconstructionConfig, preset
 from crrl.errors import CrrlError
+
+pytest.importorskip("tyro", reason="tyro is not installed")
+
 from crrl.train import parse
 
 DATASETS = get_args(Dataset)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("tyro", reason="tyro is not installed")
+
 from crrl import __main__ as script
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from crrl import ops
 from crrl.data import Clips, ClipTensors
 from crrl.data.batches import epoch_order
 from crrl.ops import cpu
+
+pytest.importorskip("hypothesis", reason="hypothesis is not installed")
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 JOINTS = 4
 NATIVE, WHY_NOT = cpu.supports(ops.Case("cpu", torch.float32))

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from crrl.data import folder
 from crrl.data.clips import Clips
 from crrl.errors import CrrlError
+
+pytest.importorskip("hypothesis", reason="hypothesis is not installed")
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 FILES = [f"{i}.npy" for i in range(10)]
 

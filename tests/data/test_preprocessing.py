@@ -9,13 +9,16 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import array_shapes, arrays
 
 from crrl.data.clips import FloatArray, IntArray
 from crrl.data.preprocessing import Preprocessing, Preprocessor, absent_joints, downsample, view_transform
 from crrl.errors import CrrlError
+
+pytest.importorskip("hypothesis", reason="hypothesis is not installed")
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
 Array = npt.NDArray[np.float64]
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from crrl.reference import motion as reference
+
+pytest.importorskip("hypothesis", reason="hypothesis is not installed")
+
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 pytest.importorskip("triton", reason="Triton is not installed")
 

@@ -12,12 +12,16 @@ import torch
 from safetensors.torch import load_file
 
 import crrl
-from crrl import evaluate, evaluation, train
 from crrl.data import ClipTensors, prepare
 from crrl.errors import CrrlError
 from crrl.evaluation import Features, linear_probe, nearest_neighbour
 from crrl.features import encode
 from crrl.runs import RunFolder
+
+pytest.importorskip("tyro", reason="tyro is not installed")
+pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+
+from crrl import evaluate, evaluation, train
 
 
 def clusters(clips: int, seed: int, spread: float = 0.05) -> Features:

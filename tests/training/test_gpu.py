@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from crrl import evaluate, ops, train
-from crrl.nn import GRU
+pytest.importorskip("tyro", reason="tyro is not installed: the commands need it")
+pytest.importorskip("tensorboard", reason="TensorBoard is not installed: the commands need it")
+
+from crrl import evaluate, train
 
 pytestmark = [
     pytest.mark.gpu,
@@ -17,25 +19,9 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("policy", ["reference", "gru_layer=torch"])
-def test_the_gru_is_the_cpus_value_and_gradient(policy: str) -> None:
-    torch.manual_seed(0)
-    gru = GRU(6, 32, num_layers=2, bidirectional=True, batch_first=True).double()
-    x, lengths = torch.randn(4, 9, 6, dtype=torch.float64), torch.tensor([4, 9, 1, 6])
-    results = []
-    for device in ("cpu", "cuda"):
-        gru.to(device)
-        with ops.use_backends(policy):
-            y, h_n = gru(x.to(device), lengths=lengths.to(device))
-        gradients = torch.autograd.grad(y.square().sum() + h_n.sum(), list(gru.parameters()))
-        results.append([tensor.cpu() for tensor in (y, h_n, *gradients)])
-    for got, want in zip(*results, strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-8, atol=1e-10)
-
-
 @pytest.mark.parametrize("fused", [False, True])
 def test_training_follows_the_cpus_losses(options: list[str], tmp_path: Path, fused: bool) -> None:
-    options = [*options, "--dropout", "0", *(["--fused"] if fused else [])]
+    options = [*options, "--dropout", "0", "--compile-decoder", "off", *(["--fused"] if fused else [])]
     losses = []
     for device in ("cpu", "cuda"):
         run = tmp_path / device

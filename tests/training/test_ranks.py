@@ -13,8 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from crrl import train
 from crrl.training.ranks import Ranks
+
+pytest.importorskip("tyro", reason="tyro is not installed")
+pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+
+from crrl import train
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -16,9 +16,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from crrl import ops, train
 from crrl.errors import CrrlError, Interrupted
 from crrl.optim import FlatSGD
 from crrl.runs import RunFolder
@@ -26,6 +24,13 @@ from crrl.training import loop
 from crrl.training.progress import Progress
 from crrl.training.ranks import Share
 from crrl.training.step import Step
+
+pytest.importorskip("tyro", reason="tyro is not installed")
+pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from crrl import ops, train
 
 
 def same_weights(one: Path, other: Path, name: str = "encoder.safetensors") -> bool:

@@ -1,0 +1,187 @@
+"""The training step on a CUDA device: captured and eager runs are the same run, and a step waits for nothing."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from crrl import ops
+from crrl.config import Config, ContrastConfig, EncoderConfig, Preprocessing, ReconstructionConfig
+from crrl.data import Clips, ClipTensors, prepare
+from crrl.data.batches import epoch_order
+from crrl.errors import Interrupted
+from crrl.models import ContrastiveMotionLearner, Decoder, Encoder, InformationFuser, SequenceReconstructor
+from crrl.optim import FlatAdam
+from crrl.runs import RunFolder
+from crrl.training.phases import ContrastPhase, Phase, ReconstructionPhase, Teacher
+from crrl.training.ranks import Ranks, Share
+from crrl.training.step import Step
+from crrl.training.trainer import Trainer
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+DEVICE = torch.device("cuda")
+CLIPS, BATCH, HIDDEN, CHANNELS = 64, 16, 16, 15
+SAME = 5e-4
+"""Losses of two runs of the same kernels: cuDNN may add up in another order, and Adam lets that grow a little."""
+
+
+def clip_tensors() -> ClipTensors:
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, 20, (CLIPS,), generator=generator).tolist()
+    clips = [torch.randn(length, CHANNELS // 3, 3, generator=generator).numpy() for length in lengths]
+    made = Clips.from_arrays(clips, labels=[0] * CLIPS, names=[str(i) for i in range(CLIPS)], class_names=["any"])
+    return ClipTensors(made, DEVICE)
+
+
+def contrast(tensors: ClipTensors, dropout: float) -> Phase:
+    module = ContrastiveMotionLearner(Encoder(CHANNELS, HIDDEN, dropout), 24, 0.1, 0.9, 1.0)
+    return ContrastPhase(module.to(DEVICE), Ranks())
+
+
+def reconstruction(tensors: ClipTensors, dropout: float) -> Phase:
+    encoders = [Encoder(CHANNELS, HIDDEN, dropout) for _ in range(2)]
+    reconstructor = SequenceReconstructor(encoders[0], Decoder(2 * HIDDEN, CHANNELS, HIDDEN, dropout))
+    train = torch.arange(CLIPS).numpy()
+    teacher = Teacher(encoders[1].to(DEVICE), tensors, train, dropout=dropout > 0)
+    return ReconstructionPhase(InformationFuser(reconstructor, 2.0).to(DEVICE), teacher)
+
+
+PHASES = pytest.mark.parametrize("make", [contrast, reconstruction])
+Make = Callable[[ClipTensors, float], Phase]
+
+
+def stepped(make: Make, dropout: float, capture: bool) -> Step:
+    """A step at its start, the same one each time."""
+    torch.manual_seed(0)
+    tensors = clip_tensors()
+    phase = make(tensors, dropout)
+    phase.module.train()
+    parameters = [parameter for parameter in phase.module.parameters() if parameter.requires_grad]
+    optimizer = FlatAdam(parameters, lr=1e-3, max_norm=1.0, follow=phase.follow, spare=len(phase.losses))
+    rates = torch.tensor([optimizer.rates(1e-3, 0.9, number) for number in range(1, 21)])
+    return Step(phase, optimizer, tensors, rates.to(DEVICE), Ranks(), capture)
+
+
+def losses(step: Step, epochs: int, seed: int = 1) -> Tensor:
+    """Of every step of so many epochs of 4 full batches."""
+    torch.manual_seed(seed)
+    found = []
+    for epoch in range(epochs):
+        step.begin_epoch(epoch_order(torch.arange(CLIPS, device=DEVICE), 0, epoch), 0)
+        for _ in range(CLIPS // BATCH):
+            step(Ranks().share(BATCH), full=True)
+            found.append(step.loss.clone())
+    return torch.stack(found)
+
+
+@PHASES
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_captured_and_eager_runs_have_the_same_losses(make: Make, dropout: float) -> None:
+    eager, captured = (stepped(make, dropout, capture) for capture in (False, True))
+    want, got = losses(eager, 3), losses(captured, 3)
+    torch.testing.assert_close(got, want, rtol=SAME, atol=0)
+    torch.testing.assert_close(captured.sums, eager.sums, rtol=SAME, atol=0)
+    weights, others = eager.optimizer.flat, captured.optimizer.flat
+    assert (others - weights).norm() <= 1e-2 * weights.norm()  # Adam lets a gradient that is all rounding move a weight
+    assert int(captured.number) == int(eager.number) == 12
+    if dropout:  # it matters which numbers it draws
+        other = losses(stepped(make, dropout, False), 3, seed=2)
+        assert (other - want).abs().max() > 3 * SAME * want.abs().max()
+
+
+@PHASES
+def test_the_fused_step_has_the_references_losses(make: Make) -> None:
+    found = []
+    for policy in ("auto", "reference"):
+        with ops.use_backends(policy):
+            found.append(losses(stepped(make, 0.0, False), 1))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-2, atol=0)  # cuDNN may use TF32
+
+
+@PHASES
+def test_a_step_waits_for_nothing(make: Make) -> None:
+    step = stepped(make, 0.5, False)
+    losses(step, 1)
+    step.begin_epoch(step.order.clone(), 0)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(2):
+            step(Ranks().share(BATCH), full=True)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert int(step.number) == CLIPS // BATCH + 2
+
+
+@pytest.fixture
+def config(clip_folder: Path) -> Config:
+    """6 steps an epoch, the last of them short; dropout on, the teacher's too."""
+    return Config(
+        dataset="folder",
+        fused=True,
+        data=clip_folder,
+        batch_size=7,
+        drop_last=False,
+        weight_decay=0.0,
+        compile_decoder="off",
+        checkpoint_every=1000,
+        preprocessing=Preprocessing(60),
+        encoder=EncoderConfig(8, 0.5),
+        cml=ContrastConfig(epochs_cml=3, optimizer_cml="adam", lr_cml=1e-3, queue_size=12),
+        ser=ReconstructionConfig(
+            epochs_ser=3, optimizer_ser="adam", lr_ser=1e-3, decoder_hidden=8, teacher_dropout=True
+        ),
+    )
+
+
+def train(config: Config, folder: Path, capture: bool) -> list[tuple[str, float]]:
+    """Begin or go on with the run; its phases and losses, epoch by epoch."""
+    run = RunFolder(folder)
+    if not run.config_path.exists():
+        run.create(config)
+    prepared = prepare(config.dataset, config.data, config.split_name, config.preprocessing)
+    with ops.use_backends("auto"):
+        settings = replace(config, capture="on" if capture else "off")
+        Trainer(settings, run, prepared, DEVICE, Ranks()).train()
+    records = [json.loads(line) for line in run.metrics_path.read_text().splitlines()]
+    return [(record["phase"], record["loss"]) for record in records]
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """Send SIGTERM before the step of this number that this process makes from now on."""
+    original, made = Step.__call__, []
+
+    def step(self: Step, share: Share, full: bool) -> None:
+        made.append(1)
+        if len(made) == steps:
+            signal.raise_signal(signal.SIGTERM)
+        original(self, share, full)
+
+    monkeypatch.setattr(Step, "__call__", step)
+
+
+@pytest.mark.parametrize("steps", [8, 29], ids=["cml", "ser"])
+@pytest.mark.parametrize("captured_first", [False, True], ids=["eager, then captured", "captured, then eager"])
+def test_a_run_goes_on_captured_where_it_stopped_eager_and_back(
+    monkeypatch: pytest.MonkeyPatch, config: Config, tmp_path: Path, steps: int, captured_first: bool
+) -> None:
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    want = train(config, tmp_path / "whole", capture=False)
+    with monkeypatch.context() as patch:
+        stop_after(patch, steps)
+        with pytest.raises(Interrupted):
+            train(config, tmp_path / "cut", capture=captured_first)
+    got = train(config, tmp_path / "cut", capture=not captured_first)
+    assert [phase for phase, _ in got] == [phase for phase, _ in want]
+    assert [loss for _, loss in got] == pytest.approx([loss for _, loss in want], rel=SAME)
