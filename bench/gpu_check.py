@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -49,11 +50,15 @@ SANITIZED = (
 
 @dataclass
 class Check:
-    """What a run has found so far, and the time by which it must end."""
+    """What a run has found so far.
+
+    Attributes:
+        deadline: when it must end, of time.monotonic. folder: of its page. machine: what it runs on.
+    """
 
     deadline: float
     folder: Path
-    commit: str
+    machine: dict[str, Any]
     stages: list[Stage] = field(default_factory=list)
     rows: list[GpuRow] = field(default_factory=list)
 
@@ -62,7 +67,7 @@ class Check:
         return max(min(limit, self.deadline - time.monotonic()), 1.0)
 
     def write(self) -> None:
-        gpu_report.write(self.folder, gpu_machine(self.commit), self.stages, self.rows)
+        gpu_report.write(self.folder, self.machine, self.stages, self.rows)
 
     @property
     def failed(self) -> bool:
@@ -184,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not torch.cuda.is_available():
         print(f"make bench-gpu: no CUDA device that torch {torch.__version__} could use", file=sys.stderr)
         return 2
-    check = Check(time.monotonic() + 60 * options.minutes, options.results, options.commit)
+    check = Check(time.monotonic() + 60 * options.minutes, options.results, gpu_machine(options.commit))
     passed = run_stages(options.stages or list(STAGES), check)
     print((options.results / "gpu.md").read_text())
     return 0 if passed else 1

@@ -90,7 +90,7 @@ def gpu_machine(measured: str) -> dict[str, Any]:
         "commit": measured or None,
         "GPU": gpu and gpu.name,
         "multiprocessors": gpu and gpu.multi_processor_count,
-        "L2": gpu and f"{gpu.L2_cache_size / 2**20:.0f} MiB",
+        "L2": gpu and f"{getattr(gpu, 'L2_cache_size', 0) / 2**20:.0f} MiB",
         "driver": driver(),
         "CUDA of torch": torch.version.cuda,
         "cuDNN": torch.backends.cudnn.version(),

@@ -19,6 +19,7 @@ from bench import bench_gpu, gpu_check, gpu_models, gpu_operators, gpu_report, g
 from bench.cases import Case, Run
 from bench.gpu_rows import Bar, GpuRow, Stage
 from bench.gpu_timing import Entry, GpuContender
+from bench.machine import gpu_machine
 from bench.steps import Training, contrast_phase, reconstruction_phase
 
 CPU = torch.device("cpu")
@@ -205,7 +206,7 @@ def test_pytests_last_words_are_counted() -> None:
 
 @pytest.fixture
 def check(tmp_path: Path) -> gpu_check.Check:
-    return gpu_check.Check(deadline=1e18, folder=tmp_path, commit="abc-dirty")
+    return gpu_check.Check(deadline=1e18, folder=tmp_path, machine={"commit": "abc-dirty"})
 
 
 def test_stages_run_on_whatever_becomes_of_one(monkeypatch: pytest.MonkeyPatch, check: gpu_check.Check) -> None:
@@ -274,6 +275,12 @@ def test_stages_of_tests_and_of_the_build(monkeypatch: pytest.MonkeyPatch, check
     assert gpu_check.tests(check).passed
     monkeypatch.setattr(gpu_check, "find_spec", lambda name: None)
     assert "no pybind11 and setuptools" in gpu_check.build(check).detail
+
+
+def test_the_machine_is_described_where_there_is_no_gpu_too() -> None:
+    facts = gpu_machine("abc")
+    assert {"GPU", "driver", "torch", "triton", "CUDA of torch", "Python", "commit", "date"} <= facts.keys()
+    assert facts["commit"] == "abc"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what a machine without a GPU is told")
