@@ -133,7 +133,7 @@ def bench(check: Check) -> Stage:
         check.rows += rows
         check.write()
         ended = "" if done.code == 0 else "time was up" if done.code is None else f"exit code {done.code}"
-        broken = [row.title for row in rows if row.failed or row.refused]
+        broken = [row.title for row in rows if row.failed or row.refused or any("crrl" in name for name in row.absent)]
         if ended or broken:
             problems.append(f"{group}: {'; '.join(filter(None, [ended, *broken]))}")
             tails.append(done.output[-3000:])
