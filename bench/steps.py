@@ -12,7 +12,7 @@ from bench.straightforward import Contrast, Reconstruction, Stepper
 from crrl import ops
 from crrl.data import Batch, Clips, ClipTensors
 from crrl.models import ContrastiveMotionLearner, Decoder, Encoder, InformationFuser, SequenceReconstructor
-from crrl.optim import FlatAdam
+from crrl.optim import FlatAdam, views
 from crrl.training.phases import ContrastPhase, Phase, ReconstructionPhase
 from crrl.training.ranks import Ranks
 from crrl.training.step import Step
@@ -73,20 +73,28 @@ class Training:
 
     Args:
         start: the phase. tensors: the clips. index: int64 [B], those of every batch. policy: of the backends.
-        capture: replay each step as one CUDA graph.
+        capture: replay each step as one CUDA graph. bf16: multiply matrices in bfloat16.
     """
 
-    def __init__(self, start: Phase, tensors: ClipTensors, index: Tensor, policy: str, capture: bool = False):
+    def __init__(
+        self,
+        start: Phase,
+        tensors: ClipTensors,
+        index: Tensor,
+        policy: str,
+        capture: bool = False,
+        bf16: bool = False,
+    ):
         phase, device = moved(start, tensors.frames.device), tensors.frames.device
         parameters = [parameter for parameter in phase.module.parameters() if parameter.requires_grad]
         self.optimizer = FlatAdam(parameters, lr=0, follow=phase.follow, spare=len(phase.losses))
         rates = torch.tensor([self.optimizer.rates(0.0, 0.9, 1)]).repeat(STEPS, 1).to(device)
-        self.step = Step(phase, self.optimizer, tensors, rates, Ranks(), capture)
+        self.step = Step(phase, self.optimizer, tensors, rates, Ranks(), capture, bf16)
         self.order, self.policy, self.share = index.repeat(STEPS).to(device), policy, Ranks().share(len(index))
         self._taken = STEPS
 
     def __call__(self) -> Sequence[Tensor]:
-        """The loss and all gradients, end to end, of one step."""
+        """The loss of one step and all its gradients, in memory that the next one writes."""
         if self._taken == STEPS:
             self._taken = 0
             self.step.begin_epoch(self.order, 0)
@@ -94,4 +102,4 @@ class Training:
         self._taken += 1
         with ops.use_backends(self.policy):
             self.step(self.share, full=True)
-        return [self.step.loss, self.optimizer.gradients]
+        return [self.step.loss, *views(self.optimizer.gradients, self.optimizer.parameters)]

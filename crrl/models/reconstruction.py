@@ -28,17 +28,22 @@ class Decoder(nn.Module):
         self.gru = GRU(features, hidden_size or channels, num_layers=2, dropout=dropout, batch_first=True)
         self.output = nn.Linear(hidden_size, channels) if hidden_size else nn.Identity()
 
+    def unroll(self, hints: Tensor, lengths: Tensor, frames: int) -> Tensor:
+        """The GRU's states [B, frames, H] from hints [B, features]; row b is meant for its first lengths[b] frames."""
+        states, _ = self.gru.unroll(hints, frames, lengths=lengths)
+        return states
+
     def forward(self, hints: Tensor, lengths: Tensor, frames: int) -> Tensor:
         """Sequences [B, frames, J·3] from hints [B, features]; row b is meant for its first lengths[b] frames."""
-        states, _ = self.gru.unroll(hints, frames, lengths=lengths)
-        return self.output(states)  # type: ignore[no-any-return]
+        return self.output(self.unroll(hints, lengths, frames))  # type: ignore[no-any-return]
 
 
 class SequenceReconstructor(nn.Module):
     """Encoder and decoder; the decoder recites the clip forwardly and reversely.
 
     Attributes:
-        compiled: compute the decoder and its loss by torch.compile, as one graph for batches of any size.
+        compiled: compute the decoder and its loss by torch.compile, as one graph for batches of any size. torch's own
+            GRU, which would be unrolled frame by frame, stays outside: then what follows it is compiled.
     """
 
     compiled = False
@@ -48,22 +53,27 @@ class SequenceReconstructor(nn.Module):
         self.encoder = encoder
         self.decoder = decoder
 
-    def reconstruct(self, h: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """x̂ from h_1 and the reversed x̂ from h_T, each row's last valid frame (Algorithm 1, lines 24 and 25).
+    def decode(self, h: Tensor, lengths: Tensor) -> Tensor:
+        """The decoder's states [2B, T, H], unrolled from h_1 and from h_T, each row's last valid frame.
 
-        Both directions are decoded as one batch of 2B: [B, T, J·3] each, for h [B, T, D].
+        Both directions are decoded as one batch (Algorithm 1, lines 24 and 25), for h [B, T, D].
         """
         first, last = h[:, 0], take_frames(h, lengths[:, None] - 1)[:, 0]
-        decoded = self.decoder(torch.cat([first, last]), lengths.repeat(2), h.shape[1])
-        forward, backward = decoded.chunk(2)
+        return self.decoder.unroll(torch.cat([first, last]), lengths.repeat(2), h.shape[1])
+
+    def reconstruct(self, h: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """x̂ and the reversed x̂, [B, T, J·3] each, for h [B, T, D]."""
+        forward, backward = self.decoder.output(self.decode(h, lengths)).chunk(2)
         return forward, backward
 
     def loss_r(self, x: Tensor, h: Tensor, lengths: Tensor) -> Tensor:
         """L_r (Eq. 1), a scalar, of x [B, T, J·3] recited from its hidden states h [B, T, D]."""
         if not self.compiled:
-            return _loss_r(self, x, h, lengths)
+            return _loss_of_states(self, x, self.decode(h, lengths), lengths)
         with torch._dynamo.config.patch(allow_rnn=True):  # else it takes no module derived from torch.nn.GRU
-            return _compiled_loss_r()(self, x, h, lengths)
+            if self.decoder.gru.backend(h)[0] in ("torch", "reference"):
+                return _compiled(_loss_of_states)(self, x, self.decode(h, lengths), lengths)
+            return _compiled(_loss_of_hints)(self, x, h, lengths)
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """L_r (Eq. 1), a scalar, and the hidden states h [B, T, D], for x [B, T, J·3]."""
@@ -71,10 +81,15 @@ class SequenceReconstructor(nn.Module):
         return self.loss_r(x, h, lengths), h
 
 
-def _loss_r(model: SequenceReconstructor, x: Tensor, h: Tensor, lengths: Tensor) -> Tensor:
-    return reconstruction_loss(x, *model.reconstruct(h, lengths), lengths)
+def _loss_of_states(model: SequenceReconstructor, x: Tensor, states: Tensor, lengths: Tensor) -> Tensor:
+    forward, backward = model.decoder.output(states).chunk(2)
+    return reconstruction_loss(x, forward, backward, lengths)
+
+
+def _loss_of_hints(model: SequenceReconstructor, x: Tensor, h: Tensor, lengths: Tensor) -> Tensor:
+    return _loss_of_states(model, x, model.decode(h, lengths), lengths)
 
 
 @cache
-def _compiled_loss_r() -> Callable[..., Tensor]:
-    return torch.compile(_loss_r, dynamic=True, fullgraph=True)
+def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return torch.compile(function, dynamic=True, fullgraph=True)
