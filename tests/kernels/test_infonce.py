@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -166,11 +165,12 @@ def test_enqueue(
     enqueue_is_that_of_the_reference(5, 64, 20, entering, place, dtype)
 
 
-@hypothesis_settings(max_examples=30)
-@given(st.integers(1, 20), st.integers(2, 150), st.integers(1, 40), st.none() | st.integers(1, 200), st.data())
-def test_any_enqueue(batch: int, keys: int, channels: int, entering: int | None, draw: st.DataObject) -> None:
-    place = draw.draw(st.integers(0, keys - 1))
-    enqueue_is_that_of_the_reference(batch, keys, channels, entering, place)
+@pytest.mark.parametrize("seed", range(30))
+def test_any_enqueue(seed: int) -> None:
+    number = random.Random(seed)
+    batch, keys, channels = number.randint(1, 20), number.randint(2, 150), number.randint(1, 40)
+    entering = number.choice([None, number.randint(1, 200)])
+    enqueue_is_that_of_the_reference(batch, keys, channels, entering, number.randrange(keys))
 
 
 @pytest.mark.parametrize("exact", [True, False])
