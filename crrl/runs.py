@@ -26,7 +26,7 @@ FORMAT = 1
 """Version of the facts kept in an encoder file."""
 
 
-CHECKPOINT_KEYS = {"phase", "step", "module", "optimizer", "rng", "sums", "data", "metrics_bytes"}
+CHECKPOINT_KEYS = {"phase", "step", "module", "optimizer", "ranks", "rng", "sums", "data", "metrics_bytes"}
 
 
 class RunFolder:

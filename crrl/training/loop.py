@@ -252,6 +252,7 @@ class Loop:
             "step": self.step,
             "module": self.phase.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "ranks": self.ranks.size,
             "rng": torch.get_rng_state(),
             "sums": self.program.sums,
             "data": self.fingerprint,
@@ -262,6 +263,8 @@ class Loop:
 
     def _restore(self, state: dict[str, Any]) -> None:
         path = self.run.checkpoint_path
+        if state["ranks"] != self.ranks.size:
+            raise CrrlError(f"{path} is of {state['ranks']} processes, here are {self.ranks.size}: start as many")
         load_weights(self.phase.module, state["module"], path)
         try:
             self.optimizer.load_state_dict(state["optimizer"])

@@ -19,6 +19,7 @@ pytest.importorskip("tyro", reason="tyro is not installed")
 pytest.importorskip("tensorboard", reason="tensorboard is not installed")
 
 from crrl import train
+from crrl.errors import CrrlError
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -27,6 +28,7 @@ KILLED = """
 import os, signal, sys
 from crrl.errors import run_command
 from crrl import train
+from crrl.errors import CrrlError
 from crrl.training.step import Step
 
 step = Step.__call__
@@ -105,6 +107,8 @@ def test_a_killed_rank_ends_the_other_with_a_clear_error_and_a_checkpoint(
     assert checkpoint["step"] == (
         4 if lost == 1 else 3
     )  # rank 0 writes one as it ends; else the last regular one stays
+    with pytest.raises(CrrlError, match="is of 2 processes, here are 1"):
+        train.main(["--resume", str(cut)])
     assert both("-m", "crrl.train", "--resume", str(cut)).returncode == 0
     assert largest_difference(whole, cut, "encoder.safetensors") == 0
 
