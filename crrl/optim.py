@@ -161,7 +161,7 @@ class FlatOptimizer(Optimizer):
         """One step from each parameter's .grad, as torch.optim's.
 
         Raises:
-            ValueError: a parameter has no gradient.
+            ValueError: a parameter has no gradient, or is no longer where the optimizer has put it.
         """
         loss = None
         if closure is not None:
@@ -170,6 +170,8 @@ class FlatOptimizer(Optimizer):
         gradients = [parameter.grad for parameter in self.parameters]
         if any(gradient is None for gradient in gradients):
             raise ValueError("a flat optimizer steps all its parameters: each needs a gradient")
+        if flatten(self.parameters).data_ptr() != self.flat.data_ptr():
+            raise ValueError("the parameters have left the optimizer's buffer: move the model first, then optimize it")
         self.steps += 1
         self.collect(gradients)  # type: ignore[arg-type]
         self.apply(torch.tensor(self.rates(*current_rates(self), self.steps)).to(self.flat.device))

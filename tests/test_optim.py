@@ -157,6 +157,14 @@ def test_a_missing_gradient_is_an_error() -> None:
         FlatSGD(network().parameters()).step()
 
 
+def test_parameters_that_have_moved_are_an_error() -> None:
+    model = network()
+    optimizer = FlatSGD(model.parameters())
+    model.double().float()
+    with pytest.raises(ValueError, match="left the optimizer's buffer"):
+        train(model, optimizer, range(1))
+
+
 def test_a_state_of_other_parameters_is_refused() -> None:
     other = nn.Linear(5, 9)
     state = FlatAdam([*other.parameters(), torch.zeros(1), torch.zeros(1)]).state_dict()
