@@ -174,8 +174,8 @@ class Loop:
             except LostRank as error:
                 self._save()
                 raise CrrlError(
-                    f"{error} after step {self.step} of {self.phase.name}; the checkpoint is written, go on with the "
-                    f"same torchrun and --resume {self.run.path}"
+                    f"{error} after step {self.step} of {self.phase.name}; "
+                    f"go on from the last checkpoint with the same torchrun and --resume {self.run.path}"
                 ) from error
 
     def _progress(self) -> Progress:
