@@ -192,8 +192,9 @@ class FlatOptimizer(Optimizer):
         Raises:
             ValueError: the state is of other parameters or of another optimizer.
         """
+        max_norm = self.param_groups[0]["max_norm"]
         super().load_state_dict(state_dict)
-        self.param_groups[0].setdefault("max_norm", 0.0)
+        self.param_groups[0].setdefault("max_norm", max_norm)  # torch.optim's has none
         self.parameters = self.param_groups[0]["params"]
         loaded = [self.state[parameter] for parameter in self.parameters]
         self._step = torch.zeros(())

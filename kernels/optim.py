@@ -27,7 +27,6 @@ def flat_step(
     second: Tensor | None,
     keys: Tensor | None,
     rates: Tensor,
-    *,
     nesterov: bool,
     weight_decay: float,
     beta2: float,

@@ -78,6 +78,12 @@ def test_a_state_goes_both_ways(name: str, ours_first: bool) -> None:
     assert_same(other, train(whole, plain(whole.parameters(), **settings), range(16)))
 
 
+def test_clipping_survives_a_state_of_torchs() -> None:
+    optimizer = FlatAdam(network().parameters(), max_norm=2.0)
+    optimizer.load_state_dict(torch.optim.Adam(network().parameters()).state_dict())
+    assert optimizer.settings()["max_norm"] == 2.0
+
+
 def test_a_loaded_state_is_not_shared_with_its_source() -> None:
     model = network()
     optimizer = FlatAdam(model.parameters())

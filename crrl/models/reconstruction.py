@@ -63,7 +63,11 @@ class SequenceReconstructor(nn.Module):
 
     def reconstruct(self, h: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """x̂ and the reversed x̂, [B, T, J·3] each, for h [B, T, D]."""
-        forward, backward = self.decoder.output(self.decode(h, lengths)).chunk(2)
+        return self.directions(self.decode(h, lengths))
+
+    def directions(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """The forward and the reverse sequences [B, T, J·3] of the decoder's states [2B, T, H]."""
+        forward, backward = self.decoder.output(states).chunk(2)
         return forward, backward
 
     def loss_r(self, x: Tensor, h: Tensor, lengths: Tensor) -> Tensor:
@@ -82,8 +86,7 @@ class SequenceReconstructor(nn.Module):
 
 
 def _loss_of_states(model: SequenceReconstructor, x: Tensor, states: Tensor, lengths: Tensor) -> Tensor:
-    forward, backward = model.decoder.output(states).chunk(2)
-    return reconstruction_loss(x, forward, backward, lengths)
+    return reconstruction_loss(x, *model.directions(states), lengths)
 
 
 def _loss_of_hints(model: SequenceReconstructor, x: Tensor, h: Tensor, lengths: Tensor) -> Tensor:

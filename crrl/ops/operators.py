@@ -40,7 +40,6 @@ _gru_layer = Operator(
     Backend("torch", torch_gru.gru_layer, torch_gru.supports),
     Backend("reference", gru.gru_layer, _always),
 )
-_GRU_BACKENDS = {backend.name: backend for backend in _gru_layer.backends}
 _info_nce = Operator(
     "info_nce",
     Backend("cpu", step.info_nce, cpu_step.supports),
@@ -99,7 +98,7 @@ def gru_layer(
     Raises:
         ValueError: a length is not in 1..T.
     """
-    run = _GRU_BACKENDS[gru_backend(x)[0]].run
+    run = _RUN["gru_layer", gru_backend(x)[0]]
     return cast("tuple[Tensor, Tensor]", run(x, lengths, weights, h0, reverse, frames))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,26 +64,8 @@ def ema_update(keys: Tensor, queries: Tensor, boundary: int, momentum_head: floa
     ema.ema_update(keys, queries, boundary, momentum_head, momentum_tail)
 
 
-def flat_step(
-    parameters: Tensor,
-    gradients: Tensor,
-    first: Tensor,
-    second: Tensor | None,
-    keys: Tensor | None,
-    rates: Tensor,
-    nesterov: bool,
-    weight_decay: float,
-    beta2: float,
-    eps: float,
-    max_norm: float,
-    boundary: int,
-    momentum_head: float,
-    momentum_tail: float,
-) -> None:
+def flat_step(*arguments: Any) -> None:
     """The kernel of crrl::flat_step."""
     from crrl.kernels import optim
 
-    optim.flat_step(
-        parameters, gradients, first, second, keys, rates, nesterov=nesterov, weight_decay=weight_decay, beta2=beta2,
-        eps=eps, max_norm=max_norm, boundary=boundary, momentum_head=momentum_head, momentum_tail=momentum_tail,
-    )  # fmt: skip
+    optim.flat_step(*arguments)

@@ -107,7 +107,7 @@ class Plan:
         return FlatAdam(parameters, **settings)
 
     def rates(self, optimizer: FlatOptimizer) -> Tensor:
-        """What `optimizer` is to read at each step: float32 [steps, 4]."""
+        """What `optimizer` is to read at each step: float64 [steps, 4]."""
         nothing = [torch.zeros(1)]
         model = SGD(nothing, self.lr, momentum=0.9) if self.optimizer == "sgd" else Adam(nothing, self.lr)
         schedule, rows = self._schedule(model), []
@@ -115,7 +115,7 @@ class Plan:
             rows.append(optimizer.rates(*current_rates(model), step))
             model.step()
             schedule.step()
-        return torch.tensor(rows)
+        return torch.tensor(rows, dtype=torch.float64)
 
     def _schedule(self, optimizer: Optimizer) -> LRScheduler:
         if self.schedule == "one-cycle":
@@ -153,7 +153,7 @@ class Loop:
         self.optimizer = plan.make_optimizer(phase)
         rates = plan.rates(self.optimizer)
         self.learning_rates = rates[:, 0].tolist()
-        self.program = Step(phase, self.optimizer, tensors, rates.to(self.device), ranks, capture, bf16)
+        self.program = Step(phase, self.optimizer, tensors, rates.float().to(self.device), ranks, capture, bf16)
         self.first_step = first_step
         self.step = 0
 

@@ -261,9 +261,9 @@ def test_the_learning_rate_halves_after_epochs_20_and_50() -> None:
         weight_decay=0.0, max_norm=0.0, checkpoint_every=1, seed=0,
     )  # fmt: skip
     rates = plan.rates(FlatSGD([torch.zeros(1)]))
-    expected = torch.tensor([0.04] * 20 + [0.02] * 30 + [0.01] * 10)
+    expected = torch.tensor([0.04] * 20 + [0.02] * 30 + [0.01] * 10, dtype=torch.float64)
     assert torch.equal(rates[::4, 0], expected)
-    assert torch.equal(rates[:, 1], torch.full((240,), 0.9))
+    assert torch.equal(rates[:, 1], torch.full((240,), 0.9, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(("drop_last", "steps", "clips"), [(True, 4, 32), (False, 5, 35)])
