@@ -1,0 +1,76 @@
+// The bidirectional GRU layer on a GPU: h_t = (1 − z) n + z h_{t−1} as in torch.nn.GRU, over ragged rows.
+//
+// A chain is one direction of one encoder. Chains of one launch share B, T and H and nothing else. What comes before
+// and after the recurrence (W_ih x + b_ih, and the products that make gradients of weights and inputs) is the
+// caller's: matrix products over all frames at once.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace crrl::gru_cuda {
+
+constexpr int kMaxChains = 4;
+
+// float32 in memory: products of TF32 (kTF32) or exact (kFP32) operands. 16 bits in memory: kBF16, kFP16.
+enum class Mode { kTF32, kFP32, kBF16, kFP16 };
+
+// A tensor [B, T, C]: elements from row to row and from frame to frame; the C channels lie side by side.
+struct Frames {
+  void* data;
+  int64_t row, frame;
+};
+
+struct ForwardChain {
+  Frames gates;            // [B, T, 3H]: W_ih x + b_ih, in the order r, z, n
+  const void* w_hh;        // [3H, H]
+  const void* b_hh;        // [3H], or null
+  const void* h0;          // [B, H], or null for zeros
+  const int64_t* lengths;  // [B] in 1..T, or null: all frames are valid
+  Frames y;                // [B, T, H], 0 at padded frames
+  void* h_n;               // [B, H]
+  Frames reserve;          // [B, T, 5H]: r, z, n, W_hn h + b_hn, h before the frame; null data: nobody will ask
+  bool reverse;            // in time from each row's last frame
+};
+
+struct BackwardChain {
+  const void* w_hh;
+  const int64_t* lengths;
+  Frames reserve;
+  Frames dy;         // [B, T, H]; null data: 0
+  const void* dh_n;  // [B, H], or null for 0
+  Frames dgates;     // [B, T, 4H]: gradients of W_ir x.., W_iz x.., W_in x.. and W_hn h + b_hn, 0 at padded frames
+  void* dh0;         // [B, H]
+  bool reverse;
+};
+
+struct Sizes {
+  int chains, batch, steps, hidden;
+};
+
+// How a call is spread over the GPU. A team of blocks takes `rows` rows of one chain through time; each block owns
+// `units` hidden units, whose weights it keeps, and the team exchanges h (or gradients of gates) after every frame.
+struct Plan {
+  std::string variant;  // "cluster": through distributed shared memory; "l2": through global memory; "": none can
+  std::string reason;
+  int blocks = 0;  // of a team
+  int units = 0;
+  int rows = 0;
+  int teams = 0;         // at once
+  size_t shared = 0;     // bytes a block
+  size_t workspace = 0;  // bytes of global memory that the call is to be given
+};
+
+// `variant`: "" for the first that can, else the one that is asked for.
+Plan plan(Mode mode, bool backward, const Sizes& sizes, int device, const std::string& variant);
+
+// On `stream` of `device`; allocates nothing and waits for nothing. `status` is a word of host memory that the GPU can
+// write: it becomes 1 if a block waited for its team longer than `patience_ns`; what that call computed is NaN.
+// `workspace`: 256-byte aligned. Each returns what went wrong, or an empty string.
+std::string forward(Mode mode, const Sizes& sizes, const ForwardChain* chains, const Plan& plan, void* workspace,
+                    int* status, int64_t patience_ns, int device, void* stream);
+std::string backward(Mode mode, const Sizes& sizes, const BackwardChain* chains, const Plan& plan, void* workspace,
+                     int* status, int64_t patience_ns, int device, void* stream);
+
+}  // namespace crrl::gru_cuda
