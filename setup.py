@@ -1,16 +1,25 @@
-"""Builds the native extension; everything else about the package is in pyproject.toml. Never imports torch.
+"""Builds the native extensions; everything else about the package is in pyproject.toml. Never imports torch.
 
 CRRL_CPU=auto (the default) installs without `crrl._cpu` where it cannot be built, 1 fails there, 0 does not try.
+CRRL_CUDA says the same of `crrl._cuda`, which needs nvcc of CUDA 12.4 or newer (in $CUDA_HOME; without
+it on the PATH or in /usr/local/cuda); TORCH_CUDA_ARCH_LIST, such as "8.0;9.0a+PTX", names the GPUs it is built for.
 """
 
 import os
+import re
+import shutil
+import subprocess
 import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from glob import glob
+from pathlib import Path
 
+import pybind11
 from pybind11.setup_helpers import Pybind11Extension
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
-from setuptools.errors import BaseError, CCompilerError
+from setuptools.errors import BaseError, CCompilerError, CompileError
 
 # pybind11 adds -std=c++17 and -fvisibility=hidden. No -march=native: wheels travel to other machines, so a GRU kernel
 # names its own target. No -ffast-math: results must not depend on what the compiler makes of it.
@@ -18,17 +27,56 @@ FLAGS = [] if sys.platform == "win32" else ["-O3", "-Wall", "-Wextra"]
 # The GNU runtime, which torch's own wheels load under the same name; elsewhere the kernels run on one thread.
 OPENMP = ["-fopenmp"] if sys.platform == "linux" else []
 
-CPU_MISSING = (
-    "crrl: no working C++ compiler: installing without crrl._cpu; PyTorch gathers batches and runs the GRU instead, "
-    "slower; install g++ and reinstall to get it back"
-)
+MISSING = {
+    "crrl._cpu": "crrl: no working C++ compiler: installing without crrl._cpu; PyTorch gathers batches and runs the "
+    "GRU instead, slower; install g++ and reinstall to get it back",
+    "crrl._cuda": "crrl: crrl._cuda cannot be built: installing without it; on a GPU cuDNN runs the GRU instead",
+}
+
+NVCC_FLAGS = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall"]
+# A target's own code runs on GPUs of its number (sm_80 also on 8.6 and 8.9); all later ones compile the PTX.
+TARGETS = ["sm_80", "sm_90a", "sm_100a", "compute_90"]
+OLDEST_NVCC, OLDEST_FOR_10 = (12, 4), (12, 8)
 
 
-def cpu_mode() -> str:
-    mode = os.environ.get("CRRL_CPU", "auto")
-    if mode not in ("auto", "0", "1"):
-        raise SystemExit(f"crrl: CRRL_CPU must be auto, 0 or 1, not {mode!r}")
-    return mode
+def mode(variable: str) -> str:
+    value = os.environ.get(variable, "auto")
+    if value not in ("auto", "0", "1"):
+        raise SystemExit(f"crrl: {variable} must be auto, 0 or 1, not {value!r}")
+    return value
+
+
+def find_nvcc() -> str | None:
+    """nvcc's path, if it is there and new enough."""
+    home = os.environ.get("CUDA_HOME")
+    places = [f"{home}/bin"] if home else [None, "/usr/local/cuda/bin"]  # None: the PATH
+    path = next(filter(None, (shutil.which("nvcc", path=place) for place in places)), None)
+    return path if path and nvcc_version(path) >= OLDEST_NVCC else None
+
+
+def nvcc_version(nvcc: str) -> tuple[int, int]:
+    answer = subprocess.run([nvcc, "--version"], capture_output=True, text=True)
+    found = re.search(r"release (\d+)\.(\d+)", answer.stdout)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def targets(version: tuple[int, int]) -> list[str]:
+    """What to give nvcc to compile for: "sm_90a", or "compute_90" for PTX."""
+    asked = os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip()
+    if not asked:
+        return [target for target in TARGETS if version >= OLDEST_FOR_10 or target != "sm_100a"]
+    result = []
+    for target in re.split(r"[;,\s]+", asked):
+        found = re.fullmatch(r"(\d+)\.(\d)(a?)(\+PTX)?", target)
+        if found is None or int(found[1]) < 8:
+            raise SystemExit(
+                f"crrl: TORCH_CUDA_ARCH_LIST has {target!r}: write it as 8.0, 9.0a or 9.0+PTX, 8.0 at least"
+            )
+        number = found[1] + found[2]
+        result.append(f"sm_{number}{found[3]}")
+        if found[4]:
+            result.append(f"compute_{number}")
+    return result
 
 
 def cpu_extension() -> Extension:
@@ -42,17 +90,55 @@ def cpu_extension() -> Extension:
     )
 
 
+def cuda_extension() -> Extension:
+    sources = [*glob("csrc/cuda/*.cpp"), *glob("csrc/cuda/*.cu"), *glob("csrc/cuda/device/*.cu")]
+    headers = [*glob("csrc/cuda/*.hpp"), *glob("csrc/cuda/device/*.hpp")]
+    return Extension("crrl._cuda", sources=sorted(sources), depends=headers)
+
+
+def extensions() -> list[Extension]:
+    wanted = [] if mode("CRRL_CPU") == "0" else [cpu_extension()]
+    if mode("CRRL_CUDA") == "1" or (mode("CRRL_CUDA") == "auto" and find_nvcc()):
+        wanted.append(cuda_extension())
+    return wanted
+
+
 class BuildExt(build_ext):
     """Drops an extension that cannot be built, with one line that says what is lost, unless it was asked for."""
 
     def build_extension(self, ext: Extension) -> None:
         try:
-            super().build_extension(ext)
+            if ext.name == "crrl._cuda":
+                self._build_by_nvcc(ext)
+            else:
+                super().build_extension(ext)
         except (BaseError, CCompilerError) as error:
-            if cpu_mode() == "1":
-                raise SystemExit(f"crrl: CRRL_CPU=1, but {ext.name} cannot be built: {error}") from error
-            print(CPU_MISSING, file=sys.stderr)
+            variable = ext.name.replace("crrl._", "crrl_").upper()
+            if mode(variable) == "1":
+                raise SystemExit(f"crrl: {variable}=1, but {ext.name} cannot be built: {error}") from error
+            print(MISSING[ext.name], file=sys.stderr)
             self._drop(ext)
+
+    def _build_by_nvcc(self, ext: Extension) -> None:
+        """All sources by nvcc, side by side; it links the CUDA runtime statically."""
+        to, inputs = Path(self.get_ext_fullpath(ext.name)), [*ext.sources, *ext.depends, "setup.py"]
+        if not self.force and to.exists() and all(os.path.getmtime(name) <= to.stat().st_mtime for name in inputs):
+            return
+        nvcc = find_nvcc()
+        if nvcc is None:
+            raise CompileError(f"no nvcc of CUDA {OLDEST_NVCC[0]}.{OLDEST_NVCC[1]} or newer")
+        wanted = targets(nvcc_version(nvcc))
+        # sm_90a is compiled from compute_90a; PTX is kept as it is.
+        codes = [f"-gencode=arch={target.replace('sm_', 'compute_')},code={target}" for target in wanted]
+        includes = [f"-I{path}" for path in ("csrc/cuda/device", pybind11.get_include(), sysconfig.get_path("include"))]
+        command = [nvcc, *NVCC_FLAGS, *codes, *includes, f"-DCRRL_TARGETS={'.'.join(wanted)}", "-c"]
+        folder = Path(self.build_temp)
+        folder.mkdir(parents=True, exist_ok=True)
+        objects = {source: str(folder / f"{source.replace('/', '_')}.o") for source in ext.sources}
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(_run, ([*command, source, "-o", object_] for source, object_ in objects.items())))
+        to.parent.mkdir(parents=True, exist_ok=True)
+        _run([nvcc, "-shared", "-cudart=static", *objects.values(), "-o", str(to)])
 
     def _drop(self, ext: Extension) -> None:
         self.extensions = self.distribution.ext_modules = [other for other in self.extensions if other is not ext]
@@ -60,7 +146,14 @@ class BuildExt(build_ext):
         self.get_finalized_command("bdist_wheel").root_is_pure = not self.extensions
 
 
+def _run(command: list[str]) -> None:
+    """Raises CompileError with what the command printed."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise CompileError(f"{' '.join(command)}\n{done.stdout}")
+
+
 setup(
-    ext_modules=[] if cpu_mode() == "0" else [cpu_extension()],
+    ext_modules=extensions(),
     cmdclass={"build_ext": BuildExt},
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -33,7 +34,7 @@ class Project:
         return subprocess.run(
             [sys.executable, "-m", *command],
             cwd=self.root,
-            env=os.environ | {"PYTHONPATH": str(self.stubs)} | env,
+            env=os.environ | {"PYTHONPATH": str(self.stubs), "CRRL_CUDA": "0"} | env,
             capture_output=True,
             text=True,
         )
@@ -91,7 +92,7 @@ def build_wheel_without_compiler(project: Project, mode: str) -> subprocess.Comp
 def test_the_sdist_holds_headers_license_and_kernels(built: Built) -> None:
     with tarfile.open(built.sdist) as archive:
         files = {member.name.partition("/")[2] for member in archive if member.isreg()}
-    headers = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.hpp")}
+    headers = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*") if path.suffix in (".hpp", ".cu")}
     assert headers
     assert headers | {"LICENSE", "crrl/kernels/__init__.py"} <= files
 
@@ -142,3 +143,84 @@ def test_an_unknown_mode_is_refused(project: Project) -> None:
     result = project.run("build", "--no-isolation", "--wheel", CRRL_CPU="yes")
     assert result.returncode != 0
     assert "CRRL_CPU must be auto, 0 or 1, not 'yes'" in result.stdout + result.stderr
+
+
+def fake_nvcc(folder: Path, release: str = "13.0", status: int = 0) -> Path:
+    """A CUDA_HOME whose nvcc notes how it is called and makes empty files."""
+    nvcc = folder / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.write_text(
+        f"""#!/bin/sh
+if [ "$1" = --version ]; then echo "Cuda compilation tools, release {release}, V{release}.88"; exit; fi
+echo "$@" >> {folder}/calls
+while [ $# -gt 1 ]; do [ "$1" = -o ] && : > "$2"; shift; done
+echo "nvcc: something is wrong"; exit {status}
+"""
+    )
+    nvcc.chmod(0o755)
+    return folder
+
+
+def build_in_place(project: Project, home: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
+        cwd=project.root,
+        env=os.environ | {"PYTHONPATH": str(project.stubs), "CRRL_CPU": "0", "CUDA_HOME": str(home)} | env,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("release", "asked", "codes"),
+    [
+        ("13.0", None, {"sm_80", "sm_90a", "sm_100a", "compute_90"}),
+        ("12.4", None, {"sm_80", "sm_90a", "compute_90"}),
+        ("13.0", "8.6;9.0+PTX", {"sm_86", "sm_90", "compute_90"}),
+        ("13.0", "10.0a 12.0", {"sm_100a", "sm_120"}),
+    ],
+)
+def test_the_cuda_extension_is_compiled_for_the_targets(
+    project: Project, tmp_path: Path, release: str, asked: str | None, codes: set[str]
+) -> None:
+    home = fake_nvcc(tmp_path, release)
+    env = {} if asked is None else {"TORCH_CUDA_ARCH_LIST": asked}
+    result = build_in_place(project, home, CRRL_CUDA="1", **env)
+    assert result.returncode == 0, result.stdout + result.stderr
+    calls = (home / "calls").read_text().splitlines()
+    compiled = [call for call in calls if "-c csrc/" in call]
+    assert len(compiled) == len([*(ROOT / "csrc/cuda").glob("*.c*"), *(ROOT / "csrc/cuda/device").glob("*.cu")])
+    for call in compiled:
+        assert set(re.findall(r",code=(\w+)", call)) == codes
+    assert [call for call in calls if "-cudart=static" in call] == calls[-1:]
+    assert list((project.root / "crrl").glob("_cuda*.so"))
+    assert not project.torch_was_imported
+
+
+@pytest.mark.parametrize(
+    ("setting", "release", "message"),
+    [
+        ("1", "12.3", "CRRL_CUDA=1, but crrl._cuda cannot be built: no nvcc of CUDA 12.4 or newer"),
+        ("1", "13.0", "nvcc: something is wrong"),
+        ("yes", "13.0", "CRRL_CUDA must be auto, 0 or 1, not 'yes'"),
+    ],
+)
+def test_a_forced_cuda_extension_fails_with_the_reason(
+    project: Project, tmp_path: Path, setting: str, release: str, message: str
+) -> None:
+    result = build_in_place(project, fake_nvcc(tmp_path, release, status=1), CRRL_CUDA=setting)
+    assert result.returncode != 0
+    assert message in result.stdout + result.stderr
+
+
+def test_targets_that_nobody_knows_are_refused(project: Project, tmp_path: Path) -> None:
+    result = build_in_place(project, fake_nvcc(tmp_path), TORCH_CUDA_ARCH_LIST="Hopper")
+    assert result.returncode != 0
+    assert "TORCH_CUDA_ARCH_LIST has 'Hopper': write it as" in result.stdout + result.stderr
+
+
+def test_a_cuda_extension_that_cannot_be_built_is_left_out_and_named(project: Project, tmp_path: Path) -> None:
+    result = build_in_place(project, fake_nvcc(tmp_path, status=1))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "crrl: crrl._cuda cannot be built: installing without it" in result.stderr
+    assert not list((project.root / "crrl").glob("_cuda*.so"))

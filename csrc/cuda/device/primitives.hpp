@@ -122,9 +122,13 @@ CRRL_DEVICE uint64_t nanoseconds() {
 
 // --- Thread-block clusters (sm_90 on) ------------------------------------------------------------------------------
 // `barrier` is an mbarrier in the block's shared memory: a phase ends when all arrivals and all announced bytes are in.
+// Kernels that use them must ask kClusters first: older GPUs have none.
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-#define CRRL_HAS_CLUSTERS 1
+constexpr bool kClusters = true;
+#else
+constexpr bool kClusters = false;
+#endif
 
 CRRL_DEVICE uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
@@ -175,7 +179,6 @@ CRRL_DEVICE void send(int rank, void* to, const Words& value, uint64_t* barrier)
                "r"(address_in(rank, barrier))
                : "memory");
 }
-#endif
 
 // --- The host's side -----------------------------------------------------------------------------------------------
 

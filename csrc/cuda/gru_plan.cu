@@ -1,0 +1,191 @@
+#include <algorithm>
+#include <map>
+#include <mutex>
+#include <tuple>
+
+#include "gru_candidates.hpp"
+#include "gru_params.hpp"
+#include "primitives.hpp"
+
+namespace crrl::gru_cuda {
+
+namespace {
+
+constexpr int kLargestCluster = 16;
+constexpr int kLargestHidden = 1024;
+constexpr int kUnitsOfChunk = 32;  // padded units are whole chunks of 16-bit numbers
+
+const ForwardCandidates& candidates(Mode mode, const ForwardChain*) {
+  switch (mode) {
+    case Mode::kTF32:
+      return forward_tf32();
+    case Mode::kFP32:
+      return forward_fp32();
+    case Mode::kBF16:
+      return forward_bf16();
+    default:
+      return forward_fp16();
+  }
+}
+
+const BackwardCandidates& candidates(Mode mode, const BackwardChain*) {
+  switch (mode) {
+    case Mode::kTF32:
+      return backward_tf32();
+    case Mode::kFP32:
+      return backward_fp32();
+    case Mode::kBF16:
+      return backward_bf16();
+    default:
+      return backward_fp16();
+  }
+}
+
+int divided_up(int a, int b) { return (a + b - 1) / b; }
+
+// Clusters have 1, 2, 4, ... blocks; other teams as many as the units need.
+template <class Chain>
+int team_blocks(const Candidate<Chain>& candidate, int hidden) {
+  if (!candidate.cluster) return divided_up(hidden, kUnitsOfChunk) * (kUnitsOfChunk / candidate.units);
+  int blocks = 1;
+  while (blocks * candidate.units < hidden) blocks *= 2;
+  return blocks;
+}
+
+template <class Chain>
+gpu::Launch launch_of(const Candidate<Chain>& candidate, int blocks, int teams, size_t shared, void* stream) {
+  return {blocks * teams, candidate.cluster ? blocks : 1, kThreads, shared, !candidate.cluster, stream};
+}
+
+// Teams that can run at once. The question to the driver is slow, so that the answer is kept.
+template <class Chain>
+int teams_at_once(const Candidate<Chain>& candidate, int blocks, size_t shared, int device, const gpu::Device& facts) {
+  if (!candidate.cluster) return facts.multiprocessors / blocks;
+  static std::mutex mutex;
+  static std::map<std::tuple<const void*, int, int>, int> known;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto key = std::make_tuple(reinterpret_cast<const void*>(candidate.kernel), blocks, device);
+  const auto found = known.find(key);
+  if (found != known.end()) return found->second;
+  const gpu::DeviceGuard guard(device);
+  return known[key] = gpu::clusters_at_once(candidate.kernel, launch_of(candidate, blocks, 1, shared, nullptr));
+}
+
+// Whether the device can run a candidate, and how; else `reason` says why not.
+template <class Chain>
+Plan planned(const Candidate<Chain>& candidate, const Sizes& sizes, int device, const gpu::Device& facts) {
+  Plan plan;
+  const std::string name = candidate.cluster ? "cluster" : "l2";
+  plan.blocks = team_blocks(candidate, sizes.hidden);
+  plan.units = candidate.units;
+  plan.rows = candidate.rows;
+  plan.shared = candidate.shared(plan.blocks * plan.units);
+  if (candidate.cluster && facts.major < 9) {
+    plan.reason = "no thread-block clusters before sm_90";
+  } else if (candidate.cluster && plan.blocks > kLargestCluster) {
+    plan.reason = "a cluster has at most 16 blocks";
+  } else if (!candidate.cluster && !facts.cooperative) {
+    plan.reason = "no cooperative launches";
+  } else if (plan.shared > facts.shared) {
+    plan.reason = "too little shared memory for the weights";
+  } else {
+    plan.teams = teams_at_once(candidate, plan.blocks, plan.shared, device, facts);
+    if (plan.teams == 0) plan.reason = "too few multiprocessors for a team";
+  }
+  if (plan.teams == 0) return plan;
+  const int needed = sizes.chains * divided_up(sizes.batch, plan.rows);
+  plan.teams = std::min(plan.teams, needed);
+  if (!candidate.cluster) plan.workspace = plan.teams * (kCounterBytes + candidate.memory(plan.blocks * plan.units));
+  plan.variant = name;
+  return plan;
+}
+
+// The first exchange that can; of its tiles the one in fewest turns, of these the smallest.
+template <class Chain>
+Plan choose(Mode mode, const Sizes& sizes, int device, const std::string& variant, const gpu::Device& facts) {
+  Plan best;
+  best.reason = "no variant " + variant;
+  int fewest = 0;
+  for (const auto& candidate : candidates(mode, static_cast<const Chain*>(nullptr))) {
+    const std::string name = candidate.cluster ? "cluster" : "l2";
+    if (!variant.empty() && variant != name) continue;
+    const Plan plan = planned(candidate, sizes, device, facts);
+    if (plan.variant.empty()) {
+      if (best.variant.empty()) best.reason = plan.reason;
+      continue;
+    }
+    if (!best.variant.empty() && best.variant != plan.variant) break;
+    const int turns = divided_up(sizes.chains * divided_up(sizes.batch, plan.rows), plan.teams);
+    if (best.variant.empty() || turns < fewest) {
+      best = plan;
+      fewest = turns;
+    }
+  }
+  return best;
+}
+
+template <class Chain>
+std::string run(Mode mode, const Sizes& sizes, const Chain* chains, const Plan& plan, void* workspace, int* status,
+                int64_t patience_ns, int device, void* stream) {
+  for (const auto& candidate : candidates(mode, chains)) {
+    if (candidate.cluster != (plan.variant == "cluster") || candidate.units != plan.units ||
+        candidate.rows != plan.rows) {
+      continue;
+    }
+    const gpu::DeviceGuard guard(device);
+    Params<Chain> params = {};
+    std::copy_n(chains, sizes.chains, params.chains);
+    params.sizes = sizes;
+    params.blocks = plan.blocks;
+    params.padded = plan.blocks * plan.units;
+    params.counters = static_cast<unsigned char*>(workspace);
+    params.memory = params.counters + plan.teams * kCounterBytes;
+    params.memory_stride = candidate.memory(params.padded);
+    params.status = status;
+    params.patience_ns = static_cast<uint64_t>(patience_ns);
+    const int teams = sizes.chains * divided_up(sizes.batch, plan.rows);
+    // Clusters wait for each other by themselves; blocks that exchange through memory must all run at once.
+    const int at_once = candidate.cluster ? teams : plan.teams;
+    for (int first = 0; first < teams; first += at_once) {
+      params.first_team = first;
+      const int count = std::min(at_once, teams - first);
+      const char* error = candidate.cluster ? nullptr : gpu::zero(params.counters, count * kCounterBytes, stream);
+      if (error == nullptr) {
+        error = gpu::launch(candidate.kernel, launch_of(candidate, plan.blocks, count, plan.shared, stream), params);
+      }
+      if (error != nullptr) return error;
+    }
+    return "";
+  }
+  return "there is no kernel of this plan";
+}
+
+}  // namespace
+
+Plan plan(Mode mode, bool backward, const Sizes& sizes, int device, const std::string& variant) {
+  Plan none;
+  gpu::Device facts;
+  if (sizes.hidden < 1 || sizes.hidden > kLargestHidden) {
+    none.reason = "hidden sizes are 1 to 1024";
+  } else if (sizes.batch < 1 || sizes.steps < 1 || sizes.chains < 1 || sizes.chains > kMaxChains) {
+    none.reason = "there is nothing to compute, or more than four chains";
+  } else if (const char* error = gpu::device_facts(device, &facts)) {
+    none.reason = error;
+  } else {
+    return backward ? choose<BackwardChain>(mode, sizes, device, variant, facts)
+                    : choose<ForwardChain>(mode, sizes, device, variant, facts);
+  }
+  return none;
+}
+
+std::string forward(Mode mode, const Sizes& sizes, const ForwardChain* chains, const Plan& plan, void* workspace,
+                    int* status, int64_t patience_ns, int device, void* stream) {
+  return run(mode, sizes, chains, plan, workspace, status, patience_ns, device, stream);
+}
+
+std::string backward(Mode mode, const Sizes& sizes, const BackwardChain* chains, const Plan& plan, void* workspace,
+                     int* status, int64_t patience_ns, int device, void* stream) {
+  return run(mode, sizes, chains, plan, workspace, status, patience_ns, device, stream);
+}
+
+}  // namespace crrl::gru_cuda

@@ -1,0 +1,13 @@
+#include "../machine.hpp"
+
+namespace crrl::machine {
+
+const bool kEmulated = true;
+
+std::vector<std::string> targets() { return {"this processor"}; }
+
+std::string toolkit() { return "none"; }
+
+std::optional<std::string> problem() { return std::nullopt; }
+
+}  // namespace crrl::machine
