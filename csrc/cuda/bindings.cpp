@@ -12,7 +12,10 @@
 #include "gru.hpp"
 #include "machine.hpp"
 
-#ifndef CRRL_MODULE
+#ifdef CRRL_EMULATED
+#include "primitives.hpp"
+#define CRRL_MODULE crrl_cuda_host
+#else
 #define CRRL_MODULE _cuda
 #endif
 
@@ -73,7 +76,6 @@ void call(const Run& run, const std::string& mode, const Shape& shape, const std
 
 PYBIND11_MODULE(CRRL_MODULE, module) {
   module.attr("abi") = 1;
-  module.attr("emulated") = crrl::machine::kEmulated;
   module.attr("targets") = crrl::machine::targets();
   module.attr("toolkit") = crrl::machine::toolkit();
   module.def("problem", &crrl::machine::problem, "Why no GPU can be used, or None.");
@@ -108,4 +110,20 @@ PYBIND11_MODULE(CRRL_MODULE, module) {
                call<BackwardTuple, BackwardChain>(backward, mode, shape, chains, plan, workspace, status, patience_ns,
                                                   device, stream);
              });
+
+#ifdef CRRL_EMULATED
+  module.attr("emulated") = true;
+  namespace host = crrl::gpu::host;
+  module.def("set_schedule", &host::set_schedule);
+  module.def("set_fault", &host::set_fault, py::arg("send") = 0, py::arg("release") = 0);
+  module.def(
+      "set_device",
+      [](int major, int multiprocessors, size_t shared, bool cooperative) {
+        host::set_device_facts({major, 0, multiprocessors, shared, cooperative});
+      },
+      py::arg("major") = 9, py::arg("multiprocessors") = 132, py::arg("shared") = 232448,
+      py::arg("cooperative") = true);
+#else
+  module.attr("emulated") = false;
+#endif
 }

@@ -7,7 +7,6 @@
 
 namespace crrl::machine {
 
-extern const bool kEmulated;
 std::vector<std::string> targets();    // such as sm_90a, compute_121
 std::string toolkit();                 // the version of the CUDA toolkit
 std::optional<std::string> problem();  // why no GPU can be used

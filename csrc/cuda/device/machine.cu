@@ -9,8 +9,6 @@
 
 namespace crrl::machine {
 
-const bool kEmulated = false;
-
 // CRRL_TARGETS: what setup.py gave nvcc, such as sm_90a.compute_121.
 std::vector<std::string> targets() {
   std::vector<std::string> result;

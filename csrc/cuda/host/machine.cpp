@@ -2,8 +2,6 @@
 
 namespace crrl::machine {
 
-const bool kEmulated = true;
-
 std::vector<std::string> targets() { return {"this processor"}; }
 
 std::string toolkit() { return "none"; }
