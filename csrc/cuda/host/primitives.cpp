@@ -432,7 +432,7 @@ void Machine::wake(const void* what) {
 // Doubling: whatever the bounds of the waits, they are over after a few rounds.
 void Machine::let_time_pass() {
   time_ += tick_;
-  tick_ = std::min<uint64_t>(tick_ * 2, uint64_t{1} << 30);
+  tick_ = std::min<uint64_t>(tick_ * 2, uint64_t{1} << 50);
   if (++stalls_ > kMostStalls) error = "all threads that are left wait for each other, without a bound: " + deadlock();
   for (Thread* thread : pollers_) ready(*thread->warp->block, *thread->warp, thread->bit());
   pollers_.clear();
