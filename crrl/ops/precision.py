@@ -1,0 +1,86 @@
+"""How precisely a GPU multiplies float32: what torch's switches say, and matrix products that follow cuDNN's.
+
+torch 2.9 replaced `allow_tf32` by a tree of settings (`torch.backends.fp32_precision` and below), and reading the old
+switches raises where a program has set the new ones. So these functions use the new ones wherever they exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+_Setting = tuple[str, str]
+_MATMUL: _Setting = ("cuda", "matmul")
+_PARENT: dict[_Setting, _Setting] = {_MATMUL: ("cuda", "all"), ("cuda", "all"): ("generic", "all")}
+
+_NEW = hasattr(torch._C, "_get_fp32_precision_getter")
+
+MODES = {torch.float32: ("tf32", "fp32"), torch.bfloat16: ("bf16",), torch.float16: ("fp16",)}
+"""By the dtype of the tensors, the modes that the GRU kernels of crrl._cuda have for it."""
+
+DTYPES = {mode: dtype for dtype, modes in MODES.items() for mode in modes}
+"""The dtype of each mode's tensors."""
+
+
+def mode(dtype: torch.dtype) -> str:
+    """The mode in which a GRU of this dtype (a key of MODES) is computed now: in float32 as cuDNN's RNNs are."""
+    if dtype != torch.float32:
+        return MODES[dtype][0]
+    allowed = _get(("cuda", "rnn")) == "tf32" if _NEW else torch.backends.cudnn.allow_tf32
+    return "tf32" if allowed else "fp32"
+
+
+@contextmanager
+def products(mode: str) -> Iterator[None]:
+    """Within the block cuBLAS multiplies float32 as `mode` says: TF32 in "tf32", exactly in "fp32".
+
+    torch keeps the switch for the whole process: products of other threads see it, too. It is put back afterwards.
+    """
+    if mode not in ("tf32", "fp32") or _allowed() == (mode == "tf32"):
+        yield
+        return
+    before = _own(_MATMUL) if _NEW else ""
+    _allow(mode == "tf32")
+    try:
+        yield
+    finally:
+        if _NEW:
+            _set(_MATMUL, before)
+        else:
+            _allow(mode != "tf32")
+
+
+def _allowed() -> bool:
+    return _get(_MATMUL) == "tf32" if _NEW else torch.backends.cuda.matmul.allow_tf32
+
+
+def _allow(tf32: bool) -> None:
+    if _NEW:
+        _set(_MATMUL, "tf32" if tf32 else "ieee")
+    else:
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+
+
+def _own(setting: _Setting) -> str:
+    """What `setting` itself was set to: "none" where it inherits, which reading it does not tell.
+
+    So its parent is changed for a moment.
+    """
+    value, parent = _get(setting), _PARENT.get(setting)
+    if parent is None:
+        return value
+    before = _own(parent)
+    _set(parent, "ieee" if value == "tf32" else "tf32")
+    inherits = _get(setting) != value
+    _set(parent, before)
+    return "none" if inherits else value
+
+
+def _get(setting: _Setting) -> str:
+    return str(torch._C._get_fp32_precision_getter(*setting))
+
+
+def _set(setting: _Setting, value: str) -> None:
+    torch._C._set_fp32_precision_setter(*setting, value)
