@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,3 +34,28 @@ def real_data() -> Path:
     if not root:
         pytest.skip("needs real data: set CRRL_DATA to its folder")
     return Path(root)
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """crrl._cuda replaced by its definition on memory of the host (tests/ops/fake_cuda.py), for tensors on a CPU."""
+    path = Path(__file__).parent / "ops" / "fake_cuda.py"
+    spec = importlib.util.spec_from_file_location("fake_cuda", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    fake = module.FakeCuda()
+    use_as_cuda(fake, monkeypatch)
+    return fake
+
+
+def use_as_cuda(native: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have crrl.ops call `native` for crrl._cuda, from a state in which nothing has gone wrong yet."""
+    from crrl.ops import cuda
+
+    monkeypatch.setattr(cuda, "native", native, raising=False)
+    monkeypatch.setattr(cuda, "missing", None)
+    monkeypatch.setattr(cuda, "off", None)
+    monkeypatch.setattr(cuda, "_words", {})
+    cuda._problem.cache_clear()

@@ -15,10 +15,17 @@ from crrl.errors import CrrlError
 
 @dataclass(frozen=True)
 class Case:
-    """What a backend needs to know to say whether it can serve a call."""
+    """What a backend needs to know to say whether it can serve a call.
+
+    Attributes:
+        device: its type. dtype: of the tensors. index: which device of that type; None: the current one.
+        hidden: H of a GRU layer; None: any.
+    """
 
     device: str
     dtype: torch.dtype
+    index: int | None = None
+    hidden: int | None = None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from crrl.ops import cpu
 from crrl.ops.backends import Case
+from crrl.ops.gru_call import Call, address, output_shape, readable
 
 isa = os.environ.get("CRRL_ISA", "")
 """The instruction set the kernels are made to use; empty: the best that this processor has for the dtype."""
@@ -74,7 +75,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """dx (empty unless needed), dh0 and the gradients of `weights`."""
     call = _Call(x, lengths, h0, weights, frames, batch_first, reverse)
-    dy, dh_n, y = _readable(dy), dh_n.contiguous(), _readable(y)
+    dy, dh_n, y = readable(dy), dh_n.contiguous(), readable(y)
     dx = x.new_empty(x.shape) if needs_dx else x.new_empty(0)
     dh0 = x.new_empty(dh_n.shape)
     gradients = [torch.empty_like(weight, memory_format=torch.contiguous_format) for weight in weights]
@@ -83,18 +84,6 @@ def backward(
         call.frames(dx) if needs_dx else (0, 0, 0), dh0.data_ptr(), call.per_direction(gradients), *call.settings(),
     )  # fmt: skip
     return dx, dh0, gradients
-
-
-def sizes(x: Tensor, weights: Sequence[Tensor], batch_first: bool) -> tuple[int, int, int]:
-    """D, B, H of a call of crrl::gru_layer."""
-    per_direction = 4 if len(weights) >= 4 and weights[2].ndim == 1 else 2
-    return len(weights) // per_direction, x.shape[0 if batch_first else 1], weights[1].shape[1]
-
-
-def output_shape(x: Tensor, weights: Sequence[Tensor], frames: int, batch_first: bool) -> tuple[int, int, int]:
-    """The shape of y."""
-    directions, batch, hidden = sizes(x, weights, batch_first)
-    return (batch, frames, directions * hidden) if batch_first else (frames, batch, directions * hidden)
 
 
 def reserve_size(directions: int, batch: int, steps: int, hidden: int) -> int:
@@ -107,45 +96,19 @@ def _isa(bf16: bool) -> str:
     return isa if (isa in BF16_ISAS) == bf16 else ""
 
 
-class _Call:
-    """The checked arguments of one call. Holds the tensors, as the kernels see addresses only."""
+class _Call(Call):
+    """A call as the C++ kernels take it."""
 
-    def __init__(
-        self,
-        x: Tensor,
-        lengths: Tensor | None,
-        h0: Tensor | None,
-        weights: Sequence[Tensor],
-        frames: int,
-        batch_first: bool,
-        reverse: bool,
-    ):
-        self.x, self.batch_first, self.steps = _readable(x), batch_first, frames
-        self.directions, self.batch, self.hidden = sizes(x, weights, batch_first)
-        given = x.shape[1 if batch_first else 0]
-        if given not in (1, frames):
-            raise ValueError(f"x must have {frames} frames, or one that is repeated, not {given}")
-        per_direction = len(weights) // self.directions
-        gates = 3 * self.hidden
-        shapes = [(gates, x.shape[2]), (gates, self.hidden), (gates,), (gates,)][:per_direction] * self.directions
-        for tensor, shape in zip(weights, shapes, strict=True):
-            _check(x, tensor, shape)
-        if h0 is not None:
-            _check(x, h0, (self.directions, self.batch, self.hidden))
-        if lengths is not None and (lengths.shape != (self.batch,) or lengths.dtype != torch.int64):
-            raise ValueError(f"lengths must be int64 [{self.batch}], not {lengths.dtype} {list(lengths.shape)}")
-        self.weights = [tensor.contiguous() for tensor in weights]
+    kernel = "the C++ GRU"
+
+    def __init__(self, x: Tensor, lengths: Tensor | None, *arguments: Any):
+        super().__init__(x, lengths, *arguments)
+        self.x = readable(x)
         self.lengths = None if lengths is None else lengths.to("cpu").contiguous()
-        self.h0 = None if h0 is None else h0.contiguous()
         self.layer = cpu.native.GruLayer(
-            self.batch, self.steps, x.shape[2], self.hidden, reverse, given < frames, _address(self.lengths),
-            self.frames(self.x), _address(self.h0), self.per_direction(self.weights),
+            self.batch, self.steps, x.shape[2], self.hidden, self.reverse, self.repeated, address(self.lengths),
+            self.frames(self.x), address(self.h0), self.per_direction(self.weights),
         )  # fmt: skip
-
-    def frames(self, tensor: Tensor) -> tuple[int, int, int]:
-        """Address, stride from row to row and from frame to frame of [B, T, C] or [T, B, C]; 0 where one is all."""
-        row, frame = (0, 1) if self.batch_first else (1, 0)
-        return tensor.data_ptr(), tensor.stride(row), tensor.stride(frame) if tensor.shape[frame] > 1 else 0
 
     def per_direction(self, tensors: Sequence[Tensor]) -> list[tuple[int, ...]]:
         """The addresses of w_ih, w_hh, b_ih, b_hh (0: none) of each direction."""
@@ -157,21 +120,3 @@ class _Call:
         """bf16, threads, isa."""
         bf16 = self.x.dtype == torch.bfloat16
         return bf16, torch.get_num_threads(), _isa(bf16)
-
-
-def _readable(x: Tensor) -> Tensor:
-    """The kernels take any strides between frames; the channels of one must lie side by side."""
-    return x if x.stride(2) == 1 or x.shape[2] == 1 else x.contiguous()
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
-def _check(x: Tensor, tensor: Tensor, shape: tuple[Any, ...]) -> None:
-    """The kernels take pointers: what lies behind them must be what they expect."""
-    if tensor.shape != shape or tensor.dtype != x.dtype or tensor.device != x.device:
-        raise ValueError(
-            f"the C++ GRU needs {x.dtype} of shape {list(shape)} on {x.device} here, "
-            f"not {tensor.dtype} of shape {list(tensor.shape)} on {tensor.device}"
-        )

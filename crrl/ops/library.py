@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crrl.ops import cpu_gru
+from crrl.ops import cpu_gru, gru_call
 from crrl.reference import gru as reference
 from crrl.reference.gru import Weights
 
@@ -78,9 +78,9 @@ def _forward_fake(
     reverse: bool,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    directions, batch, hidden = cpu_gru.sizes(x, weights, batch_first)
+    directions, batch, hidden = gru_call.sizes(x, weights, batch_first)
     reserve = cpu_gru.reserve_size(directions, batch, frames, hidden) if keep else 0
-    y = x.new_empty(cpu_gru.output_shape(x, weights, frames, batch_first))
+    y = x.new_empty(gru_call.output_shape(x, weights, frames, batch_first))
     return y, x.new_empty(directions, batch, hidden), x.new_empty(reserve)
 
 
@@ -117,7 +117,7 @@ def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dreserve: Tensor
     if dy is None:
         dy = torch.zeros_like(y)
     if dh_n is None:
-        directions, batch, hidden = cpu_gru.sizes(x, weights, batch_first)
+        directions, batch, hidden = gru_call.sizes(x, weights, batch_first)
         dh_n = x.new_zeros(directions, batch, hidden)
     needs_dx = ctx.needs_input_grad[0]
     flags = frames, batch_first, reverse, needs_dx
@@ -171,7 +171,7 @@ def _reference(
     batch_first: bool,
     reverse: bool,
 ) -> tuple[Tensor, Tensor]:
-    directions = cpu_gru.sizes(x, weights, batch_first)[0]
+    directions = gru_call.sizes(x, weights, batch_first)[0]
     step = len(weights) // directions
     per_direction: list[Weights] = [
         (weights[i], weights[i + 1], *(weights[i + 2 : i + 4] if step == 4 else (None, None)))

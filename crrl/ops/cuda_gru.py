@@ -1,0 +1,273 @@
+"""The GRU layer on a GPU: matrix products by cuBLAS around the recurrence, which csrc/cuda/gru.hpp computes.
+
+Both directions, or those of two encoders, are chains of one launch. The tensors may lie on a CPU where `cuda.native`
+is the emulation of the kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from crrl.errors import CrrlError
+from crrl.ops import cuda, precision
+from crrl.ops.backends import Case
+from crrl.ops.gru_call import Call, Frames, address, output_shape, readable
+from crrl.reference.gru import check_lengths
+
+if TYPE_CHECKING:
+    from crrl._cuda import BackwardChain, ForwardChain, GruPlan
+
+NOTHING: Frames = (0, 0, 0)
+
+
+def supports(case: Case) -> tuple[bool, str]:
+    """Whether the extension has kernels for `case`, and why."""
+    if case.device != "cuda" or case.dtype not in precision.MODES:
+        return False, f"the CUDA GRU takes float32, bfloat16 and float16 on a GPU, not {case.dtype} on {case.device}"
+    if reason := cuda.unusable():
+        return False, reason
+    mode, hidden = precision.mode(case.dtype), case.hidden or 1
+    index = torch.cuda.current_device() if case.index is None else case.index
+    if reason := refusal(mode, 2, (1, 1, hidden), index, backward=True):
+        return False, reason
+    return (
+        True,
+        f"CUDA kernels (crrl._cuda, {mode}, {_plan(cuda.native, mode, False, 2, (1, 1, hidden), index).variant})",
+    )
+
+
+def refusal(mode: str, chains: int, sizes: tuple[int, int, int], device: int, backward: bool) -> str | None:
+    """Why no kernel can take `chains` of these sizes (B, T, H) forward, and with `backward` back; None if one can."""
+    for back in (False, True) if backward else (False,):
+        plan = _plan(cuda.native, mode, back, chains, sizes, device)
+        if not plan.variant:
+            return f"the CUDA GRU cannot take hidden size {sizes[2]} in {mode}: {plan.reason}"
+    return None
+
+
+@lru_cache(maxsize=1024)
+def _plan(native: Any, mode: str, backward: bool, chains: int, sizes: tuple[int, int, int], device: int) -> GruPlan:
+    return native.gru_plan(mode, backward, chains, *sizes, device)  # type: ignore[no-any-return]
+
+
+def reserve_size(directions: int, batch: int, steps: int, hidden: int) -> int:
+    """Elements that a forward pass keeps for its backward: r, z, n, W_hn h + b_hn and h before the frame."""
+    return directions * batch * steps * 5 * hidden
+
+
+def forward(
+    x: Tensor,
+    lengths: Tensor | None,
+    h0: Tensor | None,
+    weights: Sequence[Tensor],
+    frames: int,
+    batch_first: bool,
+    reverse: bool,
+    keep: bool,
+    mode: str | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y, h_n and, with `keep`, what `backward` needs; the arguments are those of crrl::gru_layer (crrl/ops/library.py).
+
+    Lengths on a GPU are not looked at. `mode`: one of the dtype's in precision.MODES; None: as torch's switches say.
+
+    Raises:
+        ValueError: a tensor has another shape, dtype or device than its place takes, or a length on the CPU is not in
+            1..T.
+        CrrlError: no kernel can take these sizes, or an earlier call gave up waiting.
+    """
+    call = _Forward(x, lengths, h0, weights, frames, batch_first, reverse, keep=keep)
+    _launch_forward([call], mode)
+    return call.y, call.h_n, call.reserve
+
+
+def forward_pair(
+    x: Tensor,
+    v: Tensor,
+    lengths: Tensor | None,
+    weights: Sequence[Tensor],
+    key_weights: Sequence[Tensor],
+    batch_first: bool,
+    reverse: bool,
+    keep: bool,
+    mode: str | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """`forward` of x with `weights`, and without `keep` of v with `key_weights`, in one launch.
+
+    Returns y, h_n, reserve of x, then y, h_n of v. Both layers have the same D, B, T and H.
+
+    Raises:
+        ValueError, CrrlError: as forward does; or the two layers differ in a size.
+    """
+    frames = x.shape[1 if batch_first else 0]
+    query = _Forward(x, lengths, None, weights, frames, batch_first, reverse, keep=keep)
+    key = _Forward(v, query.lengths, None, key_weights, frames, batch_first, reverse, keep=False)
+    if query.y.shape != key.y.shape or query.h_n.shape != key.h_n.shape:
+        raise ValueError(f"two layers that give {list(query.y.shape)} and {list(key.y.shape)} do not make a pair")
+    _launch_forward([query, key], mode)
+    return query.y, query.h_n, query.reserve, key.y, key.h_n
+
+
+def backward(
+    dy: Tensor,
+    dh_n: Tensor,
+    x: Tensor,
+    lengths: Tensor | None,
+    h0: Tensor | None,
+    weights: Sequence[Tensor],
+    y: Tensor,
+    reserve: Tensor,
+    frames: int,
+    batch_first: bool,
+    reverse: bool,
+    needs_dx: bool,
+    mode: str | None = None,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """dx (empty unless needed), dh0 and the gradients of `weights`; of a forward pass that kept its `reserve`."""
+    call = _Call(x, lengths, h0, weights, frames, batch_first, reverse)
+    mode = mode or precision.mode(x.dtype)
+    dy, dh_n = readable(dy), dh_n.contiguous()
+    call.check(dy, y.shape)
+    call.check(dh_n, (call.directions, call.batch, call.hidden))
+    kept, dgates, dh0 = reserve.view(call.shape(5)), x.new_empty(call.shape(4)), torch.empty_like(dh_n)
+    chains: list[BackwardChain] = [
+        (
+            w_hh.data_ptr(), address(call.lengths), call.frames(kept[d]), call.frames(call.units(dy, d)),
+            dh_n[d].data_ptr(), call.frames(dgates[d]), dh0[d].data_ptr(), reverse and d == 1,
+        )
+        for d, (_, w_hh, *_) in enumerate(call.layers())
+    ]  # fmt: skip
+    _launch(cuda.native.gru_backward, True, mode, call, chains)
+    with precision.products(mode):
+        dx = call.input_gradient(dgates) if needs_dx else x.new_empty(0)
+        return dx, dh0, call.weight_gradients(dgates, kept)
+
+
+class _Call(Call):
+    """A call as the kernels take it: x contiguous, lengths beside it."""
+
+    kernel = "the CUDA GRU"
+
+    def __init__(self, x: Tensor, lengths: Tensor | None, *arguments: Any):
+        super().__init__(x.contiguous(), lengths, *arguments)
+        if lengths is not None:
+            if lengths.device.type == "cpu":
+                check_lengths(lengths, self.steps)
+            self.lengths = lengths.to(x.device, non_blocking=True).contiguous()
+        self.rows = self.x.view(-1, x.shape[2])
+
+    def shape(self, columns: int) -> tuple[int, ...]:
+        """[D, B, T, columns · H] in the memory order of x."""
+        order = (self.batch, self.steps) if self.batch_first else (self.steps, self.batch)
+        return (self.directions, *order, columns * self.hidden)
+
+    def layers(self) -> list[list[Tensor]]:
+        """w_ih, w_hh and, unless there are none, b_ih, b_hh of each direction."""
+        step = len(self.weights) // self.directions
+        return [self.weights[i : i + step] for i in range(0, len(self.weights), step)]
+
+    def units(self, tensor: Tensor, direction: int) -> Tensor:
+        """What belongs to a direction in a tensor like y."""
+        return tensor.narrow(2, direction * self.hidden, self.hidden)
+
+    def input_gradient(self, dgates: Tensor) -> Tensor:
+        """dx, of the shape of x, from dgates [D, B, T, 4H]."""
+        dx = torch.empty_like(self.x)
+        for d, (w_ih, *_) in enumerate(self.layers()):
+            rows, into = self._of_input(dgates[d]), dx.view(self.rows.shape)
+            if d:
+                into.addmm_(rows, w_ih)
+            else:
+                torch.mm(rows, w_ih, out=into)
+        return dx
+
+    def weight_gradients(self, dgates: Tensor, kept: Tensor) -> list[Tensor]:
+        """The gradients of `weights` from dgates [D, B, T, 4H] and the reserve [D, B, T, 5H]."""
+        gradients = [torch.empty_like(weight) for weight in self.weights]
+        step, size, x = len(gradients) // self.directions, self.hidden, self._valid_rows()
+        for d in range(self.directions):
+            dw_ih, dw_hh, *biases = gradients[d * step : (d + 1) * step]
+            rows, h_before = dgates[d].view(-1, 4 * size), kept[d].view(-1, 5 * size)[:, 4 * size :]
+            torch.mm(self._of_input(dgates[d]).t(), x, out=dw_ih)
+            torch.mm(rows[:, : 2 * size].t(), h_before, out=dw_hh[: 2 * size])
+            torch.mm(rows[:, 3 * size :].t(), h_before, out=dw_hh[2 * size :])
+            if biases:
+                sums = rows.sum(0, dtype=rows.dtype)  # said, as autocast would sum in float32
+                biases[0].copy_(sums[: 3 * size])
+                biases[1][: 2 * size].copy_(sums[: 2 * size])
+                biases[1][2 * size :].copy_(sums[3 * size :])
+        return gradients
+
+    def _of_input(self, dgates: Tensor) -> Tensor:
+        """The gradient of W_ih x: of each frame, or summed over those that share one."""
+        if self.repeated:
+            dgates = dgates.sum(1 if self.batch_first else 0, dtype=dgates.dtype)
+        return dgates.view(-1, 4 * self.hidden)[:, : 3 * self.hidden]
+
+    def _valid_rows(self) -> Tensor:
+        """x [B · T, I] with zeros in padded frames: 0 times the NaN that may stand there would be NaN."""
+        if self.lengths is None or self.repeated:
+            return self.rows
+        frame = torch.arange(self.steps, device=self.x.device)
+        valid = frame < self.lengths[:, None] if self.batch_first else frame[:, None] < self.lengths
+        return torch.where(valid[:, :, None], self.x, 0).view(self.rows.shape)
+
+
+class _Forward(_Call):
+    """A call with its results, and its share of the chains of a launch."""
+
+    def __init__(self, *arguments: Any, keep: bool):
+        super().__init__(*arguments)
+        x, steps = self.x, self.steps
+        self.keep = keep
+        self.y = x.new_empty(output_shape(x, self.weights, steps, self.batch_first))
+        self.h_n = x.new_empty(self.directions, self.batch, self.hidden)
+        self.reserve = x.new_empty(reserve_size(self.directions, self.batch, steps, self.hidden) if keep else 0)
+
+    def project(self) -> Tensor:
+        """W_ih x + b_ih of every direction, [D, B, T, 3H] in the memory order of x; T is 1 where x is repeated."""
+        gates = self.x.new_empty(self.directions, *self.x.shape[:2], 3 * self.hidden)
+        for into, (w_ih, _, *biases) in zip(gates.flatten(1, 2), self.layers(), strict=True):
+            if biases:
+                torch.addmm(biases[0], self.rows, w_ih.t(), out=into)
+            else:
+                torch.mm(self.rows, w_ih.t(), out=into)
+        return gates
+
+    def chains(self, gates: Tensor) -> list[ForwardChain]:
+        """What the kernels are given of each direction."""
+        kept = self.reserve.view(self.shape(5)) if self.keep else None
+        return [
+            (
+                self.frames(gates[d]), w_hh.data_ptr(), biases[1].data_ptr() if biases else 0,
+                0 if self.h0 is None else self.h0[d].data_ptr(), address(self.lengths),
+                self.frames(self.units(self.y, d)), self.h_n[d].data_ptr(),
+                NOTHING if kept is None else self.frames(kept[d]), self.reverse and d == 1,
+            )
+            for d, (_, w_hh, *biases) in enumerate(self.layers())
+        ]  # fmt: skip
+
+
+def _launch_forward(calls: list[_Forward], mode: str | None) -> None:
+    mode = mode or precision.mode(calls[0].x.dtype)
+    with precision.products(mode):
+        gates = [call.project() for call in calls]  # held until the launch: a chain has its address alone
+    chains = [chain for call, gate in zip(calls, gates, strict=True) for chain in call.chains(gate)]
+    _launch(cuda.native.gru_forward, False, mode, calls[0], chains)
+
+
+def _launch(function: Any, backward: bool, mode: str, call: _Call, chains: list[Any]) -> None:
+    cuda.raise_if_timed_out()
+    device, stream = cuda.place(call.x)
+    sizes = call.batch, call.steps, call.hidden
+    plan = _plan(cuda.native, mode, backward, len(chains), sizes, device)
+    if not plan.variant:
+        reason = refusal(mode, len(chains), sizes, device, backward)
+        raise CrrlError(f"{reason}; CRRL_BACKEND=gru_layer=torch leaves it to torch")
+    workspace, status = call.x.new_empty(plan.workspace, dtype=torch.uint8), cuda.status(device)
+    patience = cuda.PATIENCE_NS
+    function(mode, sizes, chains, plan, workspace.data_ptr(), status.data_ptr(), patience, device, stream)
