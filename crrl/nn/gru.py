@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from crrl.ops import operators
+from crrl.ops import operators, precision
 from crrl.reference.gru import Weights
 
 
@@ -53,7 +53,7 @@ class GRU(nn.GRU):
         x = input.data if isinstance(input, PackedSequence) else input
         if lengths is not None and (x is not input or x.dim() != 3 or lengths.shape != self._state_shape(x)[1:2]):
             raise ValueError("lengths must be [B], one for each row of a padded batch")
-        if lengths is None and self.reverse and operators.gru_backend(x)[0] == "torch":
+        if lengths is None and self.reverse and operators.gru_backend(x, self.hidden_size)[0] == "torch":
             return super().forward(input, hx)
         weights = self._weights()
         if not self._fits(input, hx, weights):
@@ -100,7 +100,7 @@ class GRU(nn.GRU):
         """
         if input is None:
             input = next(self.parameters())
-        return operators.gru_backend(input.data)
+        return operators.gru_backend(input.data, self.hidden_size)
 
     def _forward_packed(
         self, packed: PackedSequence, hx: Tensor | None, weights: list[list[Weights]]
@@ -165,6 +165,6 @@ class GRU(nn.GRU):
             return False
         if hx is not None and hx.shape != self._state_shape(input):
             return False
-        device, dtypes = x.device, operators.AUTOCAST_DTYPES if operators.autocasts(x) else (x.dtype,)
+        device, dtypes = x.device, precision.AUTOCAST_DTYPES if precision.autocasts(x) else (x.dtype,)
         tensors = [hx, *(tensor for layer in weights for direction in layer for tensor in direction)]
         return all(tensor is None or (tensor.dtype in dtypes and tensor.device == device) for tensor in tensors)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,7 +18,18 @@ ABI = 1
 PATIENCE_NS = 2_000_000_000
 """How long a block waits for its team before it gives up; a frame takes microseconds."""
 
-__all__ = ["missing", "native", "off", "place", "raise_if_timed_out", "status", "timed_out", "unusable"]
+__all__ = [
+    "current_device",
+    "driver",
+    "missing",
+    "native",
+    "off",
+    "place",
+    "raise_if_timed_out",
+    "status",
+    "timed_out",
+    "unusable",
+]
 
 try:
     from crrl import _cuda as native
@@ -39,6 +53,21 @@ def unusable() -> str | None:
 @cache
 def _problem() -> str | None:
     return native.problem()
+
+
+def current_device() -> int:
+    """The number of the GPU that calls go to; 0 where there is none and the kernels are emulated."""
+    return torch.cuda.current_device() if torch.cuda.is_available() else 0
+
+
+@cache
+def driver() -> str:
+    """The version of NVIDIA's driver, as the kernel module says it, else as CUDA does; "none" where there is none."""
+    with suppress(OSError):
+        first = Path("/proc/driver/nvidia/version").read_text().partition("\n")[0]
+        if version := re.search(r"\d+\.\d+(\.\d+)*", first):
+            return version[0]
+    return str(torch._C._cuda_getDriverVersion()) if torch.cuda.is_available() else "none"  # type: ignore[attr-defined]
 
 
 def place(tensor: Tensor) -> tuple[int, int]:

@@ -31,14 +31,12 @@ def supports(case: Case) -> tuple[bool, str]:
         return False, f"the CUDA GRU takes float32, bfloat16 and float16 on a GPU, not {case.dtype} on {case.device}"
     if reason := cuda.unusable():
         return False, reason
-    mode, hidden = precision.mode(case.dtype), case.hidden or 1
-    index = torch.cuda.current_device() if case.index is None else case.index
-    if reason := refusal(mode, 2, (1, 1, hidden), index, backward=True):
+    mode, sizes = precision.mode(case.dtype), (1, 1, case.hidden or 1)
+    device = cuda.current_device() if case.index is None else case.index
+    if reason := refusal(mode, 2, sizes, device, backward=True):
         return False, reason
-    return (
-        True,
-        f"CUDA kernels (crrl._cuda, {mode}, {_plan(cuda.native, mode, False, 2, (1, 1, hidden), index).variant})",
-    )
+    variant = _plan(cuda.native, mode, False, 2, sizes, device).variant
+    return True, f"CUDA kernels (crrl._cuda, {mode}, {variant})"
 
 
 def refusal(mode: str, chains: int, sizes: tuple[int, int, int], device: int, backward: bool) -> str | None:
@@ -73,7 +71,8 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, h_n and, with `keep`, what `backward` needs; the arguments are those of crrl::gru_layer (crrl/ops/library.py).
 
-    Lengths on a GPU are not looked at. `mode`: one of the dtype's in precision.MODES; None: as torch's switches say.
+    Lengths on a GPU are not looked at. `mode`: for the self-check, one of the dtype's in precision.MODES; None: as
+    torch's switches say.
 
     Raises:
         ValueError: a tensor has another shape, dtype or device than its place takes, or a length on the CPU is not in
@@ -129,7 +128,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """dx (empty unless needed), dh0 and the gradients of `weights`; of a forward pass that kept its `reserve`."""
     call = _Call(x, lengths, h0, weights, frames, batch_first, reverse)
-    mode = mode or precision.mode(x.dtype)
+    mode = _mode(mode, x)
     dy, dh_n = readable(dy), dh_n.contiguous()
     call.check(dy, y.shape)
     call.check(dh_n, (call.directions, call.batch, call.hidden))
@@ -253,15 +252,22 @@ class _Forward(_Call):
 
 
 def _launch_forward(calls: list[_Forward], mode: str | None) -> None:
-    mode = mode or precision.mode(calls[0].x.dtype)
+    mode = _mode(mode, calls[0].x)
     with precision.products(mode):
         gates = [call.project() for call in calls]  # held until the launch: a chain has its address alone
     chains = [chain for call, gate in zip(calls, gates, strict=True) for chain in call.chains(gate)]
     _launch(cuda.native.gru_forward, False, mode, calls[0], chains)
 
 
-def _launch(function: Any, backward: bool, mode: str, call: _Call, chains: list[Any]) -> None:
+def _mode(asked: str | None, x: Tensor) -> str:
+    """The mode of a call, once it is known that no earlier one waited in vain; who asks for a mode looks himself."""
+    if asked is not None:
+        return asked
     cuda.raise_if_timed_out()
+    return precision.mode(x.dtype)
+
+
+def _launch(function: Any, backward: bool, mode: str, call: _Call, chains: list[Any]) -> None:
     device, stream = cuda.place(call.x)
     sizes = call.batch, call.steps, call.hidden
     plan = _plan(cuda.native, mode, backward, len(chains), sizes, device)

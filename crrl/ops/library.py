@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crrl.ops import cpu_gru, gru_call
+from crrl.ops import cpu_gru, cuda_gru, gru_call, precision, torch_gru
 from crrl.reference import gru as reference
 from crrl.reference.gru import Weights
 
@@ -39,6 +39,19 @@ backward_op = torch.library.custom_op(
 )
 """dx (empty unless needs_dx), dh0 (also where h0 is None) and the gradient of each of `weights`."""
 
+pair_op = torch.library.custom_op(
+    "crrl::gru_layer_pair",
+    cuda_gru.forward_pair,
+    mutates_args=(),
+    device_types="cuda",
+    schema="(Tensor x, Tensor v, Tensor? lengths, Tensor[] weights, Tensor[] key_weights, bool batch_first,"
+    " bool reverse, bool keep) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+"""crrl::gru_layer of x with `weights`: y, h_n, reserve; and of v with `key_weights`, without gradient: y, h_n."""
+
+forward_op.register_kernel("cuda")(cuda_gru.forward)
+backward_op.register_kernel("cuda")(cuda_gru.backward)
+
 
 def gru_layer(
     x: Tensor,
@@ -53,18 +66,92 @@ def gru_layer(
     Raises:
         ValueError: a tensor has another shape, dtype or device than its place takes, or a length is not in 1..T.
     """
-    flat = [tensor for direction in weights for tensor in direction if tensor is not None]
-    inputs = [x, *flat] if h0 is None else [x, h0, *flat]
-    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+    x, flat = _autocast(x), [_autocast(tensor) for tensor in _flat(weights)]
+    h0 = None if h0 is None else _autocast(h0)
+    keep = _needs_gradient(x, *flat, *([] if h0 is None else [h0]))
     if lengths is not None:
         lengths = lengths.to(torch.int64)
     frames = x.shape[1] if frames is None else frames
-    batch_first = x.is_contiguous() or not x.transpose(0, 1).is_contiguous()
+    batch_first = _batch_first(x)
     if batch_first:
         y, h_n, _ = forward_op(x, lengths, h0, flat, frames, True, reverse, keep)
         return y, h_n
     y, h_n, _ = forward_op(x.transpose(0, 1), lengths, h0, flat, frames, False, reverse, keep)
     return y.transpose(0, 1), h_n
+
+
+def gru_layer_or_torch(
+    x: Tensor,
+    lengths: Tensor | None,
+    weights: Sequence[Weights],
+    h0: Tensor | None = None,
+    reverse: bool = True,
+    frames: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`gru_layer` on a GPU; torch's, where the GPU cannot hold the blocks that this many rows and chains take.
+
+    A compiled graph cannot look at sizes: there the operator raises instead.
+    """
+    steps = x.shape[1] if frames is None else frames
+    if torch.compiler.is_compiling() or _fits(x, weights, len(weights), steps):
+        return gru_layer(x, lengths, weights, h0, reverse, frames)
+    return torch_gru.gru_layer(x, lengths, weights, h0, reverse, frames)
+
+
+def fit_one_launch(x: Tensor, v: Tensor, weights: Sequence[Weights], key_weights: Sequence[Weights]) -> bool:
+    """Whether one launch can serve both layers: they have the same sizes, and the GPU can hold their blocks."""
+    shapes = [(*of.shape[:2], len(each), each[0][1].shape[1]) for of, each in ((x, weights), (v, key_weights))]
+    return shapes[0] == shapes[1] and _fits(x, weights, 2 * len(weights), x.shape[1])
+
+
+def _fits(x: Tensor, weights: Sequence[Weights], chains: int, steps: int) -> bool:
+    sizes, mode = (x.shape[0], steps, weights[0][1].shape[1]), precision.mode(precision.compute_dtype(x))
+    forward = cuda_gru.refusal(mode, chains, sizes, x.get_device(), backward=False)
+    return not (forward or cuda_gru.refusal(mode, len(weights), sizes, x.get_device(), backward=True))
+
+
+def gru_layer_pair(
+    x: Tensor,
+    v: Tensor,
+    lengths: Tensor | None,
+    weights: Sequence[Weights],
+    key_weights: Sequence[Weights],
+    reverse: bool = True,
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """`gru_layer` of x [B, T, I], and without gradient of v [B, T, I'], by crrl::gru_layer_pair.
+
+    Raises:
+        ValueError: as gru_layer does, or the layers differ in B, T, D or H.
+    """
+    x, flat = _autocast(x), [_autocast(tensor) for tensor in _flat(weights)]
+    v, key_flat = _autocast(v.detach()), [_autocast(tensor.detach()) for tensor in _flat(key_weights)]
+    if lengths is not None:
+        lengths = lengths.to(torch.int64)
+    keep = _needs_gradient(x, *flat)
+    if _batch_first(x):
+        y, h_n, _, key_y, key_h_n = pair_op(x, v, lengths, flat, key_flat, True, reverse, keep)
+        return (y, h_n), (key_y, key_h_n)
+    turned = x.transpose(0, 1), v.transpose(0, 1)
+    y, h_n, _, key_y, key_h_n = pair_op(*turned, lengths, flat, key_flat, False, reverse, keep)
+    return (y.transpose(0, 1), h_n), (key_y.transpose(0, 1), key_h_n)
+
+
+def _flat(weights: Sequence[Weights]) -> list[Tensor]:
+    return [tensor for direction in weights for tensor in direction if tensor is not None]
+
+
+def _autocast(tensor: Tensor) -> Tensor:
+    """The tensor in autocast's dtype on a GPU, where that may be either of two; on a CPU the operator itself casts."""
+    return tensor.to(precision.compute_dtype(tensor)) if tensor.device.type == "cuda" else tensor
+
+
+def _needs_gradient(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def _batch_first(x: Tensor) -> bool:
+    """Whether x [B, T, I] is best taken as it is; else as [T, B, I]."""
+    return x.is_contiguous() or not x.transpose(0, 1).is_contiguous()
 
 
 @forward_op.register_fake
@@ -79,9 +166,26 @@ def _forward_fake(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     directions, batch, hidden = gru_call.sizes(x, weights, batch_first)
-    reserve = cpu_gru.reserve_size(directions, batch, frames, hidden) if keep else 0
+    of_device = cuda_gru if x.device.type == "cuda" else cpu_gru
+    reserve = of_device.reserve_size(directions, batch, frames, hidden) if keep else 0
     y = x.new_empty(gru_call.output_shape(x, weights, frames, batch_first))
     return y, x.new_empty(directions, batch, hidden), x.new_empty(reserve)
+
+
+@pair_op.register_fake
+def _pair_fake(
+    x: Tensor,
+    v: Tensor,
+    lengths: Tensor | None,
+    weights: Sequence[Tensor],
+    key_weights: Sequence[Tensor],
+    batch_first: bool,
+    reverse: bool,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    frames = x.shape[1 if batch_first else 0]
+    y, h_n, reserve = _forward_fake(x, lengths, None, weights, frames, batch_first, reverse, keep)
+    return y, h_n, reserve, torch.empty_like(y), torch.empty_like(h_n)
 
 
 @backward_op.register_fake
@@ -126,6 +230,23 @@ def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dreserve: Tensor
 
 
 forward_op.register_autograd(_backward, setup_context=_keep_for_backward)
+
+
+def _keep_pair_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, _, lengths, weights, key_weights, batch_first, reverse, _ = inputs
+    y, _, reserve, key_y, key_h_n = output
+    ctx.flags, ctx.keys = (x.shape[1 if batch_first else 0], batch_first, reverse), len(key_weights)
+    ctx.mark_non_differentiable(reserve, key_y, key_h_n)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, lengths, None, y, reserve, *weights)
+
+
+def _pair_backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, *others: None) -> tuple[Any, ...]:
+    dx, _, _, gradients, *_ = _backward(ctx, dy, dh_n, None)
+    return dx, None, None, gradients, [None] * ctx.keys, None, None, None
+
+
+pair_op.register_autograd(_pair_backward, setup_context=_keep_pair_for_backward)
 
 
 def _keep_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

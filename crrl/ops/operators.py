@@ -8,16 +8,10 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from crrl.ops import cpu, cpu_gru, cpu_step, library, step, torch_gru, triton
+from crrl.ops import cpu, cpu_gru, cpu_step, library, precision, selfcheck, step, torch_gru, triton
 from crrl.ops.backends import Backend, Case, Operator
 from crrl.reference import contrast, gru, motion, optim
 from crrl.reference.gru import Weights
-
-AUTOCAST_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-"""The dtypes that autocast converts; it leaves float64 alone."""
-
-AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
-"""The devices that may be asked for their autocast; torch raises for others, such as meta."""
 
 
 def _always(case: Case) -> tuple[bool, str]:
@@ -37,6 +31,7 @@ _ragged_gather = Operator(
 _gru_layer = Operator(
     "gru_layer",
     Backend("cpu", library.gru_layer, cpu_gru.supports),
+    Backend("cuda", library.gru_layer_or_torch, selfcheck.supports),
     Backend("torch", torch_gru.gru_layer, torch_gru.supports),
     Backend("reference", gru.gru_layer, _always),
 )
@@ -98,17 +93,49 @@ def gru_layer(
     Raises:
         ValueError: a length is not in 1..T.
     """
-    run = _RUN["gru_layer", gru_backend(x)[0]]
+    run = _RUN["gru_layer", gru_backend(x, _hidden(weights))[0]]
     return cast("tuple[Tensor, Tensor]", run(x, lengths, weights, h0, reverse, frames))
 
 
-def gru_backend(x: Tensor) -> tuple[str, str]:
-    """The name of the backend that serves a GRU layer on `x` (any shape) under the current policy, and why it does."""
-    return _choose_gru(x.device.type, compute_dtype(x))
+def gru_layer_pair(
+    x: Tensor,
+    v: Tensor,
+    lengths: Tensor | None,
+    weights: Sequence[Weights],
+    key_weights: Sequence[Weights],
+    reverse: bool = True,
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """`gru_layer` of x [B, T, I] with `weights`, and without gradient of v [B, T, I'] with `key_weights`.
+
+    On the backend "cuda" both are one launch; the two layers have the same D and H.
+
+    Raises:
+        ValueError: as gru_layer does.
+    """
+    served = [gru_backend(tensor, _hidden(each))[0] for tensor, each in ((x, weights), (v, key_weights))]
+    if served == ["cuda", "cuda"] and library.fit_one_launch(x, v, weights, key_weights):
+        return library.gru_layer_pair(x, v, lengths, weights, key_weights, reverse)
+    with torch.no_grad():
+        key = gru_layer(v, lengths, key_weights, None, reverse)
+    return gru_layer(x, lengths, weights, None, reverse), key
 
 
-def _choose_gru(device: str, dtype: torch.dtype) -> tuple[str, str]:
-    backend, reason = _gru_layer.choose(Case(device, dtype))
+def gru_backend(x: Tensor, hidden: int | None = None) -> tuple[str, str]:
+    """The name of the backend that serves a GRU layer on `x` (any shape) under the current policy, and why it does.
+
+    hidden: H; None: whatever it is.
+    """
+    if x.device.type != "cuda":  # elsewhere neither is asked for, and a compiler need not look at them
+        return _choose_gru(x.device.type, precision.compute_dtype(x), None, None)
+    return _choose_gru(x.device.type, precision.compute_dtype(x), x.device.index, hidden)
+
+
+def _hidden(weights: Sequence[Weights]) -> int:
+    return weights[0][1].shape[1]
+
+
+def _choose_gru(device: str, dtype: torch.dtype, index: int | None, hidden: int | None) -> tuple[str, str]:
+    backend, reason = _gru_layer.choose(Case(device, dtype, index, hidden))
     if backend.name not in ("torch", "reference") and (above := _above_autograd()):
         return "torch", f"torch's own GRU: the kernel {backend.name!r} knows nothing of {above}"
     return backend.name, reason
@@ -127,17 +154,6 @@ def _above_autograd() -> str | None:
 
 # torch.compile cannot trace the questions to the extension; it asks once and keeps the answer.
 torch.compiler.assume_constant_result(_choose_gru)  # type: ignore[no-untyped-call]
-
-
-def autocasts(x: Tensor) -> bool:
-    """Whether autocast is on for `x` and would convert it."""
-    device = x.device.type
-    return device in AUTOCAST_DEVICES and x.dtype in AUTOCAST_DTYPES and torch.is_autocast_enabled(device)
-
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which matrix products of `x` are computed: that of autocast where it applies, else its own."""
-    return torch.get_autocast_dtype(x.device.type) if autocasts(x) else x.dtype
 
 
 def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""How precisely a GPU multiplies float32: what torch's switches say, and matrix products that follow cuDNN's.
+"""How precisely matrices are multiplied: autocast's dtype, and on a GPU what torch's switches say of float32.
 
 torch 2.9 replaced `allow_tf32` by a tree of settings (`torch.backends.fp32_precision` and below), and reading the old
 switches raises where a program has set the new ones. So these functions use the new ones wherever they exist.
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 _Setting = tuple[str, str]
 _MATMUL: _Setting = ("cuda", "matmul")
@@ -22,6 +23,23 @@ MODES = {torch.float32: ("tf32", "fp32"), torch.bfloat16: ("bf16",), torch.float
 
 DTYPES = {mode: dtype for dtype, modes in MODES.items() for mode in modes}
 """The dtype of each mode's tensors."""
+
+AUTOCAST_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""The dtypes that autocast converts; it leaves float64 alone."""
+
+AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
+"""The devices that may be asked for their autocast; torch raises for others, such as meta."""
+
+
+def autocasts(x: Tensor) -> bool:
+    """Whether autocast is on for `x` and would convert it."""
+    device = x.device.type
+    return device in AUTOCAST_DEVICES and x.dtype in AUTOCAST_DTYPES and torch.is_autocast_enabled(device)
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which matrix products of `x` are computed: that of autocast where it applies, else its own."""
+    return torch.get_autocast_dtype(x.device.type) if autocasts(x) else x.dtype
 
 
 def mode(dtype: torch.dtype) -> str:

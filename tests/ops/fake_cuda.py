@@ -33,29 +33,13 @@ class FakeCuda:
         return None
 
     def gru_plan(
-        self,
-        mode: str,
-        backward: bool,
-        chains: int,
-        batch: int,
-        steps: int,
-        hidden: int,
-        device: int,
-        variant: str = "",
+        self, mode: str, backward: bool, chains: int, batch: int, steps: int, hidden: int, device: int, *_: str
     ) -> Any:
         assert mode in DTYPES
         assert 1 <= chains <= 4
         reason = self.refuses or ("" if hidden <= 1024 else "at most 1024 units")
-        return SimpleNamespace(
-            variant="" if reason else "cluster",
-            reason=reason,
-            blocks=8,
-            units=32,
-            rows=8,
-            teams=2,
-            shared=0,
-            workspace=64,
-        )
+        shape = {"blocks": 8, "units": 32, "rows": 8, "teams": 2, "shared": 0, "workspace": 64}
+        return SimpleNamespace(variant="" if reason else "cluster", reason=reason, **shape)
 
     def gru_forward(self, mode: str, sizes: tuple[int, int, int], chains: list[Any], plan: Any, *rest: int) -> None:
         self._launch("forward", mode, len(chains), plan, rest)

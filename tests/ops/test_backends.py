@@ -53,7 +53,7 @@ def test_an_unknown_choice_names_what_there_is(text: str) -> None:
 
 
 def test_a_forced_backend_that_does_not_exist_is_an_error() -> None:
-    with ops.use_backends("gru_layer=tpu"), pytest.raises(CrrlError, match="it has cpu, torch, reference"):
+    with ops.use_backends("gru_layer=tpu"), pytest.raises(CrrlError, match="it has cpu, cuda, torch, reference"):
         ops.choices(CASE)
 
 
