@@ -34,7 +34,7 @@ ALLOWED = {
 STANDARD = {"crrl", "__future__", "collections", "dataclasses", "typing"}
 """What kernels and reference may import beside torch and triton."""
 
-COMMANDS = {"train", "evaluate", "__main__", "__init__"}
+COMMANDS = {"train", "evaluate", "doctor", "__main__", "__init__"}
 
 
 def modules() -> list[Path]:
@@ -88,7 +88,7 @@ def test_crrl_imports_without_triton_and_the_extension() -> None:
     code = (
         "import sys\n"
         "sys.modules['triton'] = sys.modules['crrl._cpu'] = None\n"
-        "import crrl, crrl.train, crrl.evaluate\n"
+        "import crrl, crrl.train, crrl.evaluate, crrl.doctor\n"
         "from crrl import ops\nimport torch\n"
         "print(dict(row[:2] for row in ops.choices(ops.Case('cpu', torch.float32)))['ragged_gather'])\n"
     )

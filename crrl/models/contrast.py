@@ -10,8 +10,10 @@ from torch.nn import functional as F
 
 from crrl import ops
 from crrl.models.layers import Encoder, MLPHead
+from crrl.nn import run_together
 from crrl.optim import Follow, flatten
 from crrl.reference.contrast import enqueue
+from crrl.reference.motion import temporal_average
 
 
 class ContrastiveMotionLearner(nn.Module):
@@ -61,24 +63,25 @@ class ContrastiveMotionLearner(nn.Module):
             (list(self.key_mlp.parameters()), self.momentum_mlp),
         ]
 
-    def query(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """Eq. 3: q [B, D] from coordinates x [B, T, J·3]; InfoNCE normalises it."""
-        return self.query_mlp(self.query_encoder.pooled(x, lengths))  # type: ignore[no-any-return]
+    def encode(self, x: Tensor, v: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Eqs. 3 and 4: q [B, D] from coordinates x and k [B, D] from velocities v, both [B, T, J·3].
 
-    @torch.no_grad()
-    def key(self, v: Tensor, lengths: Tensor) -> Tensor:
-        """Eq. 4: k [B, D] from velocities v [B, T, J·3], L2-normalised, without gradient."""
-        return F.normalize(self.key_mlp(self.key_encoder.pooled(v, lengths)), dim=1)
+        InfoNCE normalises q; k is L2-normalised and without gradient. On a GPU the encoders share their launches.
+        """
+        (h, _), (h_key, _) = run_together(self.query_encoder.gru, x, self.key_encoder.gru, v, lengths)
+        with torch.no_grad():
+            k = F.normalize(self.key_mlp(temporal_average(h_key, lengths)), dim=1)
+        return self.query_mlp(temporal_average(h, lengths)), k
 
     def forward(self, x: Tensor, v: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of Eq. 6 (a scalar) and the keys [B, D], which `enqueue` takes once the loss is computed."""
-        k = self.key(v, lengths)
-        return ops.info_nce(self.query(x, lengths), k, self.queue, self.temperature), k
+        q, k = self.encode(x, v, lengths)
+        return ops.info_nce(q, k, self.queue, self.temperature), k
 
     def loss_and_enqueue(self, x: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
         """The loss of Eq. 6, a scalar; its keys take their place in the queue by the same call."""
-        k = self.key(v, lengths)
-        return ops.info_nce_enqueue(self.query(x, lengths), k, self.queue, self.pointer, self.temperature)
+        q, k = self.encode(x, v, lengths)
+        return ops.info_nce_enqueue(q, k, self.queue, self.pointer, self.temperature)
 
     def enqueue(self, keys: Tensor) -> None:
         """Put `keys` [B, D] in place of the oldest (Algorithm 1, lines 17 and 18)."""

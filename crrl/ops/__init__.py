@@ -1,6 +1,6 @@
 """The seam: every operator the models call, and the choice of who computes it."""
 
-from crrl.ops.backends import Backend, Case, Operator, choices, policy, use_backends
+from crrl.ops.backends import Backend, Case, Operator, choices, policy, survey, use_backends
 from crrl.ops.operators import (
     ema_update,
     flat_step,
@@ -24,5 +24,6 @@ __all__ = [
     "info_nce_enqueue",
     "policy",
     "ragged_gather",
+    "survey",
     "use_backends",
 ]

@@ -132,6 +132,25 @@ def use_backends(text: str) -> Iterator[None]:
         _policy = before
 
 
+def survey(case: Case) -> list[tuple[str, str, str, str]]:
+    """(operator, backend, state, why) of every backend of every operator, under the current policy.
+
+    The state is "serves", "able" (where another is chosen) or "cannot"; "broken" of a backend that is forced and cannot.
+    """
+    rows = []
+    for name, operator in Operator.registry.items():
+        forced = _current().get(name, _current()["*"])
+        try:
+            chosen = operator.choose(case)[0].name
+        except CrrlError:
+            chosen = ""
+        for backend in operator.backends:
+            able, reason = backend.supports(case)
+            state = "able" if able else "broken" if backend.name == forced else "cannot"
+            rows.append((name, backend.name, "serves" if backend.name == chosen else state, reason))
+    return rows
+
+
 def choices(case: Case) -> list[tuple[str, str, str]]:
     """(operator, backend, why) for every operator, under the current policy."""
     rows = []

@@ -1,0 +1,116 @@
+"""The command `python -m crrl.doctor`: what this machine has, what was built for it, and who computes what, and why."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from crrl import ops
+from crrl.errors import run_command
+from crrl.ops import cpu, cuda, precision, selfcheck
+
+Rows = list[tuple[str, ...]]
+
+CPU_DTYPES = (torch.float32, torch.bfloat16)
+
+
+def machine() -> Rows:
+    """Processor, GPUs and the versions of what drives them."""
+    rows: Rows = [("processor", processor()), ("python", platform.python_version())]
+    rows.append(("torch", f"{torch.__version__}, CUDA {torch.version.cuda or 'none'}"))
+    with suppress(PackageNotFoundError):
+        rows.append(("triton", version("triton")))
+    if not torch.cuda.is_available():
+        return [*rows, ("GPU", "none that torch can use")]
+    rows.append(("driver", cuda.driver()))
+    for index in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(index)
+        size = f"{facts.multi_processor_count} SMs, {facts.total_memory / 2**30:.0f} GiB"
+        rows.append((f"cuda:{index}", f"{facts.name}, sm_{facts.major}{facts.minor}, {size}"))
+    return rows
+
+
+def processor() -> str:
+    """Its name, where the system tells it."""
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return platform.processor() or platform.machine()
+
+
+def builds() -> tuple[Rows, bool]:
+    """The extensions, and whether one that was built is of no use where it should be."""
+    cpu_state, cuda_state = cpu.missing, cuda.missing
+    broken = any(
+        state and find_spec(f"crrl.{name}") is not None for name, state in (("_cpu", cpu_state), ("_cuda", cuda_state))
+    )
+    if cpu_state is None:
+        isas = [f"{cpu.native.gru_isa(bf16)} in {name}" for bf16, name in ((False, "float32"), (True, "bfloat16"))]
+        cpu_state = f"{', '.join(isas)}; {cpu.native.compiler}"
+    if cuda_state is None:
+        problem = cuda.unusable()
+        broken |= problem is not None and torch.cuda.is_available()
+        facts = [", ".join(cuda.native.targets), f"CUDA {cuda.native.toolkit}", *([problem] if problem else [])]
+        cuda_state = "; ".join(facts)
+    return [("crrl._cpu", cpu_state), ("crrl._cuda", cuda_state)], broken
+
+
+def self_checks() -> tuple[Rows, bool]:
+    """The verdict on every mode of the CUDA kernels on every GPU, and whether a check that ran has failed."""
+    rows: Rows = []
+    broken = False
+    for device in range(torch.cuda.device_count()) if cuda.unusable() is None else ():
+        for mode in precision.DTYPES:
+            trusted, reason = selfcheck.verdict(mode, device)
+            broken |= not trusted and selfcheck.allowed
+            rows.append((f"cuda:{device}", mode, "passed" if trusted else "off", reason))
+    return rows, broken
+
+
+def surveys() -> list[tuple[str, Rows]]:
+    """For each device and dtype that there is kernels for: every operator's backends."""
+    cases = [ops.Case("cpu", dtype) for dtype in CPU_DTYPES]
+    if torch.cuda.is_available():
+        cases += [ops.Case("cuda", dtype) for dtype in precision.MODES]
+    return [(f"{case.device}, {str(case.dtype).removeprefix('torch.')}", [*ops.survey(case)]) for case in cases]
+
+
+def show(title: str, rows: Iterable[tuple[str, ...]]) -> None:
+    """A title, and under it the rows in aligned columns."""
+    table = [*rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    print(title)
+    for row in table:
+        cells = [f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)]
+        print("  " + "  ".join(cells).rstrip())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print it all; the exit code is 1 if something that was built or forced does not work, else 0."""
+    parser = argparse.ArgumentParser(prog="python -m crrl.doctor", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--no-check", action="store_true", help="check no CUDA kernel that has not passed before")
+    selfcheck.allowed = not parser.parse_args(arguments).no_check
+    show("machine", machine())
+    built, broken = builds()
+    show("builds", built)
+    checks, failed = self_checks()
+    if checks:
+        show("self-check of the CUDA kernels", checks)
+    print(f"policy: {ops.policy()}")
+    forced = False
+    for title, rows in surveys():
+        show(title, rows)
+        forced |= any(state == "broken" for _, _, state, _ in rows)
+    return int(broken or failed or forced)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
