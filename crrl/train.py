@@ -77,8 +77,9 @@ def absolute(path: Path | None) -> Path | None:
 
 def print_backends(config: Config, device: torch.device) -> None:
     """One table: operator (or decoder, or whole step), backend chosen, why."""
+    case = ops.Case(device.type, torch.float32, device.index, config.encoder.hidden_size)
     paths = [(name, *choice) for name, choice in fast_paths(config, device).items()]
-    for row in [("operator", "backend", "why"), *ops.choices(ops.Case(device.type, torch.float32)), *paths]:
+    for row in [("operator", "backend", "why"), *ops.choices(case), *paths]:
         print("  {:14} {:10} {}".format(*row))
 
 

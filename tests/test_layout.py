@@ -25,7 +25,7 @@ ALLOWED = {
     "config": {"data", "errors"},
     "runs": {"config", "data", "models", "files", "errors"},
     "features": {"data", "models"},
-    "training": {"optim", "config", "data", "models", "features", "runs", "files", "errors"},
+    "training": {"ops", "optim", "config", "data", "models", "features", "runs", "files", "errors"},
     "evaluation": set(),
     "embedding": {"data", "models", "features", "runs", "files"},
 }

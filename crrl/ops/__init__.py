@@ -1,6 +1,7 @@
 """The seam: every operator the models call, and the choice of who computes it."""
 
 from crrl.ops.backends import Backend, Case, Operator, choices, policy, survey, use_backends
+from crrl.ops.cuda import raise_if_timed_out
 from crrl.ops.operators import (
     ema_update,
     flat_step,
@@ -24,6 +25,7 @@ __all__ = [
     "info_nce_enqueue",
     "policy",
     "ragged_gather",
+    "raise_if_timed_out",
     "survey",
     "use_backends",
 ]

@@ -135,7 +135,7 @@ def use_backends(text: str) -> Iterator[None]:
 def survey(case: Case) -> list[tuple[str, str, str, str]]:
     """(operator, backend, state, why) of every backend of every operator, under the current policy.
 
-    The state is "serves", "able" (where another is chosen) or "cannot"; "broken" of a backend that is forced and cannot.
+    The state is "serves", "able" (where another is chosen) or "cannot"; "broken" if it is forced and cannot.
     """
     rows = []
     for name, operator in Operator.registry.items():

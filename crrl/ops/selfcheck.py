@@ -24,13 +24,16 @@ from crrl.ops.backends import Case
 from crrl.reference import gru as reference
 from crrl.reference.gru import Weights
 
-TOLERANCE = {"fp32": 1e-5, "tf32": 1e-2, "fp16": 1e-2, "bf16": 6e-2}
-"""The largest error that a result may have, in units of its root mean square: some ten roundings; mistakes make 1."""
+TOLERANCE = {"fp32": 2e-5, "tf32": 1.5e-2, "fp16": 1.5e-2, "bf16": 0.12}
+"""The largest error that a result may have, in units of its root mean square: tens of roundings; mistakes make 1."""
 
 LENGTHS = (6, 1, 4, 6, 3, 5, 2, 6, 1, 6, 6, 5, 4, 3, 2, 1, 6, 5, 6)
 """Ragged rows, more than a team of blocks takes, and not a multiple of that."""
 
-FRAMES, CHANNELS, HIDDEN = 6, 7, 97
+FRAMES, CHANNELS = 6, 7
+
+HIDDEN = (97, 256)
+"""One size that leaves a block half empty, and that of the paper's encoder."""
 
 allowed = True
 """Whether a check may run; where not, only what has passed before is trusted."""
@@ -69,7 +72,8 @@ def _check(mode: str, device: int) -> tuple[bool, str]:
     with _undisturbed(device):
         cuda.raise_if_timed_out()  # what is found below is ours
         try:
-            fault = _fault(mode, device)
+            faults = (_fault(mode, device, hidden) for hidden in HIDDEN)
+            fault = next((fault for fault in faults if fault), None)
         except (RuntimeError, CrrlError) as error:
             fault = f"it raised {str(error).splitlines()[0]}"
         if cuda.timed_out(device):
@@ -130,10 +134,10 @@ def _undisturbed(device: int) -> Iterator[None]:
         yield
 
 
-def _fault(mode: str, device: int) -> str | None:
+def _fault(mode: str, device: int, hidden: int) -> str | None:
     """What is wrong with the kernels of `mode`; None: nothing. Training, inference, and two encoders in one launch."""
     where = torch.device("cuda", device) if torch.cuda.is_available() else torch.device("cpu")
-    layer, key = _Layer(mode, where, seed=0), _Layer(mode, where, seed=1)
+    layer, key = (_Layer(mode, where, hidden, seed) for seed in range(2))
     flags = FRAMES, True, True
     with torch.no_grad():
         arguments = layer.x, layer.lengths, layer.h0, layer.weights
@@ -164,17 +168,17 @@ def _differs(when: str, names: list[str], made: Any, truth: list[Tensor], mode: 
 class _Layer:
     """A ragged bidirectional layer with a state and cotangents, in the dtype of a mode."""
 
-    def __init__(self, mode: str, where: torch.device, seed: int):
+    def __init__(self, mode: str, where: torch.device, hidden: int, seed: int):
         generator = torch.Generator("cpu").manual_seed(seed)
         dtype, batch = precision.DTYPES[mode], len(LENGTHS)
 
         def random(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator, device="cpu", dtype=torch.float32).to(where, dtype)
 
-        shapes = [(3 * HIDDEN, CHANNELS), (3 * HIDDEN, HIDDEN), (3 * HIDDEN,), (3 * HIDDEN,)]
-        self.weights = [HIDDEN**-0.5 * random(*shape) for _ in range(2) for shape in shapes]
-        self.x, self.h0 = random(batch, FRAMES, CHANNELS), random(2, batch, HIDDEN)
-        self.dy, self.dh_n = random(batch, FRAMES, 2 * HIDDEN), random(2, batch, HIDDEN)
+        shapes = [(3 * hidden, CHANNELS), (3 * hidden, hidden), (3 * hidden,), (3 * hidden,)]
+        self.weights = [hidden**-0.5 * random(*shape) for _ in range(2) for shape in shapes]
+        self.x, self.h0 = random(batch, FRAMES, CHANNELS), random(2, batch, hidden)
+        self.dy, self.dh_n = random(batch, FRAMES, 2 * hidden), random(2, batch, hidden)
         self.lengths = torch.tensor(LENGTHS, device="cpu").to(where)
 
     @torch.enable_grad()

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
 
+from crrl import ops
 from crrl.data import ClipTensors
 from crrl.data.batches import epoch_order
 from crrl.data.clips import IntArray
@@ -236,7 +237,9 @@ class Loop:
         progress.epoch(epoch, self.first_step + self.step, self.learning_rates[self.step - 1], losses)
 
     def _check_finite(self) -> None:
-        if not all(bool(tensor.isfinite().all()) for tensor in (self.program.sums, self.optimizer.flat)):
+        finite = all(bool(tensor.isfinite().all()) for tensor in (self.program.sums, self.optimizer.flat))
+        ops.raise_if_timed_out()  # asked once the device has answered; a replayed graph asks nobody
+        if not finite:
             raise CrrlError(
                 f"the training of {self.phase.name} is no longer finite at step {self.step} of {self.plan.steps}; "
                 f"lower --lr-{self.phase.name} and start again with another --out"

@@ -13,7 +13,7 @@ from crrl.training.phases import Phase
 from crrl.training.ranks import Ranks, Share
 
 WARM_UP = 3
-"""Full batches that run as usual before one is captured: kernels are compiled and libraries set up by then."""
+"""Full batches that run as usual before one is captured: kernels are compiled and checked, libraries set up by then."""
 
 
 class Step:

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from crrl.errors import CrrlError, Interrupted
+from crrl.ops import cuda
 from crrl.optim import FlatSGD
 from crrl.runs import RunFolder
 from crrl.training import loop
@@ -95,6 +96,15 @@ def test_fused_prints_operator_backend_and_reason(
     *operators, decoder, step = table
     assert operators == [["operator", "backend", "why"], *map(list, ops.choices(ops.Case("cpu", torch.float32)))]
     assert [decoder[:2], step[:2]] == [["decoder", "eager"], ["step", "eager"]]
+
+
+def test_a_kernel_that_waited_in_vain_ends_the_run(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda, "_words", {0: torch.ones(1, dtype=torch.int32)})
+    monkeypatch.setattr(cuda, "off", None)
+    with pytest.raises(CrrlError, match="waited in vain"):
+        train.main([*options, "--out", str(tmp_path / "run")])
 
 
 def test_a_run_in_bf16_has_about_the_losses_of_one_in_fp32(options: list[str], tmp_path: Path) -> None:
