@@ -80,7 +80,7 @@ PYBIND11_MODULE(CRRL_MODULE, module) {
   module.attr("toolkit") = crrl::machine::toolkit();
   module.def("problem", &crrl::machine::problem, "Why no GPU can be used, or None.");
 
-  py::class_<Plan>(module, "GruPlan", "How a call is spread over the GPU (csrc/cuda/gru.hpp).")
+  py::class_<Plan>(module, "GruPlan", py::module_local(), "How a call is spread over the GPU (csrc/cuda/gru.hpp).")
       .def_readonly("variant", &Plan::variant)
       .def_readonly("reason", &Plan::reason)
       .def_readonly("blocks", &Plan::blocks)

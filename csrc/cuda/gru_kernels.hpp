@@ -25,10 +25,10 @@ struct Kind {
   static_assert(kCells * kThreads == kUnits * kRows, "every thread has its cells");
 };
 
-// Chunks that a warp's weights keep in registers: 96 of a thread's, or half where many rows need others.
+// Chunks that a warp's weights keep in registers: 96 of a thread's, fewer where many rows need others.
 template <class K, int kTiles>
 constexpr int kept_chunks() {
-  return (K::kRowTiles < 4 ? 12 : 6) / kTiles;
+  return K::kRowTiles < 4 ? 12 / kTiles : K::Operand::kept_beside_many_rows(kTiles);
 }
 
 // The parts of a product by which a block's warps meet: [split][tile][row][unit], padded so that the lanes of a matrix

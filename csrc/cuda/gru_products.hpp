@@ -28,6 +28,7 @@ template <class Type>
 struct Matrix {
   using Stored = typename Type::Stored;
   static constexpr int kChunk = kChunkBytes / static_cast<int>(sizeof(Stored));
+  static constexpr int kept_beside_many_rows(int tiles) { return 6 / tiles; }
   CRRL_DEVICE static Stored stored(float x) { return Type::stored(x); }
 
   // get(m, k): element of W at unit m of the tile, k of the chunk.
@@ -123,6 +124,7 @@ struct BF16 : Narrow<gpu::BFloat16> {
 struct FP32 {
   using Stored = float;
   static constexpr int kChunk = kChunkBytes / static_cast<int>(sizeof(Stored));
+  static constexpr int kept_beside_many_rows(int tiles) { return tiles == 1 ? 3 : 2; }
   CRRL_DEVICE static Stored stored(float x) { return x; }
 
   template <class Get>

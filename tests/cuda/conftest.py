@@ -25,3 +25,11 @@ def build() -> Callable[..., ModuleType]:
     spec.loader.exec_module(module)
     function: Callable[..., ModuleType] = module.build
     return function
+
+
+@pytest.fixture(scope="session")
+def emulated(build: Callable[..., ModuleType]) -> ModuleType:
+    """crrl._cuda with its kernels on this processor."""
+    folder = Path(__file__).parents[2] / "csrc" / "cuda"
+    sources = sorted([*folder.glob("*.cpp"), *folder.glob("*.cu"), *(folder / "host").glob("*.cpp")])
+    return build("crrl_cuda_host", sources, [folder], ["CRRL_EMULATED"])

@@ -116,7 +116,7 @@ uint64_t nanoseconds();
 
 // --- Thread-block clusters -----------------------------------------------------------------------------------------
 
-#define CRRL_HAS_CLUSTERS 1
+constexpr bool kClusters = true;
 
 void sync_cluster();
 void barrier_init(uint64_t* barrier);
