@@ -57,7 +57,8 @@ def test_every_target_has_every_kernel(kernels: dict[str, list[Kernel]]) -> None
 
     for target in _cuda.targets:
         if target.startswith("sm_"):
-            assert len(kernels[target]) == KERNELS, target
+            ours = [kernel for kernel in kernels[target] if re.search("gru_(forward|backward)", kernel.name)]
+            assert len(ours) == KERNELS, target
 
 
 def test_nothing_is_spilled(kernels: dict[str, list[Kernel]]) -> None:
