@@ -1,0 +1,145 @@
+"""Rows of the exchange that the CUDA GRU rests on: what a team of blocks does after every frame, without its products.
+
+One call is one round: every block publishes its units of 8 rows and reads all that the others published. "cluster" goes
+through distributed shared memory, "l2" through global memory; "scatter" is what the backward pass could do instead of
+gathering the gradients of three gates: send each block its part of a sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bench.cases import Run
+from bench.gpu_rows import Bar, GpuRow
+from bench.gpu_timing import Entry, GpuContender
+
+CLUSTER, L2, SCATTER = "cluster", "l2", "scatter"
+ROUNDS = 10_000
+"""Of a launch: what launching takes is lost in them."""
+PROVEN = 37
+"""Rounds of the launch whose results are compared."""
+
+THREADS, UNITS, ROWS = 256, 32, 8
+MIX = np.uint32(0x9E3779B1)
+PATIENCE_NS = 2_000_000_000
+
+TEAMS = {4: 32, 8: 16, 16: 4}
+"""Blocks of a team to teams at once: some 128 blocks, as the two directions of both encoders take; of the clusters of
+16, no more than surely run at once."""
+
+LIMIT_US = 0.25
+"""Of a round of 8 blocks that gather one number a unit: past it the design of the recurrence is to be thought over."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What csrc/cuda/exchange_bench.hpp calls a case."""
+
+    way: str
+    itemsize: int
+    gates: int
+    blocks: int
+    teams: int
+    rounds: int = PROVEN
+
+    def arguments(self) -> tuple[str, int, int, int, int, int]:
+        return (self.way, self.itemsize, self.gates, self.blocks, self.teams, self.rounds)
+
+
+def proof(case: Exchange) -> NDArray[np.uint32]:
+    """What the kernel's threads end with, uint32 [teams, blocks, 256], by definition."""
+    state = np.arange(case.teams * case.blocks * THREADS, dtype=np.uint32)
+    state = state.reshape(case.teams, case.blocks, ROWS, UNITS)
+    one_round = partial(_scattered, blocks=case.blocks) if case.way == SCATTER else partial(_gathered, case=case)
+    with np.errstate(over="ignore"):
+        for _ in range(case.rounds):
+            state = one_round(state)
+    return state.reshape(case.teams, case.blocks, THREADS)
+
+
+def _gathered(state: NDArray[np.uint32], case: Exchange) -> NDArray[np.uint32]:
+    """Each lane of a row's warp reads every 32nd 16 bytes of the row's vector, [gate, block, unit]."""
+    gates = np.stack([state + np.uint32(gate) for gate in range(case.gates)], 2)  # team, block, gate, row, unit
+    vectors = gates.transpose(0, 3, 2, 1, 4).reshape(case.teams, ROWS, -1)
+    narrow = vectors.astype(np.uint16) if case.itemsize == 2 else vectors
+    words = np.ascontiguousarray(narrow).view(np.uint32).reshape(case.teams, 1, ROWS, -1, 4)
+    pieces = words.shape[3]
+    for first in range(0, pieces, UNITS):
+        piece = np.arange(UNITS) % pieces + first
+        for word in range(4):
+            read = state * MIX + words[..., np.minimum(piece, pieces - 1), word]
+            state = np.where(piece < pieces, read, state)
+    return state
+
+
+def _scattered(state: NDArray[np.uint32], blocks: int) -> NDArray[np.uint32]:
+    """Each block adds up what the lanes of all blocks sent it: lane i sends every 32nd of the owners' 8 pieces a row."""
+    owner, unit = np.arange(blocks, dtype=np.uint32)[:, None], np.arange(UNITS, dtype=np.uint32)
+    lane = (owner * 8 + unit // 4) % 32
+    parts = state[..., lane] + (owner * np.uint32(UNITS) + unit)  # team, from, row, owner, unit
+    return state * MIX + parts.sum(1, dtype=np.uint32).transpose(0, 2, 1, 3)
+
+
+def launcher(native: Any, device: torch.device, case: Exchange) -> Run:
+    """A launch of the case; gives what its threads ended with, int32 [teams, blocks, 256], the same bits as uint32's."""
+    result = torch.zeros(case.teams, case.blocks, THREADS, dtype=torch.int32, device=device)
+    workspace = torch.empty(native.exchange_workspace(case.arguments()) + 256, dtype=torch.uint8, device=device)
+    status = torch.zeros(1, dtype=torch.int32)
+    if device.type == "cuda":
+        status = status.pin_memory()
+    index, stream = 0, 0
+    if device.type == "cuda":
+        index, stream = torch.cuda.current_device(), torch.cuda.current_stream().cuda_stream
+    aligned = -(-workspace.data_ptr() // 256) * 256
+
+    def run() -> list[Tensor]:
+        native.exchange_bench(
+            case.arguments(), result.data_ptr(), aligned, status.data_ptr(), PATIENCE_NS, index, stream
+        )
+        if status.item():
+            raise RuntimeError("a block waited in vain for its team")
+        return [result, workspace[:0]]  # which keeps it
+
+    return run
+
+
+def native_module() -> Any:
+    """crrl._cuda; raises ImportError where it was not built."""
+    from crrl import _cuda
+
+    return _cuda
+
+
+def exchange_entry(
+    device: torch.device, blocks: int, gates: int, itemsize: int, predicted: float | None = None,
+    bars: tuple[Bar, ...] = (), teams: int | None = None, module: Callable[[], Any] = native_module,
+) -> Entry:  # fmt: skip
+    """The ways in turns. "scatter" stands beside float gradients of three gates, the sums that it would replace."""
+    native, at_once = module(), teams or TEAMS[blocks]
+    start = Exchange(CLUSTER, itemsize, gates, blocks, at_once)
+
+    def build(way: str) -> GpuContender:
+        case = replace(start, way=way)
+        timed, proven = launcher(native, device, replace(case, rounds=ROUNDS)), launcher(native, device, case)
+        results = lambda: [_checked(proven()[0], case)]  # noqa: E731
+        return GpuContender(way, timed, limit=0, results=results, calls=ROUNDS)
+
+    ways = (CLUSTER, L2, SCATTER) if (gates, itemsize) == (3, 4) else (CLUSTER, L2)
+    kind = {4: "32-bit", 2: "16-bit"}[itemsize]
+    title = f"{blocks} blocks, {at_once} teams, 8 rows × 32 units × {gates}, {kind}"
+    row = GpuRow("exchange, one round", title, predicted_us=predicted, bars=bars)
+    return Entry(row, {way: partial(build, way) for way in ways}, lambda: [torch.ones(1)])
+
+
+def _checked(result: Tensor, case: Exchange) -> Tensor:
+    """The share of the threads that ended with what they should: 1."""
+    expected = torch.from_numpy(proof(case).view(np.int32))
+    return (result.cpu() == expected).double().mean().reshape(1)

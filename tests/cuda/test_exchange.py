@@ -1,0 +1,81 @@
+"""The exchange that the bench times, on the emulated GPU: every word comes, in whatever order threads and sends go."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+# As in bench/conftest.py: pytest alone does not look for modules in the repository root.
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from bench import gpu_exchange, gpu_timing
+from bench.gpu_exchange import CLUSTER, L2, SCATTER, Exchange
+
+CPU = torch.device("cpu")
+CASES = [
+    *(Exchange(way, itemsize, gates, 4, 2, 5) for way in (CLUSTER, L2) for itemsize in (2, 4) for gates in (1, 3)),
+    *(Exchange(way, 4, 1, 8, 1, 4) for way in (CLUSTER, L2, SCATTER)),
+    *(Exchange(way, 2, 3, 16, 1, 3) for way in (CLUSTER, L2)),
+    Exchange(SCATTER, 4, 3, 4, 2, 5),
+    *(Exchange(way, 4, 1, blocks, 1, 5) for way in (CLUSTER, L2, SCATTER) for blocks in (1, 2)),
+]
+
+
+@pytest.fixture(scope="session")
+def compiled(build: Callable[..., ModuleType]) -> ModuleType:
+    csrc = ROOT / "csrc" / "cuda"
+    sources = [
+        Path(__file__).with_name("exchange_module.cpp"),
+        csrc / "exchange_bench.cu",
+        csrc / "host/primitives.cpp",
+    ]
+    return build("emulated_exchange", sources, [csrc])
+
+
+@pytest.fixture
+def native(compiled: ModuleType) -> Iterator[ModuleType]:
+    yield compiled
+    compiled.set_fault(0, 0)
+
+
+def ended(native: ModuleType, case: Exchange) -> np.ndarray:
+    return gpu_exchange.launcher(native, CPU, case)()[0].numpy().view(np.uint32)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_every_thread_ends_with_what_it_should_under_any_schedule(native: ModuleType, case: Exchange) -> None:
+    expected = gpu_exchange.proof(case)
+    for seed in range(6):
+        native.set_schedule(seed)
+        assert np.array_equal(ended(native, case), expected), seed
+
+
+@pytest.mark.parametrize("way", [CLUSTER, L2, SCATTER])
+def test_what_gets_lost_ends_in_a_report(native: ModuleType, way: str) -> None:
+    case = Exchange(way, 4, 1, 4, 1, 4)
+    native.set_fault(*((0, 6) if way == L2 else (400, 0)))
+    with pytest.raises(RuntimeError, match="waited in vain"):
+        gpu_exchange.launcher(native, CPU, case)()
+
+
+def test_what_it_cannot_do_is_said(native: ModuleType) -> None:
+    for case in (Exchange("by post", 4, 1, 4, 1), Exchange(CLUSTER, 3, 1, 4, 1), Exchange(L2, 4, 1, 17, 1)):
+        with pytest.raises(RuntimeError, match="no such exchange"):
+            gpu_exchange.launcher(native, CPU, case)()
+
+
+def test_a_row_of_the_bench_is_proven_before_it_is_timed(native: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_exchange, "ROUNDS", 3)
+    monkeypatch.setattr(gpu_timing, "WARM_S", 0.0)
+    monkeypatch.setattr(gpu_timing, "SERIES_S", 0.0)
+    entry = gpu_exchange.exchange_entry(CPU, 4, 3, 4, teams=2, module=lambda: native)
+    found = gpu_timing.fill(entry, rounds=1)
+    assert (found.refused, found.failed, found.absent) == (None, None, {})
+    assert list(found.calls_ms) == [CLUSTER, L2, SCATTER]
