@@ -81,7 +81,7 @@ def _gathered(state: NDArray[np.uint32], case: Exchange) -> NDArray[np.uint32]:
 
 
 def _scattered(state: NDArray[np.uint32], blocks: int) -> NDArray[np.uint32]:
-    """Each block adds up what the lanes of all blocks sent it: lane i sends every 32nd of the owners' 8 pieces a row."""
+    """Each block adds up what the lanes of all blocks sent it: every 32nd of the owners' pieces, 8 a row, is a lane's."""
     owner, unit = np.arange(blocks, dtype=np.uint32)[:, None], np.arange(UNITS, dtype=np.uint32)
     lane = (owner * 8 + unit // 4) % 32
     parts = state[..., lane] + (owner * np.uint32(UNITS) + unit)  # team, from, row, owner, unit
@@ -89,7 +89,7 @@ def _scattered(state: NDArray[np.uint32], blocks: int) -> NDArray[np.uint32]:
 
 
 def launcher(native: Any, device: torch.device, case: Exchange) -> Run:
-    """A launch of the case; gives what its threads ended with, int32 [teams, blocks, 256], the same bits as uint32's."""
+    """A launch of the case; gives what its threads ended with, int32 [teams, blocks, 256] of the bits of uint32."""
     result = torch.zeros(case.teams, case.blocks, THREADS, dtype=torch.int32, device=device)
     workspace = torch.empty(native.exchange_workspace(case.arguments()) + 256, dtype=torch.uint8, device=device)
     status = torch.zeros(1, dtype=torch.int32)

@@ -1,4 +1,4 @@
-// csrc/cuda/exchange_bench.hpp with addresses, as crrl._cuda has it, and the emulation's switches: for test_exchange.py.
+// exchange_bench.hpp with addresses, as crrl._cuda has it, and the emulation's switches: for test_exchange.py.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

@@ -12,8 +12,7 @@ import pytest
 import torch
 
 # As in bench/conftest.py: pytest alone does not look for modules in the repository root.
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from bench import gpu_exchange, gpu_timing
 from bench.gpu_exchange import CLUSTER, L2, SCATTER, Exchange
@@ -30,7 +29,7 @@ CASES = [
 
 @pytest.fixture(scope="session")
 def compiled(build: Callable[..., ModuleType]) -> ModuleType:
-    csrc = ROOT / "csrc" / "cuda"
+    csrc = Path(__file__).parents[2] / "csrc" / "cuda"
     sources = [
         Path(__file__).with_name("exchange_module.cpp"),
         csrc / "exchange_bench.cu",
@@ -61,7 +60,7 @@ def test_every_thread_ends_with_what_it_should_under_any_schedule(native: Module
 def test_what_gets_lost_ends_in_a_report(native: ModuleType, way: str) -> None:
     case = Exchange(way, 4, 1, 4, 1, 4)
     native.set_fault(*((0, 6) if way == L2 else (400, 0)))
-    with pytest.raises(RuntimeError, match="waited in vain"):
+    with pytest.raises(RuntimeError, match="waited in vain|sends to it are under way"):
         gpu_exchange.launcher(native, CPU, case)()
 
 
