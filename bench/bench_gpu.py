@@ -15,7 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.gpu_models import CAPTURED, WITH_CUDNN, decoder_entry, gru_entry, step_entry
+from bench import gpu_exchange, gpu_floors, gpu_gru, gpu_peers
+from bench.cases import NTU as NTU_CASE
+from bench.cases import Case
+from bench.gpu_models import CAPTURED, CML, SER, WITH_CUDNN, decoder_entry, extrapolated, gru_entry, step_entry
 from bench.gpu_operators import EAGER, REPLAYED, TORCH, copy_entry, gather_entry, info_nce_entry, optimizer_entry
 from bench.gpu_rows import Bar, GpuRow
 from bench.gpu_timing import Entry, fill, why
@@ -32,24 +35,33 @@ PREDICTED = {
     "adam": 19.5,
     "sgd": 15.2,
     "gather": 3.0,  # a launch
-    # cuDNN takes 12 to 14 µs for a frame of one direction of one layer, and half of it in a graph. Padded rows are run
-    # one direction after the other: 240 frames; the backward takes twice as long as the forward.
-    "gru forward": 1600.0,
-    "gru forward + backward": 4700.0,
-    "decoder": 2400.0,  # 120 frames of one direction
-    "decoder compiled": 4800.0,  # eager launches of the same GRU
-    # Query forward and backward, key forward.
-    "cml": 6300.0,
-    # Encoder and decoder, both forward and backward.
-    "ser": 7100.0,
+    # Ragged rows on the CUDA kernels: what all rows at full length take.
+    "gru forward": gpu_floors.forward_us(NTU_CASE, "tf32"),
+    "gru forward + backward": gpu_floors.forward_us(NTU_CASE, "tf32") + gpu_floors.backward_us(NTU_CASE, "tf32"),
+    # Both encoders in one launch a layer.
+    "pair": gpu_floors.forward_us(NTU_CASE, "tf32", encoders=2),
+    # One direction of two layers: 120 frames forward and 120 back at 0.58 µs; 40 products, sums and copies beside them.
+    "decoder": 250.0,
+    "decoder compiled": 1500.0,  # what the host takes to launch them
+    # Both encoders forward, the query's back; then heads, loss, optimizer and gather, some 20 kernels.
+    "cml": gpu_floors.forward_us(NTU_CASE, "tf32", encoders=2) + gpu_floors.backward_us(NTU_CASE, "tf32") + 45,
+    # Encoder and decoder, both forward and backward, and the same 20 kernels.
+    "ser": gpu_floors.forward_us(NTU_CASE, "tf32") + gpu_floors.backward_us(NTU_CASE, "tf32") + 250 + 45,
+    # A round of 8 blocks: st.async to eight peers, 180 cycles on its way, and a wait; through memory two flags' worth.
+    "exchange": gpu_floors.EXCHANGE_US,
 }
 """Microseconds of a call of ours (the replay, where there is one), written down from bytes, operations and published
-times before this code had been on any card. They are predictions: no figure here was measured."""
+times (bench/gpu_floors.py) before this code had been on any card. They are predictions: no figure here was measured."""
 
 FLOOR = Bar(REPLAYED, 1.5)
 AS_EAGER = Bar(EAGER, 3, TORCH)
 STEP = Bar(CAPTURED, 5, WITH_CUDNN)
 NW_UCLA, NTU = ("NW-UCLA", 20, 50), ("NTU", 50, 60)
+CML_STEP, SER_STEP = Bar(CAPTURED, 350, absolute=True), Bar(CAPTURED, 500, absolute=True)
+PAIR, BACKWARD = Bar(gpu_gru.REPLAYED, 120, absolute=True), Bar(gpu_gru.REPLAYED, 180, absolute=True)
+TIMES_CUDNN = (Bar(gpu_gru.REPLAYED, 5, gpu_gru.CUDNN), Bar(gpu_gru.REPLAYED, 2.5, gpu_gru.CUDNN_REPLAYED))
+EXCHANGE = Bar(gpu_exchange.CLUSTER, gpu_exchange.LIMIT_US, absolute=True)
+PRETRAINING = Bar(CAPTURED, 180e6, absolute=True)
 
 Made = Iterator[partial[Entry]]
 
@@ -77,8 +89,56 @@ def gru(device: torch.device) -> Made:
 
 def steps(device: torch.device) -> Made:
     for size in (NW_UCLA, NTU):
-        yield partial(step_entry, device, "CML", contrast_phase, size, PREDICTED["cml"], (STEP,))
-        yield partial(step_entry, device, "SER+IF", reconstruction_phase, size, PREDICTED["ser"])
+        of_cml, of_ser = ((STEP, CML_STEP), (SER_STEP,)) if size is NTU else ((STEP,), ())
+        yield partial(step_entry, device, CML, contrast_phase, size, PREDICTED["cml"], of_cml)
+        yield partial(step_entry, device, SER, reconstruction_phase, size, PREDICTED["ser"], of_ser)
+
+
+def cuda_gru(device: torch.device) -> Made:
+    """The central size: both encoders, one in every mode, each exchange."""
+    yield partial(gpu_gru.pair_entry, device, "tf32", PREDICTED["pair"], (PAIR, *TIMES_CUDNN))
+    for mode in gpu_gru.MODES:
+        variants = ("cluster", "l2") if mode == "tf32" else ()
+        for kind in (gpu_gru.FORWARD, gpu_gru.KEPT, gpu_gru.BOTH):
+            if mode == "tf32" or kind != gpu_gru.KEPT:
+                settings = {"variants": variants, "with_compiled": bool(variants)}
+                yield partial(
+                    gpu_gru.gru_entry, device, gpu_gru.CENTRE, mode, kind, expected_us(mode, kind), **settings
+                )
+
+
+def gru_grid(device: torch.device) -> Made:
+    """The central size with one of B, T and H changed."""
+    for case in gpu_gru.GRID:
+        for kind in (gpu_gru.FORWARD, gpu_gru.BOTH):
+            predicted = expected_us("tf32", kind, case)
+            yield partial(gpu_gru.gru_entry, device, case, "tf32", kind, predicted, rounds=gpu_gru.FEW_ROUNDS)
+
+
+def expected_us(mode: str, kind: str, case: Case = gpu_gru.CENTRE) -> float:
+    backward = gpu_floors.backward_us(case, mode) if kind == gpu_gru.BOTH else 0.0
+    return gpu_floors.forward_us(case, mode) + backward
+
+
+def exchange(device: torch.device) -> Made:
+    for blocks in gpu_exchange.TEAMS:
+        for gates in (1, 3):
+            for itemsize in (4, 2):
+                central = (blocks, gates, itemsize) == (8, 1, 4)
+                predicted, bars = (PREDICTED["exchange"], (EXCHANGE,)) if central else (None, ())
+                yield partial(gpu_exchange.exchange_entry, device, blocks, gates, itemsize, predicted, bars)
+    for gates in (1, 3):
+        yield partial(gpu_exchange.exchange_entry, device, 8, gates, 4, teams=1)
+
+
+def gru_peers(device: torch.device) -> Made:
+    """Whoever has to be compiled first, which may take long."""
+    for name in gpu_peers.PEERS:
+        for mode in ("bf16", "tf32") if name == "FlashRNN" else ("tf32",):
+            for backward in (False, True):
+                yield partial(gpu_gru.open_peer_entry, device, name, mode, backward)
+    for backward in (False, True):
+        yield partial(gpu_gru.unrolled_entry, device, backward)
 
 
 def compiled_decoder(device: torch.device) -> Made:
@@ -90,9 +150,22 @@ GROUPS = {
     "info_nce": info_nce,
     "gru": gru,
     "steps": steps,
+    "cuda_gru": cuda_gru,
+    "exchange": exchange,
+    "gru_grid": gru_grid,
     "compiled_decoder": compiled_decoder,
+    "gru_peers": gru_peers,
 }
-"""The group whose time is least known comes last."""
+"""The groups whose time is least known come last."""
+
+
+def derived(group: str, rows: list[GpuRow]) -> list[GpuRow]:
+    """Rows that follow from a group's others."""
+    if group == "cuda_gru":
+        return gpu_gru.differences(rows, gpu_floors.backward_us(NTU_CASE, "tf32"), (BACKWARD, *TIMES_CUDNN))
+    if group == "steps":
+        return extrapolated(rows, NTU[0], PREDICTED, (PRETRAINING,))
+    return []
 
 
 def nothing(rows: list[GpuRow]) -> None:

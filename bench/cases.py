@@ -17,7 +17,7 @@ Run = Callable[[], Sequence[Tensor]]
 Forward = Callable[..., Sequence[Tensor]]
 """(module, x) to y and h_n."""
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 
 
 @dataclass(frozen=True)

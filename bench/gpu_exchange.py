@@ -81,7 +81,7 @@ def _gathered(state: NDArray[np.uint32], case: Exchange) -> NDArray[np.uint32]:
 
 
 def _scattered(state: NDArray[np.uint32], blocks: int) -> NDArray[np.uint32]:
-    """Each block adds up what the lanes of all blocks sent it: every 32nd of the owners' pieces, 8 a row, is a lane's."""
+    """Each block adds up what the lanes of all blocks sent it: a lane sends every 32nd piece of the owners."""
     owner, unit = np.arange(blocks, dtype=np.uint32)[:, None], np.arange(UNITS, dtype=np.uint32)
     lane = (owner * 8 + unit // 4) % 32
     parts = state[..., lane] + (owner * np.uint32(UNITS) + unit)  # team, from, row, owner, unit

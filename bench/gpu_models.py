@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import repeat
@@ -32,6 +32,9 @@ FUSED = "crrl, eager"
 WITH_CUDNN = "reference, cuDNN's GRU"
 REFERENCE = "reference"
 POLICIES = {FUSED: "auto", WITH_CUDNN: "reference,gru_layer=torch", REFERENCE: "reference"}
+CML, SER = "CML", "SER+IF"
+NTU_CLIPS, EPOCHS = 40_091, {CML: 100, SER: 60}
+"""NTU RGB+D 60's training clips (cross-subject), and the paper's epochs of each step of Algorithm 1."""
 PARITY_STEPS = 5
 """The step that is compared: one warms up, captures, and replays once by then."""
 
@@ -129,5 +132,25 @@ def step_entry(
     for peer, policy in POLICIES.items():
         builds[peer] = partial(build, peer, partial(Training, start, tensors, index, policy))
     builds["straightforward"] = partial(build, "straightforward", partial(straightforward, start, tensors, index))
-    row = GpuRow(f"training step, {title} size, B={batch}", name, bars=bars, predicted_us=predicted)
+    row = GpuRow(step_group(title, batch), name, bars=bars, predicted_us=predicted)
     return Entry(row, builds, nth(Training(start, host, index, "reference")))
+
+
+def step_group(size: str, batch: int = 32) -> str:
+    return f"training step, {size} size, B={batch}"
+
+
+def extrapolated(
+    rows: Sequence[GpuRow], size: str, predicted: Mapping[str, float], bars: tuple[Bar, ...] = (), batch: int = 32
+) -> list[GpuRow]:
+    """NTU-60-sized pretraining, from the measured steps: what its steps take, one after the other, and nothing else."""
+    steps = {name: epochs * (NTU_CLIPS // batch) for name, epochs in EPOCHS.items()}
+    measured = {row.title: row.median_ms() for row in rows if row.group == step_group(size, batch)}
+    if not all(CAPTURED in measured.get(name, {}) for name in steps):
+        return []
+    took = sum(count * measured[name][CAPTURED] for name, count in steps.items())
+    foreseen = sum(count * predicted[name.split("+")[0].lower()] for name, count in steps.items())
+    title = f"{NTU_CLIPS:,} clips, {EPOCHS[CML]} + {EPOCHS[SER]} epochs, extrapolated from its steps"
+    row = GpuRow("pretraining", title, calls_ms={CAPTURED: [took]}, bars=bars)
+    row.predicted_us = foreseen
+    return [row]

@@ -91,7 +91,7 @@ def _bars_table(rows: Sequence[GpuRow], speed: float | None) -> str:
         for bar in row.bars:
             reached, holds = row.reached(bar, speed), row.holds(bar, speed)
             verdict = "not known" if holds is None else "reached" if holds else "**missed**"
-            found = "–" if reached is None else f"{reached:.2f}×"
+            found = "–" if reached is None else bar.figure(reached)
             lines.append([f"{row.group}: {row.title}", bar.contender, str(bar), found, verdict])
     return table(["", "who", "bar", "found", "verdict"], lines)
 

@@ -16,16 +16,26 @@ class Bar:
         contender: who.
         limit: the most times its floor that it may take, or the least times a peer's speed that it is to have.
         peer: the peer; None: the floor.
+        absolute: the limit is the most microseconds that a call may take, whatever floors and peers.
     """
 
     contender: str
     limit: float
     peer: str | None = None
+    absolute: bool = False
 
     def __str__(self) -> str:
+        if self.absolute:
+            return f"at most {self.figure(self.limit)}"
         if self.peer is None:
             return f"at most {self.limit:g}× bytes / copy bandwidth"
         return f"at least {self.limit:g}× as fast as {self.peer}"
+
+    def figure(self, value: float) -> str:
+        """What was reached, as it is written."""
+        if not self.absolute:
+            return f"{value:.2f}×"
+        return f"{value / 1e6:.3g} s" if value >= 1e6 else f"{value:.0f} µs" if value >= 100 else f"{value:.3g} µs"
 
 
 @dataclass
@@ -53,10 +63,12 @@ class GpuRow(Row):
         return {name: 1e3 * median for name, median in self.median_ms().items()}
 
     def reached(self, bar: Bar, bandwidth: float | None) -> float | None:
-        """The figure that the bar is about: times the floor, or times the peer's speed; None where it is not known."""
+        """What the bar is about: times the floor or the peer's speed, or microseconds; None where it is not known."""
         medians, floor = self.median_us(), self.floor_us(bandwidth)
         if bar.contender not in medians:
             return None
+        if bar.absolute:
+            return medians[bar.contender]
         if bar.peer is None:
             return medians[bar.contender] / floor if floor else None
         return medians[bar.peer] / medians[bar.contender] if bar.peer in medians else None
@@ -66,7 +78,7 @@ class GpuRow(Row):
         reached = self.reached(bar, bandwidth)
         if reached is None:
             return None
-        return reached <= bar.limit if bar.peer is None else reached >= bar.limit
+        return reached <= bar.limit if bar.absolute or bar.peer is None else reached >= bar.limit
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,11 +40,16 @@ class GpuContender(Contender):
 
 @dataclass(frozen=True)
 class Entry:
-    """A row and how to fill it: expected() gives the right results, builds make its contenders, ours first."""
+    """A row and how to fill it: expected() gives the right results, builds make its contenders, ours first.
+
+    A contender whose limit is relative to one that could not be built has an absolute limit instead: `least`.
+    rounds: turns of each contender.
+    """
 
     row: GpuRow
     builds: dict[str, Callable[[], GpuContender]]
     expected: Run
+    rounds: int = ROUNDS
 
 
 def synchronize() -> None:
@@ -116,14 +121,14 @@ def why(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
 
 
-def fill(entry: Entry, rounds: int = ROUNDS) -> GpuRow:
+def fill(entry: Entry, rounds: int | None = None) -> GpuRow:
     """Check every contender against what is expected, then time in turns those that are right. Raises nothing."""
     row = entry.row
     try:
         ready = _right(entry, [tensor.detach().clone() for tensor in entry.expected()])
         calls: dict[str, list[float]] = {contender.name: [] for contender in ready}
         usual = {contender.name: warmed_s(contender.run) for contender in ready}
-        for _ in range(rounds):
+        for _ in range(rounds or entry.rounds):
             for contender in ready:
                 contender.run()
                 taken = series_s(contender.run, runs_within(usual[contender.name]))
@@ -136,18 +141,22 @@ def fill(entry: Entry, rounds: int = ROUNDS) -> GpuRow:
 
 def _right(entry: Entry, expected: Sequence[Tensor]) -> list[GpuContender]:
     """The contenders that can be built and are right; the row says of the others why they are not timed."""
-    row, ready, complaints = entry.row, [], []
+    row, built, measured = entry.row, [], {}
     for name, build in entry.builds.items():
         try:
             contender = build()
-            measured = errors((contender.results or contender.run)(), expected)
+            measured[name] = errors((contender.results or contender.run)(), expected)
         except Exception as error:
             row.absent[name] = why(error)
             continue
-        row.errors[name] = max(measured)
-        if complaint := wrong(contender, {name: measured}):
-            complaints.append(complaint)
-        else:
-            ready.append(contender)
-    row.refused = "; ".join(complaints) or None
-    return ready
+        row.errors[name] = max(measured[name])
+        built.append(contender)
+    complaints = {contender.name: _complaint(contender, measured) for contender in built}
+    row.refused = "; ".join(filter(None, complaints.values())) or None
+    return [contender for contender in built if complaints[contender.name] is None]
+
+
+def _complaint(contender: GpuContender, measured: dict[str, list[float]]) -> str | None:
+    if contender.relative_to is not None and contender.relative_to not in measured:
+        contender = replace(contender, relative_to=None, limit=contender.least)
+    return wrong(contender, measured)

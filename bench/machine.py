@@ -24,7 +24,7 @@ def machine() -> dict[str, Any]:
     return {
         "commit": commit(),
         "processor": processor(),
-        "gru_layer": {name: gru_backend(dtype) for name, dtype in DTYPES.items() if name != "fp64"},
+        "gru_layer": {name: gru_backend(dtype) for name, dtype in DTYPES.items() if name in ("fp32", "bf16")},
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         **{name: installed(name) for name in PEERS},

@@ -30,12 +30,14 @@ class Contender:
         run: one call.
         limit: the largest error allowed, of each result, as the norm of the difference over the norm of the truth.
         relative_to: a contender of the same row; the limit is then a multiple of that one's own error.
+        least: the limit then is this at least.
     """
 
     name: str
     run: Run
     limit: float
     relative_to: str | None = None
+    least: float = 0.0
 
 
 def errors(got: Sequence[Tensor], expected: Sequence[Tensor]) -> list[float]:
@@ -48,7 +50,7 @@ def wrong(contender: Contender, measured: dict[str, list[float]]) -> str | None:
     """What is wrong with a contender's results, given everybody's errors; None where they are right."""
     other = measured.get(contender.relative_to or "")
     for position, error in enumerate(measured[contender.name]):
-        limit = contender.limit if other is None else contender.limit * other[position]
+        limit = contender.limit if other is None else max(contender.limit * other[position], contender.least)
         if not error <= limit:  # so written, NaN is wrong
             return f"{contender.name}: result {position} is off by {error:.1e} of its norm, allowed are {limit:.1e}"
     return None
