@@ -34,10 +34,11 @@ test: lint ## Lint, then run the tests
 bench: $(READY) $(PEERS) ## Run the benchmarks of CPUs
 	$(BIN)/python -m pytest bench/ -m "not gpu"
 
-# With the python3 there is and what it has: no virtual environment, no network. STAGES="tests bench" runs these alone;
-# COMMIT says what is measured, where git does not.
+# With the python3 there is and what it has: no virtual environment, no network. STAGES="tests bench" runs these alone,
+# GROUPS=cuda_gru,exchange these of the bench; the page keeps what runs of the same sources found before. COMMIT says
+# what is measured, where git does not.
 bench-gpu: ## Test and benchmark on this machine's GPU
-	$(PYTHON) -m bench.gpu_check $(if $(COMMIT),--commit $(COMMIT)) $(STAGES)
+	$(PYTHON) -m bench.gpu_check $(if $(COMMIT),--commit $(COMMIT)) $(if $(GROUPS),--groups $(GROUPS)) $(STAGES)
 
 # Best effort, tried again next time: the report names the peers that cannot be had.
 $(PEERS): pyproject.toml constraints.txt | $(READY)

@@ -1,12 +1,15 @@
-"""All that a GPU can show, in one command: build, tests, memory checker, bench; what came of each goes on one page.
+"""All that a GPU can show, in one command: build, tests, checkers, bench; what came of each goes on one page.
 
 `make bench-gpu` runs it with the python3 there is: it installs nothing and needs no network. A stage that fails, or
-takes too long, does not keep the others from running; the page, written after each of them, says so.
+takes too long, does not keep the others from running; the page, written after each of them, says so. Where one run is
+too short for all, further ones take other stages, or other groups of the bench: the page keeps what runs of the same
+sources have found on this machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import re
 import shutil
@@ -14,7 +17,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,12 +26,17 @@ from typing import Any
 import torch
 
 from bench import gpu_report
-from bench.bench_gpu import GROUPS
+from bench.bench_gpu import GROUPS, derived
 from bench.gpu_rows import GpuRow, Stage
 from bench.machine import commit, gpu_machine
 from bench.processes import ROOT, Finished, counted, described, run
 
 RESULTS = Path(__file__).parent / "results"
+MEMORY = ROOT / "build" / "gpu_check.json"
+SOURCES = {".py", ".hpp", ".cpp", ".cu"}
+LIMITS_S = {"compiled_decoder": 240, "gru_peers": 150}
+"""Of groups that wait for compilers; the others have 110 s."""
+NO_CHECKER = "compute-sanitizer is not on this machine"
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
 COMPILES_AHEAD = "--ignore=tests/kernels/test_compile.py"  # it needs no GPU and takes long
 
@@ -54,11 +63,14 @@ class Check:
 
     Attributes:
         deadline: when it must end, of time.monotonic. folder: of its page. machine: what it runs on.
+        groups: of the bench, those to run. memory: a file for what runs have found; None: they leave nothing.
     """
 
     deadline: float
     folder: Path
     machine: dict[str, Any]
+    groups: Sequence[str] = tuple(GROUPS)
+    memory: Path | None = None
     stages: list[Stage] = field(default_factory=list)
     rows: list[GpuRow] = field(default_factory=list)
 
@@ -68,10 +80,33 @@ class Check:
 
     def write(self) -> None:
         gpu_report.write(self.folder, self.machine, self.stages, self.rows)
+        if self.memory:
+            rows, stages = ([one.as_json() for one in self.rows], [asdict(stage) for stage in self.stages])
+            self.memory.parent.mkdir(exist_ok=True)
+            self.memory.write_text(json.dumps({"of": self.measured(), "stages": stages, "rows": rows}))
 
-    @property
-    def failed(self) -> bool:
-        return any(stage.passed is False for stage in self.stages)
+    def keep(self, rows: Sequence[GpuRow]) -> None:
+        """Add rows; the same ones of before give way."""
+        named = {(row.group, row.title) for row in rows}
+        self.rows = [*(row for row in self.rows if (row.group, row.title) not in named), *rows]
+
+    def measured(self) -> list[Any]:
+        return [sources(), self.machine.get("GPU")]
+
+    def recall(self) -> None:
+        """Take up what earlier runs of the same sources have found on such a GPU."""
+        found = json.loads(self.memory.read_text()) if self.memory and self.memory.exists() else {}
+        if found.get("of") == self.measured():
+            self.stages = [Stage(**stage) for stage in found["stages"]]
+            self.rows = [GpuRow.from_json(row) for row in found["rows"]]
+
+
+@cache
+def sources() -> str:
+    """A hash of all that is measured, and of the bench."""
+    folders = [ROOT / name for name in ("crrl", "kernels", "csrc", "bench")]
+    files = sorted(path for folder in folders for path in folder.rglob("*") if path.suffix in SOURCES)
+    return hashlib.sha256(b"\0".join(str(path).encode() + path.read_bytes() for path in files)).hexdigest()
 
 
 def stage_of(name: str, done: Finished, passed: bool, detail: str) -> Stage:
@@ -83,17 +118,56 @@ def stage_of(name: str, done: Finished, passed: bool, detail: str) -> Stage:
 
 def build(check: Check) -> Stage:
     """The C++ extension, in place. Not needed on a GPU: where it cannot be built, PyTorch serves instead."""
-    missing = [name for name in ("pybind11", "setuptools") if find_spec(name) is None]
-    if missing:
-        return Stage("build", None, detail=f"no {' and '.join(missing)} here: without the C++ extension")
-    done = run([sys.executable, "-c", BUILD], check.left(90))
+    if missing := unbuildable():
+        return Stage("build", None, detail=f"{missing}: without the C++ extension")
+    done = run([sys.executable, "-c", BUILD], check.left(90), {"CRRL_CUDA": "0"})
     made = done.code == 0 and any((ROOT / "crrl").glob("_cpu*.so"))
     last = done.output.strip().splitlines()[-1:] or ["nothing was built"]
     return Stage("build", True if made else None, done.seconds, "the C++ extension" if made else last[0][:300])
 
 
+def build_cuda(check: Check) -> Stage:
+    """The CUDA extension, in place, for the GPU that is there."""
+    nvcc = found_tool("nvcc")
+    if missing := unbuildable() or (None if nvcc else "no nvcc"):
+        there = any((ROOT / "crrl").glob("_cuda*.so"))
+        return Stage("build_cuda", None, detail=f"{missing} here: {'the one that is there' if there else 'none'}")
+    architecture = target(torch.cuda.get_device_capability())
+    settings = {"CRRL_CPU": "0", "CRRL_CUDA": "1", "TORCH_CUDA_ARCH_LIST": architecture}
+    done = run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], check.left(240), settings)
+    return stage_of("build_cuda", done, done.code == 0, f"for {architecture}, by {nvcc}")
+
+
+def unbuildable() -> str | None:
+    """The packages that a build lacks."""
+    missing = [name for name in ("pybind11", "setuptools") if find_spec(name) is None]
+    return f"no {' and '.join(missing)} here" if missing else None
+
+
+def found_tool(name: str) -> str | None:
+    """A tool of the CUDA toolkit."""
+    return shutil.which(name) or shutil.which(name, path="/usr/local/cuda/bin")
+
+
+def target(capability: tuple[int, int]) -> str:
+    """What TORCH_CUDA_ARCH_LIST calls a GPU; from 9.0 on with what is its architecture's alone."""
+    major, minor = capability
+    return f"{major}.{minor}{'a' if major >= 9 else ''}"
+
+
+def doctor(check: Check) -> Stage:
+    """What crrl itself says of this machine; the page keeps it."""
+    if find_spec("crrl.doctor") is None:
+        return Stage("doctor", None, detail="there is no crrl.doctor yet")
+    done = run([sys.executable, "-m", "crrl.doctor"], check.left(60))
+    lines = [line for line in done.output.splitlines() if "self-check" in line or line.strip().startswith("cuda:")]
+    stage = stage_of("doctor", done, done.code == 0, "; ".join(" ".join(line.split()) for line in lines[:6])[:300])
+    stage.said = done.output[-8000:]
+    return stage
+
+
 def tests(check: Check) -> Stage:
-    return pytest_stage("tests", ["-m", "gpu", "tests", COMPILES_AHEAD], check.left(150))
+    return pytest_stage("tests", ["-m", "gpu", "tests", COMPILES_AHEAD], check.left(200))
 
 
 def kernels(check: Check) -> Stage:
@@ -109,55 +183,113 @@ def pytest_stage(name: str, arguments: Sequence[str], limit_s: float) -> Stage:
 
 
 def sanitizer(check: Check) -> Stage:
-    """compute-sanitizer's memcheck on a few tests of each kernel."""
-    tool = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
-    if tool is None:
-        return Stage("sanitizer", None, detail="compute-sanitizer is not on this machine")
+    """compute-sanitizer's memcheck on a few tests of each Triton kernel."""
+    command = [*PYTEST, "tests/kernels", COMPILES_AHEAD, "-k", SANITIZED]
+    done = checked(command, "memcheck", check.left(100))
+    if done is None:
+        return Stage("sanitizer", None, detail=NO_CHECKER)
+    errors, counts = summary(done.output), counted(done.output)
+    passed = done.code == 0 and errors == 0 and counts.get("passed", 0) > 0
+    return stage_of("sanitizer", done, passed, f"memcheck: {said(errors)}; {described(counts)}")
+
+
+def memcheck_gru(check: Check) -> Stage:
+    return checked_gru("memcheck_gru", "memcheck", check)
+
+
+def racecheck_gru(check: Check) -> Stage:
+    """Races in shared memory; the checker does not look at global memory."""
+    return checked_gru("racecheck_gru", "racecheck", check)
+
+
+def checked_gru(name: str, tool: str, check: Check) -> Stage:
+    """A tool of compute-sanitizer on a few calls of the CUDA GRU and of its exchange."""
+    done = checked([sys.executable, "-m", "bench.gpu_sanitize"], tool, check.left(120))
+    if done is None:
+        return Stage(name, None, detail=NO_CHECKER)
+    errors = summary(done.output)
+    right = "all of it is right" in done.output
+    results = "results right" if right else "results not all right"
+    return stage_of(name, done, done.code == 0 and errors == 0 and right, f"{tool}: {said(errors)}; {results}")
+
+
+def checked(command: Sequence[str], tool: str, limit_s: float) -> Finished | None:
+    """The command under a tool of compute-sanitizer; None: there is none."""
+    checker = found_tool("compute-sanitizer")
+    if checker is None:
+        return None
     # API errors are left out: libraries ask for what a device may not have, and go on without it.
-    memcheck = [tool, "--tool", "memcheck", "--report-api-errors", "no", "--error-exitcode", "86"]
-    command = [*memcheck, *PYTEST, "tests/kernels", COMPILES_AHEAD, "-k", SANITIZED]
+    options = ["--report-api-errors", "no"] if tool == "memcheck" else ["--racecheck-report", "all"]
     # Each tensor an allocation of its own, else the checker sees torch's large blocks alone.
-    done = run(command, check.left(100), {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"})
-    found, counts = re.findall(r"ERROR SUMMARY: (\d+) error", done.output), counted(done.output)
-    clean = done.code == 0 and bool(found) and not any(int(errors) for errors in found)
-    said = f"memcheck: {found[-1]} errors" if found else "memcheck gave no verdict"
-    return stage_of("sanitizer", done, clean and counts.get("passed", 0) > 0, f"{said}; {described(counts)}")
+    settings = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    return run([checker, "--tool", tool, *options, "--error-exitcode", "86", *command], limit_s, settings)
+
+
+def summary(output: str) -> int | None:
+    """How many errors, or hazards, a checker says that it found in all; None: it gave no verdict."""
+    found = re.findall(r"ERROR SUMMARY: (\d+) error|RACECHECK SUMMARY: (\d+) hazard", output)
+    return sum(int(errors or hazards) for errors, hazards in found) if found else None
+
+
+def said(errors: int | None) -> str:
+    return "no verdict" if errors is None else f"{errors} found"
 
 
 def bench(check: Check) -> Stage:
     """Each group of rows in a process of its own. What is left of the time is shared by the groups still to come."""
-    problems, tails, start = [], [], time.monotonic()
-    for place, group in enumerate(GROUPS):
-        last = place == len(GROUPS) - 1
-        done, rows = run_group(group, check.left(240 if last else 110))
-        check.rows += rows
+    problems, tails, found, start = [], [], 0, time.monotonic()
+    for group in check.groups:
+        done, rows = run_group(group, check.left(LIMITS_S.get(group, 110)))
+        rows += derived(group, rows)
+        check.keep(rows)
         check.write()
+        found += len(rows)
         ended = "" if done.code == 0 else "time was up" if done.code is None else f"exit code {done.code}"
         broken = [row.title for row in rows if row.failed or row.refused or any("crrl" in name for name in row.absent)]
         if ended or broken:
             problems.append(f"{group}: {'; '.join(filter(None, [ended, *broken]))}")
             tails.append(done.output[-3000:])
         print(done.output[-2000:], flush=True)
-    detail = "; ".join(problems) or f"{len(check.rows)} rows"
+    detail = "; ".join(problems) or f"{found} rows"
     return Stage("bench", not problems, time.monotonic() - start, detail, "\n".join(tails))
 
 
 def run_group(group: str, limit_s: float) -> tuple[Finished, list[GpuRow]]:
     """Run a group; the rows that it left, however it ended."""
+    return run_rows(["bench.bench_gpu", group], limit_s)
+
+
+def run_rows(arguments: Sequence[str], limit_s: float) -> tuple[Finished, list[GpuRow]]:
+    """Run a module that writes rows to the file that is its last argument."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.json"
-        done = run([sys.executable, "-m", "bench.bench_gpu", group, str(path)], limit_s)
+        done = run([sys.executable, "-m", *arguments, str(path)], limit_s)
         rows = json.loads(path.read_text()) if path.exists() else []
     return done, [GpuRow.from_json(row) for row in rows]
 
 
+def pretrain(check: Check) -> Stage:
+    """All epochs on random clips of NTU-60's number and size."""
+    done, rows = run_rows(["bench.gpu_pretrain"], check.left(480))
+    check.keep(rows)
+    detail = "; ".join(f"{row.median_ms()[row.ours()] / 1e3:.1f} s" for row in rows)
+    return stage_of("pretrain", done, done.code == 0 and bool(rows), detail)
+
+
 STAGES: dict[str, Callable[[Check], Stage]] = {
     "build": build,
+    "build_cuda": build_cuda,
+    "doctor": doctor,
     "tests": tests,
     "kernels": kernels,
+    "memcheck_gru": memcheck_gru,
+    "racecheck_gru": racecheck_gru,
     "sanitizer": sanitizer,
     "bench": bench,
+    "pretrain": pretrain,
 }
+ON_REQUEST = ("pretrain",)
+"""The stages that run only when they are named."""
 
 
 def run_stages(names: Sequence[str], check: Check) -> bool:
@@ -168,29 +300,38 @@ def run_stages(names: Sequence[str], check: Check) -> bool:
             stage = STAGES[name](check)
         except Exception as error:
             stage = Stage(name, False, time.monotonic() - start, f"{type(error).__name__}: {error}")
-        check.stages.append(stage)
+        check.stages = [*(other for other in check.stages if other.name != name), stage]
         check.write()
         print(f"{stage.name}: {stage.verdict.strip('*')} in {stage.seconds:.0f} s: {stage.detail}", flush=True)
         if stage.tail:
             print(stage.tail, flush=True)
-    return not check.failed
+    return not any(stage.passed is False for stage in check.stages if stage.name in names)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns 0 if no stage failed, 1 if one did, 2 where there is no GPU."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu_check", description=__doc__)
-    parser.add_argument("stages", nargs="*", help=f"of {', '.join(STAGES)}, in this order; none: all of them")
+    usual = [name for name in STAGES if name not in ON_REQUEST]
+    parser.add_argument("stages", nargs="*", help=f"of {', '.join(STAGES)}, in this order; none: {', '.join(usual)}")
+    parser.add_argument("--groups", default=",".join(GROUPS), help="of the bench, with commas (all of them)")
     parser.add_argument("--minutes", type=float, default=9.0, help="about how long all of it may take")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of gpu.json and gpu.md")
     parser.add_argument("--commit", default=commit(), help="what is measured, where git does not say")
     options = parser.parse_args(arguments)
-    if unknown := set(options.stages) - STAGES.keys():
-        parser.error(f"no stage {', '.join(sorted(unknown))}: there are {', '.join(STAGES)}")
+    groups = options.groups.split(",")
+    for kind, unknown, known in (
+        ("stage", set(options.stages) - {*STAGES}, STAGES),
+        ("group", {*groups} - {*GROUPS}, GROUPS),
+    ):
+        if unknown:
+            parser.error(f"no {kind} {', '.join(sorted(unknown))}: there are {', '.join(known)}")
     if not torch.cuda.is_available():
         print(f"make bench-gpu: no CUDA device that torch {torch.__version__} could use", file=sys.stderr)
         return 2
-    check = Check(time.monotonic() + 60 * options.minutes, options.results, gpu_machine(options.commit))
-    passed = run_stages(options.stages or list(STAGES), check)
+    deadline = time.monotonic() + 60 * options.minutes
+    check = Check(deadline, options.results, gpu_machine(options.commit), groups, MEMORY)
+    check.recall()
+    passed = run_stages(options.stages or usual, check)
     print((options.results / "gpu.md").read_text())
     return 0 if passed else 1
 

@@ -129,7 +129,7 @@ def exchange_entry(
     def build(way: str) -> GpuContender:
         case = replace(start, way=way)
         timed, proven = launcher(native, device, replace(case, rounds=ROUNDS)), launcher(native, device, case)
-        results = lambda: [_checked(proven()[0], case)]  # noqa: E731
+        results = lambda: [checked(proven()[0], case)]  # noqa: E731
         return GpuContender(way, timed, limit=0, results=results, calls=ROUNDS)
 
     ways = (CLUSTER, L2, SCATTER) if (gates, itemsize) == (3, 4) else (CLUSTER, L2)
@@ -139,7 +139,7 @@ def exchange_entry(
     return Entry(row, {way: partial(build, way) for way in ways}, lambda: [torch.ones(1)])
 
 
-def _checked(result: Tensor, case: Exchange) -> Tensor:
+def checked(result: Tensor, case: Exchange) -> Tensor:
     """The share of the threads that ended with what they should: 1."""
     expected = torch.from_numpy(proof(case).view(np.int32))
     return (result.cpu() == expected).double().mean().reshape(1)

@@ -67,11 +67,11 @@ def on_device(host: Problem, device: torch.device) -> Problem:
     return replace(host, gru=copy.deepcopy(host.gru).to(device), x=host.x.to(device), dy=host.dy.to(device))
 
 
-def forced(run: Run, policy: str = FORCED) -> Run:
-    """A call under the policy."""
+def forced(run: Run, policy: str | None = None) -> Run:
+    """A call under the policy; None: of our kernels."""
 
     def call() -> Sequence[Tensor]:
-        with ops.use_backends(policy):
+        with ops.use_backends(policy or FORCED):
             return run()
 
     return call
@@ -82,12 +82,12 @@ def kept(module: nn.Module, x: Tensor) -> Run:
     return lambda: [tensor.detach() for tensor in module(x)]
 
 
-def ours(p: Problem, dtype: str, kind: str, policy: str = FORCED) -> Run:
+def ours(p: Problem, dtype: str, kind: str) -> Run:
     if kind != KEPT:
-        return forced(crrl_gru(p, dtype, kind == BOTH), policy)
+        return forced(crrl_gru(p, dtype, kind == BOTH))
     module = GRU(p.case.inputs, p.case.hidden, p.case.layers, batch_first=True, bidirectional=True)
     module.load_state_dict(p.gru.state_dict())
-    return forced(kept(module.to(p.x.device, DTYPES[dtype]), p.x.to(DTYPES[dtype])), policy)
+    return forced(kept(module.to(p.x.device, DTYPES[dtype]), p.x.to(DTYPES[dtype])))
 
 
 def cudnn(p: Problem, dtype: str, kind: str) -> Run:

@@ -15,13 +15,17 @@ from bench.report import table
 COPY = "device-to-device copy"
 """The group whose first row gives the bandwidth that floors are computed with."""
 
+ERRORS_OF = ("GRU encoder", "both GRU encoders")
+ERRORS = """The norm of the difference over the norm of the truth, the largest of all results of a call."""
+
 INTRODUCTION = """# GPU bench
 
 Written by `make bench-gpu`. Figures are microseconds of one call: the median of series of calls, each between two
 waits for the device, peers in turns, in one process for each group of rows. A series of eager calls has in it what the
 host takes to launch them, as it would for a user; "graph replay" and "captured" are replays of a CUDA graph. Every
-contender was checked for parity on fresh random inputs before it was timed; float32 GRUs run as PyTorch runs them by
-default, which lets cuDNN use TF32, and are checked here for being right, not for being exact (the tests do that).
+contender was checked for parity on fresh random inputs before it was timed. Rows of training steps run float32 GRUs as
+PyTorch does by default, in TF32, and are checked for being right, not for being exact; those of the GRU encoder say how
+far each is from float64, and ours may be off by three times what cuDNN is.
 
 The floor of a row is the bytes that a call must move, each input read once and each output written once, over the
 bandwidth of a large copy measured in this run. Rows that memory bounds go through several sets of inputs, so that a
@@ -73,11 +77,19 @@ def as_markdown(machine: dict[str, Any], stages: Sequence[Stage], rows: Sequence
     for group in dict.fromkeys(row.group for row in timed):
         members = [row for row in timed if row.group == group]
         parts += [f"## {group}", _group_table(members, speed)]
+    if compared := [row for row in rows if len(row.errors) > 1 and row.group.startswith(ERRORS_OF)]:
+        parts += ["## Errors against float64", ERRORS, _errors_table(compared)]
     parts += _not_timed(rows)
     for stage in stages:
-        if stage.passed is False and stage.tail:
-            parts += [f"## The end of what {stage.name} printed", f"```\n{stage.tail.replace('```', '')}\n```"]
+        if stage.said:
+            parts += [f"## What {stage.name} printed", _quoted(stage.said)]
+        if stage.passed is False and stage.tail and stage.tail != stage.said:
+            parts += [f"## The end of what {stage.name} printed", _quoted(stage.tail)]
     return "\n\n".join(parts) + "\n"
+
+
+def _quoted(output: str) -> str:
+    return f"```\n{output.replace('```', '').rstrip()}\n```"
 
 
 def _stages_table(stages: Sequence[Stage]) -> str:
@@ -106,6 +118,17 @@ def _group_table(rows: Sequence[GpuRow], speed: float | None) -> str:
         foreseen = [microseconds(row.predicted_us), ratio(ours, row.predicted_us)]
         lines.append([row.title, *figures, microseconds(floor), ratio(ours, floor), *foreseen])
     return table(head, lines)
+
+
+def _errors_table(rows: Sequence[GpuRow]) -> str:
+    lines = []
+    for row in rows:
+        (ours, error), *others = row.errors.items()
+        found = ", ".join(f"{name} {value:.1e}" for name, value in others)
+        lines.append(
+            [f"{row.group}: {row.title}", ours, f"{error:.1e}", found, "**refused**" if row.refused else "right"]
+        )
+    return table(["", "ours", "error", "the others", "verdict"], lines)
 
 
 def microseconds(value: float | None) -> str:

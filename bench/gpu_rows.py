@@ -96,6 +96,7 @@ class Stage:
     Attributes:
         name: of the stage. passed: whether it did; None: it was not run, for the reason in `detail`, and that is no
             failure. seconds: it took. detail: what it found, in a line. tail: the end of its output where it failed.
+            said: output that the page keeps, however it ended.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Stage:
     seconds: float = 0.0
     detail: str = ""
     tail: str = field(default="", repr=False)
+    said: str = field(default="", repr=False)
 
     @property
     def verdict(self) -> str:
