@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench import bench_gpu, gpu_check, gpu_models, gpu_operators, gpu_report, gpu_timing, processes
 from bench.cases import Case, Run
+from bench.gpu_models import CAPTURED
 from bench.gpu_rows import Bar, GpuRow, Stage
 from bench.gpu_timing import Entry, GpuContender
 from bench.machine import gpu_machine
@@ -234,6 +235,31 @@ def finished(code: int | None, output: str) -> Callable[..., processes.Finished]
     return lambda *arguments: processes.Finished(code, output, 1.0)
 
 
+RIGHT = "all of it is right"
+
+
+@pytest.mark.parametrize(
+    ("code", "output", "passed"),
+    [
+        (0, f"{RIGHT}\n========= ERROR SUMMARY: 0 errors", True),
+        (0, f"{RIGHT}\n========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)", True),
+        (86, f"{RIGHT}\n========= RACECHECK SUMMARY: 3 hazards displayed (1 error, 2 warnings)", False),
+        (0, "tf32, l2: off by 1.0\n========= ERROR SUMMARY: 0 errors", False),
+        (0, RIGHT, False),
+        (None, RIGHT, False),
+    ],
+)
+def test_the_checkers_of_the_cuda_gru_want_a_clean_verdict_on_right_results(
+    monkeypatch: pytest.MonkeyPatch, check: gpu_check.Check, code: int | None, output: str, passed: bool
+) -> None:
+    monkeypatch.setattr(gpu_check.shutil, "which", lambda *arguments, **settings: "/any/compute-sanitizer")
+    monkeypatch.setattr(gpu_check, "run", finished(code, output))
+    for stage in (gpu_check.memcheck_gru, gpu_check.racecheck_gru):
+        assert stage(check).passed is passed
+    monkeypatch.setattr(gpu_check.shutil, "which", lambda *arguments, **settings: None)
+    assert gpu_check.racecheck_gru(check).passed is None
+
+
 @pytest.mark.parametrize(
     ("code", "output", "passed"),
     [
@@ -278,6 +304,99 @@ def test_stages_of_tests_and_of_the_build(monkeypatch: pytest.MonkeyPatch, check
     assert "no pybind11 and setuptools" in gpu_check.build(check).detail
 
 
+def test_the_cuda_build_is_for_the_gpu_that_is_there(monkeypatch: pytest.MonkeyPatch, check: gpu_check.Check) -> None:
+    assert [gpu_check.target(c) for c in ((8, 0), (8, 9), (9, 0), (10, 0))] == ["8.0", "8.9", "9.0a", "10.0a"]
+    said: list[object] = []
+
+    def run(*arguments: object) -> processes.Finished:
+        said.extend(arguments)
+        return processes.Finished(1, "error: no such header", 1.0)
+
+    monkeypatch.setattr(gpu_check, "run", run)
+    monkeypatch.setattr(gpu_check.torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(gpu_check.shutil, "which", lambda *arguments, **settings: "/any/nvcc")
+    stage = gpu_check.build_cuda(check)
+    assert (stage.passed, stage.tail) == (False, "error: no such header")
+    assert {"CRRL_CPU": "0", "CRRL_CUDA": "1", "TORCH_CUDA_ARCH_LIST": "9.0a"} in said
+    monkeypatch.setattr(gpu_check.shutil, "which", lambda *arguments, **settings: None)
+    assert gpu_check.build_cuda(check).passed is None
+
+
+def test_what_the_doctor_says_is_on_the_page(monkeypatch: pytest.MonkeyPatch, check: gpu_check.Check) -> None:
+    monkeypatch.setattr(gpu_check, "find_spec", lambda name: name)
+    output = "self-check of the CUDA kernels\n  cuda:0  tf32  passed  its self-check passed now\n"
+    monkeypatch.setattr(gpu_check, "run", finished(0, output))
+    gpu_check.run_stages(["doctor"], check)
+    text = (check.folder / "gpu.md").read_text()
+    assert (
+        "| doctor | passed | 1 | self-check of the CUDA kernels; cuda:0 tf32 passed its self-check passed now |" in text
+    )
+    assert "## What doctor printed" in text
+    monkeypatch.setattr(gpu_check, "find_spec", lambda name: None)
+    assert gpu_check.doctor(check).passed is None
+
+
+def test_a_run_goes_on_with_what_others_of_the_same_sources_found(
+    monkeypatch: pytest.MonkeyPatch, check: gpu_check.Check, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(gpu_check, "STAGES", {"bench": lambda check: Stage("bench", False, detail="no time")})
+    check.memory = tmp_path / "memory" / "found.json"
+    check.keep([row(), copy_row()])
+    check.stages = [Stage("tests", True, 1.0, "3 passed", said="words")]
+    check.write()
+    later = gpu_check.Check(1e18, tmp_path, check.machine, memory=check.memory)
+    later.recall()
+    assert (later.rows, later.stages) == (check.rows, check.stages)
+    later.keep([row(predicted_us=7.0)])
+    assert [found.predicted_us for found in later.rows] == [None, 7.0]
+    assert not gpu_check.run_stages(["bench"], later)
+    assert [stage.name for stage in later.stages] == ["tests", "bench"]
+    monkeypatch.setattr(gpu_check, "sources", lambda: "others")
+    other = gpu_check.Check(1e18, tmp_path, check.machine, memory=check.memory)
+    other.recall()
+    assert other.rows == []
+
+
+def test_groups_run_in_their_time_and_leave_what_follows_from_them(
+    monkeypatch: pytest.MonkeyPatch, check: gpu_check.Check
+) -> None:
+    limits: dict[str, float] = {}
+
+    def run_group(group: str, limit_s: float) -> tuple[processes.Finished, list[GpuRow]]:
+        limits[group] = limit_s
+        steps = [(gpu_models.CML, 0.3), (gpu_models.SER, 0.4)] if group == "steps" else []
+        rows = [GpuRow(gpu_models.step_group("NTU"), name, calls_ms={CAPTURED: [ms]}) for name, ms in steps]
+        return processes.Finished(0, "", 1.0), rows
+
+    monkeypatch.setattr(gpu_check, "run_group", run_group)
+    check.groups = ("steps", "gru_peers")
+    assert gpu_check.bench(check).detail == "3 rows"
+    assert limits == {"steps": 110, "gru_peers": 150}
+    assert check.rows[-1].group == "pretraining"
+    check.deadline = 0.0
+    gpu_check.bench(check)
+    assert limits["steps"] == 1.0
+
+
+def test_pretraining_runs_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch, check: gpu_check.Check) -> None:
+    def run(command: Sequence[str], limit_s: float) -> processes.Finished:
+        Path(command[-1]).write_text(json.dumps([GpuRow("pretraining", "any", calls_ms={"any": [75e3]}).as_json()]))
+        return processes.Finished(0, "", 80.0)
+
+    monkeypatch.setattr(gpu_check, "run", run)
+    stage = gpu_check.pretrain(check)
+    assert (stage.passed, stage.detail, check.rows[-1].title) == (True, "75.0 s", "any")
+    assert set(gpu_check.ON_REQUEST) <= set(gpu_check.STAGES)
+
+
+def test_the_page_shows_the_errors_of_grus(tmp_path: Path) -> None:
+    wrong = GpuRow("GRU encoder, tf32", "B=1: forward", errors={"ours": 0.5, "cuDNN": 3e-4}, refused="ours: off")
+    gpu_report.write(tmp_path, {}, [], [wrong])
+    text = (tmp_path / "gpu.md").read_text()
+    assert "| GRU encoder, tf32: B=1: forward | ours | 5.0e-01 | cuDNN 3.0e-04 | **refused** |" in text
+    assert "GRU encoder, tf32, B=1: forward: ours: off" in text
+
+
 def test_the_machine_is_described_where_there_is_no_gpu_too() -> None:
     facts = gpu_machine("abc")
     assert {"GPU", "driver", "torch", "triton", "CUDA of torch", "Python", "commit", "date"} <= facts.keys()
@@ -289,5 +408,6 @@ def test_without_a_gpu_it_says_so_in_a_line(capsys: pytest.CaptureFixture[str], 
     assert gpu_check.main(["--results", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not list(tmp_path.iterdir())
-    with pytest.raises(SystemExit):
-        gpu_check.main(["nothing"])
+    for arguments in (["nothing"], ["bench", "--groups", "gru,nothing"]):
+        with pytest.raises(SystemExit):
+            gpu_check.main(arguments)
