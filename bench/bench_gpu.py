@@ -101,7 +101,7 @@ def cuda_gru(device: torch.device) -> Made:
         variants = ("cluster", "l2") if mode == "tf32" else ()
         for kind in (gpu_gru.FORWARD, gpu_gru.KEPT, gpu_gru.BOTH):
             if mode == "tf32" or kind != gpu_gru.KEPT:
-                settings = {"variants": variants, "with_compiled": bool(variants)}
+                settings = {"variants": variants, "with_compiled": mode == "tf32" and kind != gpu_gru.KEPT}
                 yield partial(
                     gpu_gru.gru_entry, device, gpu_gru.CENTRE, mode, kind, expected_us(mode, kind), **settings
                 )
