@@ -24,7 +24,7 @@ ALLOWED = {
     "data": {"ops", "reference", "files", "errors"},
     "config": {"data", "errors"},
     "runs": {"config", "data", "models", "files", "errors"},
-    "features": {"data", "models"},
+    "features": {"ops", "data", "models"},
     "training": {"ops", "optim", "config", "data", "models", "features", "runs", "files", "errors"},
     "evaluation": set(),
     "embedding": {"data", "models", "features", "runs", "files"},
