@@ -58,4 +58,3 @@ def use_as_cuda(native: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "missing", None)
     monkeypatch.setattr(cuda, "off", None)
     monkeypatch.setattr(cuda, "_words", {})
-    cuda._problem.cache_clear()

@@ -6,9 +6,11 @@ import re
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from crrl.errors import CrrlError
 
@@ -47,12 +49,12 @@ _words: dict[int, Tensor] = {}
 
 def unusable() -> str | None:
     """Why the extension cannot serve in this process, or None. Looks for a GPU when it is first called."""
-    return missing or off or _problem()
+    return missing or off or _problem(native)
 
 
 @cache
-def _problem() -> str | None:
-    return native.problem()
+def _problem(module: Any) -> str | None:
+    return module.problem()  # type: ignore[no-any-return]
 
 
 def current_device() -> int:
@@ -80,8 +82,9 @@ def place(tensor: Tensor) -> tuple[int, int]:
 def status(device: int) -> Tensor:
     """int32 [1] in memory of the host that kernels on `device` can write: 1 once a block of theirs gave up waiting."""
     if device not in _words:
-        word = torch.zeros(1, dtype=torch.int32, device="cpu")
-        _words[device] = word.pin_memory() if torch.cuda.is_available() else word
+        with _disable_current_modes(), torch.inference_mode(False):  # an ordinary tensor, whoever asks first
+            word = torch.zeros(1, dtype=torch.int32, device="cpu")
+            _words[device] = word.pin_memory() if torch.cuda.is_available() else word
     return _words[device]
 
 

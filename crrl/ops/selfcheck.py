@@ -54,17 +54,27 @@ def supports(case: Case) -> tuple[bool, str]:
 def verdict(mode: str, device: int) -> tuple[bool, str]:
     """Whether the kernels of `mode` are trusted on the GPU `device`, and why; checks them when it is first asked.
 
-    While a CUDA graph is captured nothing can be checked: what is not known by then is not trusted.
+    Within a CUDA graph's capture, among others, nothing can be checked: what is not known by then is not trusted.
     """
     key = cuda.native, mode, device
     if key not in _verdicts:
+        if within := _watched():
+            return False, f"its self-check in {mode} cannot run within {within}: call it once before"
         known = _recall(mode, device)
         if known is None and not allowed:
             return False, f"its self-check in {mode} has not run"
-        if known is None and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
-            return False, f"its self-check in {mode} cannot run while a CUDA graph is captured"
+        cuda.status(device)  # made here: within a capture no memory can be had from the driver
         _verdicts[key] = known or _check(mode, device)
     return _verdicts[key]
+
+
+def _watched() -> str | None:
+    """What records the operations now, and would record a check's."""
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        return "the capture of a CUDA graph"
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return "torch.jit.trace"
+    return "the transforms of torch.func" if torch._C._are_functorch_transforms_active() else None
 
 
 def _check(mode: str, device: int) -> tuple[bool, str]:
@@ -74,8 +84,8 @@ def _check(mode: str, device: int) -> tuple[bool, str]:
         try:
             faults = (_fault(mode, device, hidden) for hidden in HIDDEN)
             fault = next((fault for fault in faults if fault), None)
-        except (RuntimeError, CrrlError) as error:
-            fault = f"it raised {str(error).splitlines()[0]}"
+        except Exception as error:
+            fault = f"it raised {type(error).__name__}: {str(error).partition(chr(10))[0]}"
         if cuda.timed_out(device):
             fault = f"a block waited in vain for {cuda.PATIENCE_NS / 1e9:g} s"
     if fault is None:

@@ -84,7 +84,7 @@ def fail(fake_cuda: Any, how: str, monkeypatch: pytest.MonkeyPatch) -> str:
         return "a block waited in vain for 2 s"
     if how == "raises":
         monkeypatch.setattr(fake_cuda, "gru_backward", lambda *_: exec("raise RuntimeError('no such luck\\nat all')"))
-        return "it raised no such luck"
+        return "it raised RuntimeError: no such luck"
     fake_cuda.wrong = 0.01
     return "y is off by"
 
@@ -124,6 +124,14 @@ def test_one_wrong_number_is_enough(fake_cuda: Any, monkeypatch: pytest.MonkeyPa
         assert not selfcheck.verdict("fp32", 0)[0]
 
 
+def test_within_a_transform_nothing_is_checked() -> None:
+    reasons = []
+    why = "its self-check in fp32 cannot run within the transforms of torch.func: call it once before"
+    torch.func.grad(lambda x: (reasons.append(selfcheck.verdict("fp32", 0)), x)[1])(torch.ones(()))
+    assert reasons == [(False, why)]
+    assert selfcheck.verdict("fp32", 0)[0]
+
+
 def test_while_a_graph_is_captured_nothing_unchecked_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
@@ -131,7 +139,7 @@ def test_while_a_graph_is_captured_nothing_unchecked_is_trusted(monkeypatch: pyt
     monkeypatch.setattr(cuda, "driver", lambda: "1")
     able, reason = selfcheck.verdict("fp32", 0)
     assert not able
-    assert "cannot run while a CUDA graph is captured" in reason
+    assert "cannot run within the capture of a CUDA graph" in reason
 
 
 @pytest.mark.parametrize("within", ["autocast", "inference", "fake tensors", "random"])
@@ -148,3 +156,4 @@ def test_it_neither_minds_nor_changes_what_goes_on_around_it(within: str, fake_c
     with modes[within]:
         assert selfcheck.verdict("bf16", 0)[0]
     assert torch.equal(torch.get_rng_state(), state)
+    assert not cuda.timed_out(0)
