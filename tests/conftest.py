@@ -1,11 +1,15 @@
-"""What all tests share: a cache of their own, the real data where there is any, repeatable property tests."""
+"""What all tests share: a cache of their own, real data where there is any, repeatable property tests, an emulated GPU."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
+import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -34,6 +38,29 @@ def real_data() -> Path:
     if not root:
         pytest.skip("needs real data: set CRRL_DATA to its folder")
     return Path(root)
+
+
+@pytest.fixture(scope="session")
+def build() -> Callable[..., ModuleType]:
+    """build.py's function, where there is a compiler."""
+    if sys.platform != "linux" or not shutil.which("g++"):
+        pytest.skip("needs g++ on Linux")
+    pytest.importorskip("pybind11", reason="pybind11 is not installed")
+    spec = importlib.util.spec_from_file_location("emulated_build", Path(__file__).parent / "cuda" / "build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    function: Callable[..., ModuleType] = module.build
+    return function
+
+
+@pytest.fixture(scope="session")
+def emulated(build: Callable[..., ModuleType]) -> ModuleType:
+    """crrl._cuda with its kernels on this processor."""
+    folder = Path(__file__).parents[1] / "csrc" / "cuda"
+    sources = sorted([*folder.glob("*.cpp"), *folder.glob("*.cu"), *(folder / "host").glob("*.cpp")])
+    return build("crrl_cuda_host", sources, [folder], ["CRRL_EMULATED"])
 
 
 @pytest.fixture

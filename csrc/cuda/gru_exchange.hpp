@@ -120,12 +120,13 @@ class ClusterExchange {
     reinterpret_cast<Stored*>(stage_)[(row * kGates + gate) * kUnits + unit] = value;
   }
 
+  // A thread that waited in vain sends no more: what it had sent before is long there when the block ends.
   CRRL_DEVICE void publish() {
     gpu::sync_warp();
     const int warp = gpu::thread_index() / kWarp, lane = gpu::thread_index() % kWarp;
     unsigned char* buffer = vectors_ + round_ % 2 * (kRows * row_bytes_);
     for (int row = warp; row < kRows; row += kThreads / kWarp) {
-      for (int i = lane; i < member_.blocks * kPieces; i += kWarp) {
+      for (int i = lane; alive_ && i < member_.blocks * kPieces; i += kWarp) {
         const int piece = i % kPieces, gate = piece / kGatePieces, part = piece % kGatePieces * 16;
         const Words value = *reinterpret_cast<const Words*>(stage_ + row * kRowStage + piece * 16);
         const int first = (gate * member_.padded + member_.rank * kUnits) * static_cast<int>(sizeof(Stored));

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -27,21 +27,11 @@ CASES = [
 ]
 
 
-@pytest.fixture(scope="session")
-def compiled(build: Callable[..., ModuleType]) -> ModuleType:
-    csrc = Path(__file__).parents[2] / "csrc" / "cuda"
-    sources = [
-        Path(__file__).with_name("exchange_module.cpp"),
-        csrc / "exchange_bench.cu",
-        csrc / "host/primitives.cpp",
-    ]
-    return build("emulated_exchange", sources, [csrc])
-
-
 @pytest.fixture
-def native(compiled: ModuleType) -> Iterator[ModuleType]:
-    yield compiled
-    compiled.set_fault(0, 0)
+def native(emulated: ModuleType) -> Iterator[ModuleType]:
+    yield emulated
+    emulated.set_fault()
+    emulated.set_schedule(0)
 
 
 def ended(native: ModuleType, case: Exchange) -> np.ndarray:

@@ -1,6 +1,6 @@
 """What surrounds the CUDA kernels, against the reference: on a CPU, with the kernels' definition in their place.
 
-Where the emulation of the kernels (crrl_cuda_host) was built, they run themselves.
+Then with the kernels themselves, emulated.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ RAGGED = [3, 7, 1, 6, 2]
 def native(request: pytest.FixtureRequest, fake_cuda: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     if request.param == "definition":
         return fake_cuda
-    emulation = pytest.importorskip("crrl_cuda_host", reason="the emulation of the CUDA kernels is not built")
-    monkeypatch.setattr(cuda, "native", emulation)
-    return emulation
+    emulated = request.getfixturevalue("emulated")
+    monkeypatch.setattr(cuda, "native", emulated)
+    return emulated
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -39,9 +40,8 @@ def test_right_kernels_pass_once_and_are_remembered(mode: str, monkeypatch: pyte
     assert fake_cuda.calls == []
 
 
-def test_the_kernels_themselves_pass_in_their_emulation(monkeypatch: pytest.MonkeyPatch) -> None:
-    emulation = pytest.importorskip("crrl_cuda_host", reason="the emulation of the CUDA kernels is not built")
-    monkeypatch.setattr(cuda, "native", emulation)
+def test_the_kernels_themselves_pass_in_their_emulation(monkeypatch: pytest.MonkeyPatch, emulated: ModuleType) -> None:
+    monkeypatch.setattr(cuda, "native", emulated)
     monkeypatch.setattr(selfcheck, "HIDDEN", (97,))  # the other takes seconds there
     assert selfcheck.verdict("bf16", 0) == (True, "its self-check passed now")
 
