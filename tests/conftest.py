@@ -1,4 +1,4 @@
-"""What all tests share: a cache of their own, real data where there is any, repeatable property tests, an emulated GPU."""
+"""What all tests share: a cache of their own, real data where there is any, repeatable properties, an emulated GPU."""
 
 from __future__ import annotations
 

@@ -188,17 +188,16 @@ class _Call(Call):
         """The gradients of `weights` from dgates [D, B, T, 4H] and the reserve [D, B, T, 5H]."""
         gradients = [torch.empty_like(weight) for weight in self.weights]
         step, size, x = len(gradients) // self.directions, self.hidden, self._valid_rows()
+        sums = dgates.flatten(1, 2).sum(1, dtype=dgates.dtype) if step == 4 else None  # said: autocast sums in float32
         for d in range(self.directions):
             dw_ih, dw_hh, *biases = gradients[d * step : (d + 1) * step]
             rows, h_before = dgates[d].view(-1, 4 * size), kept[d].view(-1, 5 * size)[:, 4 * size :]
             torch.mm(self._of_input(dgates[d]).t(), x, out=dw_ih)
             torch.mm(rows[:, : 2 * size].t(), h_before, out=dw_hh[: 2 * size])
             torch.mm(rows[:, 3 * size :].t(), h_before, out=dw_hh[2 * size :])
-            if biases:
-                sums = rows.sum(0, dtype=rows.dtype)  # said, as autocast would sum in float32
-                biases[0].copy_(sums[: 3 * size])
-                biases[1][: 2 * size].copy_(sums[: 2 * size])
-                biases[1][2 * size :].copy_(sums[3 * size :])
+            if sums is not None:
+                biases[0].copy_(sums[d, : 3 * size])
+                torch.cat([sums[d, : 2 * size], sums[d, 3 * size :]], out=biases[1])
         return gradients
 
     def _of_input(self, dgates: Tensor) -> Tensor:
