@@ -11,9 +11,10 @@ from torch import Tensor
 from bench.straightforward import Contrast, Reconstruction, Stepper
 from crrl import ops
 from crrl.data import Batch, Clips, ClipTensors
+from crrl.methods import METHODS
 from crrl.models import ContrastiveMotionLearner, Decoder, Encoder, InformationFuser, SequenceReconstructor
 from crrl.optim import FlatAdam, views
-from crrl.training.phases import ContrastPhase, Phase, ReconstructionPhase
+from crrl.training.phases import Phase
 from crrl.training.ranks import Ranks
 from crrl.training.step import Step
 
@@ -40,15 +41,16 @@ class FixedTeacher:
         return batch.x.new_ones(len(batch.x), self._features)
 
 
-def contrast_phase(channels: int, hidden: int = 256) -> ContrastPhase:
-    encoder = Encoder(channels, hidden, dropout=0)
-    return ContrastPhase(ContrastiveMotionLearner(encoder, 64, 0.1, 0.999, 1.0), Ranks())
+def contrast_phase(channels: int, hidden: int = 256) -> Phase:
+    learner = ContrastiveMotionLearner(Encoder(channels, hidden, dropout=0), 64, 0.1, 0.999, 1.0)
+    return Phase(METHODS["cml"][0], InformationFuser(learner=learner), Ranks())
 
 
-def reconstruction_phase(channels: int, hidden: int = 256) -> ReconstructionPhase:
+def reconstruction_phase(channels: int, hidden: int = 256) -> Phase:
     encoder = Encoder(channels, hidden, dropout=0)
     reconstructor = SequenceReconstructor(encoder, Decoder(2 * hidden, channels, hidden, dropout=0))
-    return ReconstructionPhase(InformationFuser(reconstructor, 2.0), FixedTeacher(2 * hidden))  # type: ignore[arg-type]
+    teacher = FixedTeacher(2 * hidden)
+    return Phase(METHODS["crrl"][1], InformationFuser(reconstructor, 2.0), Ranks(), teacher)  # type: ignore[arg-type]
 
 
 def moved(start: Phase, device: torch.device) -> Phase:
@@ -61,10 +63,9 @@ def moved(start: Phase, device: torch.device) -> Phase:
 def straightforward(start: Phase, tensors: ClipTensors, index: Tensor) -> Stepper:
     """The same step as it is written first, from a copy of the weights, where the clips lie."""
     module = moved(start, tensors.frames.device).module
-    if isinstance(module, ContrastiveMotionLearner):
-        return Contrast(module, tensors, index)
-    assert isinstance(module, InformationFuser)
-    teacher = torch.ones(len(index), module.reconstructor.encoder.features, device=tensors.frames.device)
+    if module.learner is not None:
+        return Contrast(module.learner, tensors, index)
+    teacher = torch.ones(len(index), module.encoder.features, device=tensors.frames.device)
     return Reconstruction(module, teacher, tensors, index)
 
 

@@ -11,9 +11,9 @@ import torch
 
 from crrl.data.preprocessing import Preprocessing
 from crrl.errors import CrrlError
+from crrl.methods import METHODS, Method
 
 Dataset = Literal["synthetic", "nw-ucla", "folder"]
-Method = Literal["crrl", "cml", "ser"]
 Recipe = Literal["paper", "tuned"]
 OptimizerName = Literal["sgd", "adam"]
 Schedule = Literal["constant", "steps", "one-cycle"]
@@ -90,7 +90,7 @@ class ReconstructionConfig:
     decoder_hidden: int | None = None
     """Units of the decoder's GRU, projected to the coordinates; None: the GRU's hidden state is the output."""
     distill_weight: float = 0.1
-    """λ_d of Eq. 8 (method crrl)."""
+    """λ_d of Eq. 8 (methods crrl and ser-distill-cml)."""
     teacher_dropout: bool = False
     """Leave the frozen teacher's dropout on, as the authors' code does."""
 
@@ -108,7 +108,7 @@ class Config:
     dataset: Dataset = "synthetic"
     """Data set: synthetic is generated, nw-ucla and folder are read from --data or $CRRL_DATA."""
     method: Method = "crrl"
-    """crrl: CML, then SER distilled from it; cml: step 1 alone; ser: step 2 without distillation."""
+    """crrl: CML, then SER distilled from it; cml, ser: a part alone; the others: README."""
     recipe: Recipe = "paper"
     """Preset of all settings below: the paper's, or ours (tuned)."""
     fused: bool = False
@@ -122,7 +122,7 @@ class Config:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto: the GPU if there is one."""
     teacher: Path | None = None
-    """Run whose CML serves as crrl's teacher, in place of training one."""
+    """Run whose first phase serves as this method's first phase, in place of training it (of crrl: the teacher)."""
     batch_size: int = 32
     """Clips per step."""
     drop_last: bool = True
@@ -153,7 +153,10 @@ class Config:
         )
         _require(self.max_norm >= 0, f"max_norm is {self.max_norm}: it must not be negative")
         _require(self.checkpoint_every > 0, f"checkpoint_every is {self.checkpoint_every}: at least 1 is needed")
-        _require(self.teacher is None or self.method == "crrl", f"a teacher serves method crrl, not {self.method}")
+        _require(
+            self.teacher is None or len(METHODS[self.method]) > 1,
+            f"a teacher serves methods of two phases, not {self.method}",
+        )
 
     @property
     def split_name(self) -> str:

@@ -71,7 +71,7 @@ class FlatOptimizer(Optimizer):
         parameters: float32, on one device; all of them need a gradient at every step.
         defaults: the settings of torch.optim's optimizer.
         max_norm: gradients are scaled to at most this 2-norm (torch.nn.utils.clip_grad_norm_); 0: never.
-        follow: at most two groups of parameters that follow by Eq. 5 once the step is done; () for none.
+        follow: at most two groups of parameters that follow the first ones by Eq. 5 once the step is done; () for none.
         spare: numbers that are to travel with the gradients.
 
     Attributes:
@@ -104,14 +104,14 @@ class FlatOptimizer(Optimizer):
     def _follow(self, follow: Follow) -> None:
         groups = [(list(keys), momentum) for keys, momentum in follow]
         keys = [key for group, _ in groups for key in group]
-        if len(groups) > 2 or (keys and [k.shape for k in keys] != [p.shape for p in self.parameters]):
+        if len(groups) > 2 or [k.shape for k in keys] != [p.shape for p in self.parameters[: len(keys)]]:
             raise ValueError(
-                "what follows must have the shapes of the parameters, in their order, in one or two groups"
+                "what follows must have the shapes of the first parameters, in their order, in one or two groups"
             )
         self._keys = flatten(keys) if keys else None
         ends = list(accumulate(sum(key.numel() for key in group) for group, _ in groups))
         momenta = [momentum for _, momentum in groups] or [0.0]
-        self._following = {
+        self._following: dict[str, Any] = {
             "boundary": ends[0] if ends else 0,
             "momentum_head": momenta[0],
             "momentum_tail": momenta[-1],
@@ -134,7 +134,8 @@ class FlatOptimizer(Optimizer):
     def settings(self) -> dict[str, Any]:
         """Arguments of ops.flat_step that stay the same."""
         group = self.param_groups[0]
-        return {"weight_decay": group["weight_decay"], "max_norm": group["max_norm"], **self._following}
+        following = self._following if self._all_followed() else {}
+        return {"weight_decay": group["weight_decay"], "max_norm": group["max_norm"], **following}
 
     @property
     def steps(self) -> int:
@@ -154,8 +155,14 @@ class FlatOptimizer(Optimizer):
     def apply(self, rates: Tensor) -> None:
         """One step from the collected gradients. rates: float32 [4] on their device, of the form of `rates`."""
         first, *second = self._moments
-        arguments = (self.flat, self.gradients, first, second[0] if second else None, self._keys, rates)
+        keys = self._keys if self._all_followed() else None
+        arguments = (self.flat, self.gradients, first, second[0] if second else None, keys, rates)
         ops.flat_step(*arguments, **self.settings())
+        if self._keys is not None and keys is None:  # a pass of its own, over those that are followed
+            ops.ema_update(self._keys, self.flat[: len(self._keys)], **self._following)
+
+    def _all_followed(self) -> bool:
+        return self._keys is not None and len(self._keys) == len(self.flat)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step from each parameter's .grad, as torch.optim's.

@@ -113,7 +113,7 @@ class EncoderFile:
 
     Attributes:
         encoder: in eval mode. preprocessor: what it was trained behind.
-        method: what it is: cml, ser or crrl. fingerprint: of the clips it was trained on.
+        method: that trained it (crrl.methods). fingerprint: of the clips it was trained on.
     """
 
     encoder: Encoder

@@ -22,10 +22,11 @@ ALLOWED = {
     "optim": {"ops"},
     "models": {"optim", "nn", "ops", "reference"},
     "data": {"ops", "reference", "files", "errors"},
-    "config": {"data", "errors"},
+    "methods": set(),
+    "config": {"data", "errors", "methods"},
     "runs": {"config", "data", "models", "files", "errors"},
     "features": {"ops", "data", "models"},
-    "training": {"ops", "optim", "config", "data", "models", "features", "runs", "files", "errors"},
+    "training": {"ops", "optim", "config", "methods", "data", "models", "features", "runs", "files", "errors"},
     "evaluation": set(),
     "embedding": {"data", "models", "features", "runs", "files"},
 }

@@ -17,10 +17,10 @@ from crrl.reference.motion import temporal_average
 
 
 class ContrastiveMotionLearner(nn.Module):
-    """A query encoder on coordinates, a momentum key encoder on velocities, and a queue of keys.
+    """A query encoder on coordinates, a momentum key encoder on velocities (or another view), and a queue of keys.
 
     Args:
-        encoder: the query encoder; the key encoder starts as its copy (Algorithm 1, line 2).
+        encoder: the query encoder, random or trained; the key encoder starts as its copy (Algorithm 1, line 2).
         queue_size: K, number of negatives. temperature: τ of Eq. 6.
         momentum_encoder: m of the key encoder (Eq. 5). momentum_mlp: m of the key MLP (Table IX); at 1 the key MLP has
             a random start of its own and is never updated, below 1 it starts as a copy and follows.
@@ -63,25 +63,32 @@ class ContrastiveMotionLearner(nn.Module):
             (list(self.key_mlp.parameters()), self.momentum_mlp),
         ]
 
-    def encode(self, x: Tensor, v: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Eqs. 3 and 4: q [B, D] from coordinates x and k [B, D] from velocities v, both [B, T, J·3].
+    def encode(self, x: Tensor, view: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The query encoder's hidden states h [B, T, D] of coordinates x, and the keys [B, D] of `view` (Eq. 4).
 
-        InfoNCE normalises q; k is L2-normalised and without gradient. On a GPU the encoders share their launches.
+        x, view: [B, T, J·3], the latter velocities or what else the key encoder is to see. Keys are L2-normalised and
+        without gradient. On a GPU the two encoders share their launches.
         """
-        (h, _), (h_key, _) = run_together(self.query_encoder.gru, x, self.key_encoder.gru, v, lengths)
+        (h, _), (h_key, _) = run_together(self.query_encoder.gru, x, self.key_encoder.gru, view, lengths)
         with torch.no_grad():
-            k = F.normalize(self.key_mlp(temporal_average(h_key, lengths)), dim=1)
-        return self.query_mlp(temporal_average(h, lengths)), k
+            return h, F.normalize(self.key_mlp(temporal_average(h_key, lengths)), dim=1)
+
+    def loss(self, features: Tensor, keys: Tensor, enqueue: bool = False) -> Tensor:
+        """The loss of Eq. 6, a scalar, whose queries are the head's (Eq. 3).
+
+        Args:
+            features: TAP of the query encoder, [B, D]; InfoNCE normalises what the head makes of them.
+            keys: [B, D], L2-normalised. enqueue: they take their place in the queue by the same call.
+        """
+        q = self.query_mlp(features)
+        if enqueue:
+            return ops.info_nce_enqueue(q, keys, self.queue, self.pointer, self.temperature)
+        return ops.info_nce(q, keys, self.queue, self.temperature)
 
     def forward(self, x: Tensor, v: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of Eq. 6 (a scalar) and the keys [B, D], which `enqueue` takes once the loss is computed."""
-        q, k = self.encode(x, v, lengths)
-        return ops.info_nce(q, k, self.queue, self.temperature), k
-
-    def loss_and_enqueue(self, x: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
-        """The loss of Eq. 6, a scalar; its keys take their place in the queue by the same call."""
-        q, k = self.encode(x, v, lengths)
-        return ops.info_nce_enqueue(q, k, self.queue, self.pointer, self.temperature)
+        """The loss of Eq. 6 (a scalar) of x and v [B, T, J·3] and the keys [B, D], which `enqueue` takes after it."""
+        h, keys = self.encode(x, v, lengths)
+        return self.loss(temporal_average(h, lengths), keys), keys
 
     def enqueue(self, keys: Tensor) -> None:
         """Put `keys` [B, D] in place of the oldest (Algorithm 1, lines 17 and 18)."""

@@ -1,38 +1,93 @@
-"""Information Fuser (Section III-C, Eqs. 7 and 8): distils the teacher's motion into the reconstructor's encoder."""
+"""Information Fuser (Section III-C, Eqs. 7 and 8): all that may teach one encoder, and the sum of their losses."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from crrl.models.layers import MLPHead
+from crrl.models.contrast import ContrastiveMotionLearner
+from crrl.models.layers import Encoder, MLPHead
 from crrl.models.reconstruction import SequenceReconstructor
 from crrl.reference.losses import distillation_loss
 from crrl.reference.motion import temporal_average
 
 
 class InformationFuser(nn.Module):
-    """The Sequence Reconstructor with a projection of its representation onto the frozen teacher's.
+    """One encoder and what teaches it; a part that is None adds no loss.
 
     Args:
-        reconstructor: the student encoder and its decoder.
-        distill_weight: λ_d of Eq. 8; 0 trains SER alone, without head.
+        reconstructor: recites the clip's coordinates, L_r (Eq. 1).
+        distill_weight: λ_d of Eq. 8, for a projection of the representation onto a frozen teacher's; 0: no teacher.
+        learner: contrasts the representation with keys, L_c (Eq. 6).
+        generator: recites the clip's velocities from the hidden states of its coordinates (Fig. 9), as Eq. 1 does.
+
+    Raises:
+        ValueError: the parts are of different encoders, or there is none.
     """
 
-    def __init__(self, reconstructor: SequenceReconstructor, distill_weight: float):
+    def __init__(
+        self,
+        reconstructor: SequenceReconstructor | None = None,
+        distill_weight: float = 0.0,
+        learner: ContrastiveMotionLearner | None = None,
+        generator: SequenceReconstructor | None = None,
+    ):
         super().__init__()
+        self.learner = learner  # first: its parameters lead in the optimizer's buffer, where its keys follow them
         self.reconstructor = reconstructor
+        self.generator = generator
         self.distill_weight = distill_weight
-        self.mlp = MLPHead(reconstructor.encoder.features) if distill_weight else None
+        if any(part is not None and part.encoder is not self.encoder for part in (reconstructor, generator)):
+            raise ValueError("the parts share one encoder")
+        self.mlp = MLPHead(self.encoder.features) if distill_weight else None
 
-    def forward(self, x: Tensor, lengths: Tensor, teacher: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """L_joint = L_r + λ_d L_d (Eq. 8), a scalar, and its parts by name.
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder that all parts share."""
+        if self.learner is not None:
+            return self.learner.query_encoder
+        part = self.reconstructor or self.generator
+        if part is None:
+            raise ValueError("there is no part that could train an encoder")
+        return part.encoder
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """Names of the losses that `forward` adds up."""
+        parts = {"c": self.learner, "r": self.reconstructor, "v": self.generator, "d": self.mlp}
+        return tuple(f"loss_{name}" for name, part in parts.items() if part is not None)
+
+    def forward(
+        self,
+        x: Tensor,
+        lengths: Tensor,
+        teacher: Tensor | None = None,
+        view: Tensor | None = None,
+        v: Tensor | None = None,
+        enqueue: bool = False,
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+        """The loss L_c + L_r + L_v + λ_d L_d of the parts there are (CRRL: Eq. 8), a scalar; these by name; the keys.
 
         Args:
             x: [B, T, J·3]. lengths: int64 [B].
-            teacher: TAP of the frozen teacher's hidden states, [B, D] (Algorithm 1, line 30); None when λ_d is 0.
+            teacher: TAP of the frozen teacher's hidden states, [B, D] (Algorithm 1, line 30); read where λ_d is not 0.
+            view: [B, T, J·3], what the learner's key encoder sees. v: [B, T, J·3] velocities (Eq. 2), the generator's
+            target. enqueue: the keys enter the learner's queue once the loss is computed.
         """
-        loss_r, h = self.reconstructor(x, lengths)
-        if self.mlp is None or teacher is None:
-            return loss_r, {"loss_r": loss_r.detach()}
-        loss_d = distillation_loss(teacher, self.mlp(temporal_average(h, lengths)))
-        return loss_r + self.distill_weight * loss_d, {"loss_r": loss_r.detach(), "loss_d": loss_d.detach()}
+        losses, keys = {}, None
+        if self.learner is None:
+            h = self.encoder(x, lengths)
+        else:
+            assert view is not None
+            h, keys = self.learner.encode(x, view, lengths)
+            losses["loss_c"] = self.learner.loss(temporal_average(h, lengths), keys, enqueue)
+        if self.reconstructor is not None:
+            losses["loss_r"] = self.reconstructor.loss_r(x, h, lengths)
+        if self.generator is not None:
+            assert v is not None
+            losses["loss_v"] = self.generator.loss_r(v, h, lengths)
+        terms = list(losses.values())
+        if self.mlp is not None:
+            assert teacher is not None
+            losses["loss_d"] = distillation_loss(teacher, self.mlp(temporal_average(h, lengths)))
+            terms.append(self.distill_weight * losses["loss_d"])
+        return sum(terms[1:], terms[0]), {name: loss.detach() for name, loss in losses.items()}, keys

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,7 @@ class Decoder(nn.Module):
 
 
 class SequenceReconstructor(nn.Module):
-    """Encoder and decoder; the decoder recites the clip forwardly and reversely.
+    """Encoder and decoder; the decoder recites the clip forwardly and reversely, or in one of these directions alone.
 
     Attributes:
         compiled: compute the decoder and its loss by torch.compile, as one graph for batches of any size. torch's own
@@ -48,30 +49,39 @@ class SequenceReconstructor(nn.Module):
 
     compiled = False
 
-    def __init__(self, encoder: Encoder, decoder: Decoder):
+    def __init__(
+        self,
+        encoder: Encoder,
+        decoder: Decoder,
+        directions: Sequence[Literal["forward", "reverse"]] = ("forward", "reverse"),
+    ):
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
+        self._directions = directions
 
     def decode(self, h: Tensor, lengths: Tensor) -> Tensor:
-        """The decoder's states [2B, T, H], unrolled from h_1 and from h_T, each row's last valid frame.
+        """The decoder's states [directions·B, T, H], unrolled forwardly from h_1, reversely from h_T.
 
-        Both directions are decoded as one batch (Algorithm 1, lines 24 and 25), for h [B, T, D].
+        h_T is each row's last valid frame. Both directions are decoded as one batch (Algorithm 1, lines 24 and 25), for
+        h [B, T, D].
         """
-        first, last = h[:, 0], take_frames(h, lengths[:, None] - 1)[:, 0]
-        return self.decoder.unroll(torch.cat([first, last]), lengths.repeat(2), h.shape[1])
+        last = lengths[:, None] - 1
+        hints = [h[:, 0] if side == "forward" else take_frames(h, last)[:, 0] for side in self._directions]
+        return self.decoder.unroll(torch.cat(hints), lengths.repeat(len(hints)), h.shape[1])
 
-    def reconstruct(self, h: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """x̂ and the reversed x̂, [B, T, J·3] each, for h [B, T, D]."""
-        return self.directions(self.decode(h, lengths))
+    def reconstruct(self, h: Tensor, lengths: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """x̂ and the reversed x̂, [B, T, J·3] each, for h [B, T, D]; None for a direction that is not decoded."""
+        return self.sequences(self.decode(h, lengths))
 
-    def directions(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """The forward and the reverse sequences [B, T, J·3] of the decoder's states [2B, T, H]."""
-        forward, backward = self.decoder.output(states).chunk(2)
-        return forward, backward
+    def sequences(self, states: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """The forward and the reverse sequences [B, T, J·3] of the decoder's states [directions·B, T, H]."""
+        decoded = self.decoder.output(states).chunk(len(self._directions))
+        by_direction = dict(zip(self._directions, decoded, strict=True))
+        return by_direction.get("forward"), by_direction.get("reverse")
 
     def loss_r(self, x: Tensor, h: Tensor, lengths: Tensor) -> Tensor:
-        """L_r (Eq. 1), a scalar, of x [B, T, J·3] recited from its hidden states h [B, T, D]."""
+        """L_r (Eq. 1), a scalar, of x [B, T, J·3], or in its place the velocity, recited from h [B, T, D]."""
         if not self.compiled:
             return _loss_of_states(self, x, self.decode(h, lengths), lengths)
         with torch._dynamo.config.patch(allow_rnn=True):  # else it takes no module derived from torch.nn.GRU
@@ -86,7 +96,7 @@ class SequenceReconstructor(nn.Module):
 
 
 def _loss_of_states(model: SequenceReconstructor, x: Tensor, states: Tensor, lengths: Tensor) -> Tensor:
-    return reconstruction_loss(x, *model.directions(states), lengths)
+    return reconstruction_loss(x, *model.sequences(states), lengths)
 
 
 def _loss_of_hints(model: SequenceReconstructor, x: Tensor, h: Tensor, lengths: Tensor) -> Tensor:

@@ -22,14 +22,19 @@ def reconstruction_error(target: Tensor, output: Tensor, lengths: Tensor) -> Ten
     return per_clip.mean()
 
 
-def reconstruction_loss(x: Tensor, forward: Tensor, backward: Tensor, lengths: Tensor) -> Tensor:
+def reconstruction_loss(x: Tensor, forward: Tensor | None, backward: Tensor | None, lengths: Tensor) -> Tensor:
     """Eq. 1: the error of the forward reconstruction of x plus that of the reverse one of x reversed.
 
     Args:
-        x, forward, backward: [B, T, C]; `backward` reconstructs each row's valid frames in reverse order.
-        lengths: int64 [B].
+        x: [B, T, C]. lengths: int64 [B].
+        forward, backward: [B, T, C]; `backward` reconstructs each row's valid frames in reverse order. None, for one of
+            them at most: it adds no error.
     """
-    return reconstruction_error(x, forward, lengths) + reconstruction_error(reverse(x, lengths), backward, lengths)
+    if forward is None:
+        assert backward is not None
+        return reconstruction_error(reverse(x, lengths), backward, lengths)
+    loss = reconstruction_error(x, forward, lengths)
+    return loss if backward is None else loss + reconstruction_error(reverse(x, lengths), backward, lengths)
 
 
 def distillation_loss(teacher: Tensor, student: Tensor) -> Tensor:

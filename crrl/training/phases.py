@@ -1,98 +1,104 @@
-"""The two steps of Algorithm 1 as phases of one training loop, and the frozen teacher between them."""
+"""A phase of a method, whichever it is, for the one training loop; and the frozen teacher between two phases."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from crrl.config import Config
 from crrl.data import Batch, ClipTensors
+from crrl.data.augmentation import noise, rotation, shear
 from crrl.data.clips import IntArray
 from crrl.features import encode
-from crrl.models import ContrastiveMotionLearner, Encoder, InformationFuser
+from crrl.methods import PhasePlan
+from crrl.models import ContrastiveMotionLearner, Decoder, Encoder, InformationFuser, SequenceReconstructor
 from crrl.optim import Follow
 from crrl.training.ranks import Ranks, Share
 
+AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {"noise": noise, "shear": shear, "rotation": rotation}
 
-class Phase(Protocol):
-    """One of the two steps of Algorithm 1."""
 
-    name: str
-    with_velocity: bool
-    losses: tuple[str, ...]
-    """Names of the loss and, after it, of its parts."""
+def build_module(
+    plan: PhasePlan, config: Config, channels: int, previous: Encoder | None = None, compiled: bool = False
+) -> InformationFuser:
+    """What a phase trains, with weights from torch's random state.
 
-    @property
-    def module(self) -> nn.Module:
-        """All that is trained and saved."""
+    Args:
+        channels: J·3. previous: the encoder of the phase before, for a plan that starts from it.
+        compiled: decode by torch.compile.
+    """
+    cml, ser, dropout = config.cml, config.ser, config.encoder.dropout
+    encoder = Encoder(channels, config.encoder.hidden_size, dropout)
+    if plan.start == "previous":
+        assert previous is not None
+        encoder.load_state_dict(previous.state_dict())
+
+    def reciter() -> SequenceReconstructor:
+        decoder = Decoder(encoder.features, channels, ser.decoder_hidden, dropout)
+        made = SequenceReconstructor(encoder, decoder, plan.directions)
+        made.compiled = compiled
+        return made
+
+    learner = None
+    if plan.contrast is not None:
+        settings = cml.queue_size, cml.temperature, cml.momentum_encoder, cml.momentum_mlp
+        learner = ContrastiveMotionLearner(encoder, *settings)
+    return InformationFuser(
+        learner=learner,
+        reconstructor=reciter() if "coordinates" in plan.recite else None,
+        generator=reciter() if "velocity" in plan.recite else None,
+        distill_weight=ser.distill_weight if plan.teacher else 0.0,
+    )
+
+
+class Phase:
+    """One phase: keys (Algorithm 1, lines 8 and 9), loss, enqueue; the optimizer's pass does the momentum update.
+
+    The keys of a process alone enter the queue by the call that computes their loss. Those of all ranks enter once the
+    weights are updated: a rank that is lost in between leaves queue and weights of the same step.
+
+    Args:
+        plan: what it is. module: all that is trained and saved. ranks: the processes that train together.
+        teacher: gives TAP(f_t(x)) of a batch, for a plan that has one.
+
+    Attributes:
+        name: of the phase. with_velocity: whether its batches hold velocities.
+        losses: names of the loss and, after it, of its parts.
+    """
+
+    def __init__(self, plan: PhasePlan, module: InformationFuser, ranks: Ranks, teacher: Teacher | None = None):
+        self.module = module
+        self.name = plan.step
+        self.with_velocity = plan.contrast == "velocity" or "velocity" in plan.recite
+        self.losses = ("loss", *module.losses)
+        self._augment = None if plan.contrast is None else AUGMENTATIONS.get(plan.contrast)
+        self._ranks, self._teacher = ranks, teacher
+        self._keys: Tensor | None = None
 
     @property
     def follow(self) -> Follow:
         """What follows the trained parameters by Eq. 5."""
+        return () if self.module.learner is None else self.module.learner.follow
 
     def loss(self, batch: Batch, share: Share) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to minimise and its parts to report, means over the rank's share of a batch."""
-
-    def after_step(self) -> None:
-        """What happens once the weights are updated."""
-
-
-class ContrastPhase:
-    """Step 1 (Algorithm 1, lines 3-19): keys, loss, enqueue; the optimizer's pass does the momentum update.
-
-    The keys of a process alone enter the queue by the call that computes their loss. Those of all ranks enter once the
-    weights are updated: a rank that is lost in between leaves queue and weights of the same step.
-    """
-
-    name = "cml"
-    with_velocity = True
-    losses: tuple[str, ...] = ("loss",)
-
-    def __init__(self, module: ContrastiveMotionLearner, ranks: Ranks):
-        self.module: ContrastiveMotionLearner = module
-        self._ranks = ranks
-
-    @property
-    def follow(self) -> Follow:
-        return self.module.follow
-
-    def loss(self, batch: Batch, share: Share) -> tuple[Tensor, dict[str, Tensor]]:
-        assert batch.v is not None
-        if self._ranks.size == 1:
-            return self.module.loss_and_enqueue(batch.x, batch.v, batch.lengths), {}
-        loss, keys = self.module(batch.x, batch.v, batch.lengths)
-        self._keys = self._ranks.gather(keys, share)
-        return loss, {}
-
-    def after_step(self) -> None:
-        if self._ranks.size > 1:
-            self.module.enqueue(self._keys)
-
-
-class ReconstructionPhase:
-    """Step 2 (Algorithm 1, lines 20-35); `teacher` gives TAP(f_t(x)) of a batch, None trains SER alone."""
-
-    name = "ser"
-    with_velocity = False
-    follow: Follow = ()
-
-    def __init__(self, module: InformationFuser, teacher: Teacher | None):
-        self.module = module
-        self.losses: tuple[str, ...] = ("loss", "loss_r") if teacher is None else ("loss", "loss_r", "loss_d")
-        self._teacher = teacher
-
-    def loss(self, batch: Batch, share: Share) -> tuple[Tensor, dict[str, Tensor]]:
         target = None if self._teacher is None else self._teacher.features(batch)
-        loss, parts = self.module(batch.x, batch.lengths, target)
+        alone, view = self._ranks.size == 1, batch.v if self._augment is None else self._augment(batch.x)
+        loss, parts, keys = self.module(batch.x, batch.lengths, target, view, batch.v, enqueue=alone)
+        if keys is not None and not alone:
+            self._keys = self._ranks.gather(keys, share)
         return loss, parts
 
     def after_step(self) -> None:
-        pass
+        """What happens once the weights are updated."""
+        if self.module.learner is not None and self._keys is not None:
+            self.module.learner.enqueue(self._keys)
 
 
 class Teacher:
-    """The frozen query encoder. Without dropout its features never change, so they are computed once.
+    """The frozen encoder of the phase before. Without dropout its features never change, so they are computed once.
 
     Args:
         encoder: the encoder; no gradient ever reaches it.

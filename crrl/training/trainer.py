@@ -1,4 +1,4 @@
-"""Algorithm 1: step 1 trains the Contrastive Motion Learner, step 2 the Reconstructor and the Information Fuser."""
+"""Trains a method phase by phase, as its table says; method crrl is Algorithm 1."""
 
 from __future__ import annotations
 
@@ -10,17 +10,26 @@ import torch
 from crrl.config import Config, Switch
 from crrl.data import ClipTensors, Prepared
 from crrl.errors import CrrlError
-from crrl.models import ContrastiveMotionLearner, Decoder, Encoder, InformationFuser, SequenceReconstructor
+from crrl.methods import METHODS, PhasePlan, first_alone
+from crrl.models import Encoder
 from crrl.runs import RunFolder, load_encoder, save_encoder
 from crrl.training.loop import Loop, Plan
-from crrl.training.phases import ContrastPhase, Phase, ReconstructionPhase, Teacher
+from crrl.training.phases import Phase, Teacher, build_module
 from crrl.training.ranks import Ranks
 
 
-def given_teacher(run: Path) -> Path:
-    """The CML encoder of another run: of method cml its result, of crrl its teacher."""
-    folder = RunFolder(run)
-    return folder.encoder_path if folder.config().method == "cml" else folder.teacher_path
+def given_first(config: Config) -> Path:
+    """The encoder that the first phase left in the run given as --teacher: its result, or its teacher.
+
+    Raises:
+        CrrlError: there is no run, or its method begins with another phase.
+    """
+    assert config.teacher is not None
+    run = RunFolder(config.teacher)
+    method, needed = run.config().method, first_alone(config.method)
+    if first_alone(method) != needed:
+        raise CrrlError(f"{run.path} is of method {method}: {config.method} begins with {needed}, give a run of that")
+    return run.encoder_path if method == needed else run.teacher_path
 
 
 def fast_paths(config: Config, device: torch.device) -> dict[str, tuple[str, str]]:
@@ -57,10 +66,11 @@ class Trainer:
         self.tensors = ClipTensors(prepared.clips, device)
         self.train_clips = prepared.clips.split(config.split_name).train
         self.device = device
-        self._plans = {phase: self._plan(phase) for phase in ("cml", "ser")}
-        self._given_teacher: Encoder | None = None
+        self.phases = METHODS[config.method]
+        self._plans = {phase.step: self._plan(phase) for phase in self.phases}
+        self._given: Encoder | None = None
         if config.teacher is not None and not run.teacher_path.exists():
-            self._given_teacher = self._load_teacher(given_teacher(config.teacher))
+            self._given = self._load_first(given_first(config))
 
     def train(self) -> None:
         """Train to the end and write encoder.safetensors.
@@ -72,72 +82,73 @@ class Trainer:
         checkpoint = self.run.load_checkpoint()
         if checkpoint is not None and checkpoint["data"] != self.prepared.fingerprint:
             raise CrrlError(f"the data set is no longer the one that {self.run.path} was begun with: restore it")
-        if self._given_teacher is not None:
-            self._save(self.run.teacher_path, self._given_teacher, "cml")
-        past_cml = checkpoint is not None and checkpoint["phase"] == "ser"
+        if self._given is not None:
+            self._save(self.run.teacher_path, self._given, first_alone(self.config.method))
         steps_before = 0
-        if self.config.method != "ser" and self.config.teacher is None:
-            steps_before = self._plans["cml"].steps
-            if not past_cml:
-                self._train_cml(checkpoint)
-        if self.config.method != "cml":
-            ser = self._reconstruction_phase()
-            self._fit(ser, steps_before, checkpoint)
-            self._save(self.run.encoder_path, ser.module.reconstructor.encoder, self.config.method)
+        for phase in self.phases if self.config.teacher is None else self.phases[1:]:
+            if phase.step not in self._done(checkpoint):
+                self._train(phase, steps_before, checkpoint)
+            steps_before += self._plans[phase.step].steps
 
-    def _train_cml(self, checkpoint: dict[str, Any] | None) -> None:
-        cml = self._contrast_phase()
-        self._fit(cml, 0, checkpoint)
-        alone = self.config.method == "cml"
-        self._save(self.run.encoder_path if alone else self.run.teacher_path, cml.module.query_encoder, "cml")
+    def _done(self, checkpoint: dict[str, Any] | None) -> list[str]:
+        """The phases before the checkpoint's.
+
+        Raises:
+            CrrlError: the checkpoint is of another method.
+        """
+        if checkpoint is None:
+            return []
+        names: list[str] = [phase.step for phase in self.phases]
+        if checkpoint["phase"] not in names:
+            raise CrrlError(f"{self.run.checkpoint_path} is not of method {self.config.method}: restore config.json")
+        return names[: names.index(checkpoint["phase"])]
+
+    def _train(self, plan: PhasePlan, steps_before: int, checkpoint: dict[str, Any] | None) -> None:
+        phase, method = self._phase(plan), self.config.method
+        self._fit(phase, steps_before, checkpoint)
+        if plan is self.phases[-1]:
+            self._save(self.run.encoder_path, phase.module.encoder, method)
+        else:
+            self._save(self.run.teacher_path, phase.module.encoder, first_alone(method))
 
     def _save(self, path: Path, encoder: Encoder, method: str) -> None:
         if self.ranks.rank == 0:
             save_encoder(path, encoder, self.prepared, method)
         self.ranks.wait()  # the others read it only once it is there
 
-    def _new_encoder(self) -> Encoder:
-        return Encoder(self.tensors.channels, self.config.encoder.hidden_size, self.config.encoder.dropout)
+    def _phase(self, plan: PhasePlan) -> Phase:
+        previous = teacher = None
+        if plan.teacher or plan.start == "previous":
+            previous = self._load_first(self.run.teacher_path).to(self.device)
+        if plan.teacher and previous is not None:
+            teacher = Teacher(previous, self.tensors, self.train_clips, self.config.ser.teacher_dropout)
+        torch.manual_seed(self._plans[plan.step].seed)
+        compiled = fast_paths(self.config, self.device)["decoder"][0] == "compiled"
+        module = build_module(plan, self.config, self.tensors.channels, previous, compiled)
+        return Phase(plan, module.to(self.device), self.ranks, teacher)
 
-    def _contrast_phase(self) -> ContrastPhase:
-        torch.manual_seed(self._plans["cml"].seed)
-        cml = self.config.cml
-        module = ContrastiveMotionLearner(
-            self._new_encoder(), cml.queue_size, cml.temperature, cml.momentum_encoder, cml.momentum_mlp
-        )
-        return ContrastPhase(module.to(self.device), self.ranks)
+    def _load_first(self, path: Path) -> Encoder:
+        """The first phase's encoder from its file.
 
-    def _reconstruction_phase(self) -> ReconstructionPhase:
-        ser, channels = self.config.ser, self.tensors.channels
-        teacher = None
-        if self.config.method == "crrl":
-            encoder = self._load_teacher(self.run.teacher_path).to(self.device)
-            teacher = Teacher(encoder, self.tensors, self.train_clips, ser.teacher_dropout)
-        torch.manual_seed(self._plans["ser"].seed)
-        encoder = self._new_encoder()
-        decoder = Decoder(encoder.features, channels, ser.decoder_hidden, self.config.encoder.dropout)
-        weight = ser.distill_weight if teacher else 0.0
-        module = InformationFuser(SequenceReconstructor(encoder, decoder), weight)
-        module.reconstructor.compiled = fast_paths(self.config, self.device)["decoder"][0] == "compiled"
-        return ReconstructionPhase(module.to(self.device), teacher)
-
-    def _load_teacher(self, path: Path) -> Encoder:
-        file = load_encoder(path)
-        if file.method != "cml":
-            raise CrrlError(f"{path} holds an encoder of {file.method}: a teacher is one of cml")
+        Raises:
+            CrrlError: it is of another method or size, or behind another preprocessing.
+        """
+        file, needed = load_encoder(path), first_alone(self.config.method)
+        if file.method != needed:
+            raise CrrlError(f"{path} holds an encoder of {file.method}: {self.config.method} begins with {needed}")
         same_size = file.encoder.gru.hidden_size == self.config.encoder.hidden_size
         if not same_size or file.preprocessor != self.prepared.preprocessor:
             raise CrrlError(f"{path} has another size or preprocessing than this run: give a matching teacher")
         return file.encoder
 
-    def _plan(self, phase: str) -> Plan:
+    def _plan(self, phase: PhasePlan) -> Plan:
         config = self.config
         cml, ser = config.cml, config.ser
         choices = {
             "cml": (cml.epochs_cml, cml.optimizer_cml, cml.lr_cml, cml.schedule_cml),
             "ser": (ser.epochs_ser, ser.optimizer_ser, ser.lr_ser, ser.schedule_ser),
         }
-        epochs, optimizer, lr, schedule = choices[phase]
+        epochs, optimizer, lr, schedule = choices[phase.step]
         return Plan(
             clips=len(self.train_clips),
             epochs=epochs,
@@ -149,7 +160,7 @@ class Trainer:
             weight_decay=config.weight_decay,
             max_norm=config.max_norm,
             checkpoint_every=config.checkpoint_every,
-            seed=2 * config.seed + (phase == "ser"),  # the phases start from weights and orders of their own
+            seed=2 * config.seed + (phase.step == "ser"),  # the phases start from weights and orders of their own
         )
 
     def _fit(self, phase: Phase, first_step: int, checkpoint: dict[str, Any] | None) -> None:

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from crrl import ops
 from crrl.data import Clips, ClipTensors
+from crrl.methods import METHODS
 from crrl.models import ContrastiveMotionLearner, Decoder, Encoder, InformationFuser, SequenceReconstructor
 from crrl.ops import Case, cpu_gru
 from crrl.optim import FlatAdam
-from crrl.training.phases import ContrastPhase, Phase, ReconstructionPhase
+from crrl.training.phases import Phase
 from crrl.training.ranks import Ranks
 from crrl.training.step import Step
 
@@ -34,12 +35,13 @@ def clip_tensors() -> ClipTensors:
 
 
 def contrast() -> Phase:
-    return ContrastPhase(ContrastiveMotionLearner(Encoder(CHANNELS, 64, dropout=0), 64, 0.1, 0.999, 1.0), Ranks())
+    learner = ContrastiveMotionLearner(Encoder(CHANNELS, 64, dropout=0), 64, 0.1, 0.999, 1.0)
+    return Phase(METHODS["cml"][0], InformationFuser(learner=learner), Ranks())
 
 
 def reconstruction() -> Phase:
     reconstructor = SequenceReconstructor(Encoder(CHANNELS, 64, dropout=0), Decoder(128, CHANNELS, 64, dropout=0))
-    return ReconstructionPhase(InformationFuser(reconstructor, 0), None)
+    return Phase(METHODS["ser"][0], InformationFuser(reconstructor), Ranks())
 
 
 def loss_curve(phase: Phase, tensors: ClipTensors, bf16: bool) -> Tensor:

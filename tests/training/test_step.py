@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,16 +10,24 @@ import torch
 from torch import Tensor
 
 from crrl import ops
-from crrl.config import Config
+from crrl.config import Config, ContrastConfig, EncoderConfig, ReconstructionConfig
 from crrl.data import Batch, Clips, ClipTensors
-from crrl.models import ContrastiveMotionLearner, Decoder, Encoder, InformationFuser, SequenceReconstructor
+from crrl.methods import METHODS, PhasePlan
+from crrl.models import Encoder
 from crrl.optim import FlatAdam, FlatOptimizer
 from crrl.training import fast_paths
-from crrl.training.phases import ContrastPhase, Phase, ReconstructionPhase
+from crrl.training.phases import Phase, build_module
 from crrl.training.ranks import Ranks
 from crrl.training.step import Step
 
 LENGTHS = [7, 3, 12, 5, 9, 1, 4, 8]
+
+
+SETTINGS = Config(
+    encoder=EncoderConfig(hidden_size=6, dropout=0),
+    cml=ContrastConfig(queue_size=10, momentum_encoder=0.99, momentum_mlp=0.9),
+    ser=ReconstructionConfig(decoder_hidden=5, distill_weight=1.0),
+)
 
 
 class FixedTeacher:
@@ -28,16 +35,14 @@ class FixedTeacher:
         return batch.x.new_ones(len(batch.x), 12)
 
 
-def contrast() -> Phase:
-    return ContrastPhase(ContrastiveMotionLearner(Encoder(9, 6, dropout=0), 10, 0.1, 0.99, 0.9), Ranks())
+def start(plan: PhasePlan) -> Phase:
+    module = build_module(plan, SETTINGS, 9, previous=Encoder(9, 6, dropout=0))
+    return Phase(plan, module, Ranks(), FixedTeacher() if plan.teacher else None)  # type: ignore[arg-type]
 
 
-def reconstruction() -> Phase:
-    reconstructor = SequenceReconstructor(Encoder(9, 6, dropout=0), Decoder(12, 9, 5, dropout=0))
-    return ReconstructionPhase(InformationFuser(reconstructor, 1.0), FixedTeacher())  # type: ignore[arg-type]
-
-
-PHASES = [contrast, reconstruction]
+PLANS = sorted({plan for phases in METHODS.values() for plan in phases}, key=str)
+"""Every phase of every method."""
+every_phase = pytest.mark.parametrize("plan", PLANS, ids=str)
 
 
 def clips() -> Clips:
@@ -56,26 +61,28 @@ def make(phase: Phase, device: str = "cpu", max_norm: float = 0.0) -> tuple[Step
     return Step(phase, optimizer, tensors, rates.to(device), Ranks()), optimizer
 
 
-@pytest.mark.parametrize("start", PHASES)
+@every_phase
 @pytest.mark.parametrize("max_norm", [0.0, 1.0])
-def test_no_number_of_a_device_is_looked_at(start: Callable[[], Phase], max_norm: float) -> None:
+def test_no_number_of_a_device_is_looked_at(plan: PhasePlan, max_norm: float) -> None:
     """On the meta device there are no numbers: whatever asked for one would raise."""
     with ops.use_backends("gru_layer=torch"):
-        step, _ = make(start(), "meta", max_norm)
+        step, _ = make(start(plan), "meta", max_norm)
         step.begin_epoch(torch.zeros(8, dtype=torch.int64, device="meta"), 0)
         step(Ranks().share(4), full=True)
     assert step.loss.is_meta
 
 
-@pytest.mark.parametrize("start", PHASES)
-def test_a_step_is_the_gradient_and_the_optimizers_step(start: Callable[[], Phase]) -> None:
+@every_phase
+def test_a_step_is_the_gradient_and_the_optimizers_step(plan: PhasePlan) -> None:
     torch.manual_seed(0)
-    phase = start()
+    phase = start(plan)
     twin = copy.deepcopy(phase)
     step, _ = make(phase)
     step.begin_epoch(torch.tensor([5, 2, 0, 7, 1, 3, 4, 6]), 4)
+    state = torch.get_rng_state()
     step(Ranks().share(4), full=True)
     parameters = [parameter for parameter in twin.module.parameters() if parameter.requires_grad]
+    torch.set_rng_state(state)  # the same augmentations
     loss, _ = twin.loss(ClipTensors(clips(), torch.device("cpu")).batch(torch.tensor([1, 3, 4, 6]), True), None)  # type: ignore[arg-type]
     loss.backward()  # type: ignore[no-untyped-call]
     torch.optim.Adam(parameters, lr=1e-2).step()
@@ -86,10 +93,10 @@ def test_a_step_is_the_gradient_and_the_optimizers_step(start: Callable[[], Phas
             torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("start", PHASES)
-def test_it_finds_its_clips_and_rates_by_itself(start: Callable[[], Phase]) -> None:
+@every_phase
+def test_it_finds_its_clips_and_rates_by_itself(plan: PhasePlan) -> None:
     torch.manual_seed(0)
-    step, optimizer = make(start())
+    step, optimizer = make(start(plan))
     order = torch.tensor([5, 2, 0, 7, 1, 3, 4, 6])
     step.begin_epoch(order, 0)
     place = step.order.data_ptr()
@@ -104,12 +111,13 @@ def test_it_finds_its_clips_and_rates_by_itself(start: Callable[[], Phase]) -> N
     assert not torch.equal(weights[1], weights[2])
 
 
-def test_the_keys_follow_after_each_step_and_enter_the_queue() -> None:
+@pytest.mark.parametrize("plan", [plan for plan in PLANS if plan.contrast], ids=str)
+def test_the_keys_follow_after_each_step_and_enter_the_queue(plan: PhasePlan) -> None:
     torch.manual_seed(0)
-    phase = contrast()
+    phase = start(plan)
     step, _ = make(phase)
-    model = phase.module
-    assert isinstance(model, ContrastiveMotionLearner)
+    model = phase.module.learner
+    assert model is not None
     before, queue = [key.clone() for key in model.key_encoder.parameters()], model.queue.clone()
     step.begin_epoch(torch.arange(8), 0)
     step(Ranks().share(4), full=True)

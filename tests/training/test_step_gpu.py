@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +16,11 @@ from crrl.config import Config, ContrastConfig, EncoderConfig, Preprocessing, Re
 from crrl.data import Clips, ClipTensors, prepare
 from crrl.data.batches import epoch_order
 from crrl.errors import Interrupted
-from crrl.models import ContrastiveMotionLearner, Decoder, Encoder, InformationFuser, SequenceReconstructor
+from crrl.methods import METHODS, PhasePlan
+from crrl.models import Encoder
 from crrl.optim import FlatAdam
 from crrl.runs import RunFolder
-from crrl.training.phases import ContrastPhase, Phase, ReconstructionPhase, Teacher
+from crrl.training.phases import Phase, Teacher, build_module
 from crrl.training.ranks import Ranks, Share
 from crrl.training.step import Step
 from crrl.training.trainer import Trainer
@@ -44,28 +44,26 @@ def clip_tensors() -> ClipTensors:
     return ClipTensors(made, DEVICE)
 
 
-def contrast(tensors: ClipTensors, dropout: float) -> Phase:
-    module = ContrastiveMotionLearner(Encoder(CHANNELS, HIDDEN, dropout), 24, 0.1, 0.9, 1.0)
-    return ContrastPhase(module.to(DEVICE), Ranks())
+def start(tensors: ClipTensors, plan: PhasePlan, dropout: float) -> Phase:
+    config = Config(
+        encoder=EncoderConfig(HIDDEN, dropout),
+        cml=ContrastConfig(queue_size=24, momentum_encoder=0.9),
+        ser=ReconstructionConfig(decoder_hidden=HIDDEN, distill_weight=2.0),
+    )
+    previous, train = Encoder(CHANNELS, HIDDEN, dropout).to(DEVICE), torch.arange(CLIPS).numpy()
+    teacher = Teacher(previous, tensors, train, dropout=dropout > 0) if plan.teacher else None
+    return Phase(plan, build_module(plan, config, CHANNELS, previous).to(DEVICE), Ranks(), teacher)
 
 
-def reconstruction(tensors: ClipTensors, dropout: float) -> Phase:
-    encoders = [Encoder(CHANNELS, HIDDEN, dropout) for _ in range(2)]
-    reconstructor = SequenceReconstructor(encoders[0], Decoder(2 * HIDDEN, CHANNELS, HIDDEN, dropout))
-    train = torch.arange(CLIPS).numpy()
-    teacher = Teacher(encoders[1].to(DEVICE), tensors, train, dropout=dropout > 0)
-    return ReconstructionPhase(InformationFuser(reconstructor, 2.0).to(DEVICE), teacher)
+PLANS = sorted({plan for phases in METHODS.values() for plan in phases}, key=str)
+every_phase = pytest.mark.parametrize("plan", PLANS, ids=str)
 
 
-PHASES = pytest.mark.parametrize("make", [contrast, reconstruction])
-Make = Callable[[ClipTensors, float], Phase]
-
-
-def stepped(make: Make, dropout: float, capture: bool) -> Step:
+def stepped(plan: PhasePlan, dropout: float, capture: bool) -> Step:
     """A step at its start, the same one each time."""
     torch.manual_seed(0)
     tensors = clip_tensors()
-    phase = make(tensors, dropout)
+    phase = start(tensors, plan, dropout)
     phase.module.train()
     parameters = [parameter for parameter in phase.module.parameters() if parameter.requires_grad]
     optimizer = FlatAdam(parameters, lr=1e-3, max_norm=1.0, follow=phase.follow, spare=len(phase.losses))
@@ -85,10 +83,10 @@ def losses(step: Step, epochs: int, seed: int = 1) -> Tensor:
     return torch.stack(found)
 
 
-@PHASES
+@every_phase
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_captured_and_eager_runs_have_the_same_losses(make: Make, dropout: float) -> None:
-    eager, captured = (stepped(make, dropout, capture) for capture in (False, True))
+def test_captured_and_eager_runs_have_the_same_losses(plan: PhasePlan, dropout: float) -> None:
+    eager, captured = (stepped(plan, dropout, capture) for capture in (False, True))
     want, got = losses(eager, 3), losses(captured, 3)
     torch.testing.assert_close(got, want, rtol=SAME, atol=0)
     torch.testing.assert_close(captured.sums, eager.sums, rtol=SAME, atol=0)
@@ -96,22 +94,22 @@ def test_captured_and_eager_runs_have_the_same_losses(make: Make, dropout: float
     assert (others - weights).norm() <= 1e-2 * weights.norm()  # Adam lets a gradient that is all rounding move a weight
     assert int(captured.number) == int(eager.number) == 12
     if dropout:  # it matters which numbers it draws
-        other = losses(stepped(make, dropout, False), 3, seed=2)
+        other = losses(stepped(plan, dropout, False), 3, seed=2)
         assert (other - want).abs().max() > 3 * SAME * want.abs().max()
 
 
-@PHASES
-def test_the_fused_step_has_the_references_losses(make: Make) -> None:
+@every_phase
+def test_the_fused_step_has_the_references_losses(plan: PhasePlan) -> None:
     found = []
     for policy in ("auto", "reference"):
         with ops.use_backends(policy):
-            found.append(losses(stepped(make, 0.0, False), 1))
+            found.append(losses(stepped(plan, 0.0, False), 1))
     torch.testing.assert_close(found[0], found[1], rtol=1e-2, atol=0)  # cuDNN may use TF32
 
 
-@PHASES
-def test_a_step_waits_for_nothing(make: Make) -> None:
-    step = stepped(make, 0.5, False)
+@every_phase
+def test_a_step_waits_for_nothing(plan: PhasePlan) -> None:
+    step = stepped(plan, 0.5, False)
     losses(step, 1)
     step.begin_epoch(step.order.clone(), 0)
     torch.cuda.synchronize()

@@ -1,0 +1,61 @@
+"""Augmentations of coordinates (Section IV-D2): Gaussian noise, shear (Eq. 9) and rotation (Eqs. 10-13).
+
+Each takes x [B, T, J·3] and gives the same shape, drawn anew for every clip on x's device, without reading from it.
+What is exactly zero stays zero: absent joints and bodies, and padded frames.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+NOISE_STD = 0.05
+"""Of N(0, 0.05), whose second figure is read as in the public code of the paper's [51]; as a variance it gave 0.22."""
+MAX_ANGLE = math.pi / 4
+"""Largest rotation about each axis, radians."""
+
+
+def noise(x: Tensor) -> Tensor:
+    """Independent N(0, 0.05) on every coordinate of the joints that are there."""
+    joints = x.reshape(*x.shape[:2], -1, 3)
+    present = (joints != 0).any(3, keepdim=True)
+    return torch.where(present, joints + NOISE_STD * torch.randn_like(joints), 0).flatten(2)
+
+
+def shear(x: Tensor) -> Tensor:
+    """The clip's points p as S p, one S for all its frames."""
+    return _transformed(x, shear_matrix(2 * torch.rand(len(x), 6, dtype=x.dtype, device=x.device) - 1))
+
+
+def rotation(x: Tensor) -> Tensor:
+    """The clip's points p as R p, one R for all its frames."""
+    return _transformed(x, rotation_matrix(MAX_ANGLE * (2 * torch.rand(len(x), 3, dtype=x.dtype, device=x.device) - 1)))
+
+
+def shear_matrix(factors: Tensor) -> Tensor:
+    """S of Eq. 9, [B, 3, 3], from s_xy, s_xz, s_yx, s_yz, s_zx, s_zy, [B, 6]."""
+    xy, xz, yx, yz, zx, zy = factors.unbind(1)
+    one = torch.ones_like(xy)
+    return torch.stack([one, xy, xz, yx, one, yz, zx, zy, one], dim=1).view(-1, 3, 3)
+
+
+def rotation_matrix(angles: Tensor) -> Tensor:
+    """R = R_x(α) R_y(β) R_z(γ) of Eqs. 10-13, [B, 3, 3], from α, β, γ in radians, [B, 3]."""
+    (ca, cb, cc), (sa, sb, sc) = angles.cos().unbind(1), angles.sin().unbind(1)
+    one, nil = torch.ones_like(ca), torch.zeros_like(ca)
+    r_x = torch.stack([one, nil, nil, nil, ca, sa, nil, -sa, ca], dim=1).view(-1, 3, 3)
+    r_y = torch.stack([cb, nil, -sb, nil, one, nil, sb, nil, cb], dim=1).view(-1, 3, 3)
+    r_z = torch.stack([cc, sc, nil, -sc, cc, nil, nil, nil, one], dim=1).view(-1, 3, 3)
+    return _product(_product(r_x, r_y), r_z)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Matrices [B, 3, 3] multiplied in their own precision, under autocast too."""
+    return (a[:, :, :, None] * b[:, None]).sum(2)
+
+
+def _transformed(x: Tensor, matrices: Tensor) -> Tensor:
+    """Each point of x [B, T, J·3] by its clip's matrix [B, 3, 3], in their own precision, under autocast too."""
+    return (x.reshape(*x.shape[:2], -1, 1, 3) * matrices[:, None, None]).sum(4).flatten(2)
