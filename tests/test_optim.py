@@ -122,6 +122,23 @@ def test_what_follows_obeys_eq_5_with_its_own_momenta() -> None:
         assert torch.equal(key, before)
 
 
+@pytest.mark.parametrize(("flat", "settings"), [(FlatSGD, {"momentum": 0.9}), (FlatAdam, {"max_norm": 0.5})])
+def test_the_first_parameters_alone_may_be_followed(
+    flat: Callable[..., FlatOptimizer], settings: dict[str, object]
+) -> None:
+    """As in a phase that has a decoder beside its momentum encoder."""
+    model, alone = network(), network()
+    keys = [copy.deepcopy(parameter) for parameter in model[0].parameters()]
+    start = [key.detach().clone() for key in keys]
+    follow = [(keys[:1], 0.75), (keys[1:], 0.5)]
+    train(model, flat(model.parameters(), lr=0.1, follow=follow, **settings), range(1))
+    train(alone, flat(alone.parameters(), lr=0.1, **settings), range(1))
+    for got, want in zip(model.parameters(), alone.parameters(), strict=True):
+        assert torch.equal(got, want)  # being followed changes nothing
+    for key, before, query, m in zip(keys, start, model[0].parameters(), (0.75, 0.5), strict=True):
+        torch.testing.assert_close(key, m * before + (1 - m) * query)
+
+
 def test_parameters_are_views_of_one_buffer_and_stay_so() -> None:
     model = network()
     before = [parameter.detach().clone() for parameter in model.parameters()]

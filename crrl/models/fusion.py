@@ -36,9 +36,10 @@ class InformationFuser(nn.Module):
         self.reconstructor = reconstructor
         self.generator = generator
         self.distill_weight = distill_weight
-        if any(part is not None and part.encoder is not self.encoder for part in (reconstructor, generator)):
+        encoder = self.encoder
+        if any(part is not None and part.encoder is not encoder for part in (reconstructor, generator)):
             raise ValueError("the parts share one encoder")
-        self.mlp = MLPHead(self.encoder.features) if distill_weight else None
+        self.mlp = MLPHead(encoder.features) if distill_weight else None
 
     @property
     def encoder(self) -> Encoder:

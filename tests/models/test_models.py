@@ -50,6 +50,13 @@ def reconstructor(decoder_hidden: int | None = None) -> SequenceReconstructor:
     return SequenceReconstructor(encoder(), Decoder(16, 9, decoder_hidden))
 
 
+def parts() -> tuple[ContrastiveMotionLearner, SequenceReconstructor]:
+    """Two parts on one encoder."""
+    made = learner()
+    torch.manual_seed(3)
+    return made, SequenceReconstructor(made.query_encoder, Decoder(16, 9, 7))
+
+
 def test_query_encoder_and_head_have_the_papers_2_3_million_parameters() -> None:
     assert sum(p.numel() for p in Encoder(150).parameters()) == 1_809_408
     assert sum(p.numel() for p in MLPHead(512).parameters()) == 525_312
@@ -160,6 +167,20 @@ class TestSequenceReconstructor:
         )
         torch.testing.assert_close(loss, expected)
 
+    def test_one_direction_alone_has_that_half_of_the_loss(self) -> None:
+        both, x = reconstructor(7).eval(), clips()
+        forward, backward = (
+            SequenceReconstructor(both.encoder, both.decoder, [direction]) for direction in ("forward", "reverse")
+        )
+        h = both.encoder(x, LENGTHS)
+        decoded = both.reconstruct(h, LENGTHS)
+        assert torch.equal(forward.loss_r(x, h, LENGTHS), reconstruction_error(x, decoded[0], LENGTHS))
+        assert torch.equal(
+            backward.loss_r(x, h, LENGTHS), reconstruction_error(reverse(x, LENGTHS), decoded[1], LENGTHS)
+        )
+        torch.testing.assert_close(forward(x, LENGTHS)[0] + backward(x, LENGTHS)[0], both(x, LENGTHS)[0])
+        assert (forward.reconstruct(h, LENGTHS)[1], backward.reconstruct(h, LENGTHS)[0]) == (None, None)
+
     @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a compiler")
     @pytest.mark.parametrize("policy", ["auto", "gru_layer=torch"])
     def test_the_compiled_decoder_is_one_graph_and_right_for_every_size(self, policy: str) -> None:
@@ -201,3 +222,68 @@ class TestInformationFuser:
         loss, parts = model(clips(), LENGTHS, None)
         assert list(parts) == ["loss_r"]
         torch.testing.assert_close(loss, model.reconstructor(clips(), LENGTHS)[0])
+
+    def test_jointly_trained_the_encoder_gets_both_gradients(self) -> None:
+        learner, reconstructor = parts()
+        joint = InformationFuser(reconstructor, learner=learner).eval()
+        x, keys = clips(), learner.key(velocity(clips(), LENGTHS), LENGTHS)
+        loss, losses = joint(x, LENGTHS, keys=keys)
+        loss_c, loss_r = learner(x, velocity(x, LENGTHS), LENGTHS)[0], reconstructor(x, LENGTHS)[0]
+        assert joint.losses == tuple(losses) == ("loss_c", "loss_r")
+        torch.testing.assert_close([loss, *losses.values()], [loss_c + loss_r, loss_c.detach(), loss_r.detach()])
+        together, *apart = (
+            torch.autograd.grad(part, list(joint.encoder.parameters())) for part in (loss, loss_c, loss_r)
+        )
+        for got, one, other in zip(together, *apart, strict=True):
+            assert one.any()
+            assert other.any()
+            torch.testing.assert_close(got, one + other)
+
+    def test_all_that_the_optimizer_moves_is_shared_or_once(self) -> None:
+        learner, reconstructor = parts()
+        joint = InformationFuser(reconstructor, learner=learner)
+        trained = [p for p in joint.parameters() if p.requires_grad]
+        first = [*learner.query_encoder.parameters(), *learner.query_mlp.parameters()]
+        assert all(one is other for one, other in zip(trained, first, strict=False))
+        assert len(trained) == len(first) + len(list(reconstructor.decoder.parameters()))
+
+    def test_the_distillation_into_the_learner_is_eq_7_the_other_way_round(self) -> None:
+        learner, _ = parts()
+        torch.manual_seed(4)
+        model, x = InformationFuser(learner=learner, distill_weight=0.3).eval(), clips()
+        teacher, keys = torch.randn(3, 16, requires_grad=True), learner.key(velocity(x, LENGTHS), LENGTHS)
+        loss, losses = model(x, LENGTHS, teacher, keys)
+        assert model.mlp is not None
+        expected = distillation_loss(teacher, model.mlp(learner.query_encoder.pooled(x, LENGTHS)))
+        torch.testing.assert_close(losses["loss_d"], expected)
+        torch.testing.assert_close(losses["loss_c"], learner(x, velocity(x, LENGTHS), LENGTHS)[0])
+        torch.testing.assert_close(loss, losses["loss_c"] + 0.3 * expected)
+        loss.backward()
+        assert teacher.grad is None
+
+    def test_velocities_are_generated_from_the_hidden_states_of_coordinates(self) -> None:
+        reconstructor = parts()[1]
+        generator = SequenceReconstructor(reconstructor.encoder, Decoder(16, 9, 7))
+        both, x = InformationFuser(reconstructor, generator=generator).eval(), clips()
+        v = velocity(x, LENGTHS)
+        loss, losses = both(x, LENGTHS, v=v)
+        forward, backward = generator.reconstruct(generator.encoder(x, LENGTHS), LENGTHS)
+        errors = reconstruction_error(v, forward, LENGTHS), reconstruction_error(reverse(v, LENGTHS), backward, LENGTHS)
+        torch.testing.assert_close(losses["loss_v"], sum(errors))
+        torch.testing.assert_close(loss, reconstructor(x, LENGTHS)[0] + sum(errors))
+        torch.testing.assert_close(InformationFuser(generator=generator).eval()(x, LENGTHS, v=v)[0], sum(errors))
+
+    def test_keys_enter_the_queue_when_told_to(self) -> None:
+        learner, _ = parts()
+        model, keys, queue = InformationFuser(learner=learner), F.normalize(torch.randn(3, 16)), learner.queue.clone()
+        before, _ = model.eval()(clips(), LENGTHS, keys=keys)
+        assert torch.equal(learner.queue, queue)
+        after, _ = model(clips(), LENGTHS, keys=keys, enqueue=True)
+        assert torch.equal(learner.queue[:3], keys)
+        torch.testing.assert_close(before, after)
+
+    def test_parts_of_different_encoders_or_none_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="share one encoder"):
+            InformationFuser(reconstructor(), learner=learner())
+        with pytest.raises(ValueError, match="no part"):
+            InformationFuser()

@@ -75,7 +75,10 @@ def test_one_process_waits_for_nobody() -> None:
 
 
 # 40 training clips: batches of 16, 16 and 8; or of 13, 13, 13 and 1, of which the second rank has no clip.
-@pytest.mark.parametrize(("batch_sizes", "extra"), [(("16", "8"), ()), (("26", "13"), ("--no-drop-last",))])
+@pytest.mark.parametrize(
+    ("batch_sizes", "extra"),
+    [(("16", "8"), ()), (("26", "13"), ("--no-drop-last",)), (("16", "8"), ("--method", "ser-distill-cml"))],
+)
 def test_two_ranks_give_the_weights_of_one(
     options: list[str], tmp_path: Path, batch_sizes: tuple[str, str], extra: tuple[str, ...]
 ) -> None:
