@@ -204,7 +204,7 @@ class TestInformationFuser:
     def test_the_loss_is_eq_8(self) -> None:
         torch.manual_seed(4)
         model, x, teacher = InformationFuser(reconstructor(), 0.3).eval(), clips(), torch.randn(3, 16)
-        loss, parts = model(x, LENGTHS, teacher)
+        loss, parts, _ = model(x, LENGTHS, teacher)
         assert model.mlp is not None
         student = model.mlp(model.reconstructor.encoder.pooled(x, LENGTHS))
         torch.testing.assert_close(parts["loss_r"], model.reconstructor(x, LENGTHS)[0])
@@ -219,16 +219,17 @@ class TestInformationFuser:
     def test_without_distillation_it_is_ser(self) -> None:
         model = InformationFuser(reconstructor(), 0.0).eval()
         assert model.mlp is None
-        loss, parts = model(clips(), LENGTHS, None)
+        loss, parts, _ = model(clips(), LENGTHS, None)
         assert list(parts) == ["loss_r"]
         torch.testing.assert_close(loss, model.reconstructor(clips(), LENGTHS)[0])
 
     def test_jointly_trained_the_encoder_gets_both_gradients(self) -> None:
         learner, reconstructor = parts()
         joint = InformationFuser(reconstructor, learner=learner).eval()
-        x, keys = clips(), learner.key(velocity(clips(), LENGTHS), LENGTHS)
-        loss, losses = joint(x, LENGTHS, keys=keys)
-        loss_c, loss_r = learner(x, velocity(x, LENGTHS), LENGTHS)[0], reconstructor(x, LENGTHS)[0]
+        x, view = clips(), velocity(clips(), LENGTHS)
+        loss, losses, keys = joint(x, LENGTHS, view=view)
+        (loss_c, expected), loss_r = learner(x, view, LENGTHS), reconstructor(x, LENGTHS)[0]
+        assert torch.equal(keys, expected)
         assert joint.losses == tuple(losses) == ("loss_c", "loss_r")
         torch.testing.assert_close([loss, *losses.values()], [loss_c + loss_r, loss_c.detach(), loss_r.detach()])
         together, *apart = (
@@ -251,8 +252,8 @@ class TestInformationFuser:
         learner, _ = parts()
         torch.manual_seed(4)
         model, x = InformationFuser(learner=learner, distill_weight=0.3).eval(), clips()
-        teacher, keys = torch.randn(3, 16, requires_grad=True), learner.key(velocity(x, LENGTHS), LENGTHS)
-        loss, losses = model(x, LENGTHS, teacher, keys)
+        teacher, view = torch.randn(3, 16, requires_grad=True), velocity(x, LENGTHS)
+        loss, losses, _ = model(x, LENGTHS, teacher, view)
         assert model.mlp is not None
         expected = distillation_loss(teacher, model.mlp(learner.query_encoder.pooled(x, LENGTHS)))
         torch.testing.assert_close(losses["loss_d"], expected)
