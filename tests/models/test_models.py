@@ -267,7 +267,7 @@ class TestInformationFuser:
         generator = SequenceReconstructor(reconstructor.encoder, Decoder(16, 9, 7))
         both, x = InformationFuser(reconstructor, generator=generator).eval(), clips()
         v = velocity(x, LENGTHS)
-        loss, losses = both(x, LENGTHS, v=v)
+        loss, losses, _ = both(x, LENGTHS, v=v)
         forward, backward = generator.reconstruct(generator.encoder(x, LENGTHS), LENGTHS)
         errors = reconstruction_error(v, forward, LENGTHS), reconstruction_error(reverse(v, LENGTHS), backward, LENGTHS)
         torch.testing.assert_close(losses["loss_v"], sum(errors))
@@ -276,10 +276,10 @@ class TestInformationFuser:
 
     def test_keys_enter_the_queue_when_told_to(self) -> None:
         learner, _ = parts()
-        model, keys, queue = InformationFuser(learner=learner), F.normalize(torch.randn(3, 16)), learner.queue.clone()
-        before, _ = model.eval()(clips(), LENGTHS, keys=keys)
+        model, view, queue = InformationFuser(learner=learner), velocity(clips(), LENGTHS), learner.queue.clone()
+        before, *_ = model.eval()(clips(), LENGTHS, view=view)
         assert torch.equal(learner.queue, queue)
-        after, _ = model(clips(), LENGTHS, keys=keys, enqueue=True)
+        after, _, keys = model(clips(), LENGTHS, view=view, enqueue=True)
         assert torch.equal(learner.queue[:3], keys)
         torch.testing.assert_close(before, after)
 
