@@ -14,7 +14,7 @@ from crrl.data import Clips, ClipTensors, Preprocessor
 from crrl.data.clips import FloatArray
 from crrl.features import encode
 from crrl.files import explain_os_errors
-from crrl.models import Encoder
+from crrl.models import FeatureExtractor
 from crrl.runs import RunFolder, load_encoder
 
 
@@ -22,15 +22,17 @@ class SkeletonEncoder:
     """A trained encoder with the preprocessing it was trained with.
 
     Attributes:
-        encoder: the network, in eval mode. preprocessor: the steps and the joint count.
+        features: the network and what is made of its states, in eval mode.
+        preprocessor: the steps and the joint count.
     """
 
-    def __init__(self, encoder: Encoder, preprocessor: Preprocessor):
-        self.encoder = encoder
+    def __init__(self, features: FeatureExtractor, preprocessor: Preprocessor):
+        self.features = features
         self.preprocessor = preprocessor
 
     def embed(self, clips: Sequence[npt.ArrayLike]) -> FloatArray:
-        """Features of raw clips, each [T, J, 3] in the units of the training data: float32 [N, 512].
+        """Features of raw clips, each [T, J, 3] in the units of the training data: float32 [N, 512], or
+        [N, 2048] where the run's pooling is moments.
 
         Raises:
             CrrlError: no clips, an empty clip, NaN, or another joint count than the encoder was trained on.
@@ -38,9 +40,9 @@ class SkeletonEncoder:
         names = [f"clip {i}" for i in range(len(clips))]
         raw = Clips.from_arrays(clips, labels=np.zeros(len(clips)), names=names, class_names=["unknown"])
         frames, offsets = self.preprocessor.apply(raw.frames, raw.offsets)
-        device = next(self.encoder.parameters()).device
+        device = next(self.features.parameters()).device
         tensors = ClipTensors(replace(raw, frames=frames, offsets=offsets), device)
-        return encode(self.encoder, tensors, torch.arange(len(clips))).cpu().numpy()
+        return encode(self.features, tensors, torch.arange(len(clips))).cpu().numpy()
 
 
 def load(path: str | Path) -> SkeletonEncoder:
@@ -52,4 +54,4 @@ def load(path: str | Path) -> SkeletonEncoder:
     path = Path(path)
     with explain_os_errors(path, "read"):
         file = load_encoder(RunFolder(path).encoder_path if path.is_dir() else path)
-    return SkeletonEncoder(file.encoder, file.preprocessor)
+    return SkeletonEncoder(file.features, file.preprocessor)

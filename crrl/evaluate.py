@@ -15,9 +15,9 @@ from crrl.config import choose_device
 from crrl.data import ClipTensors, Split, prepare
 from crrl.errors import CrrlError, run_command
 from crrl.evaluation import Features, linear_probe, nearest_neighbour
-from crrl.features import encode
+from crrl.features import encode, standardise
 from crrl.files import write_json
-from crrl.models import Encoder
+from crrl.models import Encoder, FeatureExtractor
 from crrl.runs import RunFolder, load_encoder
 
 
@@ -35,11 +35,11 @@ class EvaluateOptions:
     """Where to compute the features; auto: the GPU if there is one."""
 
 
-def features_of(encoder: Encoder, tensors: ClipTensors, split: Split) -> tuple[Features, dict[str, Features]]:
-    """TAP features of the training clips and of each named test set."""
+def features_of(features: FeatureExtractor, tensors: ClipTensors, split: Split) -> tuple[Features, dict[str, Features]]:
+    """Features of the training clips and of each named test set."""
 
     def take(index: Tensor) -> Features:
-        return Features(encode(encoder, tensors, index).cpu(), tensors.labels[index])
+        return Features(encode(features, tensors, index).cpu(), tensors.labels[index])
 
     return take(torch.from_numpy(split.train)), {name: take(torch.from_numpy(i)) for name, i in split.test.items()}
 
@@ -72,9 +72,10 @@ def evaluate(
         raise CrrlError(f"the data set is no longer the one that {run.encoder_path} was trained on: restore it")
     tensors, split = ClipTensors(prepared.clips, device), prepared.clips.split(config.split_name)
     torch.manual_seed(config.seed)
-    random = Encoder(tensors.channels, config.encoder.hidden_size).eval()
+    random = FeatureExtractor(Encoder(tensors.channels, config.encoder.hidden_size), config.features.pooling).eval()
+    standardise(random.to(device), tensors, split.train, config.features.feature_deviation)
     rows = {}
-    for name, candidate in ((config.method, trained.encoder), ("random encoder", random)):
+    for name, candidate in ((config.method, trained.features), ("random encoder", random)):
         scores = score(protocol, *features_of(candidate.to(device), tensors, split), len(prepared.clips.class_names))
         rows.update({f"{name}, {row}": values for row, values in scores.items()})
     sizes = {name: len(index) for name, index in split.test.items()}

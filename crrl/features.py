@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from crrl import ops
 from crrl.data import ClipTensors
-from crrl.models import Encoder
+from crrl.data.clips import IntArray
+from crrl.models import FeatureExtractor
 
 
 @torch.no_grad()
-def encode(encoder: Encoder, tensors: ClipTensors, index: Tensor, batch_size: int = 128) -> Tensor:
-    """TAP features of the clips `index` (int64 [N], on the CPU), [N, D] on the tensors' device.
+def encode(
+    features: Callable[[Tensor, Tensor], Tensor], tensors: ClipTensors, index: Tensor, batch_size: int = 128
+) -> Tensor:
+    """features(x, lengths) of the clips `index` (int64 [N], on the CPU), [N, D] on the tensors' device.
 
     Raises:
         CrrlError: a kernel on a GPU gave up waiting.
@@ -21,9 +26,24 @@ def encode(encoder: Encoder, tensors: ClipTensors, index: Tensor, batch_size: in
     parts = []
     for chunk in torch.split(by_length, batch_size):
         batch = tensors.batch(index[chunk])
-        parts.append(encoder.pooled(batch.x, batch.lengths))
-    features = torch.cat(parts)
-    if features.is_cuda:
-        torch.cuda.synchronize(features.device)
+        parts.append(features(batch.x, batch.lengths))
+    result = torch.cat(parts)
+    if result.is_cuda:
+        torch.cuda.synchronize(result.device)
     ops.raise_if_timed_out()
-    return torch.empty_like(features).index_copy_(0, by_length.to(features.device), features)
+    return torch.empty_like(result).index_copy_(0, by_length.to(result.device), result)
+
+
+def standardise(extractor: FeatureExtractor, tensors: ClipTensors, train: IntArray, deviation: float | None) -> None:
+    """Give each feature mean 0 and the standard deviation `deviation` over the clips `train`; None: leave all as is.
+
+    A feature that never changes stays 0.
+    """
+    if deviation is None:
+        return
+    extractor.center.zero_()
+    extractor.scale.fill_(1)
+    features = encode(extractor, tensors, torch.from_numpy(train))
+    own = features.std(0, correction=0)
+    extractor.center.copy_(features.mean(0))
+    extractor.scale.copy_(torch.where(own > 1e-6, deviation / own.clamp(min=1e-6), 0))

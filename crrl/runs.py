@@ -20,9 +20,9 @@ from crrl.config import Config
 from crrl.data import Prepared, Preprocessor
 from crrl.errors import CrrlError
 from crrl.files import explain_os_errors, read_json, write_file, write_json
-from crrl.models import Encoder
+from crrl.models import Encoder, FeatureExtractor
 
-FORMAT = 1
+FORMAT = 2
 """Version of the facts kept in an encoder file."""
 
 
@@ -112,27 +112,29 @@ class EncoderFile:
     """What an encoder file holds.
 
     Attributes:
-        encoder: in eval mode. preprocessor: what it was trained behind.
+        features: the encoder and its features, in eval mode. preprocessor: what it was trained behind.
         method: that trained it (crrl.methods). fingerprint: of the clips it was trained on.
     """
 
-    encoder: Encoder
+    features: FeatureExtractor
     preprocessor: Preprocessor
     method: str
     fingerprint: str
 
 
-def save_encoder(path: Path, encoder: Encoder, prepared: Prepared, method: str) -> None:
+def save_encoder(path: Path, features: FeatureExtractor, prepared: Prepared, method: str) -> None:
     """Write an encoder's weights with all that is needed to use them; equal encoders give equal bytes."""
+    encoder = features.encoder
     facts = {
         "format": FORMAT,
         "method": method,
         "hidden_size": encoder.gru.hidden_size,
         "dropout": encoder.gru.dropout,
+        "pooling": features.pooling,
         "preprocessor": prepared.preprocessor.to_dict(),
         "fingerprint": prepared.fingerprint,
     }
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in features.state_dict().items()}
     write_file(path, lambda temporary: temporary.write_bytes(save(weights, {"crrl": json.dumps(facts)})))
 
 
@@ -158,8 +160,9 @@ def load_encoder(path: Path) -> EncoderFile:
         )
     preprocessor = Preprocessor.from_dict(facts["preprocessor"])
     encoder = Encoder(3 * preprocessor.num_joints, facts["hidden_size"], facts["dropout"])
-    load_weights(encoder, weights, path)
-    return EncoderFile(encoder.eval(), preprocessor, facts["method"], facts["fingerprint"])
+    features = FeatureExtractor(encoder, facts["pooling"]).eval()
+    load_weights(features, weights, path)
+    return EncoderFile(features, preprocessor, facts["method"], facts["fingerprint"])
 
 
 def load_weights(module: nn.Module, weights: dict[str, Any], path: Path) -> None:

@@ -9,7 +9,17 @@ from typing import Any, get_args
 
 import pytest
 
-from crrl.config import Config, ContrastConfig, Dataset, EncoderConfig, Recipe, ReconstructionConfig, preset
+from crrl.config import (
+    Config,
+    ContrastConfig,
+    Dataset,
+    EncoderConfig,
+    FeatureConfig,
+    Recipe,
+    ReconstructionConfig,
+    TurnConfig,
+    preset,
+)
 from crrl.errors import CrrlError
 
 pytest.importorskip("tyro", reason="tyro is not installed")
@@ -29,6 +39,8 @@ def test_the_paper_recipe_has_the_papers_figures_for_nw_ucla() -> None:
     assert (cml.queue_size, cml.temperature, cml.momentum_encoder, cml.momentum_mlp) == (64, 0.1, 0.999, 1.0)
     assert (ser.epochs_ser, ser.optimizer_ser, ser.lr_ser, ser.schedule_ser) == (60, "sgd", 0.04, "steps")
     assert (ser.decoder_hidden, ser.distill_weight) == (None, 0.1)
+    assert (config.turns, config.preprocessing.normalization) == (TurnConfig(0, 0), "clip-axis")
+    assert config.features == FeatureConfig("mean", None)
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
@@ -66,6 +78,9 @@ def test_the_command_line_starts_from_the_preset(dataset: Dataset, recipe: Recip
         (ReconstructionConfig, {"lr_ser": 0.0}),
         (ReconstructionConfig, {"decoder_hidden": 0}),
         (ReconstructionConfig, {"distill_weight": 0.0}),
+        (TurnConfig, {"turn_yaw": -1.0}),
+        (TurnConfig, {"turn_tilt": -1.0}),
+        (FeatureConfig, {"feature_deviation": 0.0}),
         (Config, {"batch_size": 0}),
         (Config, {"weight_decay": -1.0}),
         (Config, {"checkpoint_every": 0}),

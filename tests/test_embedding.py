@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 import crrl
 from crrl.data import Clips, Prepared, Preprocessing, Preprocessor
-from crrl.models import Encoder
-from crrl.runs import save_encoder
+from crrl.models import Encoder, FeatureExtractor
+from crrl.runs import load_encoder, save_encoder
 
 HIDDEN, JOINTS = 8, 5
 LENGTHS = [7, 1, 12, 3, 7]
@@ -33,8 +33,20 @@ def encoder_file(tmp_path: Path) -> Path:
     path = tmp_path / "encoder.safetensors"
     preprocessor = Preprocessor(Preprocessing(max_frames=10, view_joints=(0, 1, 2, 3)), JOINTS)
     clips = Clips.from_arrays(CLIPS, labels=[0] * len(CLIPS), names=list(map(str, LENGTHS)), class_names=["any"])
-    save_encoder(path, Encoder(3 * JOINTS, HIDDEN), Prepared(clips, preprocessor, "any"), "cml")
+    save_encoder(path, FeatureExtractor(Encoder(3 * JOINTS, HIDDEN)), Prepared(clips, preprocessor, "any"), "cml")
     return path
+
+
+@pytest.fixture
+def standardised_file(encoder_file: Path, tmp_path: Path) -> Path:
+    """The same encoder with other features: moments of both layers, shifted and scaled."""
+    file = load_encoder(encoder_file)
+    features = FeatureExtractor(file.features.encoder, "moments")
+    features.center.fill_(0.25)
+    features.scale.fill_(2)
+    clips = Clips.from_arrays(CLIPS, labels=[0] * len(CLIPS), names=list(map(str, LENGTHS)), class_names=["any"])
+    save_encoder(tmp_path / "other.safetensors", features, Prepared(clips, file.preprocessor, "any"), "cml")
+    return tmp_path / "other.safetensors"
 
 
 @pytest.fixture
@@ -46,6 +58,12 @@ def test_each_clip_gives_one_float32_vector(encoder: crrl.SkeletonEncoder) -> No
     features = encoder.embed(CLIPS)
     assert features.shape == (len(CLIPS), 2 * HIDDEN)
     assert features.dtype == np.float32
+
+
+def test_the_file_says_what_its_features_are(standardised_file: Path, encoder: crrl.SkeletonEncoder) -> None:
+    features = crrl.load(standardised_file).embed(CLIPS)
+    assert features.shape == (len(CLIPS), 8 * HIDDEN)
+    np.testing.assert_allclose(features[:, 2 * HIDDEN : 4 * HIDDEN], 2 * (encoder.embed(CLIPS) - 0.25), atol=1e-6)
 
 
 def test_a_clip_gives_the_same_vector_alone_and_among_others(encoder: crrl.SkeletonEncoder) -> None:
@@ -101,7 +119,11 @@ def test_a_truncated_file_is_named_with_the_remedy(encoder_file: Path, kept: int
         crrl.load(encoder_file)
 
 
-@pytest.mark.parametrize("facts", [None, {"format": "pt"}], ids=["no facts", "another library's facts"])
+@pytest.mark.parametrize(
+    "facts",
+    [None, {"format": "pt"}, {"crrl": '{"format": 1}'}],
+    ids=["no facts", "another library's facts", "an earlier format"],
+)
 def test_a_file_of_another_library_is_named(tmp_path: Path, facts: dict[str, str] | None) -> None:
     path = tmp_path / "foreign.safetensors"
     save_file({"weight": torch.zeros(3)}, path, facts)

@@ -23,7 +23,7 @@ ALLOWED = {
     "models": {"optim", "nn", "ops", "reference"},
     "data": {"ops", "reference", "files", "errors"},
     "methods": set(),
-    "config": {"data", "errors", "methods"},
+    "config": {"data", "errors", "methods", "models"},
     "runs": {"config", "data", "models", "files", "errors"},
     "features": {"ops", "data", "models"},
     "training": {"ops", "optim", "config", "methods", "data", "models", "features", "runs", "files", "errors"},

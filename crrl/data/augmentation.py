@@ -1,4 +1,4 @@
-"""Augmentations of coordinates (Section IV-D2): Gaussian noise, shear (Eq. 9) and rotation (Eqs. 10-13).
+"""Augmentations of coordinates (Section IV-D2): Gaussian noise, shear (Eq. 9), rotation (Eqs. 10-13); random turns.
 
 Each takes x [B, T, J·3] and gives the same shape, drawn anew for every clip on x's device, without reading from it.
 What is exactly zero stays zero: absent joints and bodies, and padded frames.
@@ -7,6 +7,7 @@ What is exactly zero stays zero: absent joints and bodies, and padded frames.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -59,3 +60,38 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 def _transformed(x: Tensor, matrices: Tensor) -> Tensor:
     """Each point of x [B, T, J·3] by its clip's matrix [B, 3, 3], in their own precision, under autocast too."""
     return (x.reshape(*x.shape[:2], -1, 1, 3) * matrices[:, None, None]).sum(4).flatten(2)
+
+
+@dataclass(frozen=True)
+class RandomTurn:
+    """Turns each clip of a batch by normally distributed angles, in degrees; both 0: leaves them as they are.
+
+    The view transform goes by one frame, which every camera measures differently: this makes up for it.
+
+    Attributes:
+        yaw: standard deviation of the angle about the vertical axis Y.
+        tilt: standard deviation of the angles about Z and then X.
+    """
+
+    yaw: float = 0.0
+    tilt: float = 0.0
+
+    def __bool__(self) -> bool:
+        return self.yaw > 0 or self.tilt > 0
+
+    def __call__(self, clips: Tensor) -> Tensor:
+        """clips [B, T, J·3], coordinates or velocities, each clip turned by angles of its own."""
+        if not self:
+            return clips
+        x, y, z = clips.reshape(*clips.shape[:2], -1, 3).unbind(3)
+        z, x = _turned(z, x, self.yaw)
+        x, y = _turned(x, y, self.tilt)
+        y, z = _turned(y, z, self.tilt)
+        return torch.stack([x, y, z], dim=3).flatten(2)
+
+
+def _turned(a: Tensor, b: Tensor, deviation: float) -> tuple[Tensor, Tensor]:
+    """Coordinates a, b [B, T, J] of clips, each turned in their plane by an angle of its own."""
+    angle = math.radians(deviation) * torch.randn(len(a), 1, 1, device=a.device)
+    cos, sin = angle.cos(), angle.sin()
+    return cos * a - sin * b, sin * a + cos * b

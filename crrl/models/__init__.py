@@ -1,8 +1,18 @@
 """The method, module by module, as in Section III of the paper."""
 
 from crrl.models.contrast import ContrastiveMotionLearner
+from crrl.models.features import FeatureExtractor, Pooling
 from crrl.models.fusion import InformationFuser
 from crrl.models.layers import Encoder, MLPHead
 from crrl.models.reconstruction import Decoder, SequenceReconstructor
 
-__all__ = ["ContrastiveMotionLearner", "Decoder", "Encoder", "InformationFuser", "MLPHead", "SequenceReconstructor"]
+__all__ = [
+    "ContrastiveMotionLearner",
+    "Decoder",
+    "Encoder",
+    "FeatureExtractor",
+    "InformationFuser",
+    "MLPHead",
+    "Pooling",
+    "SequenceReconstructor",
+]

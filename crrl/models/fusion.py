@@ -64,6 +64,7 @@ class InformationFuser(nn.Module):
         teacher: Tensor | None = None,
         view: Tensor | None = None,
         v: Tensor | None = None,
+        seen: Tensor | None = None,
         enqueue: bool = False,
     ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
         """The loss L_c + L_r + L_v + λ_d L_d of the parts there are (CRRL: Eq. 8), a scalar; these by name; the keys.
@@ -72,14 +73,16 @@ class InformationFuser(nn.Module):
             x: [B, T, J·3]. lengths: int64 [B].
             teacher: TAP of the frozen teacher's hidden states, [B, D] (Algorithm 1, line 30); read where λ_d is not 0.
             view: [B, T, J·3], what the learner's key encoder sees. v: [B, T, J·3] velocities (Eq. 2), the generator's
-            target. enqueue: the keys enter the learner's queue once the loss is computed.
+            target. seen: [B, T, J·3], what the encoder reads in place of x, another view of the same clips.
+            enqueue: the keys enter the learner's queue once the loss is computed.
         """
         losses, keys = {}, None
+        seen = x if seen is None else seen
         if self.learner is None:
-            h = self.encoder(x, lengths)
+            h = self.encoder(seen, lengths)
         else:
             assert view is not None
-            h, keys = self.learner.encode(x, view, lengths)
+            h, keys = self.learner.encode(seen, view, lengths)
             losses["loss_c"] = self.learner.loss(temporal_average(h, lengths), keys, enqueue)
         if self.reconstructor is not None:
             losses["loss_r"] = self.reconstructor.loss_r(x, h, lengths)

@@ -25,6 +25,10 @@ class Encoder(nn.Module):
         h, _ = self.gru(x, lengths=lengths)
         return h  # type: ignore[no-any-return]
 
+    def each_layer(self, x: Tensor, lengths: Tensor) -> list[Tensor]:
+        """The hidden states [B, T, 2·hidden] of both layers, for x [B, T, J·3]; the last are those of `forward`."""
+        return self.gru.each_layer(x, lengths)
+
     def pooled(self, x: Tensor, lengths: Tensor) -> Tensor:
         """TAP(h), the representation that is tested (Section IV-B, last paragraph): [B, 2·hidden]."""
         return temporal_average(self(x, lengths), lengths)

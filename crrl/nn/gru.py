@@ -90,6 +90,16 @@ class GRU(nn.GRU):
         y, h_n = self._forward_rows(x, hx, lengths, weights, frames)
         return (y if self.batch_first else y.transpose(0, 1).contiguous()), h_n
 
+    def each_layer(self, x: Tensor, lengths: Tensor) -> list[Tensor]:
+        """The output [B, T, D·H] of every layer, 0 at padded frames, for x [B, T, I] and lengths int64 [B]."""
+        outputs = []
+        for layer, layer_weights in enumerate(self._weights()):
+            if layer:
+                x = F.dropout(x, self.dropout, self.training)
+            x, _ = operators.gru_layer(x, lengths, layer_weights, None, self.reverse, None)
+            outputs.append(x)
+        return outputs
+
     def backend(self, input: Tensor | PackedSequence | None = None) -> tuple[str, str]:
         """The name of the backend that serves `input` (None: a tensor like the weights), and why.
 

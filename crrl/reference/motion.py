@@ -44,6 +44,13 @@ def temporal_average(h: Tensor, lengths: Tensor) -> Tensor:
     return h.sum(1) / lengths[:, None]
 
 
+def temporal_deviation(h: Tensor, lengths: Tensor) -> Tensor:
+    """The standard deviation over each row's valid frames: [B, T, C] → [B, C]; 0 for a row of one frame."""
+    squared = (h - temporal_average(h, lengths)[:, None]).square()
+    valid = valid_frames(lengths, h.shape[1])[:, :, None]
+    return temporal_average(torch.where(valid, squared, 0), lengths).sqrt()
+
+
 def ragged_gather(
     frames: Tensor, offsets: Tensor, index: Tensor, max_frames: int, with_velocity: bool
 ) -> tuple[Tensor, Tensor | None, Tensor]:

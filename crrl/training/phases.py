@@ -9,7 +9,7 @@ from torch import Tensor
 
 from crrl.config import Config
 from crrl.data import Batch, ClipTensors
-from crrl.data.augmentation import noise, rotation, shear
+from crrl.data.augmentation import RandomTurn, noise, rotation, shear
 from crrl.data.clips import IntArray
 from crrl.features import encode
 from crrl.methods import PhasePlan
@@ -17,6 +17,7 @@ from crrl.models import ContrastiveMotionLearner, Decoder, Encoder, InformationF
 from crrl.optim import Follow
 from crrl.training.ranks import Ranks, Share
 
+NO_TURN = RandomTurn()
 AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {"noise": noise, "shear": shear, "rotation": rotation}
 
 
@@ -62,14 +63,22 @@ class Phase:
     Args:
         plan: what it is. module: all that is trained and saved. ranks: the processes that train together.
         teacher: gives TAP(f_t(x)) of a batch, for a plan that has one.
+        turn: turns what the encoder reads; the clip as it is remains what is recited and what the teacher saw.
 
     Attributes:
         name: of the phase. with_velocity: whether its batches hold velocities.
         losses: names of the loss and, after it, of its parts.
     """
 
-    def __init__(self, plan: PhasePlan, module: InformationFuser, ranks: Ranks, teacher: Teacher | None = None):
-        self.module = module
+    def __init__(
+        self,
+        plan: PhasePlan,
+        module: InformationFuser,
+        ranks: Ranks,
+        teacher: Teacher | None = None,
+        turn: RandomTurn = NO_TURN,
+    ):
+        self.module, self._turn = module, turn
         self.name = plan.step
         self.with_velocity = plan.contrast == "velocity" or "velocity" in plan.recite
         self.losses = ("loss", *module.losses)
@@ -85,11 +94,20 @@ class Phase:
     def loss(self, batch: Batch, share: Share) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to minimise and its parts to report, means over the rank's share of a batch."""
         target = None if self._teacher is None else self._teacher.features(batch)
-        alone, view = self._ranks.size == 1, batch.v if self._augment is None else self._augment(batch.x)
-        loss, parts, keys = self.module(batch.x, batch.lengths, target, view, batch.v, enqueue=alone)
+        alone, seen, view = self._ranks.size == 1, self._turn(batch.x), self._view(batch)
+        loss, parts, keys = self.module(batch.x, batch.lengths, target, view, batch.v, seen, enqueue=alone)
         if keys is not None and not alone:
             self._keys = self._ranks.gather(keys, share)
         return loss, parts
+
+    def _view(self, batch: Batch) -> Tensor | None:
+        """What the key encoder sees: velocities, turned by angles of their own, or augmented coordinates."""
+        if self.module.learner is None:
+            return None
+        if self._augment is not None:
+            return self._augment(batch.x)
+        assert batch.v is not None
+        return self._turn(batch.v)
 
     def after_step(self) -> None:
         """What happens once the weights are updated."""
@@ -111,7 +129,7 @@ class Teacher:
         self._cached: Tensor | None = None
         if not dropout:
             index = torch.from_numpy(train)
-            known = encode(encoder, tensors, index)
+            known = encode(encoder.pooled, tensors, index)
             self._cached = known.new_zeros(len(tensors.labels), known.shape[1])
             self._cached[index.to(known.device)] = known
 

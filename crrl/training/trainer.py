@@ -9,9 +9,11 @@ import torch
 
 from crrl.config import Config, Switch
 from crrl.data import ClipTensors, Prepared
+from crrl.data.augmentation import RandomTurn
 from crrl.errors import CrrlError
+from crrl.features import standardise
 from crrl.methods import METHODS, PhasePlan, first_alone
-from crrl.models import Encoder
+from crrl.models import Encoder, FeatureExtractor
 from crrl.runs import RunFolder, load_encoder, save_encoder
 from crrl.training.loop import Loop, Plan
 from crrl.training.phases import Phase, Teacher, build_module
@@ -113,7 +115,9 @@ class Trainer:
 
     def _save(self, path: Path, encoder: Encoder, method: str) -> None:
         if self.ranks.rank == 0:
-            save_encoder(path, encoder, self.prepared, method)
+            features = FeatureExtractor(encoder.eval(), self.config.features.pooling)
+            standardise(features, self.tensors, self.train_clips, self.config.features.feature_deviation)
+            save_encoder(path, features, self.prepared, method)
         self.ranks.wait()  # the others read it only once it is there
 
     def _phase(self, plan: PhasePlan) -> Phase:
@@ -125,7 +129,8 @@ class Trainer:
         torch.manual_seed(self._plans[plan.step].seed)
         compiled = fast_paths(self.config, self.device)["decoder"][0] == "compiled"
         module = build_module(plan, self.config, self.tensors.channels, previous, compiled)
-        return Phase(plan, module.to(self.device), self.ranks, teacher)
+        turn = RandomTurn(self.config.turns.turn_yaw, self.config.turns.turn_tilt)
+        return Phase(plan, module.to(self.device), self.ranks, teacher, turn)
 
     def _load_first(self, path: Path) -> Encoder:
         """The first phase's encoder from its file.
@@ -136,10 +141,11 @@ class Trainer:
         file, needed = load_encoder(path), first_alone(self.config.method)
         if file.method != needed:
             raise CrrlError(f"{path} holds an encoder of {file.method}: {self.config.method} begins with {needed}")
-        same_size = file.encoder.gru.hidden_size == self.config.encoder.hidden_size
+        encoder = file.features.encoder
+        same_size = encoder.gru.hidden_size == self.config.encoder.hidden_size
         if not same_size or file.preprocessor != self.prepared.preprocessor:
             raise CrrlError(f"{path} has another size or preprocessing than this run: give a matching teacher")
-        return file.encoder
+        return encoder
 
     def _plan(self, phase: PhasePlan) -> Plan:
         config = self.config

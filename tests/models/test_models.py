@@ -283,6 +283,12 @@ class TestInformationFuser:
         assert torch.equal(learner.queue[:3], keys)
         torch.testing.assert_close(before, after)
 
+    def test_it_recites_the_clip_whatever_the_encoder_has_seen(self) -> None:
+        model, x, seen = InformationFuser(reconstructor(7)).eval(), clips(), clips().flip(2)
+        assert model.reconstructor is not None
+        expected = model.reconstructor.loss_r(x, model.encoder(seen, LENGTHS), LENGTHS)
+        torch.testing.assert_close(model(x, LENGTHS, seen=seen)[0], expected)
+
     def test_parts_of_different_encoders_or_none_are_refused(self) -> None:
         with pytest.raises(ValueError, match="share one encoder"):
             InformationFuser(reconstructor(), learner=learner())

@@ -154,3 +154,13 @@ def test_a_ragged_batch_without_rows_is_empty() -> None:
     y, h_n = GRU(3, 5, batch_first=True)(torch.randn(0, 9, 3), lengths=torch.tensor([], dtype=torch.int64))
     assert y.shape == (0, 9, 5)
     assert h_n.shape == (1, 0, 5)
+
+
+def test_each_layer_gives_the_output_of_the_layers_up_to_it() -> None:
+    ours, theirs = twins(2, bidirectional=True)
+    x, _ = inputs(2, bidirectional=True)
+    lower = nn.GRU(3, 5, bidirectional=True, batch_first=True, dtype=torch.float64)
+    lower.load_state_dict({name: weight for name, weight in theirs.state_dict().items() if "_l0" in name})
+    outputs = ours.each_layer(x, UNSORTED)
+    for got, gru in zip(outputs, (lower, theirs), strict=True):
+        torch.testing.assert_close(got, Packing(gru)(x, None, UNSORTED)[0], rtol=1e-9, atol=1e-11)

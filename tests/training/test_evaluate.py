@@ -83,11 +83,11 @@ def tensors_of(run: Path) -> ClipTensors:
 
 
 def test_features_do_not_depend_on_the_batch_or_the_order(run: Path) -> None:
-    encoder = crrl.load(run).encoder
+    features = crrl.load(run).features
     tensors = tensors_of(run)
     index = torch.tensor([7, 3, 3, 41, 0])
-    together = encode(encoder, tensors, index)
-    alone = torch.cat([encode(encoder, tensors, index[i : i + 1]) for i in range(5)])
+    together = encode(features, tensors, index)
+    alone = torch.cat([encode(features, tensors, index[i : i + 1]) for i in range(5)])
     torch.testing.assert_close(together, alone)
     assert torch.equal(together[1], together[2])
 
@@ -96,7 +96,7 @@ def test_embedding_raw_clips_gives_the_features_that_were_scored(run: Path, clip
     tensors = tensors_of(run)
     model = crrl.load(run)
     raw = [np.load(clip_folder / f"{i:02}.npy") for i in range(6)]
-    expected = encode(model.encoder, tensors, torch.arange(6)).numpy()
+    expected = encode(model.features, tensors, torch.arange(6)).numpy()
     np.testing.assert_allclose(model.embed(raw), expected, atol=1e-5)
 
 

@@ -1,0 +1,47 @@
+"""The features of a clip: hidden states pooled over its frames, and standardised by those of the training clips."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from crrl.models.layers import Encoder
+from crrl.reference.motion import temporal_average, temporal_deviation
+
+Pooling = Literal["mean", "moments"]
+
+
+class FeatureExtractor(nn.Module):
+    """An encoder with what is made of its hidden states for a classifier.
+
+    Args:
+        encoder: gives D hidden states per layer and frame.
+        pooling: mean, TAP of the top layer (Section IV-B, last paragraph), D features; moments, the mean and the
+            standard deviation over the clip's frames of both layers, 4·D features.
+
+    Attributes:
+        center, scale: float32 [features], subtracted and multiplied by; 0 and 1 until `crrl.features.standardise`.
+    """
+
+    center: Tensor
+    scale: Tensor
+
+    def __init__(self, encoder: Encoder, pooling: Pooling = "mean"):
+        super().__init__()
+        self.encoder = encoder
+        self.pooling = pooling
+        size = encoder.features * (1 if pooling == "mean" else 4)
+        self.register_buffer("center", torch.zeros(size))
+        self.register_buffer("scale", torch.ones(size))
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Features [B, F] of coordinates x [B, T, J·3]."""
+        return (self._pooled(x, lengths) - self.center) * self.scale
+
+    def _pooled(self, x: Tensor, lengths: Tensor) -> Tensor:
+        if self.pooling == "mean":
+            return self.encoder.pooled(x, lengths)
+        layers = self.encoder.each_layer(x, lengths)
+        return torch.cat([pool(h, lengths) for pool in (temporal_average, temporal_deviation) for h in layers], dim=1)

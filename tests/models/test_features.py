@@ -1,0 +1,47 @@
+"""Features of hidden states: pooled over the valid frames of each clip, then standardised."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from crrl.models import Encoder, FeatureExtractor
+
+LENGTHS = torch.tensor([6, 1, 4])
+
+
+def clips() -> Tensor:
+    """[3, 6, 9] random coordinates; padded frames hold garbage that nothing may read."""
+    x = torch.rand(3, 6, 9, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for row, length in enumerate(LENGTHS.tolist()):
+        x[row, length:] = 1e6
+    return x
+
+
+def encoder() -> Encoder:
+    torch.manual_seed(1)
+    return Encoder(9, hidden_size=8).eval()
+
+
+def test_the_mean_is_tap() -> None:
+    model = encoder()
+    torch.testing.assert_close(FeatureExtractor(model)(clips(), LENGTHS), model.pooled(clips(), LENGTHS))
+
+
+def test_moments_are_mean_and_deviation_of_both_layers_over_the_clips_own_frames() -> None:
+    model, x = encoder(), clips()
+    features = FeatureExtractor(model, "moments")(x, LENGTHS)
+    lower = torch.nn.GRU(9, 8, bidirectional=True, batch_first=True)
+    lower.load_state_dict({name: w for name, w in model.gru.state_dict().items() if "_l0" in name})
+    for row, length in enumerate(LENGTHS.tolist()):
+        clip = x[row : row + 1, :length]
+        h = torch.cat([lower(clip)[0][0], model(clip, LENGTHS[row : row + 1])[0]], dim=1)
+        torch.testing.assert_close(features[row], torch.cat([h.mean(0), h.std(0, correction=0)]), atol=1e-5, rtol=1e-4)
+
+
+def test_features_are_shifted_and_scaled() -> None:
+    model = FeatureExtractor(encoder(), "moments")
+    plain = model(clips(), LENGTHS)
+    model.center.fill_(0.5)
+    model.scale.fill_(3)
+    torch.testing.assert_close(model(clips(), LENGTHS), 3 * (plain - 0.5))

@@ -1,0 +1,110 @@
+"""Random turns: rigid, of the clip as a whole, about the axes and by the angles asked for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from crrl.data import Batch
+from crrl.data.augmentation import RandomTurn
+from crrl.methods import CML, SER
+from crrl.models import ContrastiveMotionLearner, Decoder, Encoder, InformationFuser, SequenceReconstructor
+from crrl.reference.motion import velocity
+from crrl.training.phases import Phase
+from crrl.training.ranks import Ranks
+
+
+def clips(rows: int = 6) -> Tensor:
+    """[rows, 4, 5·3] coordinates, the last frame padding."""
+    x = torch.randn(rows, 4, 15, generator=torch.Generator().manual_seed(0))
+    x[:, -1] = 0
+    return x
+
+
+def joints(x: Tensor) -> Tensor:
+    """[B, T, J, 3]."""
+    return x.unflatten(2, (-1, 3))
+
+
+def test_no_turn_leaves_the_clips_as_they_are() -> None:
+    x = clips()
+    assert RandomTurn()(x) is x
+
+
+def test_a_turn_is_rigid_and_the_same_in_all_frames_of_a_clip() -> None:
+    torch.manual_seed(1)
+    x = clips()
+    turned = RandomTurn(yaw=45, tilt=10)(x)
+    for before, after in zip(x, turned, strict=True):
+        a, b = before.view(-1, 3), after.view(-1, 3)
+        torch.testing.assert_close(b @ b.T, a @ a.T)
+        rotation = torch.linalg.lstsq(a, b).solution
+        torch.testing.assert_close(torch.linalg.det(rotation), torch.tensor(1.0))
+    assert not turned[:, -1].any()
+
+
+def test_each_clip_has_an_angle_of_its_own() -> None:
+    torch.manual_seed(2)
+    turned = RandomTurn(yaw=30)(clips(1).repeat(3, 1, 1))
+    assert not torch.allclose(turned[0], turned[1])
+    assert not torch.allclose(turned[1], turned[2])
+
+
+def test_yaw_is_about_the_vertical() -> None:
+    torch.manual_seed(3)
+    x = clips()
+    torch.testing.assert_close(joints(RandomTurn(yaw=60)(x))[..., 1], joints(x)[..., 1])
+
+
+@pytest.mark.parametrize(("turn", "seen", "axes"), [(RandomTurn(yaw=20), 0, (0, 2)), (RandomTurn(tilt=20), 2, (2, 1))])
+def test_angles_have_the_standard_deviation_asked_for(turn: RandomTurn, seen: int, axes: tuple[int, int]) -> None:
+    torch.manual_seed(4)
+    x = torch.zeros(4000, 1, 3)
+    x[:, :, seen] = 1
+    turned = turn(x)[:, 0]
+    angles = torch.atan2(turned[:, axes[1]], turned[:, axes[0]]) * 180 / torch.pi
+    assert angles.std().item() == pytest.approx(20, rel=0.05)
+    assert angles.mean().item() == pytest.approx(0, abs=1)
+
+
+def test_it_computes_in_float32_under_autocast() -> None:
+    torch.manual_seed(5)
+    expected = RandomTurn(yaw=45, tilt=10)(clips())
+    torch.manual_seed(5)
+    with torch.autocast("cpu", torch.bfloat16):
+        turned = RandomTurn(yaw=45, tilt=10)(clips())
+    assert torch.equal(turned, expected)
+
+
+def learner() -> ContrastiveMotionLearner:
+    torch.manual_seed(6)
+    return ContrastiveMotionLearner(Encoder(15, 6, dropout=0), 10, 0.1, 0.99, 0.9)
+
+
+def batch() -> Batch:
+    x, lengths = clips(), torch.tensor([3, 1, 2, 3, 3, 2])
+    return Batch(x, velocity(x, lengths), lengths, torch.arange(6))
+
+
+def test_step_1_turns_coordinates_and_velocities_apart() -> None:
+    one, turn = batch(), RandomTurn(yaw=45)
+    assert one.v is not None
+    phase, expected = Phase(CML, InformationFuser(learner=learner()), Ranks(), turn=turn), learner()
+    torch.manual_seed(7)
+    loss, _ = phase.loss(one, Ranks().share(6))
+    torch.manual_seed(7)
+    x, v = turn(one.x), turn(one.v)
+    torch.testing.assert_close(loss, expected(x, v, one.lengths)[0])
+    assert not torch.allclose(v, velocity(x, one.lengths))
+
+
+def test_step_2_turns_what_the_encoder_reads_alone() -> None:
+    one, turn = batch(), RandomTurn(yaw=45)
+    torch.manual_seed(8)
+    reconstructor = SequenceReconstructor(Encoder(15, 6, dropout=0), Decoder(12, 15, 5, dropout=0))
+    torch.manual_seed(9)
+    loss, _ = Phase(SER, InformationFuser(reconstructor), Ranks(), turn=turn).loss(one, Ranks().share(6))
+    torch.manual_seed(9)
+    h = reconstructor.encoder(turn(one.x), one.lengths)
+    torch.testing.assert_close(loss, reconstructor.loss_r(one.x, h, one.lengths))
