@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -15,6 +15,9 @@ from crrl.files import explain_os_errors, read_json, write_json
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
+
+GROWTH = 1 << 26
+"""Bytes by which the flat array grows, at least, while clips are joined."""
 
 _ARRAYS = ("frames", "offsets", "labels", "subjects", "views", "setups")
 
@@ -86,7 +89,7 @@ class Clips:
     @classmethod
     def from_arrays(
         cls,
-        clips: Sequence[object],
+        clips: Iterable[object],
         *,
         labels: npt.ArrayLike,
         names: Sequence[str],
@@ -97,22 +100,16 @@ class Clips:
     ) -> Clips:
         """Join separate clips, each [T_i, J, 3], into the flat form, checking every one.
 
+        Clips may come from a generator: see `join`.
+
         Raises:
             CrrlError: a clip is empty, not [T, J, 3], not finite, or has another joint count than the first.
         """
-        if len(clips) == 0:
-            raise CrrlError("no clips given: at least one is needed")
-        arrays = [check_clip(clip, name) for clip, name in zip(clips, names, strict=True)]
-        joints = arrays[0].shape[1]
-        for array, name in zip(arrays, names, strict=True):
-            if array.shape[1] != joints:
-                raise CrrlError(
-                    f"{name} has {array.shape[1]} joints, but {names[0]} has {joints}: one count per data set"
-                )
-        unknown = np.full(len(arrays), -1, np.int64)
+        frames, offsets = join(zip(names, clips, strict=True))
+        unknown = np.full(len(names), -1, np.int64)
         return cls(
-            frames=np.concatenate(arrays),
-            offsets=np.concatenate([[0], np.cumsum([len(array) for array in arrays])]).astype(np.int64),
+            frames=frames,
+            offsets=offsets,
             labels=np.asarray(labels, np.int64),
             subjects=unknown if subjects is None else np.asarray(subjects, np.int64),
             views=unknown if views is None else np.asarray(views, np.int64),
@@ -161,6 +158,46 @@ class Clips:
         if len(clips.offsets) != len(clips) + 1 or clips.offsets[-1] != len(clips.frames):
             raise CrrlError(f"{folder} holds arrays that do not fit each other; delete it to have it made again")
         return clips
+
+
+def join(named: Iterable[tuple[str, object]]) -> tuple[FloatArray, IntArray]:
+    """Check clips, each [T_i, J, 3] after its name, and lay them one after the other in memory that grows in place.
+
+    They are taken one at a time: from a generator, no more than one of them is in memory beside the flat array.
+
+    Returns:
+        frames float32 [ΣT, J, 3] and offsets int64 [N + 1].
+
+    Raises:
+        CrrlError: there is none; one is empty, not [T, J, 3], not finite, or has another joint count than the first.
+    """
+    frames = np.empty((0, 0, 3), np.float32)
+    ends, first = [0], ""
+    for name, clip in named:
+        array = check_clip(clip, name)
+        if len(ends) == 1:
+            frames, first = np.empty((0, *array.shape[1:]), np.float32), name
+        if array.shape[1] != frames.shape[1]:
+            joints = frames.shape[1]
+            raise CrrlError(f"{name} has {array.shape[1]} joints, but {first} has {joints}: one count per data set")
+        ends.append(ends[-1] + len(array))
+        if ends[-1] > len(frames):  # realloc: what lies there is moved, not copied, and counts once
+            step = max(len(frames) // 8, GROWTH // array[0].nbytes)
+            frames.resize((ends[-1] + step, *array.shape[1:]), refcheck=False)
+        frames[ends[-2] : ends[-1]] = array
+    if len(ends) == 1:
+        raise CrrlError("no clips given: at least one is needed")
+    frames.resize((ends[-1], *frames.shape[1:]), refcheck=False)
+    return frames, np.array(ends, np.int64)
+
+
+def mark_present(frames: FloatArray, present: npt.NDArray[np.bool_]) -> None:
+    """Move joints that are `present` (bool [T, J]) but lie exactly at (0, 0, 0), the mark of an absent one, in place.
+
+    By a micrometre: motion capture pins a hip, and public preparations a spine, to the origin.
+    """
+    at_origin = present & np.all(frames == 0, axis=2)
+    frames[at_origin, 0] = 1e-6
 
 
 def check_clip(clip: object, name: str) -> FloatArray:

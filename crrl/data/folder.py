@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,20 +38,7 @@ def read_labels(root: Path) -> list[dict[str, str]]:
         CrrlError: the file is missing, has no rows, lacks a column or a value, or lists a clip twice.
     """
     path = root / LABELS
-    with explain_os_errors(path, "read"), open(path, newline="", encoding="utf-8-sig") as file:
-        try:
-            reader = csv.DictReader(file, restval="")
-            columns = reader.fieldnames or ()
-            rows = [(reader.line_num, row) for row in reader]
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise CrrlError(f"{path} is not a CSV file in UTF-8: {error}") from error
-    missing = {"file", "label"} - set(columns)
-    if missing:
-        raise CrrlError(
-            f"{path} has no column {' or '.join(sorted(missing))}: its first line names the columns, file,label"
-        )
-    if not rows:
-        raise CrrlError(f"{path} lists no clips: add a row for each")
+    rows = read_rows(path, {"file", "label"})
     seen: set[str] = set()
     for line, row in rows:
         if not row["file"] or not row["label"]:
@@ -66,31 +54,28 @@ def read_labels(root: Path) -> list[dict[str, str]]:
     return [row for _, row in rows]
 
 
-def load(files: list[Path]) -> Clips:
-    """Read the clips that `find_files` found, with one split, "default".
-
-    Its test clips are those marked test in the column split; without that column, every fifth clip of each class.
+def read_rows(path: Path, required: set[str]) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a CSV file in UTF-8 whose first line names the columns, with their line numbers.
 
     Raises:
-        CrrlError: a clip is damaged, empty, not finite, or has another joint count than the first.
+        CrrlError: the file is missing, is no such file, has no rows or lacks a required column.
     """
-    labels_path, *clip_paths = files
-    rows = read_labels(labels_path.parent)
-    class_names = sorted({row["label"] for row in rows})
-    clips = Clips.from_arrays(
-        [read_clip(path) for path in clip_paths],
-        labels=[class_names.index(row["label"]) for row in rows],
-        names=[str(path) for path in clip_paths],
-        class_names=class_names,
-        **{f"{fact}s": [int(row.get(fact) or -1) for row in rows] for fact in FACTS},
-    )
-    test = np.array([row["split"] == "test" for row in rows]) if "split" in rows[0] else _every_fifth(clips.labels)
-    if test.all() or not test.any():
+    with explain_os_errors(path, "read"), open(path, newline="", encoding="utf-8-sig") as file:
+        try:
+            reader = csv.DictReader(file, restval="")
+            columns = reader.fieldnames or ()
+            rows = [(reader.line_num, row) for row in reader]
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise CrrlError(f"{path} is not a CSV file in UTF-8: {error}") from error
+    missing = required - set(columns)
+    if missing:
         raise CrrlError(
-            f"{labels_path} needs clips for training and for testing: mark some of each in its column split"
+            f"{path} has no column {' or '.join(sorted(missing))}: its first line names the columns, "
+            f"{','.join(sorted(required))}"
         )
-    split = Split(np.flatnonzero(~test), {"all": np.flatnonzero(test)})
-    return replace(clips, names=tuple(row["file"] for row in rows), splits={"default": split})
+    if not rows:
+        raise CrrlError(f"{path} lists no clips: add a row for each")
+    return rows
 
 
 def read_clip(path: Path) -> FloatArray:
@@ -114,6 +99,36 @@ def read_clip(path: Path) -> FloatArray:
                 f"{path} is damaged or no .npy/.npz array ({error}): restore it or remove its row"
             ) from error
     return check_clip(content, str(path))
+
+
+def load(files: list[Path], read: Callable[[Path], object] = read_clip) -> Clips:
+    """Read the clips that `find_files` found, with one split, "default".
+
+    Its test clips are those marked test in the column split; without that column, every fifth clip of each class.
+
+    Args:
+        files: labels.csv, then the clip files. read: makes a clip, [T, J, 3], of one of them.
+
+    Raises:
+        CrrlError: a clip is damaged, empty, not finite, or has another joint count than the first.
+    """
+    labels_path, *clip_paths = files
+    rows = read_labels(labels_path.parent)
+    class_names = sorted({row["label"] for row in rows})
+    clips = Clips.from_arrays(
+        (read(path) for path in clip_paths),
+        labels=[class_names.index(row["label"]) for row in rows],
+        names=[str(path) for path in clip_paths],
+        class_names=class_names,
+        **{f"{fact}s": [int(row.get(fact) or -1) for row in rows] for fact in FACTS},
+    )
+    test = np.array([row["split"] == "test" for row in rows]) if "split" in rows[0] else _every_fifth(clips.labels)
+    if test.all() or not test.any():
+        raise CrrlError(
+            f"{labels_path} needs clips for training and for testing: mark some of each in its column split"
+        )
+    split = Split(np.flatnonzero(~test), {"all": np.flatnonzero(test)})
+    return replace(clips, names=tuple(row["file"] for row in rows), splits={"default": split})
 
 
 def _every_fifth(labels: IntArray) -> np.ndarray:
