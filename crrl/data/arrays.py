@@ -1,0 +1,81 @@
+"""What the readers of array files share: the one file, bodies side by side, padding, names and the facts in them."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crrl.data.clips import FloatArray, IntArray, mark_present
+from crrl.errors import CrrlError
+
+_NTU_NAME = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R\d{3}A\d{3}(?:\.skeleton)?")
+
+
+def only_file(root: Path, patterns: Sequence[str], what: str) -> Path:
+    """The only file of these patterns in a folder.
+
+    Raises:
+        CrrlError: there is none, or several.
+    """
+    files = sorted({path for pattern in patterns for path in root.glob(pattern)})
+    if len(files) != 1:
+        found = ", ".join(path.name for path in files[:5]) or "none"
+        raise CrrlError(f"{root} should hold one {what}, here are {found}: give --data a folder with that one alone")
+    return files[0]
+
+
+def join_bodies(bodies: npt.NDArray[np.floating], present: npt.NDArray[np.bool_] | None = None) -> FloatArray:
+    """Bodies [T, M, V, 3] side by side, float32 [T, M·V, 3], joints that are present but at the origin moved off it.
+
+    `present` is bool [T, M, V]; None: `all_joints_of(bodies)`.
+    """
+    frames, count, joints, _ = bodies.shape
+    if present is None:
+        present = all_joints_of(bodies)
+    joined = bodies.astype(np.float32).reshape(frames, count * joints, 3)
+    mark_present(joined, present.reshape(frames, count * joints))
+    return joined
+
+
+def all_joints_of(bodies: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """bool [..., V] of bodies [..., V, C]: all joints of a body any of which is not zero."""
+    shown = np.asarray(bodies.any(axis=(-2, -1)))
+    return np.broadcast_to(shown[..., None], bodies.shape[:-1])
+
+
+def without_padding(bodies: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """Bodies [T, M, V, 3] without the zero frames after the last that shows one; zero frames before it stay."""
+    shown = np.flatnonzero(bodies.any(axis=(1, 2, 3)))
+    return bodies[: shown[-1] + 1 if len(shown) else 0]
+
+
+def warn_if_coarse(path: Path, dtype: npt.DTypeLike) -> None:
+    """Say so if coordinates are float16: a few metres are then rounded to millimetres, as much as a frame's motion."""
+    if np.dtype(dtype).itemsize < 4:
+        warnings.warn(
+            f"{path} holds float16 coordinates: too coarse for velocities (Eq. 2); use a float32 file if there is one",
+            stacklevel=2,
+        )
+
+
+def check_unique(path: Path, names: Sequence[str]) -> None:
+    """Raise CrrlError where a clip's name comes twice."""
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise CrrlError(f"{path} names {twice[0][:80]!r} twice: restore it, or give each clip a name of its own")
+
+
+def ntu_facts(names: Sequence[str]) -> dict[str, IntArray]:
+    """subjects, views and setups of clips named like S001C002P003R002A013, -1 for other names; each int64 [N]."""
+    facts = np.full((3, len(names)), -1, np.int64)
+    for place, name in enumerate(names):
+        if match := _NTU_NAME.fullmatch(name):
+            facts[:, place] = [int(number) for number in match.groups()]
+    return {"setups": facts[0], "views": facts[1], "subjects": facts[2]}

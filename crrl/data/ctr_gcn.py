@@ -1,0 +1,126 @@
+"""The .npz files of CTR-GCN's preparation of NTU RGB+D: x_train, y_train, x_test, y_test.
+
+x is [N, 300, 150], a clip's frames of 2 × 25 joints x y z, filled up with zeros; y is one-hot, [N, classes].
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crrl.data.arrays import join_bodies, only_file, warn_if_coarse, without_padding
+from crrl.data.clips import Clips, FloatArray, IntArray, Split
+from crrl.errors import CrrlError
+from crrl.files import explain_os_errors
+
+BODIES, NUM_JOINTS = 2, 25
+SIDES = ("train", "test")
+CHUNK = 64
+"""Clips read at a time: 64 × 300 × 150 float32 are 11.5 MB."""
+
+
+def find_files(root: Path) -> list[Path]:
+    """The one .npz file in `root`.
+
+    Raises:
+        CrrlError: there is none, or several: each is a split of its own.
+    """
+    return [only_file(root, ["*.npz"], "CTR-GCN file (NTU60_CS.npz, say)")]
+
+
+def load(files: list[Path]) -> Clips:
+    """Read the file that `find_files` found: two bodies, [ΣT, 50, 3]; the split "default" is the file's.
+
+    Zero frames at the end of a clip are taken for filling and left out; others stay. The file is read a few clips at a
+    time, so that memory holds little beside the clips without their filling.
+
+    Raises:
+        CrrlError: the file is damaged, lacks one of the four arrays, one has another shape or type, or a clip is empty.
+    """
+    path = files[0]
+    with explain_os_errors(path, "read"):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return _read(path, archive)
+        except (CrrlError, OSError):
+            raise
+        except Exception as error:  # a damaged file fails in zipfile, zlib, tokenize, ..., each in its own way
+            reason = str(error)[:100].replace("\n", " ")
+            raise CrrlError(f"{path} is damaged or no .npz file ({reason}): restore it") from error
+
+
+def _read(path: Path, archive: zipfile.ZipFile) -> Clips:
+    one_hot = {side: list(_chunks(path, archive, f"y_{side}", 2)) for side in SIDES}
+    labels = [_labels(path, f"y_{side}", one_hot[side]) for side in SIDES]
+    classes = {chunk.shape[1] for side in SIDES for chunk in one_hot[side]}
+    if len(classes) != 1:
+        raise CrrlError(f"{path}: y_train and y_test have different numbers of classes; restore the file")
+    train, test = (np.arange(len(side)) for side in labels)
+    clips = Clips.from_arrays(
+        (clip for side in SIDES for clip in _clips(path, archive, f"x_{side}")),
+        labels=np.concatenate(labels),
+        names=[f"{path}, x_{side}[{i}]" for side, index in zip(SIDES, (train, test), strict=True) for i in index],
+        class_names=[str(number) for number in range(1, classes.pop() + 1)],
+    )
+    names = tuple(name.partition(", x_")[2] for name in clips.names)
+    return replace(clips, names=names, splits={"default": Split(train, {"all": test + len(train)})})
+
+
+def _labels(path: Path, name: str, chunks: list[npt.NDArray[Any]]) -> IntArray:
+    values = np.concatenate(chunks)
+    wrong = np.flatnonzero((values != 0).sum(axis=1) != 1)
+    if len(wrong) or not np.isin(values, (0, 1)).all():
+        row = wrong[0] if len(wrong) else np.argwhere(~np.isin(values, (0, 1)))[0, 0]
+        raise CrrlError(f"{path}: {name}[{row}] is not one-hot; restore the file")
+    labels: IntArray = values.argmax(axis=1)
+    return labels
+
+
+def _clips(path: Path, archive: zipfile.ZipFile, name: str) -> Iterator[FloatArray]:
+    for chunk in _chunks(path, archive, name, 3):
+        if chunk.shape[2] != 3 * BODIES * NUM_JOINTS or chunk.dtype.kind != "f":
+            raise CrrlError(
+                f"{path}: {name} is {chunk.dtype} [N, T, {chunk.shape[2]}], not float [N, T, 150]: "
+                f"two bodies of 25 joints, as CTR-GCN prepares NTU RGB+D, are needed"
+            )
+        warn_if_coarse(path, chunk.dtype)
+        for clip in chunk.reshape(len(chunk), -1, BODIES, NUM_JOINTS, 3):
+            yield join_bodies(without_padding(clip))
+
+
+def _chunks(path: Path, archive: zipfile.ZipFile, name: str, axes: int) -> Iterator[npt.NDArray[Any]]:
+    """CHUNK rows of an array at a time, in its own type; the archive's checksum is held at the end."""
+    member = f"{name}.npy"
+    if member not in archive.namelist():
+        raise CrrlError(f"{path} has no array {name}: x_train, y_train, x_test and y_test are needed; restore the file")
+    with archive.open(member) as stream:
+        shape, dtype = _header(stream)
+        size = math.prod(shape) * dtype.itemsize
+        if len(shape) != axes or 0 in shape or archive.getinfo(member).file_size != stream.tell() + size:
+            raise CrrlError(f"{path}: {name} has shape {list(shape)} and other data than that; restore the file")
+        for first in range(0, shape[0], CHUNK):
+            rows = (min(CHUNK, shape[0] - first), *shape[1:])
+            content = stream.read(math.prod(rows) * dtype.itemsize)
+            yield np.frombuffer(content, dtype).reshape(rows)
+        stream.read(1)
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of the .npy file in the archive.
+
+    Raises:
+        ValueError: it holds objects or is in Fortran order.
+    """
+    version = np.lib.format.read_magic(stream)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+    shape, fortran, dtype = read(stream)
+    if fortran or dtype.kind not in "fiub":
+        raise ValueError(f"an array of {dtype} in {'Fortran' if fortran else 'C'} order")
+    return shape, dtype

@@ -1,0 +1,237 @@
+"""A restricted unpickler: lists, dicts, tuples, strings, numbers and NumPy arrays of numbers or text, and nothing else.
+
+Pickle is a program for a stack machine that may call whatever it names. Here it may name only what NumPy's own pickles
+name (protocols 0 to 5, NumPy 1 and 2, Python 2 and 3), and what answers to those names is made in this file: it takes
+plain values, checks them and returns plain values. Instructions that could do more are taken out of the machine,
+lengths are held against the file's, and all arrays together may not hold more than the file does.
+
+The machine is the one in Python's own `pickle`, not the C one: that allocates what a memo index asks for.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+import pickletools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NoReturn, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from crrl.errors import CrrlError
+from crrl.files import explain_os_errors
+
+_DTYPE = re.compile(r"[<>|=]?(?:b1|[iu][1248]|f[248]|c(?:8|16)|[SU]\d{1,6})")
+_ADMITTED = """
+    MARK STOP POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT
+    STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8
+    BYTEARRAY8 EMPTY_LIST LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_DICT DICT SETITEM SETITEMS
+    GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE PROTO FRAME GLOBAL STACK_GLOBAL REDUCE BUILD
+"""
+_INSTRUCTIONS = {ord(code.code): code.name for code in pickletools.opcodes}
+
+
+class Forbidden(pickle.UnpicklingError):
+    """The pickle asks for something that is not admitted; the message says what."""
+
+
+def read_pickle(path: Path) -> Any:
+    """The content of a pickle of plain values and arrays.
+
+    Raises:
+        CrrlError: the file names something else (`os.system`, say), holds arrays of objects, or is damaged.
+    """
+    with explain_os_errors(path, "read"), open(path, "rb") as file:
+        try:
+            return _Unpickler(_Bounded(file, path.stat().st_size)).load()
+        except Forbidden as error:
+            raise CrrlError(
+                f"{path} holds {error}: as a pickle can run any program, only plain values and NumPy arrays are read "
+                f"from one; save it again without, or do not trust it"
+            ) from error
+        except OSError:
+            raise
+        except Exception as error:  # a damaged pickle fails in each instruction's own way
+            reason = str(error)[:100].replace("\n", " ") or type(error).__name__
+            raise CrrlError(f"{path} is damaged, cut short or no pickle ({reason}): restore it") from error
+
+
+class _Bounded:
+    """A file that refuses to read beyond its end before any memory is taken for it."""
+
+    def __init__(self, file: BinaryIO, size: int):
+        self._file, self.size = file, size
+
+    def read(self, count: int) -> bytes:
+        if not 0 <= count <= self.size - self._file.tell():
+            raise EOFError("it ends too early")
+        return self._file.read(count)
+
+    def readline(self) -> bytes:
+        return self._file.readline()
+
+
+class _Name:
+    """What a name in the pickle stands for: an object without any attribute that a pickle could reach or change."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str):
+        self.text = text
+
+
+class _Array(np.ndarray[Any, np.dtype[Any]]):
+    """An array that the pickle makes empty first, to set its state later."""
+
+
+class _Dtype:
+    """The type of an array under construction; NumPy's own would let a pickle change types that all arrays share."""
+
+    def __init__(self, code: object):
+        name = _text(code)
+        if not _DTYPE.fullmatch(name):
+            raise Forbidden(f"an array of type {name[:20]!r}")
+        self.value = np.dtype(name)
+
+    def set_state(self, state: object) -> None:
+        """(version, byte order, subarray, names, fields, and sizes that the name has said already)."""
+        if not isinstance(state, tuple) or len(state) < 5 or any(part is not None for part in state[2:5]):
+            raise Forbidden("an array type with fields")
+        self.value = self.value.newbyteorder(cast(Literal["<", ">", "|", "="], _text(state[1])))
+
+
+class _Dispatch(dict[int, Callable[[Any], None]]):
+    """The admitted instructions by their code."""
+
+    def __missing__(self, code: int) -> NoReturn:
+        raise Forbidden(f"the instruction {_INSTRUCTIONS.get(code, hex(code))}")
+
+
+class _Unpickler(pickle._Unpickler):
+    stack: list[Any]
+    pop_mark: Callable[[], list[Any]]
+
+    def __init__(self, file: _Bounded):
+        super().__init__(cast(Any, file), encoding="latin1")  # Python 2's strings were bytes
+        self._budget = 2 * file.size  # every byte once as text that is turned into bytes, once in an array
+        self._makers: dict[str, Callable[..., object]] = {
+            "_codecs.encode": self._encode,
+            "builtins.bytes": lambda: b"",
+            "builtins.bytearray": self._byte_array,
+            "builtins.complex": lambda real, imaginary: complex(float(real), float(imaginary)),
+            "numpy.dtype": lambda code, *align_and_copy: _Dtype(code),
+            "numpy.multiarray._reconstruct": _empty_array,
+            "numpy.multiarray.scalar": lambda dtype, raw: self._array((), dtype, raw, "C").item(),
+            "numpy.numeric._frombuffer": lambda raw, dtype, shape, order: self._array(shape, dtype, raw, order),
+        }
+
+    dispatch = _Dispatch(
+        {code: act for code, act in pickle._Unpickler.dispatch.items() if _INSTRUCTIONS.get(code) in _ADMITTED.split()}
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        text = re.sub(r"^numpy\._?core\.", "numpy.", f"{module}.{name}").replace("__builtin__.", "builtins.", 1)
+        if text not in self._makers and text != "numpy.ndarray":
+            raise Forbidden(f"the name {f'{module}.{name}'[:60]!r}")
+        return _Name(text)
+
+    def load_reduce(self) -> None:
+        arguments, name = self.stack.pop(), self.stack[-1]
+        if not isinstance(name, _Name) or name.text not in self._makers or not isinstance(arguments, tuple):
+            raise Forbidden("a call of what is no function")
+        self.stack[-1] = self._makers[name.text](*arguments)
+
+    def load_build(self) -> None:
+        state, target = self.stack.pop(), self.stack[-1]
+        if isinstance(target, _Dtype):
+            target.set_state(state)
+        elif isinstance(target, _Array):
+            _, shape, dtype, fortran, raw = state
+            target.__setstate__(cast(Any, (1, *self._checked(shape, dtype, raw, bool(fortran)))))
+        else:
+            raise Forbidden(f"a state for a {type(target).__name__}")
+
+    def load_setitems(self) -> None:
+        """Also of one item. Keys are text or numbers: hashing a tuple nested deeply enough overflows the C stack."""
+        items = self.pop_mark()
+        self._set_items(items)
+
+    def load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set_items([key, value])
+
+    def load_dict(self) -> None:
+        items = self.pop_mark()
+        self.stack.append({})
+        self._set_items(items)
+
+    def _set_items(self, items: list[Any]) -> None:
+        target, keys = self.stack[-1], items[::2]
+        if type(target) is not dict or not all(isinstance(key, str | int | float | bytes) for key in keys):
+            raise Forbidden("a dict whose keys are neither text nor numbers")
+        target.update(zip(keys, items[1::2], strict=True))
+
+    dispatch[pickle.REDUCE[0]] = load_reduce
+    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+    dispatch[pickle.DICT[0]] = load_dict
+
+    def _spend(self, size: int) -> None:
+        self._budget -= size
+        if self._budget < 0:
+            raise Forbidden("more data than it has bytes")
+
+    def _encode(self, text: str, encoding: str) -> bytes:
+        """How protocols 0 to 2 write bytes."""
+        if not isinstance(text, str) or encoding != "latin1":
+            raise Forbidden("a text in another encoding")
+        self._spend(len(text))
+        return text.encode("latin1")
+
+    def _byte_array(self, content: object = b"") -> bytes:
+        raw = _bytes(content)
+        self._spend(len(raw))
+        return raw
+
+    def _array(self, shape: object, dtype: object, raw: object, order: object) -> npt.NDArray[Any]:
+        counts, kind, fortran, data = self._checked(shape, dtype, raw, order == "F")
+        return np.ndarray(counts, kind, data, order="F" if fortran else "C")
+
+    def _checked(
+        self, shape: object, dtype: object, raw: object, fortran: bool
+    ) -> tuple[tuple[int, ...], np.dtype[Any], bool, bytes]:
+        """The state of an array whose data fill its shape exactly."""
+        if not isinstance(dtype, _Dtype):
+            raise Forbidden("an array of no type")
+        if not isinstance(shape, tuple) or not all(isinstance(n, int) and n >= 0 for n in shape) or len(shape) > 16:
+            raise ValueError("an array's shape is no list of counts")
+        data = _bytes(raw)
+        self._spend(len(data))
+        if len(data) != math.prod(shape) * dtype.value.itemsize:
+            raise ValueError("an array's data do not fill its shape")
+        return shape, dtype.value, fortran, data
+
+
+def _empty_array(kind: object, shape: object, code: object) -> _Array:
+    if not isinstance(kind, _Name) or kind.text != "numpy.ndarray":
+        raise Forbidden("an array of another class")
+    return np.ndarray.__new__(_Array, (0,), np.uint8)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str | bytes):
+        raise Forbidden("an array type that is no name")
+    return value if isinstance(value, str) else value.decode("latin1")
+
+
+def _bytes(value: object) -> bytes:
+    """Bytes as they are, or as Python 2's strings: an array of objects has a list here."""
+    if isinstance(value, bytes | bytearray):
+        return bytes(value)
+    if isinstance(value, str):
+        return value.encode("latin1")
+    raise Forbidden("an array of objects")

@@ -1,0 +1,197 @@
+"""PKU-MMD I and II: long recordings of two Kinect v2 bodies as text, cut into a clip for each labelled action.
+
+The files are those of the data set's own README: a line a frame of 2 × 25 joints x y z (metres; an absent body is
+zeros); label lines "action,start,end,confidence"; split files that name training and validation videos.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from crrl.data.arrays import join_bodies
+from crrl.data.clips import Clips, FloatArray, IntArray, Split, join
+from crrl.data.text import Line, line_error, numbers, read_lines
+from crrl.errors import CrrlError
+
+ACTIONS = tuple(
+    """bow|brushing hair|brushing teeth|check time (from watch)|cheer up|clapping|cross hands in front (say stop)
+    |drink water|drop|eat meal/snack|falling|giving something to other person|hand waving|handshaking
+    |hopping (one foot jumping)|hugging other person|jump up|kicking other person|kicking something
+    |make a phone call/answer phone|pat on back of other person|pickup|playing with phone/tablet
+    |point finger at the other person|pointing to something with finger|punching/slapping other person
+    |pushing other person|put on a hat/cap|put something inside pocket|reading|rub two hands together|salute
+    |sitting down|standing up|take off a hat/cap|take off glasses|take off jacket|take out something from pocket
+    |taking a selfie|tear up paper|throw|touch back (backache)|touch chest (stomachache/heart pain)
+    |touch head (headache)|touch neck (neckache)|typing on a keyboard|use a fan (with hand or paper)/feeling warm
+    |wear jacket|wear on glasses|wipe face|writing""".replace("\n    ", "").split("|")
+)
+"""Actions 1 to 51 in the order of the data set's Actions.xlsx; edition II shows 41 of them."""
+BODIES, NUM_JOINTS = 2, 25
+VIEWS = "LMR"
+"""Left, middle and right camera: views 1, 2 and 3."""
+
+_VIDEO = re.compile(r"(\d{4}|A\d\dN\d\d)-([LMR])")
+_SPLITS = {name: re.compile(rf"cross[-_]{name[6:]}(_v2)?\.txt") for name in ("cross-subject", "cross-view")}
+_LABEL = re.compile(r"(\d{1,2}) *, *(\d{1,6}) *, *(\d{1,6}) *, *(\d{1,3})")
+
+
+class Action(NamedTuple):
+    """One line of a label file: a clip of frames `start` to `end` - 1, counted from 0."""
+
+    video: str
+    line: int
+    action: int
+    start: int
+    end: int
+
+
+def find_files(root: Path) -> list[Path]:
+    """The split files below `root`, and of each video they name the label file and the skeleton file.
+
+    A video's files are NAME.txt, in a folder whose name contains "label" or "skeleton", or NAME.label, NAME.skeleton.
+
+    Raises:
+        CrrlError: there is no split file, or both editions', or a file of a video is missing.
+    """
+    texts = sorted(path for path in root.rglob("*") if path.suffix in (".txt", ".label", ".skeleton"))
+    split_files = [path for path in texts if _split_name(path)]
+    kinds = [_split_name(path) for path in split_files]
+    if not split_files or len(set(kinds)) != len(kinds):
+        found = "both editions', I and II" if split_files else "none"
+        raise CrrlError(
+            f"{root} should hold the split files of one edition of PKU-MMD, cross-subject.txt and cross-view.txt, and "
+            f"here are {found}: point --data at the folder of one edition"
+        )
+    videos = sorted({video for path in split_files for side in read_split(path) for video in side})
+    by_kind = {kind: {path.stem: path for path in texts if _is(path, kind, root)} for kind in ("label", "skeleton")}
+    for kind, paths in by_kind.items():
+        for video in videos:
+            if video not in paths:
+                raise CrrlError(
+                    f"{root} has no {kind} file of {video}, which the split files name: unpack it, in a folder named "
+                    f"{kind}, or take the name out"
+                )
+    return [*split_files, *(by_kind[kind][video] for video in videos for kind in ("label", "skeleton"))]
+
+
+def read_split(path: Path) -> tuple[set[str], set[str]]:
+    """The training and the validation videos of a split file: names apart by commas, each set under its heading.
+
+    Raises:
+        CrrlError: a heading is missing, a name is none, or a video is in both.
+    """
+    sides: list[set[str]] = []
+    for line in read_lines(path, whole=False):
+        if re.fullmatch(r"(train|valid)\w* videos:", line.text.lower()):  # "Validataion videos:" in the official files
+            if line.text.lower().startswith("train") != (not sides) or len(sides) == 2:
+                raise line_error(path, line, "the headings are not Training videos:, then Validation videos:")
+            sides.append(set())
+            continue
+        for name in re.split(r"[,\s]+", line.text.strip(" ,")):
+            if not sides or not _VIDEO.fullmatch(name):
+                raise line_error(path, line, f"{name[:40]!r} is no video under a heading")
+            if any(name in side for side in sides[:-1]):
+                raise line_error(path, line, f"{name} is a training video and a validation video")
+            sides[-1].add(name)
+    if len(sides) != 2 or not all(sides):
+        raise CrrlError(f"{path} names no videos under Training videos: and Validation videos:; restore it")
+    return sides[0], sides[1]
+
+
+def load(files: list[Path]) -> Clips:
+    """Read the videos that `find_files` found: two bodies, [ΣT, 50, 3], with the splits whose files are there.
+
+    Classes are the actions that occur. An action that shows no body in any frame is left out, with a warning, as public
+    preparations of the data set do.
+
+    Raises:
+        CrrlError: a file is damaged, an action is unknown or runs beyond the end of its video.
+    """
+    sides = {name: read_split(path) for path in files if (name := _split_name(path))}
+    pairs = [path for path in files if not _split_name(path)]
+    kept: list[Action] = []
+    frames, offsets = join(_clips(list(zip(pairs[::2], pairs[1::2], strict=True)), kept))
+    actions = sorted({action.action for action in kept})
+    return Clips(
+        frames=frames,
+        offsets=offsets,
+        labels=np.array([actions.index(action.action) for action in kept], np.int64),
+        subjects=np.full(len(kept), -1, np.int64),
+        views=np.array([VIEWS.index(action.video[-1]) + 1 for action in kept], np.int64),
+        setups=np.full(len(kept), -1, np.int64),
+        names=tuple(f"{action.video}:{action.line}" for action in kept),
+        class_names=tuple(ACTIONS[action - 1] for action in actions),
+        splits={name: _split(kept, *side) for name, side in sides.items()},
+    )
+
+
+def _clips(videos: list[tuple[Path, Path]], kept: list[Action]) -> Iterator[tuple[str, FloatArray]]:
+    """The clips of all videos, each after where it was read; `kept` gets what each shows."""
+    empty = 0
+    for label_path, skeleton_path in videos:
+        actions = read_labels(label_path)
+        lines = _frames(skeleton_path)
+        for action in actions:
+            if action.end > len(lines):
+                raise line_error(
+                    label_path,
+                    action.line,
+                    f"the action ends at frame {action.end}, but {skeleton_path} has {len(lines)}",
+                    "the one or the other is damaged or cut short; restore it",
+                )
+            bodies = numbers(skeleton_path, lines[action.start : action.end], 3 * BODIES * NUM_JOINTS)
+            if bodies.any():
+                kept.append(action)
+                where = f"{skeleton_path}, frames {action.start} to {action.end}"
+                yield where, join_bodies(bodies.reshape(-1, BODIES, NUM_JOINTS, 3))
+            else:
+                empty += 1
+    if empty:
+        warnings.warn(f"{empty} actions of PKU-MMD have no frame that shows a body and are left out", stacklevel=2)
+
+
+def read_labels(path: Path) -> list[Action]:
+    """The actions of a label file, in its order.
+
+    Raises:
+        CrrlError: a line is not action,start,end,confidence, or the action is not 1 to 51.
+    """
+    actions = []
+    for line in read_lines(path, whole=False):
+        match = _LABEL.fullmatch(line.text)
+        if not match or not 1 <= int(match[1]) <= len(ACTIONS):
+            raise line_error(path, line, f"{line.text[:60]!r} is not action (1 to {len(ACTIONS)}),start,end,confidence")
+        actions.append(Action(path.stem, line.number, int(match[1]), int(match[2]), int(match[3])))
+    return actions
+
+
+def _frames(path: Path) -> list[Line]:
+    lines = read_lines(path)
+    gap = next((place for place, line in enumerate(lines, 1) if line.number != place), None)
+    if gap is not None:
+        raise line_error(path, gap, "a blank line, where a frame should be")
+    return lines
+
+
+def _split(kept: list[Action], train: set[str], test: set[str]) -> Split:
+    def among(videos: set[str]) -> IntArray:
+        return np.flatnonzero([action.video in videos for action in kept])
+
+    return Split(among(train), {"all": among(test)})
+
+
+def _split_name(path: Path) -> str | None:
+    return next((name for name, pattern in _SPLITS.items() if pattern.fullmatch(path.name.lower())), None)
+
+
+def _is(path: Path, kind: str, root: Path) -> bool:
+    """Whether this is a video's file of the kind "label" or "skeleton"."""
+    folders = path.relative_to(root).parts[:-1]
+    named = path.suffix == f".{kind}" or (path.suffix == ".txt" and any(kind in part.lower() for part in folders))
+    return named and _VIDEO.fullmatch(path.stem) is not None

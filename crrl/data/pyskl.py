@@ -1,0 +1,159 @@
+"""The pickles of pyskl and MMAction2: {"split": {name: [clip names]}, "annotations": [{...}]}, skeletons in 3D or 2D.
+
+An annotation has, as pyskl's tools/data/README.md says, frame_dir (the clip's name), label, total_frames, keypoint
+[M, T, V, C] and, in 2D, keypoint_score [M, T, V].
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crrl.data.arrays import all_joints_of, check_unique, join_bodies, ntu_facts, only_file, warn_if_coarse
+from crrl.data.clips import Clips, FloatArray, IntArray, Split
+from crrl.data.pickles import read_pickle
+from crrl.errors import CrrlError
+
+BODIES = 2
+"""Bodies kept of each clip."""
+
+Array = npt.NDArray[Any]
+
+
+def find_files(root: Path) -> list[Path]:
+    """The one .pkl file in `root`.
+
+    Raises:
+        CrrlError: there is none, or several.
+    """
+    return [only_file(root, ["*.pkl"], "pyskl annotation file (ntu60_3danno.pkl, say)")]
+
+
+def load(files: list[Path]) -> Clips:
+    """Read the file that `find_files` found: [ΣT, M·V, 3], M = 2 if any clip shows two bodies, else 1.
+
+    Of more bodies the two that move most are kept. A 2D joint becomes (x, y, 0) in pixels; one of score 0 is absent.
+    The splits are the file's: "xsub_train" with "xsub_val" (or "xsub_test") is called "xsub", "train" with "val"
+    "default".
+
+    Raises:
+        CrrlError: the file is damaged, holds something that a restricted unpickler refuses, or does not keep to the
+            format.
+    """
+    path = files[0]
+    content = read_pickle(path)
+    if not isinstance(content, dict) or not isinstance(content.get("annotations"), list) or not content["annotations"]:
+        raise CrrlError(f'{path} is no pyskl pickle: a dict with "split" and a list of "annotations" is needed')
+    annotations: list[Any] = content["annotations"]
+    shapes = [_check(f"{path}, annotations[{place}]", item) for place, item in enumerate(annotations)]
+    names: list[str] = [item["frame_dir"] for item in annotations]
+    labels = np.array([item["label"] for item in annotations], np.int64)
+    check_unique(path, names)
+    splits = _splits(path, content.get("split"), names)
+    warn_if_coarse(path, min((item["keypoint"].dtype for item in annotations), key=lambda dtype: dtype.itemsize))
+    bodies = min(max(shape[0] for shape in shapes), BODIES)
+    clips = Clips.from_arrays(
+        _clips(annotations, bodies),
+        labels=labels,
+        names=[f"{path}, {name}" for name in names],
+        class_names=[str(number) for number in range(1, int(labels.max()) + 2)],
+        **ntu_facts(names),
+    )
+    return replace(clips, names=tuple(names), splits=splits)
+
+
+def _check(where: str, item: object) -> tuple[int, ...]:
+    """The shape of an annotation's keypoints, after checking all that is read of it."""
+    if not isinstance(item, dict):
+        raise CrrlError(f"{where} is no dict: restore the file")
+    name, label, frames = item.get("frame_dir"), item.get("label"), item.get("total_frames")
+    keypoint: Any = item.get("keypoint")
+    score: Any = item.get("keypoint_score")
+    if not isinstance(name, str) or not name:
+        raise CrrlError(f"{where} has no name (frame_dir): restore the file")
+    if type(label) is not int or not 0 <= label < 10000:
+        raise CrrlError(f"{where} ({name[:80]}) has no label that is a class's number: restore the file")
+    if not _is_float(keypoint, 4) or keypoint.shape[3] not in (2, 3) or 0 in keypoint.shape:
+        raise CrrlError(
+            f"{where} ({name[:80]}) has no keypoint [M, T, V, 2 or 3] of numbers: restore the file (pyskl's list of "
+            f"Kinetics, whose skeletons lie in other files, is not read)"
+        )
+    if not keypoint.any():
+        raise CrrlError(f"{where} ({name[:80]}) shows no body in any frame: take it out")
+    if type(frames) is not int or frames != keypoint.shape[1]:
+        raise CrrlError(f"{where} ({name[:80]}): total_frames and keypoint do not fit each other: restore the file")
+    if keypoint.shape[3] == 2 and (not _is_float(score, 3) or score.shape != keypoint.shape[:3]):
+        raise CrrlError(f"{where} ({name[:80]}) is 2D without a keypoint_score [M, T, V]: restore the file")
+    shape: tuple[int, ...] = keypoint.shape
+    return shape
+
+
+def _is_float(value: object, axes: int) -> bool:
+    return isinstance(value, np.ndarray) and value.ndim == axes and value.dtype.kind == "f"
+
+
+def _clips(annotations: list[Any], bodies: int) -> Iterator[FloatArray]:
+    """The clips one after the other; an annotation's arrays are let go once they are read."""
+    for item in annotations:
+        yield _clip(item.pop("keypoint"), item.pop("keypoint_score", None), bodies)
+
+
+def _clip(keypoint: Array, score: Array | None, bodies: int) -> FloatArray:
+    """[M, T, V, C] as float32 [T, bodies·V, 3]."""
+    present = all_joints_of(keypoint) if keypoint.shape[3] == 3 or score is None else score > 0
+    points = np.zeros((*keypoint.shape[:3], 3), np.float32)
+    points[..., : keypoint.shape[3]] = np.where(present[..., None], keypoint, 0)
+    kept = np.arange(len(points))
+    if len(points) > bodies:
+        kept = np.sort(np.argsort(-_motion(points), kind="stable")[:bodies])
+    filled = np.zeros((bodies, *points.shape[1:]), np.float32)
+    shown = np.zeros(filled.shape[:3], bool)
+    filled[: len(kept)], shown[: len(kept)] = points[kept], present[kept]
+    return join_bodies(filled.transpose(1, 0, 2, 3), shown.transpose(1, 0, 2))
+
+
+def _motion(points: FloatArray) -> npt.NDArray[np.float64]:
+    """How much each body moves: the variances of its coordinates over the frames that show it, added up; [M]."""
+    variances = [body[body.any(axis=(1, 2))].astype(np.float64) for body in points]
+    return np.array([body.var(axis=0).sum() if len(body) else 0.0 for body in variances])
+
+
+def _splits(path: Path, split: object, names: list[str]) -> dict[str, Split]:
+    if not isinstance(split, dict) or not all(isinstance(name, str) for name in split):
+        raise CrrlError(f'{path} has no "split" by name: restore the file')
+    place = {name: number for number, name in enumerate(names)}
+    sides = {name: _members(path, name, members, place) for name, members in split.items()}
+    splits = {}
+    for name, train in sides.items():
+        if "train" not in name:
+            continue
+        others = (sides.get(name.replace("train", other)) for other in ("val", "test"))
+        test = next((other for other in others if other is not None), None)
+        if test is None:
+            raise CrrlError(f"{path}: split {name[:80]!r} has no counterpart for testing (val or test); add it")
+        if np.intersect1d(train, test).size:
+            raise CrrlError(
+                f"{path}: split {name[:80]!r} and its counterpart for testing share clips; restore the file"
+            )
+        splits[re.sub(r"[_-]?train[_-]?", "", name) or "default"] = Split(train, {"all": test})
+    if not splits:
+        raise CrrlError(f'{path}: "split" names no training clips (xsub_train, train, ...): add them')
+    return splits
+
+
+def _members(path: Path, name: str, members: object, place: dict[str, int]) -> IntArray:
+    if not isinstance(members, list | tuple | np.ndarray):
+        raise CrrlError(f"{path}: split {name[:80]!r} is no list of clips: restore the file")
+    for member in members:
+        if not isinstance(member, str) or member not in place:
+            what = repr(member[:80]) if isinstance(member, str) else f"a {type(member).__name__}"
+            raise CrrlError(
+                f"{path}: split {name[:80]!r} names {what}, which has no annotation: add it, or take it out"
+            )
+    return np.array([place[member] for member in members], np.int64)

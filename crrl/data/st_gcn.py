@@ -1,0 +1,105 @@
+"""The files of ST-GCN's preparation of NTU RGB+D, which 2s-AGCN, CrosSCLR and others keep to.
+
+Beside each other lie train_data.npy (or train_data_joint.npy, train_position.npy), [N, 3, 300, 25, 2] filled up with
+zeros, and train_label.pkl, (names, labels); and the same of "val" (or "test").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crrl.data.arrays import check_unique, join_bodies, ntu_facts, only_file, warn_if_coarse, without_padding
+from crrl.data.clips import Clips, FloatArray, IntArray, Split
+from crrl.data.pickles import read_pickle
+from crrl.errors import CrrlError
+from crrl.files import explain_os_errors
+
+BODIES, NUM_JOINTS = 2, 25
+
+
+def find_files(root: Path) -> list[Path]:
+    """The data and label files of the training side, then of the other, in `root`.
+
+    Raises:
+        CrrlError: one is missing, or there are several (joints and bones, say).
+    """
+    files = []
+    for sides, what in ((["train"], "training"), (["val", "test"], "validation")):
+        data = [f"{side}_{kind}.npy" for side in sides for kind in ("data", "data_joint", "position")]
+        files.append(only_file(root, data, f"ST-GCN file of {what} data ({data[0]}, {data[1]} or {data[2]})"))
+        labels = [f"{side}_label.pkl" for side in sides]
+        files.append(only_file(root, labels, f"ST-GCN file of {what} labels ({labels[0]})"))
+    return files
+
+
+def load(files: list[Path]) -> Clips:
+    """Read the four files that `find_files` found: two bodies, [ΣT, 50, 3]; the split "default" is the files'.
+
+    Zero frames at the end of a clip are taken for filling and left out; others stay. The data stay on the disk
+    (memory-mapped), and are taken from there clip by clip.
+
+    Raises:
+        CrrlError: a file is damaged or has another shape, the files do not fit each other, or a clip is empty.
+    """
+    data = [_open(path) for path in files[::2]]
+    sides = [_labels(path, len(array)) for path, array in zip(files[1::2], data, strict=True)]
+    names, labels = sides[0][0] + sides[1][0], np.concatenate([sides[0][1], sides[1][1]])
+    check_unique(files[3], names)
+    clips = Clips.from_arrays(
+        (clip for array in data for clip in _clips(array)),
+        labels=labels,
+        names=[f"{path}, {name}" for path, side in zip(files[::2], sides, strict=True) for name in side[0]],
+        class_names=[str(number) for number in range(1, int(labels.max()) + 2)],
+        **ntu_facts(names),
+    )
+    train, test = np.arange(len(data[0])), np.arange(len(data[0]), len(clips))
+    return replace(clips, names=tuple(names), splits={"default": Split(train, {"all": test})})
+
+
+def _open(path: Path) -> npt.NDArray[Any]:
+    with explain_os_errors(path, "read"):
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except OSError:
+            raise
+        except Exception as error:  # a damaged header fails in tokenize, ast, mmap, ..., each in its own way
+            reason = str(error)[:100].replace("\n", " ")
+            raise CrrlError(f"{path} is damaged, cut short or no .npy file ({reason}): restore it") from error
+    shape = array.shape
+    fits = len(shape) == 5 and (shape[1], *shape[3:]) == (3, NUM_JOINTS, BODIES) and 0 not in shape
+    if not isinstance(array, np.memmap) or not fits or array.dtype.kind != "f":
+        raise CrrlError(
+            f"{path} is {array.dtype} {list(shape)}, not float [N, 3, T, 25, 2]: two bodies of 25 joints in space, as "
+            f"ST-GCN prepares NTU RGB+D, are needed"
+        )
+    warn_if_coarse(path, array.dtype)
+    return array
+
+
+def _labels(path: Path, count: int) -> tuple[list[str], IntArray]:
+    content = read_pickle(path)
+    if not isinstance(content, tuple | list) or len(content) != 2 or any(len(_list(part)) != count for part in content):
+        raise CrrlError(f"{path} is no pair of {count} names and {count} labels, as many as clips: restore it")
+    names, labels = map(_list, content)
+    if not all(isinstance(name, str) and name for name in names):
+        raise CrrlError(f"{path} holds names that are no text: restore it")
+    if not all(type(label) is int and 0 <= label < 10000 for label in labels):
+        raise CrrlError(f"{path} holds labels that are no numbers of classes: restore it")
+    return names, np.array(labels, np.int64)
+
+
+def _list(value: object) -> list[Any]:
+    if isinstance(value, np.ndarray):
+        return list(value.tolist()) if value.ndim == 1 else []
+    return list(value) if isinstance(value, list | tuple) else []
+
+
+def _clips(array: npt.NDArray[Any]) -> Iterator[FloatArray]:
+    for clip in array:
+        yield join_bodies(without_padding(np.asarray(clip).transpose(1, 3, 2, 0)))
