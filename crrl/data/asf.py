@@ -96,7 +96,7 @@ def read_motion(path: Path, skeleton: Skeleton) -> Matrix:
     keywords = {line.text.upper() for line in lines if line.text.startswith(":")}
     body = lines[len([line for line in lines if line.text.startswith(":")]) :]
     if ":FULLY-SPECIFIED" not in keywords or len(keywords & {":DEGREES", ":RADIANS"}) != 1 or not body:
-        raise line_error(path, lines[0], "no motion under :FULLY-SPECIFIED and :DEGREES (or :RADIANS)")
+        raise line_error(path, 1, "no motion under :FULLY-SPECIFIED and :DEGREES (or :RADIANS)")
     channels = {name: kinds for name, kinds in zip(skeleton.names, skeleton.channels, strict=True) if kinds}
     order = _first_frame(path, body, set(channels))
     _check_frames(path, body, order)

@@ -109,7 +109,7 @@ def load(files: list[Path]) -> Clips:
 
 
 def _name(subject: str, trial: str) -> str:
-    return f"{subject.strip().zfill(2)}_{trial.strip().zfill(2)}.amc"
+    return f"{subject.strip().zfill(2)}_{trial.strip().zfill(2)}.amc" if subject and trial else ""
 
 
 def _skeleton_path(motion: Path) -> Path:
