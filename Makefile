@@ -52,7 +52,8 @@ sanitize: $(READY) ## Test the C++ under the sanitizers
 	nm -D $(SANITIZED)/crrl/_cpu*.so | grep -q __asan_report
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 		PYTHONPATH=$(SANITIZED) $(BIN)/pytest tests/ops/test_gru_backends.py tests/ops/test_gather_native.py \
-		tests/ops/test_info_nce.py tests/ops/test_flat_step.py
+		tests/ops/test_info_nce.py tests/ops/test_flat_step.py \
+		tests/data/test_skeleton.py
 
 lint: $(READY) ## Check style, formatting and types
 	$(BIN)/ruff check

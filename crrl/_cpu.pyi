@@ -73,6 +73,7 @@ def info_nce(
     threads: int = 1,
     isa: str = "",
 ) -> None: ...
+def parse_skeleton(text: bytes) -> list[tuple[int, bytes, bytes]]: ...
 def ema_update(
     size: int,
     keys: int,

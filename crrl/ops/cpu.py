@@ -7,7 +7,7 @@ from torch import Tensor
 
 from crrl.ops.backends import Case
 
-ABI = 4
+ABI = 5
 """What crrl._cpu.abi must be: csrc/cpu/bindings.cpp raises it with every change of a signature."""
 
 __all__ = ["keep_memory", "missing", "native", "ragged_gather", "supports"]

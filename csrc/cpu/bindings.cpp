@@ -1,4 +1,5 @@
-// crrl._cpu: addresses in, nothing out. The caller checks dtype, contiguity and device, and keeps the memory alive.
+// crrl._cpu: addresses in, nothing out, but for parse_skeleton. The caller checks dtype, contiguity and device, and
+// keeps the memory alive.
 #ifdef __linux__
 #include <malloc.h>
 #endif
@@ -9,6 +10,7 @@
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <vector>
 
@@ -16,6 +18,7 @@
 #include "gru.hpp"
 #include "infonce.hpp"
 #include "peak.hpp"
+#include "skeleton.hpp"
 #include "step.hpp"
 
 namespace py = pybind11;
@@ -184,11 +187,26 @@ py::dict peak_gflops(int threads, double seconds) {
   return peaks;
 }
 
+// [(id, frames as int64 bytes, joints as float32 bytes)]
+py::list parse_skeleton(const py::bytes& text) {
+  const std::string_view view(text);
+  const auto bodies = [&] {
+    py::gil_scoped_release release;
+    return crrl::parse_skeleton(view);
+  }();
+  const auto bytes = [](const auto& values) {
+    return py::bytes(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(values[0]));
+  };
+  py::list result;
+  for (const auto& body : bodies) result.append(py::make_tuple(body.id, bytes(body.frames), bytes(body.joints)));
+  return result;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
   m.doc() = "Native CPU operators. Pointers are passed as int64 addresses.";
-  m.attr("abi") = 4;  // raised with every change of a signature below, so that a stale build is recognised
+  m.attr("abi") = 5;  // raised with every change of a signature below, so that a stale build is recognised
   m.attr("compiler") = kCompiler;
   m.def("ragged_gather", &ragged_gather, py::arg("frames"), py::arg("num_frames"), py::arg("offsets"),
         py::arg("num_clips"), py::arg("index"), py::arg("batch"), py::arg("max_frames"), py::arg("channels"),
@@ -249,6 +267,12 @@ Raises:
         py::arg("momentum_head"), py::arg("momentum_tail"), py::arg("threads") = 1, py::arg("isa") = "",
         py::call_guard<py::gil_scoped_release>(),
         "The momentum update of flat float32 buffers; see csrc/cpu/step.hpp. ValueError: a size is out of range.");
+  m.def("parse_skeleton", &parse_skeleton, py::arg("text"),
+        R"(The bodies of a .skeleton file: [(id, frames int64 [T], joints float32 [T, 25, 3])], arrays as bytes.
+
+Raises:
+    ValueError: "line N: what is wrong there"; see csrc/cpu/skeleton.hpp.
+)");
   m.def("flat_step", &flat_step, py::arg("size"), py::arg("parameters"), py::arg("gradients"), py::arg("first"),
         py::arg("second"), py::arg("keys"), py::arg("rates"), py::arg("nesterov"), py::arg("weight_decay"),
         py::arg("beta2"), py::arg("eps"), py::arg("max_norm"), py::arg("boundary"), py::arg("momentum_head"),
