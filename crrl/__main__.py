@@ -1,13 +1,13 @@
-"""The console script: `crrl train`, `crrl evaluate` and `crrl doctor`, the same as `python -m crrl.train` and so on."""
+"""The console script: `crrl prepare`, `train`, `evaluate` and `doctor`, the same as `python -m crrl.prepare` and so on."""
 
 from __future__ import annotations
 
 import sys
 
-from crrl import doctor, evaluate, train
+from crrl import doctor, evaluate, prepare, train
 from crrl.errors import run_command
 
-COMMANDS = {"train": train.main, "evaluate": evaluate.main, "doctor": doctor.main}
+COMMANDS = {"prepare": prepare.main, "train": train.main, "evaluate": evaluate.main, "doctor": doctor.main}
 
 
 def main() -> int:

@@ -14,17 +14,45 @@ from crrl.errors import CrrlError
 from crrl.methods import METHODS, Method
 from crrl.models import Pooling
 
-Dataset = Literal["synthetic", "nw-ucla", "folder"]
+Dataset = Literal["synthetic", "ntu60", "ntu120", "cmu", "pku-mmd", "nw-ucla", "folder", "prepared"]
 Recipe = Literal["paper", "tuned"]
 OptimizerName = Literal["sgd", "adam"]
 Schedule = Literal["constant", "steps", "one-cycle"]
 Switch = Literal["auto", "on", "off"]
 Precision = Literal["fp32", "bf16"]
 
-VIEW_JOINTS = {"synthetic": (0, 1, 4, 8), "nw-ucla": (0, 2, 4, 8), "folder": None}
-"""Spine base, spine, left and right shoulder. Kinect v1 puts the spine of NW-UCLA a few centimetres above the hips, too
-near to tell a direction: the shoulder centre takes its place."""
-DEFAULT_SPLIT = {"synthetic": "cross-subject", "nw-ucla": "cross-view", "folder": "default"}
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What a data set's presets are made of.
+
+    Attributes:
+        split: the one to use where none is named.
+        view_joints: spine base, spine, left and right shoulder; None: not known, no view transform.
+        max_frames: frames kept of a longer clip (Section IV-B).
+        lr_cml, lr_ser: the paper's learning rates of step 1 and step 2; a data set that it lacks takes NW-UCLA's.
+    """
+
+    split: str
+    view_joints: tuple[int, int, int, int] | None
+    max_frames: int = 60
+    lr_cml: float = 0.01
+    lr_ser: float = 0.04
+
+
+KINECT_V2 = (0, 1, 4, 8)
+# Kinect v1 puts the spine of NW-UCLA a few centimetres above the hips, too near to tell a direction: the shoulder
+# centre takes its place. CMU's joints are the far ends of bones.
+DATASETS = {
+    "synthetic": DatasetFacts("cross-subject", KINECT_V2),
+    "ntu60": DatasetFacts("cross-subject", KINECT_V2, lr_cml=0.005, lr_ser=0.05),
+    "ntu120": DatasetFacts("cross-subject", KINECT_V2, lr_cml=0.001, lr_ser=0.05),
+    "cmu": DatasetFacts("fold-1", (0, 12, 17, 24), max_frames=100, lr_ser=0.01),
+    "pku-mmd": DatasetFacts("cross-subject", KINECT_V2),
+    "nw-ucla": DatasetFacts("cross-view", (0, 2, 4, 8), max_frames=50),
+    "folder": DatasetFacts("default", None),
+    "prepared": DatasetFacts("default", None),
+}
 
 
 def _require(condition: bool, message: str) -> None:
@@ -140,7 +168,8 @@ class Config:
     """Everything that determines a run."""
 
     dataset: Dataset = "synthetic"
-    """Data set: synthetic is generated, nw-ucla and folder are read from --data or $CRRL_DATA."""
+    """Data set: synthetic is generated; the others are read from --data or $CRRL_DATA, the folder of their files or
+    what crrl.prepare made of it (ntu60, ntu120: the latter alone); prepared: any such folder, with common settings."""
     method: Method = "crrl"
     """crrl: CML, then SER distilled from it; cml, ser: a part alone; the others: README."""
     recipe: Recipe = "paper"
@@ -152,7 +181,8 @@ class Config:
     data: Path | None = None
     """Folder of the data set's files."""
     split: str | None = None
-    """Named split; None: the data set's first (synthetic cross-subject, nw-ucla cross-view, folder default)."""
+    """Named split; None: cross-subject (synthetic, ntu60, ntu120, pku-mmd), cross-view (nw-ucla), fold-1 (cmu), default
+    (folder, prepared)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto: the GPU if there is one."""
     teacher: Path | None = None
@@ -197,7 +227,7 @@ class Config:
     @property
     def split_name(self) -> str:
         """The split to use: `split`, or the data set's default."""
-        return self.split or DEFAULT_SPLIT[self.dataset]
+        return self.split or DATASETS[self.dataset].split
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -261,16 +291,16 @@ def choose_device(name: str) -> torch.device:
 def preset(dataset: Dataset = "synthetic", recipe: Recipe = "paper") -> Config:
     """The settings of a recipe on a data set.
 
-    `paper`: optimizer, schedule and sizes of Section IV-B; a data set that the paper lacks takes NW-UCLA's learning
-    rates. `tuned`: Adam under one-cycle, a projected decoder of 256 units, a stronger distillation, more negatives, one
-    scale per clip, random turns, and moments of both layers as features. Both apply the view transform wherever the
-    joints are known, though the paper names it for NTU alone.
+    `paper`: optimizer, schedule and sizes of Section IV-B. `tuned`: Adam under one-cycle, a projected decoder of 256
+    units, a stronger distillation, more negatives, one scale per clip, random turns, and moments of both layers as
+    features. Both apply the view transform wherever the joints are known, though the paper names it for NTU alone.
     """
-    frames = {"nw-ucla": 50}.get(dataset, 60)
+    facts = DATASETS[dataset]
     paper = Config(
         dataset=dataset,
-        preprocessing=Preprocessing(frames, view_joints=VIEW_JOINTS[dataset]),
-        ser=ReconstructionConfig(lr_ser=0.04),
+        preprocessing=Preprocessing(facts.max_frames, view_joints=facts.view_joints),
+        cml=ContrastConfig(lr_cml=facts.lr_cml),
+        ser=ReconstructionConfig(lr_ser=facts.lr_ser),
     )
     if recipe == "paper":
         return paper

@@ -92,12 +92,12 @@ def write_folder(path: Path, write: Callable[[Path], object]) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def content_hash(parts: Iterable[bytes | str]) -> str:
+def content_hash(parts: Iterable[bytes | memoryview | str]) -> str:
     """SHA-256 over length-prefixed parts, as 32 hex digits."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
-        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(memoryview(data).nbytes.to_bytes(8, "little"))
         digest.update(data)
     return digest.hexdigest()[:32]
 

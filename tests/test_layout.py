@@ -35,7 +35,7 @@ ALLOWED = {
 STANDARD = {"crrl", "__future__", "collections", "dataclasses", "typing"}
 """What kernels and reference may import beside torch and triton."""
 
-COMMANDS = {"train", "evaluate", "doctor", "__main__", "__init__"}
+COMMANDS = {"prepare", "train", "evaluate", "doctor", "__main__", "__init__"}
 
 
 def modules() -> list[Path]:

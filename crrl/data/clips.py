@@ -120,7 +120,12 @@ class Clips:
 
     def save(self, folder: Path) -> None:
         """Write .npy arrays and meta.json into `folder`, which exists (make it with crrl.files.write_folder)."""
-        for name in _ARRAYS:
+        write_frames(folder, self.frames.shape, [self.frames])
+        self.save_facts(folder)
+
+    def save_facts(self, folder: Path) -> None:
+        """All that `save` writes but frames.npy, for which there is `write_frames`."""
+        for name in _ARRAYS[1:]:
             np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
         splits = {
             name: {"train": split.train.tolist(), "test": {k: v.tolist() for k, v in split.test.items()}}
@@ -198,6 +203,24 @@ def mark_present(frames: FloatArray, present: npt.NDArray[np.bool_]) -> None:
     """
     at_origin = present & np.all(frames == 0, axis=2)
     frames[at_origin, 0] = 1e-6
+
+
+def write_frames(folder: Path, shape: tuple[int, ...], pieces: Iterable[FloatArray]) -> FloatArray:
+    """Write frames.npy from pieces [F_i, J, 3] as they come, so that they need not fit into memory together.
+
+    Args:
+        folder: an existing folder. shape: of all together, [ΣT, J, 3].
+
+    Returns:
+        The frames, memory-mapped.
+    """
+    with open(folder / "frames.npy", "wb") as file:
+        facts = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, facts)
+        for piece in pieces:
+            file.write(np.ascontiguousarray(piece, np.float32).data)
+    frames: FloatArray = np.load(folder / "frames.npy", mmap_mode="r", allow_pickle=False)
+    return frames
 
 
 def check_clip(clip: object, name: str) -> FloatArray:

@@ -98,17 +98,25 @@ class Preprocessor:
             raise CrrlError(
                 f"these clips have {frames.shape[1]} joints, but the encoder was trained on {self.num_joints}"
             )
-        chunks = [self._apply(*chunk) for chunk in _chunks(frames, offsets)]
-        lengths = np.concatenate([np.diff(chunk_offsets) for _, chunk_offsets in chunks])
-        return np.concatenate([part for part, _ in chunks]), np.concatenate([[0], np.cumsum(lengths)])
+        return np.concatenate(list(self.pieces(frames, offsets))), self.offsets(offsets)
 
-    def _apply(self, frames: FloatArray, offsets: IntArray) -> tuple[FloatArray, IntArray]:
+    def offsets(self, offsets: IntArray) -> IntArray:
+        """Where clips that lay at `offsets`, int64 [N + 1], lie when they are preprocessed."""
+        kept = np.minimum(np.diff(offsets), self.steps.max_frames)
+        return np.concatenate([[0], np.cumsum(kept)])
+
+    def pieces(self, frames: FloatArray, offsets: IntArray) -> Iterator[FloatArray]:
+        """The preprocessed frames of `apply` in pieces, each some whole clips, so that never all are in memory."""
+        for chunk in _chunks(frames, offsets):
+            yield self._apply(*chunk)
+
+    def _apply(self, frames: FloatArray, offsets: IntArray) -> FloatArray:
         frames, offsets, absent = self._downsample_and_turn(frames, offsets)
         if self.axis_range is None:
             low, high = _clip_range(frames, offsets, absent)
         else:
             low, high = (np.broadcast_to(side, (len(offsets) - 1, 3)) for side in self.axis_range)
-        return _normalise(frames, offsets, absent, low, high, isotropic=self.steps.normalization == "clip"), offsets
+        return _normalise(frames, offsets, absent, low, high, isotropic=self.steps.normalization == "clip")
 
     def _downsample_and_turn(
         self, frames: FloatArray, offsets: IntArray

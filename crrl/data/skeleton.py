@@ -30,7 +30,7 @@ _COUNT, _ID = re.compile(rb"[0-9]{1,9}"), re.compile(rb"[0-9]{1,18}")
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Body:
     """One tracked body.
 
@@ -44,21 +44,33 @@ class Body:
     joints: FloatArray
 
 
-def parse(text: bytes) -> list[Body]:
-    """The bodies of a .skeleton file's content, in the order in which they appear.
+@dataclass(frozen=True)
+class Skeleton:
+    """A .skeleton file: how many frames it has, with or without anybody, and its bodies as they appear."""
+
+    frames: int
+    bodies: list[Body]
+
+
+def parse(text: bytes) -> Skeleton:
+    """Read a .skeleton file's content.
 
     Raises:
         ValueError: "line N: what is wrong there".
     """
     if cpu.missing:
         return parse_by_line(text)
-    return [
-        Body(number, np.frombuffer(frames, np.int64), np.frombuffer(joints, np.float32).reshape(-1, NUM_JOINTS, 3))
-        for number, frames, joints in cpu.native.parse_skeleton(text)
-    ]
+    total, bodies = cpu.native.parse_skeleton(text)
+    return Skeleton(
+        total,
+        [
+            Body(number, np.frombuffer(frames, np.int64), np.frombuffer(joints, np.float32).reshape(-1, NUM_JOINTS, 3))
+            for number, frames, joints in bodies
+        ],
+    )
 
 
-def parse_by_line(text: bytes) -> list[Body]:
+def parse_by_line(text: bytes) -> Skeleton:
     """`parse` in Python alone."""
     lines = _Lines(text)
     bodies: dict[int, dict[int, list[list[float]]]] = {}
@@ -75,10 +87,13 @@ def parse_by_line(text: bytes) -> list[Body]:
     if not lines.done:
         lines.next("")
         raise lines.error(f"the {frames} frames announced are over, but text follows")
-    return [
-        Body(number, np.array(list(body), np.int64), np.array(list(body.values()), np.float32))
-        for number, body in bodies.items()
-    ]
+    return Skeleton(
+        frames,
+        [
+            Body(number, np.array(list(body), np.int64), np.array(list(body.values()), np.float32))
+            for number, body in bodies.items()
+        ],
+    )
 
 
 class _Lines:

@@ -4,17 +4,38 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
+
 from crrl.data import clips as clips_module
-from crrl.data import folder, nw_ucla, preprocessing, synthetic
-from crrl.data.clips import Clips, FloatArray, IntArray
+from crrl.data import folder, ntu, nw_ucla, prepared, preprocessing, skeleton, synthetic
+from crrl.data.clips import Clips, FloatArray, IntArray, write_frames
 from crrl.data.preprocessing import Preprocessing, Preprocessor
 from crrl.errors import CrrlError
 from crrl.files import cache_folder, content_hash, explain_os_errors, read_json, write_folder, write_json
+
+
+@dataclass(frozen=True)
+class ClipFiles:
+    """How a data set is read of which each file is a clip: apart, so many at once, and too large to be read twice.
+
+    Attributes:
+        read: a file's content to float32 [T, J, 3] (T is 0 where it shows nothing) and how much was left out of it, by
+            reason. Raises ValueError, "line N: what is wrong there".
+        join: frames float32 [ΣT, J, 3], offsets int64 [N + 1] and the files' stems to clips with labels and splits.
+        missing_names: the clips that a list of clips to leave out names.
+        official: clips on each side of each split, as the field counts them.
+    """
+
+    read: Callable[[bytes], tuple[FloatArray, Counter[str]]]
+    join: Callable[[FloatArray, IntArray, Sequence[str]], Clips]
+    missing_names: Callable[[Path], list[str]]
+    official: dict[str, dict[str, int]]
 
 
 @dataclass(frozen=True)
@@ -23,19 +44,38 @@ class Source:
 
     Attributes:
         code: the module that reads it.
-        find_files: the files of the data set below a folder. load: reads them.
+        find_files: the files of the data set below a folder. load: reads them; None: `clip_files` says how.
+        uses: what else it is read by.
     """
 
     code: ModuleType
     find_files: Callable[[Path], list[Path]]
-    load: Callable[[list[Path]], Clips]
+    load: Callable[[list[Path]], Clips] | None = None
+    clip_files: ClipFiles | None = None
+    uses: tuple[ModuleType, ...] = field(default=(clips_module,))
+
+    def code_parts(self) -> Iterator[bytes]:
+        """The code that reads it, to be hashed."""
+        for module in (self.code, *self.uses):
+            yield Path(str(module.__file__)).read_bytes()
+
+
+def _ntu(edition: ntu.Edition) -> Source:
+    files = ClipFiles(ntu.read, edition.join, ntu.missing_names, edition.official)
+    return Source(ntu, edition.find_files, clip_files=files, uses=(skeleton, clips_module))
 
 
 SOURCES = {
     "synthetic": Source(synthetic, lambda root: [], lambda files: synthetic.generate()),
+    "ntu60": _ntu(ntu.NTU60),
+    "ntu120": _ntu(ntu.NTU120),
     "nw-ucla": Source(nw_ucla, nw_ucla.find_files, nw_ucla.load),
     "folder": Source(folder, folder.find_files, folder.load),
+    "prepared": Source(prepared, prepared.find_files, prepared.load),
 }
+
+FORMATS = {"folder"}
+"""Sources that say how files are written, not whose skeletons they hold: prepared, they serve as any data set."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +112,18 @@ def prepare(dataset: str, data: Path | None, split: str, steps: Preprocessing) -
     """The preprocessed data set, from the cache when its content and these steps were prepared before.
 
     Args:
-        dataset: "synthetic", "nw-ucla" or "folder". data: the folder of its files, else $CRRL_DATA.
+        dataset: a name of SOURCES. data: the folder of its files, else $CRRL_DATA.
         split: the split whose training clips the "dataset" normalisation is fitted on.
 
     Raises:
         CrrlError: the data set is missing or damaged; there is no such split, or one of its sides is empty.
     """
-    source = SOURCES[dataset]
-    files = source.find_files(data_root(dataset, data))
+    root = data_root(dataset, data)
+    source = _prepared_source(dataset, root) if prepared.is_prepared(root) else SOURCES[dataset]
+    if source.load is None:
+        command = f"python -m crrl.prepare {dataset} --data {root} --out FOLDER"
+        raise CrrlError(f"{dataset} is prepared once from its raw files: {command}; then train with --data FOLDER")
+    files = source.find_files(root)
     target = cache_folder() / f"{dataset}-{_key(source, files, split, steps)}"
     if not target.is_dir():
         _write(source.load(files), split, steps, target)
@@ -92,13 +136,21 @@ def prepare(dataset: str, data: Path | None, split: str, steps: Preprocessing) -
     return Prepared(clips, Preprocessor.from_dict(facts["preprocessor"]), facts["fingerprint"])
 
 
+def _prepared_source(dataset: str, root: Path) -> Source:
+    """The source that opens the prepared folder `root` as `dataset`."""
+    holds = prepared.read_manifest(root)["dataset"]
+    if dataset not in (holds, "prepared") and holds not in FORMATS:
+        raise CrrlError(f"{root} was prepared from {holds}, not {dataset}: give --dataset {holds}, or prepared")
+    return SOURCES["prepared"]
+
+
 def _key(source: Source, files: list[Path], split: str, steps: Preprocessing) -> str:
     """The hash of all that the prepared set depends on: files, settings, and the code that reads and prepares."""
 
     def parts() -> Iterator[bytes | str]:
         yield from (split, json.dumps(asdict(steps), sort_keys=True))
-        for code in (source.code, clips_module, preprocessing):
-            yield Path(str(code.__file__)).read_bytes()
+        yield from source.code_parts()
+        yield Path(str(preprocessing.__file__)).read_bytes()
         for path in files:
             with explain_os_errors(path, "read"):
                 yield from (path.name, path.read_bytes())
@@ -111,18 +163,19 @@ def fingerprint(clips: Clips) -> str:
     arrays: list[FloatArray | IntArray] = [clips.frames, clips.offsets, clips.labels]
     for split in clips.splits.values():
         arrays += [split.train, *split.test.values()]
-    return content_hash(array.tobytes() for array in arrays)
+    return content_hash(np.ascontiguousarray(array).data for array in arrays)
 
 
 def _write(raw: Clips, split: str, steps: Preprocessing, target: Path) -> None:
     preprocessor = Preprocessor.fit(steps, raw.frames, raw.offsets, raw.split(split).train)
-    frames, offsets = preprocessor.apply(raw.frames, raw.offsets)
-
-    clips = replace(raw, frames=frames, offsets=offsets)
-    facts = {"preprocessor": preprocessor.to_dict(), "fingerprint": fingerprint(clips)}
+    offsets = preprocessor.offsets(raw.offsets)
 
     def write(folder: Path) -> None:
-        clips.save(folder)
+        shape = (int(offsets[-1]), *raw.frames.shape[1:])
+        frames = write_frames(folder, shape, preprocessor.pieces(raw.frames, raw.offsets))
+        clips = replace(raw, frames=frames, offsets=offsets)
+        clips.save_facts(folder)
+        facts = {"preprocessor": preprocessor.to_dict(), "fingerprint": fingerprint(clips)}
         write_json(folder / "prepared.json", facts)
 
     write_folder(target, write)

@@ -187,10 +187,10 @@ py::dict peak_gflops(int threads, double seconds) {
   return peaks;
 }
 
-// [(id, frames as int64 bytes, joints as float32 bytes)]
-py::list parse_skeleton(const py::bytes& text) {
+// (frames, [(id, frames as int64 bytes, joints as float32 bytes)])
+py::tuple parse_skeleton(const py::bytes& text) {
   const std::string_view view(text);
-  const auto bodies = [&] {
+  const auto skeleton = [&] {
     py::gil_scoped_release release;
     return crrl::parse_skeleton(view);
   }();
@@ -198,8 +198,9 @@ py::list parse_skeleton(const py::bytes& text) {
     return py::bytes(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(values[0]));
   };
   py::list result;
-  for (const auto& body : bodies) result.append(py::make_tuple(body.id, bytes(body.frames), bytes(body.joints)));
-  return result;
+  for (const auto& body : skeleton.bodies)
+    result.append(py::make_tuple(body.id, bytes(body.frames), bytes(body.joints)));
+  return py::make_tuple(skeleton.frames, result);
 }
 
 }  // namespace
@@ -268,7 +269,7 @@ Raises:
         py::call_guard<py::gil_scoped_release>(),
         "The momentum update of flat float32 buffers; see csrc/cpu/step.hpp. ValueError: a size is out of range.");
   m.def("parse_skeleton", &parse_skeleton, py::arg("text"),
-        R"(The bodies of a .skeleton file: [(id, frames int64 [T], joints float32 [T, 25, 3])], arrays as bytes.
+        R"(A .skeleton file: (frames, [(id, frames int64 [T], joints float32 [T, 25, 3])]), arrays as bytes.
 
 Raises:
     ValueError: "line N: what is wrong there"; see csrc/cpu/skeleton.hpp.

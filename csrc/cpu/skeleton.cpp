@@ -218,7 +218,7 @@ class Parser {
     done_ = text.empty();
   }
 
-  std::vector<SkeletonBody> parse() {
+  Skeleton parse() {
     const int64_t frames = count("the number of frames");
     for (int64_t frame = 0; frame < frames; ++frame) {
       const int64_t bodies = count("the number of bodies");
@@ -228,7 +228,7 @@ class Parser {
       next_line("");
       fail("the " + std::to_string(frames) + " frames announced are over, but text follows");
     }
-    return std::move(bodies_);
+    return {frames, std::move(bodies_)};
   }
 
  private:
@@ -315,6 +315,6 @@ class Parser {
 
 }  // namespace
 
-std::vector<SkeletonBody> parse_skeleton(std::string_view text) { return Parser(text).parse(); }
+Skeleton parse_skeleton(std::string_view text) { return Parser(text).parse(); }
 
 }  // namespace crrl

@@ -13,8 +13,13 @@ struct SkeletonBody {
   std::vector<float> joints;    // [T, 25, 3], metres
 };
 
-// The bodies in the order in which they appear. The grammar and every message are those of crrl/data/skeleton.py.
+struct Skeleton {
+  int64_t frames;                    // with or without anybody
+  std::vector<SkeletonBody> bodies;  // in the order in which they appear
+};
+
+// The grammar and all messages are those of crrl/data/skeleton.py.
 // Throws std::invalid_argument, "line N: what is wrong there".
-std::vector<SkeletonBody> parse_skeleton(std::string_view text);
+Skeleton parse_skeleton(std::string_view text);
 
 }  // namespace crrl

@@ -1,0 +1,49 @@
+"""The command `python -m crrl.prepare`: a data set from its owners' raw files to a folder that trains at once."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from crrl.data.packing import prepare_folder
+from crrl.errors import Interrupted, run_command
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """Read a data set's raw files once: clips in one memory-mapped form, a manifest with hashes, a report."""
+
+    source: tyro.conf.Positional[str]
+    """Data set or format: ntu60, ntu120, nw-ucla, folder, ..."""
+    out: Path
+    """Folder to make; train from it by --dataset SOURCE --data FOLDER."""
+    data: Path | None = None
+    """Folder of the raw files; without it $CRRL_DATA."""
+    missing: tuple[Path, ...] = ()
+    """Lists of clips to leave out: the owners' lists of samples with missing skeletons."""
+    skip_damaged: bool = False
+    """Drop damaged files and report each with the reason, instead of refusing all."""
+    workers: int = 0
+    """Processes that read; 0: one for each core."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prepare and print the report; returns the exit code: 0, or 128 + the signal that stopped it."""
+    options = tyro.cli(PrepareOptions, prog="python -m crrl.prepare", args=arguments)
+    try:
+        report = prepare_folder(
+            options.source, options.data, options.out, options.missing, options.skip_damaged, options.workers
+        )
+    except Interrupted as stop:
+        print(f"stopped by {stop}; what is read is kept: run the same command again to go on", file=sys.stderr)
+        return 128 + stop.signum
+    print(report)
+    print(f"prepared: {options.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,334 @@
+"""crrl prepare: what lies in a prepared folder, how it goes on after any stop, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from crrl.data import Clips, Preprocessing, ntu, packing, prepared, sources
+from crrl.data.packing import prepare_folder
+from crrl.errors import CrrlError
+
+pytest.importorskip("tyro", reason="tyro is not installed")
+
+from crrl import evaluate, prepare, train
+
+NAMES = {
+    "ntu60": [f"S001C{c:03}P{p:03}R001A{a:03}" for c, p, a in product((1, 2, 3), (1, 3), (1, 2, 50))],
+    "ntu120": [f"S{s:03}C001P{p:03}R001A{a:03}" for s, p, a in product((17, 18), (45, 48), (61, 106, 120))],
+}
+NOBODY = "S002C001P001R001A007"
+
+
+@pytest.fixture(scope="session")
+def raw_folders(tmp_path_factory: pytest.TempPathFactory, ntu_files: Any) -> dict[str, Path]:
+    """The raw files of either edition: bodies, clutter and gaps; one file that shows nobody."""
+    root = tmp_path_factory.mktemp("ntu")
+    for dataset, names in NAMES.items():
+        ntu_files.write(root / dataset, names)
+        (root / dataset / f"{NOBODY}.skeleton").write_bytes(ntu_files.text([[]] * 4))
+    return {dataset: root / dataset for dataset in NAMES}
+
+
+@pytest.fixture
+def raw(raw_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """NTU 60's raw files, as links that a test may replace, read four to a chunk: 19 files, 5 chunks."""
+    monkeypatch.setattr(packing, "CHUNK_FILES", 4)
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    for path in raw_folders["ntu60"].iterdir():
+        os.link(path, folder / path.name)
+    return folder
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The first file of each chunk that this process has read."""
+    made: list[str] = []
+    original = packing.make_chunk
+
+    def make_chunk(dataset: str, root: Path, files: Any, target: Path) -> int:
+        made.append(files[0].stem)
+        return original(dataset, root, files, target)
+
+    monkeypatch.setattr(packing, "make_chunk", make_chunk)
+    return made
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def replace(path: Path, content: bytes) -> None:
+    path.unlink()
+    path.write_bytes(content)
+
+
+def prepare_ntu(raw: Path, out: Path, **options: Any) -> str:
+    return prepare_folder("ntu60", raw, out, **{"workers": 1, **options})
+
+
+def test_a_prepared_folder_holds_every_clip_and_says_so(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    summary = prepare_ntu(raw, out)
+    clips, manifest = prepared.load([out / "manifest.json"]), prepared.read_manifest(out)
+    assert clips.names == tuple(sorted(NAMES["ntu60"]))
+    for i, name in enumerate(clips.names):
+        np.testing.assert_array_equal(clips.clip(i), ntu.read((raw / f"{name}.skeleton").read_bytes())[0])
+    assert (manifest["clips"], manifest["frames"], manifest["joints"]) == (18, len(clips.frames), 50)
+    assert manifest["splits"]["cross-subject"] == {"train": 9, "all": 9}
+    assert manifest["splits"]["cross-view"] == {"train": 12, "all": 6}
+    assert manifest["subjects"] == {"1": 9, "3": 9}
+    assert manifest["classes"]["drink water"] == manifest["classes"]["punch person"] == 6
+    assert manifest["dropped"] == {NOBODY: "shows nobody"}
+    assert manifest["left_out"].keys() == {"frames without a body", "bodies too short", "bodies too wide"}
+    assert "train 9, all 9 (differs from the official train 40091, all 16487)" in summary
+    assert f"dropped {NOBODY}: shows nobody" in (out / "report.txt").read_text()
+
+
+def test_inputs_are_listed_as_b2sum_lists_them(raw: Path, tmp_path: Path) -> None:
+    prepare_ntu(raw, tmp_path / "out")
+    listed = dict(line.split("  ")[::-1] for line in (tmp_path / "out" / "inputs.b2").read_text().splitlines())
+    assert listed == {path.name: prepared.digest(path) for path in raw.iterdir()}
+
+
+def test_several_workers_give_the_same_bytes_as_one(raw: Path, tmp_path: Path) -> None:
+    prepare_ntu(raw, tmp_path / "one")
+    prepare_ntu(raw, tmp_path / "two", workers=2)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "raw", "two"]
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, chunks: int, stop: Callable[[], None]) -> None:
+    original, made = packing.make_chunk, []
+
+    def make_chunk(*arguments: Any) -> int:
+        if len(made) == chunks:
+            stop()
+        made.append(1)
+        return original(*arguments)
+
+    monkeypatch.setattr(packing, "make_chunk", make_chunk)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_preparation_goes_on_to_the_same_bytes(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: list[str]
+) -> None:
+    prepare_ntu(raw, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_ntu(raw, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    read.clear()
+    prepare_ntu(raw, tmp_path / "out")
+    assert len(read) == 2
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("where", ["reading", "joining"])
+def test_a_killed_preparation_goes_on_to_the_same_bytes(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: list[str], where: str
+) -> None:
+    prepare_ntu(raw, tmp_path / "whole")
+
+    def run() -> None:
+        def kill(*arguments: Any) -> None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        if where == "reading":
+            stop_after(monkeypatch, 3, kill)
+        else:
+            monkeypatch.setattr(packing, "manifest_of", kill)
+        prepare_ntu(raw, tmp_path / "out")
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+    read.clear()
+    prepare_ntu(raw, tmp_path / "out")
+    assert len(read) == {"reading": 2, "joining": 0}[where]
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_a_finished_chunk_that_is_damaged_or_whose_files_changed_is_read_again(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: list[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(packing, "manifest_of", lambda *_: interrupt())
+        with pytest.raises(KeyboardInterrupt):
+            prepare_ntu(raw, tmp_path / "out")
+    first, *_ = sorted((tmp_path / "out.partial").glob("*.npz"))
+    content = bytearray(first.read_bytes())
+    content[len(content) // 2] ^= 1
+    first.write_bytes(content)
+    names = sorted(path.stem for path in raw.iterdir())
+    replace(raw / f"{names[9]}.skeleton", (raw / f"{names[10]}.skeleton").read_bytes())
+    read.clear()
+    prepare_ntu(raw, tmp_path / "out")
+    assert read == [names[0], names[8]]
+    clips = Clips.open(tmp_path / "out")
+    np.testing.assert_array_equal(clips.clip(9), clips.clip(10))
+
+
+def damage(raw: Path, name: str) -> None:
+    lines = (raw / f"{name}.skeleton").read_bytes().splitlines(keepends=True)
+    lines[7] = lines[7].replace(b".", b",", 1)
+    replace(raw / f"{name}.skeleton", b"".join(lines))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_damaged_files_are_refused_by_file_and_line(raw: Path, tmp_path: Path, workers: int) -> None:
+    first, _, second = sorted(NAMES["ntu60"])[4:7]
+    damage(raw, second)
+    with pytest.raises(CrrlError, match=rf"{second}.skeleton, line 8: '.*,.*' is no number: restore the file"):
+        prepare_ntu(raw, tmp_path / "out", workers=workers)
+    damage(raw, first)
+    with pytest.raises(CrrlError, match=rf"{first}.skeleton, line 8: .* \(the first of 2 damaged files\)"):
+        prepare_ntu(raw, tmp_path / "out", workers=workers)
+    assert not (tmp_path / "out").exists()
+
+
+def test_damaged_files_can_be_dropped_with_their_reason(raw: Path, tmp_path: Path, read: list[str]) -> None:
+    name = NAMES["ntu60"][5]
+    damage(raw, name)
+    with suppress(CrrlError):
+        prepare_ntu(raw, tmp_path / "out")
+    read.clear()
+    summary = prepare_ntu(raw, tmp_path / "out", skip_damaged=True)
+    assert read == []
+    assert "dropped clips: 1 damaged" in summary
+    assert prepared.read_manifest(tmp_path / "out")["dropped"][name].startswith("damaged, line 8: '")
+    assert name not in Clips.open(tmp_path / "out").names
+
+
+def test_listed_clips_are_left_out_unread(raw: Path, tmp_path: Path) -> None:
+    name = NAMES["ntu60"][5]
+    damage(raw, name)
+    (tmp_path / "list.txt").write_text(f"these are missing:\n\n{name}\nS017C003P038R002A060\n")
+    prepare_ntu(raw, tmp_path / "out", missing=[tmp_path / "list.txt"])
+    assert prepared.read_manifest(tmp_path / "out")["dropped"][name] == "listed in list.txt"
+    assert f"{name}.skeleton" not in (tmp_path / "out" / "inputs.b2").read_text()
+
+
+def test_files_that_all_show_nobody_make_no_data_set(tmp_path: Path, ntu_files: Any) -> None:
+    (tmp_path / f"{NOBODY}.skeleton").write_bytes(ntu_files.text([[]]))
+    with pytest.raises(CrrlError, match="no clip of ntu60 is left of the 1 files"):
+        prepare_ntu(tmp_path, tmp_path / "out")
+
+
+def test_a_folder_that_is_there_is_not_overwritten(raw: Path, tmp_path: Path) -> None:
+    with pytest.raises(CrrlError, match=f"{tmp_path} is there already"):
+        prepare_ntu(raw, tmp_path)
+
+
+def test_an_unknown_source_is_refused_with_those_there_are(tmp_path: Path) -> None:
+    with pytest.raises(CrrlError, match=r"no data set 'ntu': choose from synthetic, ntu60, ntu120"):
+        prepare_folder("ntu", tmp_path, tmp_path / "out")
+
+
+@pytest.fixture
+def ready(raw: Path, tmp_path: Path) -> Path:
+    prepare_ntu(raw, tmp_path / "out")
+    return tmp_path / "out"
+
+
+STEPS = Preprocessing(max_frames=20, view_joints=(0, 1, 4, 8))
+
+
+def test_a_prepared_set_is_read_once_however_often_it_is_used(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = sources.prepare("ntu60", ready, "cross-view", STEPS)
+    monkeypatch.setattr(prepared, "digest", lambda path: pytest.fail("reads the arrays again"))
+    second = sources.prepare("ntu60", ready, "cross-view", STEPS)
+    assert first.fingerprint == second.fingerprint
+    assert isinstance(second.clips.frames, np.memmap)
+    assert second.clips.lengths.max() == 20
+    frames, _ = first.preprocessor.apply(*(np.load(ready / f"{name}.npy") for name in ("frames", "offsets")))
+    np.testing.assert_array_equal(second.clips.frames, frames)
+
+
+def test_raw_files_are_sent_to_prepare(raw: Path) -> None:
+    with pytest.raises(CrrlError, match=f"python -m crrl.prepare ntu60 --data {raw} --out FOLDER"):
+        sources.prepare("ntu60", raw, "cross-view", STEPS)
+
+
+def test_a_prepared_folder_serves_its_own_data_set_and_prepared(ready: Path) -> None:
+    assert len(sources.prepare("prepared", ready, "cross-view", STEPS).clips) == 18
+    with pytest.raises(CrrlError, match="was prepared from ntu60, not nw-ucla"):
+        sources.prepare("nw-ucla", ready, "cross-view", STEPS)
+
+
+@pytest.mark.parametrize("name", ["frames.npy", "labels.npy", "meta.json"])
+def test_a_prepared_folder_that_changed_is_refused(ready: Path, name: str) -> None:
+    content = bytearray((ready / name).read_bytes())
+    content[-3] ^= 1
+    (ready / name).write_bytes(content)
+    with pytest.raises(CrrlError, match=f"{name} is no longer what was prepared"):
+        sources.prepare("ntu60", ready, "cross-view", STEPS)
+
+
+def test_a_manifest_that_cannot_be_right_is_refused(ready: Path, tmp_path: Path) -> None:
+    with pytest.raises(CrrlError, match="was not prepared"):
+        sources.prepare("prepared", tmp_path, "cross-view", STEPS)
+    (ready / "manifest.json").write_text(json.dumps({"format": 0}))
+    with pytest.raises(CrrlError, match=r"manifest\.json is damaged or of another version"):
+        sources.prepare("ntu60", ready, "cross-view", STEPS)
+
+
+def test_a_source_that_is_loaded_whole_is_prepared_too(tmp_path: Path) -> None:
+    root = tmp_path / "clips"
+    root.mkdir()
+    for number in range(5):
+        np.save(root / f"{number}.npy", np.random.default_rng(number).normal(size=(6, 5, 3)))
+    (root / "labels.csv").write_text("file,label\n" + "".join(f"{i}.npy,sit\n" for i in range(5)))
+    prepare_folder("folder", root, tmp_path / "out")
+    steps = Preprocessing(max_frames=4)
+    direct, via = (sources.prepare("folder", path, "default", steps) for path in (root, tmp_path / "out"))
+    assert direct.fingerprint == via.fingerprint
+    assert len((tmp_path / "out" / "inputs.b2").read_text().splitlines()) == 6
+    with pytest.raises(CrrlError, match="--missing and --skip-damaged are for"):
+        prepare_folder("folder", root, tmp_path / "other", skip_damaged=True)
+
+
+OPTIONS = ["--device", "cpu", "--batch-size", "4", "--hidden-size", "4", "--queue-size", "6", "--epochs-cml", "1"]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "split"),
+    [("ntu60", "cross-subject"), ("ntu60", "cross-view"), ("ntu120", "cross-subject"), ("ntu120", "cross-setup")],
+)
+def test_from_raw_files_to_accuracy(
+    raw_folders: dict[str, Path], tmp_path: Path, dataset: str, split: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, run = tmp_path / "out", tmp_path / "run"
+    missing = tmp_path / "missing.txt"
+    missing.write_text(f"{NAMES[dataset][0]}\n")
+    command = [dataset, "--data", str(raw_folders[dataset]), "--out", str(out), "--missing", str(missing)]
+    assert prepare.main([*command, "--workers", "2"]) == 0
+    data = ["--dataset", dataset, "--data", str(out), "--split", split]
+    assert train.main([*data, *OPTIONS, "--epochs-ser", "2", "--out", str(run)]) == 0
+    capsys.readouterr()
+    assert evaluate.main([str(run), "--protocol", "knn"]) == 0
+    assert evaluate.main([str(run), "--protocol", "linear"]) == 0
+    tested = len(Clips.open(out).split(split).test["all"])
+    assert f"{dataset}, {split}" in capsys.readouterr().out
+    accuracy = json.loads((run / "evaluation-linear.json").read_text())
+    assert accuracy["test_clips"] == {"all": tested}
