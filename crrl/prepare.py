@@ -17,9 +17,9 @@ class PrepareOptions:
     """Read a data set's raw files once: clips in one memory-mapped form, a manifest with hashes, a report."""
 
     source: tyro.conf.Positional[str]
-    """Data set or format: ntu60, ntu120, nw-ucla, folder, ..."""
+    """Data set (ntu60, ntu120, cmu, pku-mmd, nw-ucla, synthetic) or format (folder, bvh, ctr-gcn, st-gcn, pyskl)."""
     out: Path
-    """Folder to make; train from it by --dataset SOURCE --data FOLDER."""
+    """Folder to make; train from it by --dataset SOURCE --data FOLDER (of a format: as what it holds)."""
     data: Path | None = None
     """Folder of the raw files; without it $CRRL_DATA."""
     missing: tuple[Path, ...] = ()

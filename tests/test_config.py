@@ -20,6 +20,7 @@ from crrl.config import (
     TurnConfig,
     preset,
 )
+from crrl.data.sources import SOURCES
 from crrl.errors import CrrlError
 
 pytest.importorskip("tyro", reason="tyro is not installed")
@@ -41,6 +42,19 @@ def test_the_paper_recipe_has_the_papers_figures_for_nw_ucla() -> None:
     assert (ser.decoder_hidden, ser.distill_weight) == (None, 0.1)
     assert (config.turns, config.preprocessing.normalization) == (TurnConfig(0, 0), "clip-axis")
     assert config.features == FeatureConfig("mean", None)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "frames", "lr_cml", "lr_ser"),
+    [("ntu60", 60, 0.005, 0.05), ("ntu120", 60, 0.001, 0.05), ("cmu", 100, 0.01, 0.01), ("nw-ucla", 50, 0.01, 0.04)],
+)
+def test_frames_and_learning_rates_are_the_papers(dataset: Dataset, frames: int, lr_cml: float, lr_ser: float) -> None:
+    config = preset(dataset, "paper")
+    assert (config.preprocessing.max_frames, config.cml.lr_cml, config.ser.lr_ser) == (frames, lr_cml, lr_ser)
+
+
+def test_every_data_set_can_be_read() -> None:
+    assert set(DATASETS) <= SOURCES.keys()
 
 
 @pytest.mark.parametrize("dataset", DATASETS)

@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from crrl.data.clips import Clips, FloatArray, check_clip, write_frames
 from crrl.data.manifest import dropped_lines, manifest_of, summary_of
-from crrl.data.prepared import MANIFEST
+from crrl.data.prepared import MANIFEST, digest
 from crrl.data.sources import SOURCES, ClipFiles, Source, data_root
 from crrl.errors import CrrlError
 from crrl.files import content_hash, explain_os_errors, write_file, write_json
@@ -100,7 +100,7 @@ def prepare_folder(
 
 def _load_whole(source: Source, root: Path) -> tuple[Clips, Found]:
     files = source.find_files(root)
-    found = Found({_below(root, path): _digest(_content(path)) for path in files})
+    found = Found({_below(root, path): digest(path) for path in files})
     assert source.load is not None
     return source.load(files), found
 

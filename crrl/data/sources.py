@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
-from crrl.data import clips as clips_module
-from crrl.data import folder, ntu, nw_ucla, prepared, preprocessing, skeleton, synthetic
+from crrl.data import (
+    bvh,
+    cmu,
+    ctr_gcn,
+    folder,
+    ntu,
+    nw_ucla,
+    pku_mmd,
+    prepared,
+    preprocessing,
+    pyskl,
+    st_gcn,
+    synthetic,
+)
 from crrl.data.clips import Clips, FloatArray, IntArray, write_frames
 from crrl.data.preprocessing import Preprocessing, Preprocessor
 from crrl.errors import CrrlError
@@ -43,38 +57,56 @@ class Source:
     """How one data set is read.
 
     Attributes:
-        code: the module that reads it.
+        code: the module that reads it, with what that imports.
         find_files: the files of the data set below a folder. load: reads them; None: `clip_files` says how.
-        uses: what else it is read by.
     """
 
     code: ModuleType
     find_files: Callable[[Path], list[Path]]
     load: Callable[[list[Path]], Clips] | None = None
     clip_files: ClipFiles | None = None
-    uses: tuple[ModuleType, ...] = field(default=(clips_module,))
 
     def code_parts(self) -> Iterator[bytes]:
         """The code that reads it, to be hashed."""
-        for module in (self.code, *self.uses):
-            yield Path(str(module.__file__)).read_bytes()
+        for name in sorted(_with_imports(self.code.__name__)):
+            yield Path(str(sys.modules[name].__file__)).read_bytes()
+
+
+def _with_imports(name: str, known: frozenset[str] = frozenset()) -> frozenset[str]:
+    """The module `name` and all of crrl.data that it takes anything from, by name."""
+    known |= {name}
+    for value in vars(sys.modules[name]).values():
+        other = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+        if isinstance(other, str) and other.startswith("crrl.data.") and other not in known:
+            known = _with_imports(other, known)
+    return known
 
 
 def _ntu(edition: ntu.Edition) -> Source:
     files = ClipFiles(ntu.read, edition.join, ntu.missing_names, edition.official)
-    return Source(ntu, edition.find_files, clip_files=files, uses=(skeleton, clips_module))
+    return Source(ntu, edition.find_files, clip_files=files)
+
+
+def _whole(module: Any) -> Source:
+    return Source(module, module.find_files, module.load)
 
 
 SOURCES = {
     "synthetic": Source(synthetic, lambda root: [], lambda files: synthetic.generate()),
     "ntu60": _ntu(ntu.NTU60),
     "ntu120": _ntu(ntu.NTU120),
-    "nw-ucla": Source(nw_ucla, nw_ucla.find_files, nw_ucla.load),
-    "folder": Source(folder, folder.find_files, folder.load),
-    "prepared": Source(prepared, prepared.find_files, prepared.load),
+    "cmu": _whole(cmu),
+    "pku-mmd": _whole(pku_mmd),
+    "nw-ucla": _whole(nw_ucla),
+    "folder": _whole(folder),
+    "bvh": _whole(bvh),
+    "ctr-gcn": _whole(ctr_gcn),
+    "st-gcn": _whole(st_gcn),
+    "pyskl": _whole(pyskl),
+    "prepared": _whole(prepared),
 }
 
-FORMATS = {"folder"}
+FORMATS = {"folder", "bvh", "ctr-gcn", "st-gcn", "pyskl"}
 """Sources that say how files are written, not whose skeletons they hold: prepared, they serve as any data set."""
 
 

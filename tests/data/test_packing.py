@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import product
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from crrl.data import Clips, Preprocessing, ntu, packing, prepared, sources
 from crrl.data.packing import prepare_folder
@@ -311,6 +312,14 @@ def test_a_source_that_is_loaded_whole_is_prepared_too(tmp_path: Path) -> None:
 OPTIONS = ["--device", "cpu", "--batch-size", "4", "--hidden-size", "4", "--queue-size", "6", "--epochs-cml", "1"]
 
 
+@pytest.fixture
+def _denormals_again() -> Iterator[None]:
+    """Training flushes them in the whole process; the tests that follow need them."""
+    yield
+    torch.set_flush_denormal(False)
+
+
+@pytest.mark.usefixtures("_denormals_again")
 @pytest.mark.parametrize(
     ("dataset", "split"),
     [("ntu60", "cross-subject"), ("ntu60", "cross-view"), ("ntu120", "cross-subject"), ("ntu120", "cross-setup")],
