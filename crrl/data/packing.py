@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -81,11 +81,7 @@ def prepare_folder(
     if source.clip_files is None and (missing or skip_damaged):
         raise CrrlError(f"--missing and --skip-damaged are for data sets of one clip a file, and {dataset} is none")
     partial = out.with_name(out.name + ".partial")
-    with explain_os_errors(partial, "write"):
-        partial.mkdir(parents=True, exist_ok=True)
-        whole = partial / "whole"
-        shutil.rmtree(whole, ignore_errors=True)  # of an attempt that was killed while it joined chunks
-        whole.mkdir()
+    with explain_os_errors(partial, "write"), _work_folder(partial) as whole:
         if source.clip_files is None:
             clips, found = _load_whole(source, root)
             clips.save(whole)
@@ -96,6 +92,21 @@ def prepare_folder(
         os.rename(whole, out)
         shutil.rmtree(partial)
     return summary
+
+
+@contextmanager
+def _work_folder(partial: Path) -> Iterator[Path]:
+    """A new folder in `partial`, removed where it is still there at the end; so is `partial` without chunks."""
+    partial.mkdir(parents=True, exist_ok=True)
+    whole = partial / "whole"
+    shutil.rmtree(whole, ignore_errors=True)  # of an attempt that was killed while it joined chunks
+    whole.mkdir()
+    try:
+        yield whole
+    finally:
+        shutil.rmtree(whole, ignore_errors=True)
+        with suppress(OSError):
+            partial.rmdir()
 
 
 def _load_whole(source: Source, root: Path) -> tuple[Clips, Found]:

@@ -236,6 +236,12 @@ def test_files_that_all_show_nobody_make_no_data_set(tmp_path: Path, ntu_files: 
         prepare_ntu(tmp_path, tmp_path / "out")
 
 
+def test_a_mistake_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(CrrlError, match=r"no \.skeleton files"):
+        prepare_ntu(tmp_path, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_is_there_is_not_overwritten(raw: Path, tmp_path: Path) -> None:
     with pytest.raises(CrrlError, match=f"{tmp_path} is there already"):
         prepare_ntu(raw, tmp_path)
