@@ -64,7 +64,7 @@ def _read(path: Path, archive: zipfile.ZipFile) -> Clips:
         raise CrrlError(f"{path}: y_train and y_test have different numbers of classes; restore the file")
     train, test = (np.arange(len(side)) for side in labels)
     clips = Clips.from_arrays(
-        (clip for side in SIDES for clip in _clips(path, archive, f"x_{side}")),
+        (clip for side, known in zip(SIDES, labels, strict=True) for clip in _clips(path, archive, side, len(known))),
         labels=np.concatenate(labels),
         names=[f"{path}, x_{side}[{i}]" for side, index in zip(SIDES, (train, test), strict=True) for i in index],
         class_names=[str(number) for number in range(1, classes.pop() + 1)],
@@ -83,8 +83,9 @@ def _labels(path: Path, name: str, chunks: list[npt.NDArray[Any]]) -> IntArray:
     return labels
 
 
-def _clips(path: Path, archive: zipfile.ZipFile, name: str) -> Iterator[FloatArray]:
-    for chunk in _chunks(path, archive, name, 3):
+def _clips(path: Path, archive: zipfile.ZipFile, side: str, count: int) -> Iterator[FloatArray]:
+    name = f"x_{side}"
+    for chunk in _chunks(path, archive, name, 3, count):
         if chunk.shape[2] != 3 * BODIES * NUM_JOINTS or chunk.dtype.kind != "f":
             raise CrrlError(
                 f"{path}: {name} is {chunk.dtype} [N, T, {chunk.shape[2]}], not float [N, T, 150]: "
@@ -95,8 +96,10 @@ def _clips(path: Path, archive: zipfile.ZipFile, name: str) -> Iterator[FloatArr
             yield join_bodies(without_padding(clip))
 
 
-def _chunks(path: Path, archive: zipfile.ZipFile, name: str, axes: int) -> Iterator[npt.NDArray[Any]]:
-    """CHUNK rows of an array at a time, in its own type; the archive's checksum is held at the end."""
+def _chunks(
+    path: Path, archive: zipfile.ZipFile, name: str, axes: int, count: int | None = None
+) -> Iterator[npt.NDArray[Any]]:
+    """CHUNK rows of an array, of `count` if given, at a time, in its own type; the checksum is held at the end."""
     member = f"{name}.npy"
     if member not in archive.namelist():
         raise CrrlError(f"{path} has no array {name}: x_train, y_train, x_test and y_test are needed; restore the file")
@@ -105,6 +108,8 @@ def _chunks(path: Path, archive: zipfile.ZipFile, name: str, axes: int) -> Itera
         size = math.prod(shape) * dtype.itemsize
         if len(shape) != axes or 0 in shape or archive.getinfo(member).file_size != stream.tell() + size:
             raise CrrlError(f"{path}: {name} has shape {list(shape)} and other data than that; restore the file")
+        if count is not None and shape[0] != count:
+            raise CrrlError(f"{path}: {name} has {shape[0]} clips, but {count} labels; restore the file")
         for first in range(0, shape[0], CHUNK):
             rows = (min(CHUNK, shape[0] - first), *shape[1:])
             content = stream.read(math.prod(rows) * dtype.itemsize)
