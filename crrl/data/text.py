@@ -64,7 +64,7 @@ def numbers(path: Path, rows: Sequence[Line], columns: int, after: str = "") -> 
         CrrlError: a row has another count, or a word in it is no finite number.
     """
     texts = [row.text[len(after) :] for row in rows]
-    if texts and columns:
+    if texts and columns and all(text.strip() for text in texts):
         try:
             values = np.loadtxt(texts, dtype=np.float64, comments=None, ndmin=2)
             if values.shape == (len(rows), columns) and (np.abs(values) <= LARGEST).all():

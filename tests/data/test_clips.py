@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crrl.data.clips import Clips, Split
+from crrl.data.clips import GROWTH, Clips, Split, join, mark_present
 from crrl.errors import CrrlError
 
 ARRAYS = ["frames", "offsets", "labels", "subjects", "views", "setups"]
@@ -84,6 +84,33 @@ def test_a_clip_that_is_none_is_refused_by_name(clip: object, problem: str) -> N
 def test_no_clips_at_all_are_refused(clips: list[object]) -> None:
     with pytest.raises(CrrlError, match="no clips given"):
         Clips.from_arrays(clips, labels=[], names=[], class_names=["sit"])
+
+
+def test_clips_from_a_generator_survive_the_growth_of_their_array() -> None:
+    lengths = np.random.default_rng(0).integers(1, 400, size=60)
+    values = np.random.default_rng(1).normal(size=(lengths.sum(), 25, 3)).astype(np.float32)
+    assert values.nbytes > 3 * GROWTH
+    ends = np.cumsum(lengths)
+    frames, offsets = join(
+        (f"clip {end}", values[end - length : end]) for end, length in zip(ends, lengths, strict=True)
+    )
+    np.testing.assert_array_equal(frames, values)
+    np.testing.assert_array_equal(offsets, [0, *ends])
+
+
+def test_the_error_of_a_joint_count_names_both_clips() -> None:
+    with pytest.raises(CrrlError, match="b has 4 joints, but a has 5: one count per data set"):
+        join([("a", np.ones((2, 5, 3))), ("b", np.ones((2, 4, 3)))])
+
+
+def test_present_joints_at_the_origin_are_moved_off_it_alone() -> None:
+    frames = np.zeros((2, 3, 3), np.float32)
+    frames[0, 0] = 1
+    mark_present(frames, np.array([[True, True, False], [False, False, True]]))
+    expected = np.zeros((2, 3, 3), np.float32)
+    expected[0, 0] = 1
+    expected[0, 1, 0] = expected[1, 2, 0] = 1e-6
+    np.testing.assert_array_equal(frames, expected)
 
 
 def test_an_unknown_split_is_refused_with_those_there_are(clips: Clips) -> None:

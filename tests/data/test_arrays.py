@@ -1,0 +1,76 @@
+"""Bodies side by side, padding, names and the facts in them."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crrl.data.arrays import check_unique, join_bodies, ntu_facts, only_file, warn_if_coarse, without_padding
+from crrl.errors import CrrlError
+
+
+def test_bodies_are_joined_one_after_the_other() -> None:
+    bodies = np.arange(1.0, 1 + 5 * 2 * 3 * 3).reshape(5, 2, 3, 3)
+    joined = join_bodies(bodies)
+    assert joined.dtype == np.float32
+    np.testing.assert_array_equal(joined[:, :3], bodies[:, 0])
+    np.testing.assert_array_equal(joined[:, 3:], bodies[:, 1])
+
+
+def test_a_joint_at_the_origin_is_moved_off_it_where_its_body_is_there() -> None:
+    bodies = np.ones((1, 2, 3, 3))
+    bodies[0, 0, 1] = bodies[0, 1] = 0
+    joined = join_bodies(bodies)
+    np.testing.assert_allclose(joined[0, 1], [1e-6, 0, 0])
+    assert not joined[0, 3:].any()
+
+
+def test_present_joints_may_be_given() -> None:
+    bodies = np.zeros((1, 1, 3, 3))
+    joined = join_bodies(bodies, np.array([[[True, False, True]]]))
+    assert joined.any(axis=2).tolist() == [[True, False, True]]
+    assert not bodies.any()
+
+
+def test_padding_is_what_follows_the_last_frame_that_shows_something() -> None:
+    bodies = np.zeros((6, 2, 3, 3))
+    bodies[[1, 3], 1, 2, 0] = 1
+    assert len(without_padding(bodies)) == 4
+    assert len(without_padding(bodies[:0])) == len(without_padding(0 * bodies)) == 0
+
+
+def test_facts_are_read_from_names_as_ntu_gives_them() -> None:
+    facts = ntu_facts(["S012C003P104R002A120.skeleton", "S001C002P003R001A001", "S001C002P003R001A001x", ""])
+    assert {name: values.tolist() for name, values in facts.items()} == {
+        "setups": [12, 1, -1, -1],
+        "views": [3, 2, -1, -1],
+        "subjects": [104, 3, -1, -1],
+    }
+
+
+def test_names_that_come_twice_are_refused() -> None:
+    check_unique(Path("a.pkl"), ["x", "y"])
+    with pytest.raises(CrrlError, match=r"a\.pkl names 'x' twice"):
+        check_unique(Path("a.pkl"), ["x", "y", "x"])
+
+
+def test_the_one_file_is_found_and_no_or_several_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CrrlError, match=re.escape(f"{tmp_path} should hold one thing, here are none")):
+        only_file(tmp_path, ["*.a", "*.b"], "thing")
+    (tmp_path / "1.b").touch()
+    assert only_file(tmp_path, ["*.a", "*.b", "1.*"], "thing") == tmp_path / "1.b"
+    (tmp_path / "2.a").touch()
+    with pytest.raises(CrrlError, match=r"here are 1\.b, 2\.a"):
+        only_file(tmp_path, ["*.a", "*.b"], "thing")
+
+
+def test_float16_alone_is_called_coarse() -> None:
+    with pytest.warns(UserWarning, match="too coarse"):
+        warn_if_coarse(Path("a.npz"), np.float16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_if_coarse(Path("a.npz"), np.float32)

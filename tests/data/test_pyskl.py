@@ -1,0 +1,272 @@
+"""pyskl and MMAction2 pickles: 3D and 2D skeletons, bodies, splits, and every kind of damage."""
+
+from __future__ import annotations
+
+import functools
+import pickle
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from crrl.data import pyskl
+from crrl.data.clips import Clips
+from crrl.errors import CrrlError
+
+pytest.importorskip("hypothesis", reason="hypothesis is not installed")
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+NAMES = ["S001C001P001R001A001", "S001C002P003R001A002", "S002C003P008R002A002"]
+
+
+def keypoints(seed: int, bodies: int, frames: int, joints: int = 25, dimensions: int = 3) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(bodies, frames, joints, dimensions)).astype(np.float32)
+
+
+def annotation(name: str, label: int, keypoint: np.ndarray, **more: Any) -> dict[str, Any]:
+    return {
+        "frame_dir": name,
+        "label": label,
+        "img_shape": (1080, 1920),
+        "original_shape": (1080, 1920),
+        "total_frames": keypoint.shape[1],
+        "keypoint": keypoint,
+        **more,
+    }
+
+
+def content() -> dict[str, Any]:
+    """Three clips, one of two bodies."""
+    points = [keypoints(0, 1, 4), keypoints(1, 2, 7), keypoints(2, 1, 1)]
+    return {
+        "split": {"xsub_train": NAMES[:2], "xsub_val": NAMES[2:], "xview_train": NAMES[1:], "xview_val": NAMES[:1]},
+        "annotations": [annotation(*item) for item in zip(NAMES, [0, 1, 1], points, strict=True)],
+    }
+
+
+def write(root: Path, value: object, protocol: int = 4) -> Path:
+    path = root / "ntu60_3danno.pkl"
+    path.write_bytes(pickle.dumps(value, protocol))
+    return path
+
+
+def load(root: Path) -> Clips:
+    return pyskl.load(pyskl.find_files(root))
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_bodies_stand_side_by_side_and_an_absent_one_is_zeros(tmp_path: Path, protocol: int) -> None:
+    write(tmp_path, content(), protocol)
+    clips = load(tmp_path)
+    assert clips.frames.shape == (12, 50, 3)
+    np.testing.assert_array_equal(clips.clip(0)[:, :25], keypoints(0, 1, 4)[0])
+    assert not clips.clip(0)[:, 25:].any()
+    np.testing.assert_array_equal(clips.clip(1)[:, :25], keypoints(1, 2, 7)[0])
+    np.testing.assert_array_equal(clips.clip(1)[:, 25:], keypoints(1, 2, 7)[1])
+
+
+def test_a_set_of_single_bodies_has_their_joints_alone(tmp_path: Path) -> None:
+    value = content()
+    value["annotations"][1] = annotation(NAMES[1], 1, keypoints(1, 1, 7))
+    write(tmp_path, value)
+    assert load(tmp_path).num_joints == 25
+
+
+def test_labels_facts_and_splits_are_the_files(tmp_path: Path) -> None:
+    write(tmp_path, content())
+    clips = load(tmp_path)
+    assert clips.names == tuple(NAMES)
+    assert (clips.labels.tolist(), clips.class_names) == ([0, 1, 1], ("1", "2"))
+    assert (clips.subjects.tolist(), clips.views.tolist(), clips.setups.tolist()) == ([1, 3, 8], [1, 2, 3], [1, 1, 2])
+    assert list(clips.splits) == ["xsub", "xview"]
+    split = clips.split("xview")
+    assert (split.train.tolist(), split.test["all"].tolist()) == ([1, 2], [0])
+
+
+@pytest.mark.parametrize(
+    ("names", "called"),
+    [
+        (("train", "val"), "default"),
+        (("train", "test"), "default"),
+        (("sub_train", "sub_test"), "sub"),
+        (("train1", "test1"), "1"),
+    ],
+)
+def test_splits_are_called_by_what_their_names_share(tmp_path: Path, names: tuple[str, str], called: str) -> None:
+    value = content()
+    value["split"] = {names[0]: NAMES[:1], names[1]: NAMES[1:]}
+    write(tmp_path, value)
+    assert load(tmp_path).split(called).test["all"].tolist() == [1, 2]
+
+
+def test_of_more_than_two_bodies_those_that_move_most_are_kept_in_their_order(tmp_path: Path) -> None:
+    points = keypoints(3, 4, 9) * np.array([1, 0.1, 3, 0.2], np.float32)[:, None, None, None]
+    points[3, 1:] = 0
+    value = content()
+    value["annotations"][0] = annotation(NAMES[0], 0, points)
+    write(tmp_path, value)
+    np.testing.assert_array_equal(load(tmp_path).clip(0)[:, :25], points[0])
+    np.testing.assert_array_equal(load(tmp_path).clip(0)[:, 25:], points[2])
+
+
+def flat(score: np.ndarray | None = None) -> dict[str, Any]:
+    """One clip of 17 joints in 2D."""
+    points = 100 + keypoints(5, 1, 3, 17, 2)
+    points[0, 1, 4] = 0
+    score = np.ones((1, 3, 17), np.float32) if score is None else score
+    other = annotation("b", 1, points, keypoint_score=np.ones_like(score))
+    return {
+        "split": {"train": ["a"], "val": ["b"]},
+        "annotations": [annotation("a", 0, points, keypoint_score=score), other],
+    }
+
+
+def test_2d_joints_have_depth_zero_and_those_of_score_zero_are_absent(tmp_path: Path) -> None:
+    score = np.ones((1, 3, 17), np.float32)
+    score[0, 2, 5] = 0
+    value = flat(score)
+    write(tmp_path, value)
+    clip = load(tmp_path).clip(0)
+    points = value["annotations"][0]["keypoint"][0]
+    assert clip.shape == (3, 17, 3)
+    np.testing.assert_array_equal(clip[0, :, :2], points[0])
+    assert not clip[..., 2].any()
+    assert not clip[2, 5].any()
+    assert clip[1, 4].any()  # at (0, 0), but seen
+    assert np.abs(clip[1, 4]).max() < 1e-5
+
+
+def test_float16_gets_a_warning(tmp_path: Path) -> None:
+    value = content()
+    for item in value["annotations"]:
+        item["keypoint"] = item["keypoint"].astype(np.float16)
+    write(tmp_path, value)
+    with pytest.warns(UserWarning, match=r"ntu60_3danno\.pkl holds float16 coordinates: too coarse for velocities"):
+        clips = load(tmp_path)
+    assert clips.frames.dtype == np.float32
+
+
+def test_numpys_numbers_serve_as_label_and_length(tmp_path: Path) -> None:
+    value = content()
+    value["annotations"][1].update(label=np.int64(1), total_frames=np.int32(7))
+    write(tmp_path, value)
+    assert load(tmp_path).labels.tolist() == [0, 1, 1]
+
+
+def change(**fields: Any) -> Callable[[dict[str, Any]], object]:
+    """Fields of the second annotation; None removes one."""
+
+    def damage(value: dict[str, Any]) -> None:
+        item = value["annotations"][1]
+        item.update(fields)
+        for name in [name for name, field in item.items() if field is None]:
+            del item[name]
+
+    return damage
+
+
+def resplit(**split: Any) -> Callable[[dict[str, Any]], object]:
+    return lambda value: value.update(split=split)
+
+
+NOT_FINITE = keypoints(1, 2, 7)
+NOT_FINITE[1, 5, 3, 2] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        pytest.param(
+            lambda value: value.pop("annotations"), 'no pyskl pickle: a dict with "split"', id="no annotations"
+        ),
+        pytest.param(lambda value: value.update(annotations=[]), "no pyskl pickle", id="empty annotations"),
+        pytest.param(lambda value: value["annotations"].append(3), "annotations[3] is no dict", id="a number"),
+        pytest.param(change(frame_dir=None), "annotations[1] has no name", id="no name"),
+        pytest.param(change(frame_dir=3), "annotations[1] has no name", id="a number as name"),
+        pytest.param(change(frame_dir=NAMES[0]), "twice", id="a name twice"),
+        pytest.param(change(label=None), "has no label", id="no label"),
+        pytest.param(change(label=-1), "has no label", id="negative label"),
+        pytest.param(change(label=1.0), "has no label", id="label of kind float"),
+        pytest.param(change(label=True), "has no label", id="label of kind bool"),
+        pytest.param(change(total_frames=8), "total_frames and keypoint do not fit", id="length"),
+        pytest.param(change(total_frames=None), "total_frames and keypoint do not fit", id="no length"),
+        pytest.param(change(total_frames=np.ones(3)), "total_frames and keypoint do not fit", id="an array as length"),
+        pytest.param(change(keypoint=None), "no keypoint [M, T, V, 2 or 3]", id="no keypoint"),
+        pytest.param(change(keypoint=[[1.0]]), "no keypoint [M, T, V, 2 or 3]", id="a list as keypoint"),
+        pytest.param(change(keypoint=keypoints(1, 2, 7)[0]), "no keypoint [M, T, V, 2 or 3]", id="three axes"),
+        pytest.param(change(keypoint=keypoints(1, 2, 7, 25, 4)), "no keypoint [M, T, V, 2 or 3]", id="4D"),
+        pytest.param(change(keypoint=np.ones((2, 7, 25, 3), int)), "no keypoint [M, T, V, 2 or 3]", id="integers"),
+        pytest.param(change(keypoint=keypoints(1, 0, 7)), "no keypoint [M, T, V, 2 or 3]", id="no body"),
+        pytest.param(change(keypoint=0 * keypoints(1, 1, 7)), "shows no body in any frame", id="zeros"),
+        pytest.param(change(keypoint=keypoints(1, 2, 7, 20)), "has 40 joints, but", id="joints"),
+        pytest.param(change(keypoint=NOT_FINITE), "holds NaN or infinity, first in frame 5", id="NaN"),
+        pytest.param(change(keypoint=keypoints(1, 2, 7, 25, 2)), "2D without a keypoint_score", id="no score"),
+        pytest.param(
+            change(keypoint=keypoints(1, 2, 7, 25, 2), keypoint_score=np.ones((2, 7, 24))), "2D without", id="score"
+        ),
+        pytest.param(lambda value: value.pop("split"), 'no "split" by name', id="no split"),
+        pytest.param(resplit(), "names no training clips", id="empty split"),
+        pytest.param(resplit(xsub_train=NAMES[:2]), "'xsub_train' has no counterpart", id="no validation"),
+        pytest.param(resplit(train=NAMES[:2], val=3), "'val' is no list of clips", id="a number as split"),
+        pytest.param(resplit(train=NAMES[:2], val=["x"]), "'val' names 'x', which has no annotation", id="unknown"),
+        pytest.param(
+            resplit(train=NAMES[:2], val=[(1,)]), "names a tuple, which has no annotation", id="no name there"
+        ),
+        pytest.param(resplit(train=NAMES[:2], val=NAMES[1:]), "share clips", id="a clip on both sides"),
+        pytest.param(lambda value: value.update(more=functools.partial(print)), "partial'", id="a call"),
+    ],
+)
+def test_damage_is_one_line_with_the_file(
+    tmp_path: Path, damage: Callable[[dict[str, Any]], object], problem: str
+) -> None:
+    value = content()
+    damage(value)
+    path = write(tmp_path, value)
+    with pytest.raises(CrrlError) as caught:
+        load(tmp_path)
+    assert re.fullmatch(rf"{re.escape(str(path))}.*{re.escape(problem)}.*", str(caught.value))
+
+
+@pytest.mark.parametrize("value", [3, [1, 2], {"a": 1}, None, np.ones(3)])
+def test_another_pickle_is_refused(tmp_path: Path, value: object) -> None:
+    write(tmp_path, value)
+    with pytest.raises(CrrlError, match="is no pyskl pickle"):
+        load(tmp_path)
+
+
+def test_none_or_several_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CrrlError, match=r"should hold one pyskl annotation file .* here are none"):
+        load(tmp_path)
+    write(tmp_path, content()).rename(tmp_path / "a.pkl")
+    write(tmp_path, content())
+    with pytest.raises(CrrlError, match=r"here are a\.pkl, ntu60_3danno\.pkl"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@given(data=st.data())
+@settings(max_examples=80)
+def test_any_damage_gives_finite_clips_or_the_one_error(
+    tmp_path_factory: pytest.TempPathFactory, protocol: int, data: st.DataObject
+) -> None:
+    root = tmp_path_factory.getbasetemp() / f"pyskl-{protocol}"
+    root.mkdir(exist_ok=True)
+    path = write(root, content(), protocol)
+    damaged = bytearray(path.read_bytes())
+    if cut := data.draw(st.booleans()):
+        damaged = damaged[: data.draw(st.integers(0, len(damaged) - 1))]
+    else:
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(damaged)
+    with suppress(CrrlError):
+        clips = load(root)
+        assert not cut
+        assert clips.frames.ndim == 3
+        assert np.isfinite(clips.frames).all()
+        assert all(0 <= label < len(clips.class_names) for label in clips.labels)
