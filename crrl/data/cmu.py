@@ -31,7 +31,7 @@ FOLDS = 4
 INCH = 0.0254
 """Metres. CMU's documentation: an ASF file's lengths divided by its `length` (0.45) are inches."""
 
-_NAME = re.compile(r"(\d{1,3})_(\d{1,3})\.amc")
+_NAME = re.compile(r"(\d{1,3})_(\d{1,3})\.amc", re.ASCII)
 
 
 def find_files(root: Path) -> list[Path]:

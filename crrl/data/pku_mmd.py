@@ -36,9 +36,9 @@ BODIES, NUM_JOINTS = 2, 25
 VIEWS = "LMR"
 """Left, middle and right camera: views 1, 2 and 3."""
 
-_VIDEO = re.compile(r"(\d{4}|A\d\dN\d\d)-([LMR])")
+_VIDEO = re.compile(r"(\d{4}|A\d\dN\d\d)-([LMR])", re.ASCII)
 _SPLITS = {name: re.compile(rf"cross[-_]{name[6:]}(_v2)?\.txt") for name in ("cross-subject", "cross-view")}
-_LABEL = re.compile(r"(\d{1,2}) *, *(\d{1,6}) *, *(\d{1,6}) *, *(\d{1,3})")
+_LABEL = re.compile(r"(\d{1,2}) *, *(\d{1,6}) *, *(\d{1,6}) *, *(\d{1,3})", re.ASCII)
 
 
 class Action(NamedTuple):
