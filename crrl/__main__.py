@@ -1,4 +1,4 @@
-"""The console script: `crrl prepare`, `train`, `evaluate` and `doctor`, the same as `python -m crrl.prepare` and so on."""
+"""The console script: `crrl prepare`, `train`, `evaluate`, `doctor`, the same as `python -m crrl.prepare` and so on."""
 
 from __future__ import annotations
 
