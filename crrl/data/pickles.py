@@ -24,7 +24,7 @@ import numpy.typing as npt
 from crrl.errors import CrrlError
 from crrl.files import explain_os_errors
 
-_DTYPE = re.compile(r"[<>|=]?(?:b1|[iu][1248]|f[248]|c(?:8|16)|[SU]\d{1,6})")
+_DTYPE = re.compile(r"[<>|=]?(?:b1|[iu][1248]|f[248]|c(?:8|16)|[SU][1-9]\d{0,5})")
 _ADMITTED = """
     MARK STOP POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT
     STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8
@@ -112,6 +112,7 @@ class _Dispatch(dict[int, Callable[[Any], None]]):
 
 class _Unpickler(pickle._Unpickler):
     stack: list[Any]
+    read: Callable[[int], bytes]
     pop_mark: Callable[[], list[Any]]
 
     def __init__(self, file: _Bounded):
@@ -154,6 +155,11 @@ class _Unpickler(pickle._Unpickler):
         else:
             raise Forbidden(f"a state for a {type(target).__name__}")
 
+    def load_bytearray8(self) -> None:
+        """Python's own takes the memory before it looks for the bytes."""
+        size = int.from_bytes(self.read(8), "little")
+        self.stack.append(bytearray(self.read(size)))
+
     def load_setitems(self) -> None:
         """Also of one item. Keys are text or numbers: hashing a tuple nested deeply enough overflows the C stack."""
         items = self.pop_mark()
@@ -176,6 +182,7 @@ class _Unpickler(pickle._Unpickler):
 
     dispatch[pickle.REDUCE[0]] = load_reduce
     dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
     dispatch[pickle.SETITEM[0]] = load_setitem
     dispatch[pickle.SETITEMS[0]] = load_setitems
     dispatch[pickle.DICT[0]] = load_dict

@@ -235,6 +235,10 @@ def test_a_dtype_of_a_pickle_does_not_change_the_one_all_arrays_share(tmp_path: 
 
 BOMBS = {
     "bytes longer than the file": b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"abc.",
+    "a bytearray longer than the file": b"\x80\x05\x96" + struct.pack("<Q", 2**36) + b"abc.",
+    "a bytearray longer than the file and its frame": (
+        b"\x80\x05\x95" + struct.pack("<Q", 13) + b"\x96" + struct.pack("<Q", 2**36) + b"abc."
+    ),
     "a frame longer than the file": b"\x80\x04\x95" + struct.pack("<Q", 2**62) + b"K\x01.",
     "text longer than the file": b"\x80\x02X" + struct.pack("<I", 2**31) + b"abc.",
     "a negative length": b"\x80\x02T" + struct.pack("<i", -5) + b"abc.",
@@ -243,6 +247,11 @@ BOMBS = {
         b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R(K\x01\x8a\x08"
         + struct.pack("<q", 10**18)
         + b"\x85cnumpy\ndtype\nX\x02\x00\x00\x00f4\x89\x88\x87R\x89C\x04abcdtb."
+    ),
+    "10^12 texts of no length": (
+        b"\x80\x02cnumpy.core.numeric\n_frombuffer\n(C\x00cnumpy\ndtype\nX\x02\x00\x00\x00S0\x89\x88\x87R\x8a\x06"
+        + (10**12).to_bytes(6, "little")
+        + b"\x85X\x01\x00\x00\x00CtR."
     ),
     "a bytearray by its length": b"\x80\x02cbuiltins\nbytearray\n\x8a\x05\x00\x00\x00\x00\x10\x85R.",
     "the same bytes in a million arrays": (
