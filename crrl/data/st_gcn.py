@@ -78,6 +78,8 @@ def _open(path: Path) -> npt.NDArray[Any]:
             f"{path} is {array.dtype} {list(shape)}, not float [N, 3, T, 25, 2]: two bodies of 25 joints in space, as "
             f"ST-GCN prepares NTU RGB+D, are needed"
         )
+    if path.stat().st_size != array.offset + array.nbytes:
+        raise CrrlError(f"{path} is damaged: it is longer than its {list(shape)} numbers; restore it")
     warn_if_coarse(path, array.dtype)
     return array
 

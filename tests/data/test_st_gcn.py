@@ -122,6 +122,12 @@ def pickled(content: object) -> Callable[[Path], object]:
     return lambda root: (root / "val_label.pkl").write_bytes(pickle.dumps(content))
 
 
+def insert_a_byte(root: Path) -> None:
+    """Every number after it would be another."""
+    content = (root / "val_data.npy").read_bytes()
+    (root / "val_data.npy").write_bytes(content[:1000] + b"\x01" + content[1000:])
+
+
 class Bomb:
     def __reduce__(self) -> tuple[object, ...]:
         return os.system, ("exit 1",)
@@ -154,6 +160,7 @@ def not_finite() -> np.ndarray:
         pytest.param(pickled((NAMES["train"][:2], [1, 2])), "val_label.pkl", "twice", id="a clip on both sides"),
         pytest.param(pickled((NAMES["val"], Bomb())), "val_label.pkl", "system'", id="a call"),
         pytest.param(lambda root: (root / "val_label.pkl").write_bytes(b""), "val_label.pkl", "damaged", id="emptied"),
+        pytest.param(insert_a_byte, "val_data.npy", "is longer than its [2, 3, 9, 25, 2] numbers", id="a byte more"),
         pytest.param(lambda root: (root / "val_data.npy").write_bytes(b""), "val_data.npy", "damaged", id="no data"),
     ],
 )
