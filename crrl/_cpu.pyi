@@ -103,3 +103,20 @@ def flat_step(
     threads: int = 1,
     isa: str = "",
 ) -> None: ...
+def linear_epoch(
+    clips: int,
+    features: int,
+    classes: int,
+    x: int,
+    labels: int,
+    order: int,
+    count: int,
+    batch: int,
+    weight: int,
+    bias: int,
+    weight_momentum: int,
+    bias_momentum: int,
+    rate: float,
+    momentum: float,
+    isa: str = "",
+) -> None: ...

@@ -9,6 +9,7 @@ from crrl.ops.operators import (
     gru_layer,
     info_nce,
     info_nce_enqueue,
+    linear_epoch,
     ragged_gather,
 )
 
@@ -23,6 +24,7 @@ __all__ = [
     "gru_layer",
     "info_nce",
     "info_nce_enqueue",
+    "linear_epoch",
     "policy",
     "ragged_gather",
     "raise_if_timed_out",

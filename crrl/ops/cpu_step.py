@@ -15,7 +15,7 @@ def supports(case: Case) -> tuple[bool, str]:
         return False, cpu.missing
     if case.device != "cpu" or case.dtype != torch.float32:
         return False, f"the C++ kernel takes float32 on the CPU, not {case.dtype} on {case.device}"
-    return True, f"one pass in C++ (crrl._cpu, {_isa() or cpu.native.gru_isa(False)})"
+    return True, f"one pass in C++ (crrl._cpu, {isa() or cpu.native.gru_isa(False)})"
 
 
 def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -53,15 +53,15 @@ def _info_nce(
     batch, features = q.shape
     q, k = q.contiguous(), k.contiguous()
     entering = q[:0] if entering is None else entering.contiguous()
-    _check("q", q, q.shape)
-    _check("k", k, q.shape)
-    _check("queue", queue, (len(queue), features))
-    _check("entering", entering, (len(entering), features))
+    check("q", q, q.shape)
+    check("k", k, q.shape)
+    check("queue", queue, (len(queue), features))
+    check("entering", entering, (len(entering), features))
     loss, dq = q.new_empty(()), q.new_empty(q.shape)
     cpu.native.info_nce(
         batch, features, len(queue), q.data_ptr(), k.data_ptr(), queue.data_ptr(), temperature, loss.data_ptr(),
         dq.data_ptr(), _address(pointer), entering.data_ptr(), len(entering),
-        torch.get_num_threads(), _isa(),
+        torch.get_num_threads(), isa(),
     )  # fmt: skip
     return loss, dq
 
@@ -73,10 +73,10 @@ def ema_update(keys: Tensor, queries: Tensor, boundary: int, momentum_head: floa
         ValueError: a tensor is not contiguous float32 [N] on the CPU, or boundary is not in 0..N.
     """
     for name, tensor in (("keys", keys), ("queries", queries)):
-        _check(name, tensor, (keys.numel(),))
+        check(name, tensor, (keys.numel(),))
     cpu.native.ema_update(
         keys.numel(), keys.data_ptr(), queries.data_ptr(), boundary, momentum_head, momentum_tail,
-        torch.get_num_threads(), _isa(),
+        torch.get_num_threads(), isa(),
     )  # fmt: skip
 
 
@@ -105,16 +105,16 @@ def flat_step(
     named = {"parameters": parameters, "gradients": gradients, "first": first, "second": second, "keys": keys}
     for name, tensor in named.items():
         if tensor is not None:
-            _check(name, tensor, (size,))
-    _check("rates", rates, (4,))
+            check(name, tensor, (size,))
+    check("rates", rates, (4,))
     cpu.native.flat_step(
         size, parameters.data_ptr(), gradients.data_ptr(), first.data_ptr(), _address(second), _address(keys),
         rates.data_ptr(), nesterov, weight_decay, beta2, eps, max_norm,
-        boundary, momentum_head, momentum_tail, torch.get_num_threads(), _isa(),
+        boundary, momentum_head, momentum_tail, torch.get_num_threads(), isa(),
     )  # fmt: skip
 
 
-def _isa() -> str:
+def isa() -> str:
     """The instruction set that the GRU is made to use, where it computes in float32."""
     return "" if cpu_gru.isa in cpu_gru.BF16_ISAS else cpu_gru.isa
 
@@ -128,12 +128,12 @@ def _of(tensor: Tensor) -> str:
     return f"{tensor.dtype} {list(tensor.shape)}{layout} on {tensor.device}"
 
 
-def _check(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
-    """The kernels take pointers: what lies behind them must be what they expect."""
-    if (
-        tensor.shape != shape
-        or tensor.dtype != torch.float32
-        or tensor.device.type != "cpu"
-        or not tensor.is_contiguous()
-    ):
-        raise ValueError(f"{name} must be contiguous float32 {list(shape)} on the CPU, not {_of(tensor)}")
+def check(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> None:
+    """The kernels take pointers: what lies behind them must be what they expect.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if tensor.shape != shape or tensor.dtype != dtype or tensor.device.type != "cpu" or not tensor.is_contiguous():
+        kind = str(dtype).removeprefix("torch.")
+        raise ValueError(f"{name} must be contiguous {kind} {list(shape)} on the CPU, not {_of(tensor)}")

@@ -8,9 +8,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from crrl.ops import cpu, cpu_gru, cpu_step, library, precision, selfcheck, step, torch_gru, triton
+from crrl.ops import cpu, cpu_gru, cpu_linear, cpu_step, library, precision, selfcheck, step, torch_gru, triton
 from crrl.ops.backends import Backend, Case, Operator
-from crrl.reference import contrast, gru, motion, optim
+from crrl.reference import contrast, gru, linear, motion, optim
 from crrl.reference.gru import Weights
 
 
@@ -52,6 +52,11 @@ _flat_step = Operator(
     Backend("cpu", step.flat_step_op, cpu_step.supports),
     Backend("triton", step.flat_step_op, triton.supports_flat),
     Backend("reference", optim.flat_step, _always),
+)
+_linear_epoch = Operator(
+    "linear_epoch",
+    Backend("cpu", cpu_linear.linear_epoch, cpu_step.supports),
+    Backend("reference", linear.linear_epoch, _always),
 )
 _RUN = {(name, backend.name): backend.run for name, op in Operator.registry.items() for backend in op.backends}
 
@@ -223,6 +228,23 @@ def flat_step(
             beta2=beta2, eps=eps, max_norm=max_norm, boundary=boundary, momentum_head=momentum_head,
             momentum_tail=momentum_tail,
         )  # fmt: skip
+
+
+def linear_epoch(
+    features: Tensor,
+    labels: Tensor,
+    order: Tensor,
+    batch_size: int,
+    parameters: tuple[Tensor, Tensor],
+    momenta: tuple[Tensor, Tensor],
+    rate: float,
+    momentum: float,
+) -> None:
+    """An epoch of softmax regression by SGD with Nesterov momentum; `parameters` and `momenta` change in place.
+
+    The arguments are those of crrl.reference.linear.linear_epoch; the kernel wants them contiguous.
+    """
+    _linear_epoch(_case(features), features, labels, order, batch_size, parameters, momenta, rate, momentum)
 
 
 def _choose_info_nce(q: Tensor, queue: Tensor) -> str:

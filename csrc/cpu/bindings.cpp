@@ -17,6 +17,7 @@
 #include "gather.hpp"
 #include "gru.hpp"
 #include "infonce.hpp"
+#include "linear.hpp"
 #include "peak.hpp"
 #include "skeleton.hpp"
 #include "step.hpp"
@@ -167,6 +168,26 @@ void flat_step(int64_t size, int64_t parameters, int64_t gradients, int64_t firs
   crrl::flat_step(params, threads, or_null(isa));
 }
 
+void linear_epoch(int64_t clips, int64_t features, int64_t classes, int64_t x, int64_t labels, int64_t order,
+                  int64_t count, int64_t batch, int64_t weight, int64_t bias, int64_t weight_momentum,
+                  int64_t bias_momentum, double rate, double momentum, const std::string& isa) {
+  const crrl::LinearEpoch params{clips,
+                                 features,
+                                 classes,
+                                 pointer<const float>(x),
+                                 pointer<const int64_t>(labels),
+                                 pointer<const int64_t>(order),
+                                 count,
+                                 batch,
+                                 pointer<float>(weight),
+                                 pointer<float>(bias),
+                                 pointer<float>(weight_momentum),
+                                 pointer<float>(bias_momentum),
+                                 rate,
+                                 momentum};
+  crrl::linear_epoch(params, or_null(isa));
+}
+
 // By default glibc gives large blocks back to the system when they are freed, and the next one's pages have to be
 // cleared again: several milliseconds of a training step.
 void keep_memory() {
@@ -280,4 +301,10 @@ Raises:
         py::arg("momentum_tail"), py::arg("threads") = 1, py::arg("isa") = "", py::call_guard<py::gil_scoped_release>(),
         "An optimizer step on flat float32 buffers; second and keys may be 0; see csrc/cpu/step.hpp. Raises as "
         "ema_update.");
+  m.def("linear_epoch", &linear_epoch, py::arg("clips"), py::arg("features"), py::arg("classes"), py::arg("x"),
+        py::arg("labels"), py::arg("order"), py::arg("count"), py::arg("batch"), py::arg("weight"), py::arg("bias"),
+        py::arg("weight_momentum"), py::arg("bias_momentum"), py::arg("rate"), py::arg("momentum"), py::arg("isa") = "",
+        py::call_guard<py::gil_scoped_release>(),
+        "An epoch of softmax regression; see csrc/cpu/linear.hpp. ValueError: a size, a label or a clip is out of "
+        "range.");
 }

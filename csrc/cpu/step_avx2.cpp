@@ -4,5 +4,6 @@
 #define CRRL_LANES 8
 #define CRRL_ROWS 4
 #include "infonce_kernels.hpp"
+#include "linear_kernels.hpp"
 #include "step_kernels.hpp"
 #endif

@@ -4,5 +4,6 @@
 #define CRRL_LANES 16
 #define CRRL_ROWS 8
 #include "infonce_kernels.hpp"
+#include "linear_kernels.hpp"
 #include "step_kernels.hpp"
 #endif

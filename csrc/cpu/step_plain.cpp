@@ -3,4 +3,5 @@
 #define CRRL_LANES 4
 #define CRRL_ROWS 4
 #include "infonce_kernels.hpp"
+#include "linear_kernels.hpp"
 #include "step_kernels.hpp"
