@@ -1,31 +1,45 @@
-"""The protocols of Section IV-C: a linear classifier, and the nearest neighbour, on frozen features."""
+"""The protocols on frozen features: a linear classifier and nearest neighbours (Section IV-C), and retrieval."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torch.optim import SGD
-from torch.optim.lr_scheduler import MultiStepLR
+
+from crrl import ops
 
 EPOCHS = 85
 BATCH_SIZE = 16
 LEARNING_RATE = 0.1
 LR_DROPS = (15, 35, 50, 66, 75)
+MOMENTUM = 0.9
+
+CHUNK = 512
+"""Test clips that are compared with all training clips at a time: it bounds the memory, 80 MB for those of NTU 60."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """Features float32 [N, D] and labels int64 [N] of one set of clips."""
+    """Features float32 [N, D] and labels int64 [N] of one set of clips, on the CPU."""
 
     features: Tensor
     labels: Tensor
 
     def accuracy(self, predicted: Tensor) -> float:
         """Percent of `predicted` (int64 [N]) that are right."""
-        return 100 * (predicted == self.labels).double().mean().item()
+        return percent_right(predicted, self.labels)
+
+    def directions(self) -> Tensor:
+        """The features at length 1, whose products are cosines; [N, D]."""
+        return F.normalize(self.features, dim=1)
+
+
+def percent_right(predicted: Tensor, labels: Tensor) -> float:
+    """Percent of `predicted` that are equal to `labels`; int64 [N] each."""
+    return 100 * (predicted == labels).double().mean().item()
 
 
 def linear_probe(train: Features, tests: dict[str, Features], classes: int, seed: int = 0) -> dict[str, list[float]]:
@@ -35,31 +49,86 @@ def linear_probe(train: Features, tests: dict[str, Features], classes: int, seed
         For each test set the accuracy in percent after every epoch; the last is the headline.
     """
     generator = torch.Generator().manual_seed(seed)
-    classifier = nn.Linear(train.features.shape[1], classes)
-    nn.init.normal_(classifier.weight, 0, 0.01, generator=generator)
-    nn.init.zeros_(classifier.bias)
-    optimizer = SGD(classifier.parameters(), lr=LEARNING_RATE, momentum=0.9, nesterov=True)
-    schedule = MultiStepLR(optimizer, LR_DROPS, gamma=0.5)
+    features = train.features.contiguous()
+    parameters = torch.empty(classes, features.shape[1]).normal_(0, 0.01, generator=generator), torch.zeros(classes)
+    momenta = torch.zeros_like(parameters[0]), torch.zeros_like(parameters[1])
     history: dict[str, list[float]] = {name: [] for name in tests}
-    for _ in range(EPOCHS):
-        for index in torch.split(torch.randperm(len(train.labels), generator=generator), BATCH_SIZE):
-            loss = F.cross_entropy(classifier(train.features[index]), train.labels[index])
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-        schedule.step()
-        with torch.no_grad():
-            for name, test in tests.items():
-                history[name].append(test.accuracy(classifier(test.features).argmax(1)))
+    for epoch in range(EPOCHS):
+        order = torch.randperm(len(train.labels), generator=generator)
+        rate = LEARNING_RATE * 0.5 ** sum(epoch >= drop for drop in LR_DROPS)
+        ops.linear_epoch(features, train.labels, order, BATCH_SIZE, parameters, momenta, rate, MOMENTUM)
+        for name, test in tests.items():
+            history[name].append(test.accuracy(F.linear(test.features, *parameters).argmax(1)))
     return history
 
 
-def nearest_neighbour(train: Features, tests: dict[str, Features]) -> dict[str, float]:
-    """1-NN by cosine similarity: for each test set the accuracy in percent."""
-    known = F.normalize(train.features, dim=1)
+def nearest_neighbours(train: Features, tests: dict[str, Features], neighbours: int = 1) -> dict[str, float]:
+    """k-NN by cosine similarity, `neighbours` of at most N training clips: for each test set the accuracy in percent.
+
+    Each neighbour has one vote. Of classes with as many votes the one with the larger summed similarity wins, of these
+    again the one with the lower label.
+    """
+    known = train.directions()
     result = {}
     for name, test in tests.items():
-        chunks = torch.split(F.normalize(test.features, dim=1), 1024)
-        nearest = torch.cat([(chunk @ known.t()).argmax(1) for chunk in chunks])
-        result[name] = test.accuracy(train.labels[nearest])
+        chunks = torch.split(test.directions(), CHUNK)
+        result[name] = test.accuracy(
+            torch.cat([_elect(chunk @ known.t(), train.labels, neighbours) for chunk in chunks])
+        )
     return result
+
+
+def _elect(similarity: Tensor, labels: Tensor, neighbours: int) -> Tensor:
+    """Labels int64 [B] that the nearest training clips vote for. similarity: [B, N]; labels: int64 [N]."""
+    if neighbours == 1:
+        return labels[similarity.argmax(1)]  # of equally near ones the first
+    values, nearest = similarity.topk(neighbours, dim=1)
+    voters = labels[nearest]
+    votes = torch.zeros(len(voters), int(labels.max()) + 1, dtype=torch.float64)
+    sums = votes.scatter_add(1, voters, values.double())
+    votes.scatter_add_(1, voters, torch.ones_like(values, dtype=torch.float64))
+    return sums.masked_fill(votes < votes.amax(1, keepdim=True), -torch.inf).argmax(1)
+
+
+def mean_average_precision(train: Features, tests: dict[str, Features]) -> dict[str, float]:
+    """Retrieval: every test clip ranks the training clips by cosine similarity; for each test set the mAP in percent.
+
+    A query's average precision is the mean, over the training clips of its class, of the share of that class among all
+    that are at least as similar; so equally similar clips have the same rank, whatever their order. A query whose class
+    has no training clip finds nothing: 0.
+    """
+    known = train.directions()
+    result = {}
+    for name, test in tests.items():
+        queries, total = test.directions(), 0.0
+        for label in torch.unique(test.labels):
+            relevant = train.labels == label
+            for chunk in torch.split(queries[test.labels == label], CHUNK) if relevant.any() else ():
+                total += float(_average_precision(chunk @ known.t(), relevant).sum())
+        result[name] = 100 * total / len(test.labels)
+    return result
+
+
+def _average_precision(similarity: Tensor, relevant: Tensor) -> Tensor:
+    """float64 [B], for similarity [B, N] and relevant, bool [N], which are at least one."""
+
+    def at_least(ascending: Tensor) -> Tensor:
+        return ascending.shape[1] - torch.searchsorted(ascending, wanted)
+
+    everyone = torch.from_numpy(np.sort(similarity.numpy(), axis=1))  # several times as fast as torch.sort
+    wanted = torch.from_numpy(np.sort(similarity[:, relevant].numpy(), axis=1))
+    return (at_least(wanted) / at_least(everyone).double()).mean(1)
+
+
+def stratified(labels: Tensor, fraction: float, seed: int) -> Tensor:
+    """Places, int64 [M] in ascending order, of a part of `labels` (int64 [N]) drawn at random from every class.
+
+    Each class gives the whole number nearest to `fraction` of its clips, but at least one.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chosen = []
+    for label in torch.unique(labels):
+        places = torch.nonzero(labels == label)[:, 0]
+        count = max(1, round(fraction * len(places)))
+        chosen.append(places[torch.randperm(len(places), generator=generator)[:count]])
+    return torch.cat(chosen).sort().values

@@ -27,7 +27,9 @@ ALLOWED = {
     "runs": {"config", "data", "models", "files", "errors"},
     "features": {"ops", "data", "models"},
     "training": {"ops", "optim", "config", "methods", "data", "models", "features", "runs", "files", "errors"},
-    "evaluation": set(),
+    "evaluation": {"ops"},
+    "finetuning": {"evaluation", "ops", "optim", "data", "models", "features", "errors"},
+    "protocols": {"config", "data", "models", "features", "evaluation", "finetuning", "runs", "errors"},
     "embedding": {"data", "models", "features", "runs", "files"},
 }
 """For each room the rooms it may import; the commands and crrl/__init__.py, at the top, may import all of them."""

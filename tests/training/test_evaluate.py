@@ -1,4 +1,4 @@
-"""The command crrl.evaluate and its protocols: against known features, and on a trained run."""
+"""The command crrl.evaluate on a trained run: its protocols, its tables, what it refuses."""
 
 from __future__ import annotations
 
@@ -10,48 +10,19 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 import crrl
 from crrl.data import ClipTensors, prepare
 from crrl.errors import CrrlError
-from crrl.evaluation import Features, linear_probe, nearest_neighbour
 from crrl.features import encode
+from crrl.models import Encoder
 from crrl.runs import RunFolder
 
 pytest.importorskip("tyro", reason="tyro is not installed")
 pytest.importorskip("tensorboard", reason="tensorboard is not installed")
 
-from crrl import evaluate, evaluation, train
-
-
-def clusters(clips: int, seed: int, spread: float = 0.05) -> Features:
-    """Features around three directions, labelled by direction."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(clips) % 3
-    return Features(torch.eye(3, 8)[labels] + spread * torch.randn(clips, 8, generator=generator), labels)
-
-
-def test_the_linear_probe_separates_clusters_and_reports_every_epoch() -> None:
-    history = linear_probe(clusters(60, 0), {"all": clusters(30, 1)}, classes=3)
-    assert len(history["all"]) == evaluation.EPOCHS
-    assert history["all"][-1] == 100
-
-
-def test_the_linear_probe_on_labels_that_mean_nothing_is_chance() -> None:
-    test = clusters(300, 1)
-    shuffled = Features(test.features, test.labels[torch.randperm(300, generator=torch.Generator().manual_seed(2))])
-    assert linear_probe(clusters(60, 0), {"all": shuffled}, classes=3)["all"][-1] == pytest.approx(33.3, abs=10)
-
-
-def test_the_linear_probe_is_deterministic_by_seed() -> None:
-    train_set, test = clusters(30, 0, spread=1.0), {"all": clusters(60, 1, spread=1.0)}
-    assert linear_probe(train_set, test, 3, seed=1) == linear_probe(train_set, test, 3, seed=1)
-
-
-def test_the_nearest_neighbour_is_by_cosine_not_distance() -> None:
-    known = Features(torch.tensor([[10.0, 0.0], [0.0, 0.1]]), torch.tensor([0, 1]))
-    test = Features(torch.tensor([[0.1, 0.0], [0.0, 9.0], [0.0, -1.0]]), torch.tensor([0, 1, 1]))
-    assert nearest_neighbour(known, {"all": test})["all"] == pytest.approx(200 / 3)
+from crrl import evaluate, finetuning, protocols, train
 
 
 @pytest.fixture(scope="module")
@@ -62,18 +33,132 @@ def run(clip_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("protocol", "rows"), [("linear", ["last epoch", "best epoch on test"]), ("knn", ["1-NN"])])
+LAST_AND_BEST = ["last epoch", "best epoch on test"]
+QUICK = ["--epochs", "1", "--batch-size", "20"]
+
+
+@pytest.fixture(autouse=True)
+def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finetuning, "LEAST_STEPS", 7)
+
+
+@pytest.mark.parametrize(
+    ("options", "rows"),
+    [
+        (["linear"], LAST_AND_BEST),
+        (["knn"], ["1-NN"]),
+        (["knn", "--neighbours", "3"], ["3-NN"]),
+        (["retrieval"], ["mAP"]),
+        (["fine-tune", *QUICK], LAST_AND_BEST),
+    ],
+    ids=lambda value: " ".join(value),
+)
 def test_it_prints_and_keeps_the_encoder_beside_a_random_one(
-    run: Path, protocol: str, rows: list[str], capsys: pytest.CaptureFixture[str]
+    run: Path, options: list[str], rows: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert evaluate.main([str(run), "--protocol", protocol]) == 0
+    encoder = (run / "encoder.safetensors").read_bytes()
+    assert evaluate.main([str(run), "--protocol", *options]) == 0
     printed = capsys.readouterr().out
-    kept = json.loads((run / f"evaluation-{protocol}.json").read_text())
-    assert list(kept["accuracy_percent"]) == [f"{who}, {row}" for who in ("crrl", "random encoder") for row in rows]
-    for name, values in kept["accuracy_percent"].items():
+    kept = json.loads((run / f"evaluation-{options[0]}.json").read_text())
+    measured = kept["map_percent" if options[0] == "retrieval" else "accuracy_percent"]
+    assert list(measured) == [f"{who}, {row}" for who in ("crrl", "random encoder") for row in rows]
+    assert (run / "encoder.safetensors").read_bytes() == encoder
+    for name, values in measured.items():
         line = next(line for line in printed.splitlines() if name in line)
         assert float(line.split()[-1]) == pytest.approx(values["all"], abs=0.05)
     assert kept["test_clips"] == {"all": 10}
+
+
+def test_several_protocols_go_by_features_computed_once(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoded: list[int] = []
+
+    def count(encoder: Encoder, tensors: ClipTensors, index: Tensor) -> Tensor:
+        encoded.append(len(index))
+        return encode(encoder, tensors, index)
+
+    monkeypatch.setattr(protocols, "encode", count)
+    assert evaluate.main([str(run), "--protocol", "linear", "--protocol", "knn", "--protocol", "retrieval"]) == 0
+    assert encoded == 2 * [40, 10]
+    titles = [line for line in capsys.readouterr().out.splitlines() if line.startswith("folder, default")]
+    assert [line.split("(")[1].split(")")[0] for line in titles] == ["linear", "knn", "retrieval"]
+
+
+def test_semi_supervised_is_the_mean_over_the_draws_of_every_part(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--labels", "0.01", "0.5", "--draws", "2", *QUICK]
+    assert evaluate.main([str(run), "--protocol", "semi-supervised", *options]) == 0
+    kept = json.loads((run / "evaluation-semi-supervised.json").read_text())
+    parts = ["1 % of labels (2)", "50 % of labels (20)"]
+    names = [f"{who}, {part}, {row}" for who in ("crrl", "random encoder") for part in parts for row in LAST_AND_BEST]
+    assert list(kept["accuracy_percent"]) == names
+    printed = capsys.readouterr().out
+    for name in names:
+        draws = kept["draws"][name]["all"]
+        assert len(draws) == 2
+        assert kept["accuracy_percent"][name]["all"] == pytest.approx(sum(draws) / 2)
+        line = next(line for line in printed.splitlines() if name in line)
+        assert line.split()[-3:] == [f"{sum(draws) / 2:.1f}", "±", f"{abs(draws[0] - draws[1]) / 2**0.5:.1f}"]
+    assert kept["settings"] == {
+        "labels": [0.01, 0.5], "draws": 2, "epochs": 1, "batch_size": 20, "lr": 0.001, "seed": 0
+    }  # fmt: skip
+
+
+def other_clips(folder: Path, joints: int) -> Path:
+    """20 clips of three classes."""
+    folder.mkdir()
+    rng = np.random.default_rng(1)
+    lines = ["file,label"]
+    for i in range(20):
+        np.save(folder / f"{i}.npy", rng.normal(size=(4, joints, 3)).astype(np.float32))
+        lines.append(f"{i}.npy,{'abc'[i % 3]}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize("protocol", ["linear", "fine-tune"])
+def test_an_encoder_is_transferred_to_another_data_set_of_as_many_joints(
+    run: Path, tmp_path: Path, protocol: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = other_clips(tmp_path / "other", joints=5)
+    quick = QUICK if protocol == "fine-tune" else []
+    options = ["--protocol", protocol, "--dataset", "folder", "--data", str(data), *quick]
+    assert evaluate.main([str(run), *options]) == 0
+    assert "pretrained on folder, default" in capsys.readouterr().out
+    kept = json.loads((run / f"evaluation-{protocol}-folder-default.json").read_text())
+    assert kept["pretrained_on"] == {"dataset": "folder", "split": "default"}
+    assert 0 < sum(kept["test_clips"].values()) < 20
+
+
+def test_a_transfer_to_another_joint_count_is_refused(run: Path, tmp_path: Path) -> None:
+    data = other_clips(tmp_path / "other", joints=4)
+    with pytest.raises(CrrlError, match=r"skeletons of folder have 4 joints, .* was trained on 5"):
+        evaluate.main([str(run), "--dataset", "folder", "--data", str(data)])
+    with pytest.raises(CrrlError, match=r"skeletons of synthetic have 25 joints"):
+        evaluate.main([str(run), "--dataset", "synthetic"])
+    assert not list(run.glob("*-synthetic-*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--neighbours", "3"], "--neighbours goes with --protocol knn alone"),
+        (["--protocol", "knn", "--labels", "0.1"], "--labels goes with --protocol semi-supervised alone"),
+        (["--protocol", "linear", "--batch-size", "8"], "--batch-size goes with --protocol fine-tune or semi"),
+        (["--protocol", "knn", "--neighbours", "0"], "take 1 at least"),
+        (["--protocol", "knn", "--neighbours", "41"], "there are 40 training clips"),
+        (["--protocol", "semi-supervised", "--labels", "1.5"], "above 0 and at most 1"),
+        (["--protocol", "semi-supervised", "--labels", "0"], "above 0 and at most 1"),
+        (["--protocol", "fine-tune", "--lr", "-1"], "lr is -1.0"),
+        (["--split", "elsewhere"], "no split named 'elsewhere'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_options_that_do_not_fit(run: Path, options: list[str], message: str) -> None:
+    with pytest.raises(CrrlError, match=message):
+        evaluate.main([str(run), *options])
 
 
 def tensors_of(run: Path) -> ClipTensors:

@@ -1,0 +1,119 @@
+"""Fine-tuning: encoder and linear classifier trained end to end on labelled clips, from an encoder's weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import OneCycleLR
+
+from crrl import ops
+from crrl.data import ClipTensors
+from crrl.data.batches import epoch_order
+from crrl.errors import CrrlError
+from crrl.evaluation import percent_right
+from crrl.features import encode
+from crrl.models import Encoder
+from crrl.optim import FlatAdam
+
+LEAST_STEPS = 200
+"""Few clips are trained on for more epochs, up to this many steps in all."""
+
+LOOKS = 10
+"""Epochs after which the test sets are scored, evenly spaced, the last among them: with few labels each look would cost
+more than the epoch before it."""
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """Adam under one-cycle, the same learning rate for encoder and classifier, dropout as the encoder has it.
+
+    Attributes:
+        epochs: over the labelled clips, more of them where they make fewer than LEAST_STEPS steps.
+        batch_size: clips a step; the last batch of an epoch takes what is left. lr: the peak of the learning rate.
+    """
+
+    epochs: int = 30
+    batch_size: int = 32
+    lr: float = 1e-3
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise CrrlError(f"{name} is {getattr(self, name)}: at least 1 is needed")
+        if not self.lr > 0:
+            raise CrrlError(f"lr is {self.lr}: it must be positive")
+
+    def steps(self, clips: int) -> int:
+        """Steps an epoch over so many clips."""
+        return math.ceil(clips / self.batch_size)
+
+    def epochs_over(self, clips: int) -> int:
+        """Epochs over so many clips."""
+        return max(self.epochs, math.ceil(LEAST_STEPS / self.steps(clips)))
+
+
+def fine_tune(
+    encoder: Encoder,
+    tensors: ClipTensors,
+    train: Tensor,
+    tests: dict[str, Tensor],
+    classes: int,
+    settings: FineTuning,
+    seed: int,
+    advance: Callable[[int], object],
+) -> dict[str, list[float]]:
+    """Train a copy of `encoder` and a new linear classifier; neither is kept.
+
+    Args:
+        encoder: on the device of `tensors`; left as it is. train: int64 [M], the labelled clips. tests: clips by name.
+        seed: of the classifier's start, the order of the clips and dropout. advance: told the clips of each step.
+
+    Returns:
+        For each test set the accuracy in percent after LOOKS epochs; the last is the headline.
+
+    Raises:
+        CrrlError: the loss or a weight is no longer finite.
+    """
+    torch.manual_seed(seed)
+    encoder = copy.deepcopy(encoder)
+    classifier = nn.Linear(encoder.features, classes).to(tensors.frames.device)
+    optimizer = FlatAdam([*encoder.parameters(), *classifier.parameters()], settings.lr)
+    epochs = settings.epochs_over(len(train))
+    schedule = OneCycleLR(optimizer, settings.lr, total_steps=epochs * settings.steps(len(train)))
+    looks = {math.ceil(epochs * look / LOOKS) for look in range(1, LOOKS + 1)}
+    history: dict[str, list[float]] = {name: [] for name in tests}
+    for epoch in range(epochs):
+        encoder.train()
+        for index in torch.split(epoch_order(train, seed, epoch), settings.batch_size):
+            batch = tensors.batch(index)
+            logits = classifier(encoder.pooled(batch.x, batch.lengths))
+            loss = F.cross_entropy(logits, tensors.labels[index].to(logits.device))
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            advance(len(index))
+        _check_finite(torch.stack([loss.detach(), optimizer.flat.sum()]), epoch)
+        if epoch + 1 in looks:
+            for name, index in tests.items():
+                history[name].append(_accuracy(encoder.eval(), classifier, tensors, index))
+    return history
+
+
+@torch.no_grad()
+def _accuracy(encoder: Encoder, classifier: nn.Linear, tensors: ClipTensors, index: Tensor) -> float:
+    predicted = classifier(encode(encoder.pooled, tensors, index)).argmax(1).cpu()
+    return percent_right(predicted, tensors.labels[index])
+
+
+def _check_finite(values: Tensor, epoch: int) -> None:
+    finite = bool(values.isfinite().all())
+    ops.raise_if_timed_out()
+    if not finite:
+        raise CrrlError(f"fine-tuning is no longer finite after epoch {epoch + 1}; give a smaller --lr")
