@@ -25,8 +25,7 @@ $(READY): pyproject.toml constraints.txt setup.py $(NATIVE)
 train: $(READY) ## Pre-train on synthetic data into RUN and evaluate
 	$(BIN)/python -m crrl.train $(if $(wildcard $(RUN)/config.json),--resume $(RUN),\
 		--dataset synthetic --recipe tuned --fused --out $(RUN))
-	$(BIN)/python -m crrl.evaluate $(RUN) --protocol linear
-	$(BIN)/python -m crrl.evaluate $(RUN) --protocol knn
+	$(BIN)/python -m crrl.evaluate $(RUN) --protocol linear --protocol knn
 
 test: lint ## Lint, then run the tests
 	$(BIN)/python -m pytest
@@ -52,7 +51,7 @@ sanitize: $(READY) ## Test the C++ under the sanitizers
 	nm -D $(SANITIZED)/crrl/_cpu*.so | grep -q __asan_report
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 		PYTHONPATH=$(SANITIZED) $(BIN)/pytest tests/ops/test_gru_backends.py tests/ops/test_gather_native.py \
-		tests/ops/test_info_nce.py tests/ops/test_flat_step.py \
+		tests/ops/test_info_nce.py tests/ops/test_flat_step.py tests/ops/test_linear_epoch.py \
 		tests/data/test_skeleton.py
 
 lint: $(READY) ## Check style, formatting and types

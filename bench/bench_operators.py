@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
@@ -114,6 +114,60 @@ def torch_adam(way: str, parameters: list[Tensor], gradients: list[Tensor], keys
         torch._foreach_lerp_(followers, mine, 1 - MOMENTUM)
 
     return in_place(step, mine, followers)
+
+
+def test_linear_protocol(compare: Callable[..., None]) -> None:
+    """One of the 85 epochs of a linear evaluation of NTU 60's size, with the accuracy on its test clips."""
+    generator = torch.Generator().manual_seed(0)
+    means = 0.05 * torch.randn(60, 512, generator=generator)
+
+    def clips(count: int) -> tuple[Tensor, Tensor]:
+        labels = torch.randint(0, 60, (count,), generator=generator)
+        return means[labels] + 0.1 * torch.randn(count, 512, generator=generator), labels
+
+    train, test, order = clips(40_091), clips(16_487), torch.randperm(40_091, generator=generator)
+    start = 0.01 * torch.randn(60, 512, generator=generator)
+    runs = {
+        "crrl": probe_epoch(start, *train, test[0], order),
+        "torch": torch_probe_epoch(start, *train, test[0], order),
+    }
+    row = Row("Linear protocol, NTU 60's size", "1 of 85 epochs: 2,506 steps of 16 clips, D=512", bar="torch")
+    with ops.use_backends("linear_epoch=reference"):
+        expected = probe_epoch(start.double(), train[0].double(), train[1], test[0].double(), order)()
+    # Thousands of steps, each from the rounded result of the one before.
+    limits = {"crrl": {"limit": 3, "relative_to": "torch", "least": 1e-6}, "torch": {"limit": 1e-4}}
+    compare(row, [Contender(name, run, **limits[name]) for name, run in runs.items()], expected)  # type: ignore[arg-type]
+
+
+def probe_epoch(start: Tensor, features: Tensor, labels: Tensor, test: Tensor, order: Tensor) -> Run:
+    """The epoch by ops.linear_epoch; gives weights, biases and the logits of the test clips."""
+
+    def run() -> list[Tensor]:
+        parameters = start.clone(), start.new_zeros(len(start))
+        momenta = torch.zeros_like(start), torch.zeros_like(parameters[1])
+        ops.linear_epoch(features, labels, order, 16, parameters, momenta, 0.1, 0.9)
+        return [*parameters, F.linear(test, *parameters)]
+
+    return run
+
+
+def torch_probe_epoch(start: Tensor, features: Tensor, labels: Tensor, test: Tensor, order: Tensor) -> Run:
+    """The same as one writes it with torch.nn and torch.optim."""
+
+    def run() -> list[Tensor]:
+        classifier = nn.Linear(start.shape[1], len(start))
+        classifier.weight.data.copy_(start)
+        classifier.bias.data.zero_()
+        optimizer = torch.optim.SGD(classifier.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+        for index in torch.split(order, 16):
+            loss = F.cross_entropy(classifier(features[index]), labels[index])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            return [classifier.weight, classifier.bias, classifier(test)]
+
+    return run
 
 
 def in_place(step: Callable[[], None], parameters: list[Tensor], keys: list[Tensor]) -> Run:
