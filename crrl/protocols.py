@@ -202,7 +202,9 @@ class Evaluation:
             for name, extractor in self.candidates.items():
                 for labelled, seed, index in jobs:
                     bar.set_description(f"{protocol}: {', '.join(filter(None, (name, labelled)))}", refresh=False)
-                    tune = partial(fine_tune, extractor.encoder, self.tensors, index, self.tests, self.classes, settings, seed)
+                    tune = partial(
+                        fine_tune, extractor.encoder, self.tensors, index, self.tests, self.classes, settings, seed
+                    )
                     for row, values in last_and_best(tune(bar.update)).items():
                         for test, value in values.items():
                             key = ", ".join(filter(None, (name, labelled, row)))
