@@ -1,13 +1,19 @@
-"""The console script: `crrl prepare`, `train`, `evaluate`, `doctor`, the same as `python -m crrl.prepare` and so on."""
+"""The console script: `crrl train` is `python -m crrl.train`, and so are the other commands."""
 
 from __future__ import annotations
 
 import sys
 
-from crrl import doctor, evaluate, prepare, train
+from crrl import doctor, evaluate, prepare, reproduce, train
 from crrl.errors import run_command
 
-COMMANDS = {"prepare": prepare.main, "train": train.main, "evaluate": evaluate.main, "doctor": doctor.main}
+COMMANDS = {
+    "prepare": prepare.main,
+    "train": train.main,
+    "evaluate": evaluate.main,
+    "reproduce": reproduce.main,
+    "doctor": doctor.main,
+}
 
 
 def main() -> int:

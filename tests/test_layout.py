@@ -30,6 +30,9 @@ ALLOWED = {
     "evaluation": {"ops"},
     "finetuning": {"evaluation", "ops", "optim", "data", "models", "features", "errors"},
     "protocols": {"config", "data", "models", "features", "evaluation", "finetuning", "runs", "errors"},
+    "reproduction": {
+        *("training", "evaluation", "features", "runs", "config", "methods", "data", "files", "errors"),
+    },
     "embedding": {"data", "models", "features", "runs", "files"},
 }
 """For each room the rooms it may import; the commands and crrl/__init__.py, at the top, may import all of them."""
@@ -37,7 +40,7 @@ ALLOWED = {
 STANDARD = {"crrl", "__future__", "collections", "dataclasses", "typing"}
 """What kernels and reference may import beside torch and triton."""
 
-COMMANDS = {"prepare", "train", "evaluate", "doctor", "__main__", "__init__"}
+COMMANDS = {"prepare", "train", "evaluate", "reproduce", "doctor", "__main__", "__init__"}
 
 
 def modules() -> list[Path]:
@@ -91,7 +94,7 @@ def test_crrl_imports_without_triton_and_the_extension() -> None:
     code = (
         "import sys\n"
         "sys.modules['triton'] = sys.modules['crrl._cpu'] = None\n"
-        "import crrl, crrl.train, crrl.evaluate, crrl.doctor\n"
+        "import crrl, crrl.train, crrl.evaluate, crrl.reproduce, crrl.doctor\n"
         "from crrl import ops\nimport torch\n"
         "print(dict(row[:2] for row in ops.choices(ops.Case('cpu', torch.float32)))['ragged_gather'])\n"
     )

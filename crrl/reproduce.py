@@ -1,0 +1,77 @@
+"""The command `python -m crrl.reproduce`: run a table or figure of the paper and write the page that compares."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from crrl.config import Dataset, Precision, Recipe
+from crrl.errors import CrrlError, run_command
+from crrl.reproduction import TARGETS, Campaign, Settings, TargetName, make_plan, write_page
+
+
+@dataclass(frozen=True)
+class ReproduceOptions:
+    """Run a table or figure of the paper: what is missing is trained, what was cut off goes on, runs are shared."""
+
+    target: tyro.conf.Positional[TargetName]
+    """Table or figure."""
+    dataset: tuple[Dataset, ...] = ()
+    """Data sets, one or more; without it those of the table that are at hand."""
+    seeds: int = 1
+    """How many seeds, from 0; the page has mean and standard deviation over them."""
+    recipe: Recipe = "paper"
+    """Settings of all runs: the paper's, or ours (tuned)."""
+    quick: bool = False
+    """A smoke test: 2 epochs a phase, 1 seed, one split a data set. The page says so with every number."""
+    runs: Path = Path("runs/reproduction")
+    """Folder of the runs, which all targets share."""
+    out: Path | None = None
+    """Folder of the pages; without it RUNS/pages."""
+    data: tuple[Path, ...] = ()
+    """Folders of data sets; each set is taken from the first that has it. Without it $CRRL_DATA."""
+    precision: Precision = "fp32"
+    """bf16: matrix products in bfloat16."""
+    fused: bool = True
+    """Use the fastest correct backend of each operator on this machine."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto: the GPU if there is one."""
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise CrrlError(f"--seeds is {self.seeds}: at least 1 is needed")
+        if self.quick and self.seeds > 1:
+            raise CrrlError("--quick is a smoke test of 1 seed: leave out --seeds, or --quick")
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(self.recipe, self.seeds, self.quick, self.fused, self.precision, self.device, self.data)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run and write; returns the exit code: 1 where a run failed."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = tyro.cli(ReproduceOptions, prog="python -m crrl.reproduce", args=arguments)
+    plan = make_plan(options.target, TARGETS[options.target], options.dataset, options.settings)
+    for dataset, reason in plan.skipped.items():
+        print(f"{dataset} is left out: {reason}", file=sys.stderr)
+    campaign = Campaign(plan, options.runs)
+    print(f"{len(plan.runs)} runs, {len(campaign.missing())} of them to do, in {campaign.runs}", file=sys.stderr)
+    command = shlex.join(["python", "-m", "crrl.reproduce", *arguments])
+    out = options.out or options.runs / "pages"
+    try:
+        campaign.work()
+    finally:  # cut off, the page shows what there is; the same command goes on
+        print(f"page: {write_page(plan, campaign.runs, out, command)}")
+    for name, reason in campaign.failures.items():
+        print(f"failed: {name}: {reason}", file=sys.stderr)
+    return 1 if campaign.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,134 @@
+"""Drawing by matplotlib, t-SNE by scikit-learn: both optional, `pip install 'crrl[reproduce]'`."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crrl.files import write_file
+
+Matrix = npt.NDArray[np.float64]
+SHOWN_CLIPS = 3000
+"""Clips that a t-SNE shows at most, evenly spaced."""
+
+
+class Missing(Exception):
+    """A library that the figure needs is not installed; says which, and the remedy."""
+
+
+def _canvas(panels: int, width: float, height: float) -> tuple[Any, list[Any]]:
+    """A figure with so many panels in a row, each so many inches wide and high."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise Missing("matplotlib is not installed; pip install 'crrl[reproduce]' and run the same command") from error
+    figure = Figure(figsize=(width * panels, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(1, panels, squeeze=False)[0])
+
+
+def _save(figure: Any, path: Path, title: str) -> None:
+    figure.suptitle(title, fontsize=10)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=130)
+    write_file(path, lambda temporary: temporary.write_bytes(content.getbuffer()))
+
+
+def loss_curves(path: Path, curves: Mapping[str, Sequence[Sequence[float]]], title: str) -> None:
+    """A panel for L_c and one for each other loss; a line a seed. Args: curves: {"CML, L_c": [seeds][epochs]}.
+
+    Raises:
+        Missing: matplotlib is not installed.
+    """
+    kinds = list(dict.fromkeys(name.split(", ")[1] for name in curves))
+    figure, panels = _canvas(len(kinds), 4.2, 3.4)
+    for panel, kind in zip(panels, kinds, strict=True):
+        shown = [(name.split(", ")[0], seeds) for name, seeds in curves.items() if name.endswith(kind)]
+        for color, (name, seeds) in enumerate(shown):
+            for number, values in enumerate(seeds):
+                epochs = range(1, len(values) + 1)
+                panel.plot(epochs, values, color=f"C{color}", marker=".", label=None if number else name, linewidth=1)
+        panel.set(xlabel="epoch", ylabel=kind)
+        panel.legend(fontsize=8)
+    _save(figure, path, title)
+
+
+def confusion_matrices(path: Path, matrices: Mapping[str, Matrix], classes: Sequence[str], title: str) -> None:
+    """A matrix a panel, percent of the row's class; below 2 % the number is left out, as in the paper's Fig. 6.
+
+    Raises:
+        Missing: matplotlib is not installed.
+    """
+    side = max(3.5, 0.42 * len(classes) + 1.5)
+    figure, panels = _canvas(len(matrices), side, side)
+    for panel, (name, matrix) in zip(panels, matrices.items(), strict=True):
+        panel.imshow(matrix, cmap="Blues", vmin=0, vmax=100)
+        panel.set_title(name, fontsize=9)
+        panel.set_xticks(range(len(classes)), classes, rotation=90, fontsize=6)
+        panel.set_yticks(range(len(classes)), classes, fontsize=6)
+        for i, j in np.argwhere(matrix >= 2):
+            color = "white" if matrix[i, j] > 50 else "black"
+            panel.text(j, i, f"{matrix[i, j] / 100:.2f}", ha="center", va="center", fontsize=5, color=color)
+    _save(figure, path, title)
+
+
+def tsne(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Two coordinates for each clip, float32 [N, 2], the same from run to run on a machine.
+
+    Raises:
+        Missing: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.manifold import TSNE
+    except ImportError as error:
+        raise Missing(
+            "scikit-learn is not installed; pip install 'crrl[reproduce]' and run the same command"
+        ) from error
+    perplexity = min(30.0, max(1.0, (len(features) - 1) / 3))
+    model = TSNE(perplexity=perplexity, init="random" if len(features) < 3 else "pca", random_state=0)
+    return np.asarray(model.fit_transform(features), np.float32)
+
+
+def scatters(
+    path: Path,
+    points: Mapping[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]],
+    classes: Sequence[str],
+    title: str,
+) -> None:
+    """A scatter a panel, colours by class. Args: points: for each name coordinates [N, 2] and labels [N].
+
+    Raises:
+        Missing: matplotlib is not installed.
+    """
+    figure, panels = _canvas(len(points), 4.0, 3.8)
+    for panel, (name, (xy, labels)) in zip(panels, points.items(), strict=True):
+        drawn = panel.scatter(xy[:, 0], xy[:, 1], c=labels, s=5, cmap="nipy_spectral", vmin=0, vmax=len(classes) - 1)
+        panel.set(title=name, xticks=[], yticks=[])
+    if len(classes) <= 20:
+        bar = figure.colorbar(drawn, ax=panels, ticks=range(len(classes)))
+        bar.ax.set_yticklabels(classes, fontsize=6)
+    _save(figure, path, title)
+
+
+def sweeps(path: Path, swept: Mapping[str, Sequence[tuple[float, float, float, float | None]]], title: str) -> None:
+    """Accuracy over a setting, a panel each. Args: swept: by symbol (value, mean, std, the paper's number or None).
+
+    Raises:
+        Missing: matplotlib is not installed.
+    """
+    figure, panels = _canvas(len(swept), 4.2, 3.4)
+    for panel, (symbol, points) in zip(panels, swept.items(), strict=True):
+        values, means, stds = ([point[i] for point in points] for i in range(3))
+        panel.errorbar(values, means, yerr=stds, marker="o", capsize=3, label="ours")
+        printed = [(point[0], point[3]) for point in points if point[3] is not None]
+        if printed:
+            panel.plot(*zip(*printed, strict=True), "x", color="black", label="paper")
+        panel.set(xscale="log", xlabel=symbol, ylabel="accuracy, %")
+        panel.legend(fontsize=8)
+    _save(figure, path, title)

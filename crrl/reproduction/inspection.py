@@ -1,0 +1,85 @@
+"""A finished run's encoder on the clips of its split: features, and what the linear classifier takes them for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from crrl.config import choose_device
+from crrl.data import ClipTensors, prepare
+from crrl.errors import CrrlError
+from crrl.evaluation import Features, linear_probe
+from crrl.features import encode
+from crrl.reproduction.plan import Run
+from crrl.runs import RunFolder, load_encoder
+
+TESTS = "all"
+"""The test set that figures show."""
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """The test clips as an encoder sees them.
+
+    Attributes:
+        features: float32 [N, D]. labels: int64 [N]. class_names: what labels count. predicted: int64 [N], by the
+            linear classifier after its last epoch; None where it was not asked for.
+    """
+
+    features: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    class_names: tuple[str, ...]
+    predicted: npt.NDArray[np.int64] | None
+
+
+@dataclass(frozen=True)
+class Watched(Features):
+    """Features that keep the predictions that they were last scored by, for the confusion matrix of `linear_probe`."""
+
+    last: dict[str, Tensor]
+
+    def accuracy(self, predicted: Tensor) -> float:
+        self.last["predicted"] = predicted.clone()
+        return super().accuracy(predicted)
+
+
+def inspect(run: Run, runs: Path, with_predictions: bool) -> Inspected:
+    """Load a finished run's encoder and compute the features of its split.
+
+    Raises:
+        CrrlError: the encoder is damaged, or the data have changed since.
+    """
+    config, material = run.config, run.material
+    trained = load_encoder(RunFolder(runs / run.name).encoder_path)
+    prepared = prepare(config.dataset, material.data, config.split_name, config.preprocessing)
+    if prepared.fingerprint != trained.fingerprint:
+        raise CrrlError(f"the data set is no longer the one that {run.name} was trained on: restore it")
+    device = choose_device(config.device)
+    tensors, split = ClipTensors(prepared.clips, device), prepared.clips.split(config.split_name)
+    encoder = trained.encoder.to(device)
+
+    def features(index: npt.NDArray[np.int64]) -> dict[str, Any]:
+        clips = torch.from_numpy(index)
+        return {"features": encode(encoder, tensors, clips).cpu(), "labels": tensors.labels[clips]}
+
+    test = Watched(**features(split.test[TESTS]), last={})
+    if with_predictions:
+        linear_probe(Features(**features(split.train)), {TESTS: test}, len(prepared.clips.class_names))
+    predicted = test.last["predicted"].numpy() if with_predictions else None
+    return Inspected(test.features.numpy(), test.labels.numpy(), prepared.clips.class_names, predicted)
+
+
+def confusion(inspected: Inspected) -> npt.NDArray[np.float64]:
+    """Percent of each class's clips (a row) that are taken for each class, [C, C]; a class without clips has zeros."""
+    assert inspected.predicted is not None
+    classes = len(inspected.class_names)
+    pairs = inspected.labels * classes + inspected.predicted
+    counts = np.bincount(pairs, minlength=classes**2).reshape(classes, classes).astype(np.float64)
+    percent: npt.NDArray[np.float64] = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    return percent

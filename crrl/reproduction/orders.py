@@ -1,0 +1,73 @@
+"""Whether our numbers put the rows in the paper's order: computed for every column, and said in words."""
+
+from __future__ import annotations
+
+from itertools import combinations, pairwise
+from statistics import fmean
+
+from crrl.reproduction.paper import Column, Target
+from crrl.reproduction.results import Scores
+
+SHOWN = 4
+"""Pairs that changed places which are named; of more the largest."""
+
+
+def order_lines(target: Target, scores: Scores, columns: tuple[Column, ...]) -> list[str]:
+    """A sentence for each column in which at least two rows, one of them ours, have both numbers."""
+    return [line for column in columns if (line := _line(target, scores, column))]
+
+
+def _line(target: Target, scores: Scores, column: Column) -> str:
+    paper, whose = _paper(target, column)
+    ours = {number: value for number in paper if (value := _ours(target, scores, number, column)) is not None}
+    paper = {number: paper[number] for number in ours}
+    if len(ours) < 2 or all(target.rows[number].kind != "ours" for number in ours):
+        return ""
+    turned = [
+        (number, other)
+        for number, other in combinations(sorted(paper, key=lambda row: -paper[row]), 2)
+        if paper[number] > paper[other] and not ours[number] > ours[other]
+    ]
+    expected = f"the paper's order{whose} {_chain(target, paper)}"
+    if not turned:
+        return f"{column.name}: {expected} appears here too."
+    pairs = len(ours) * (len(ours) - 1) // 2
+    named = sorted(turned, key=lambda pair: ours[pair[0]] - ours[pair[1]])[:SHOWN]
+    changes = ", ".join(
+        f"{target.rows[b].name} over {target.rows[a].name} by {ours[b] - ours[a]:.1f}" for a, b in named
+    )
+    more = f", and {len(turned) - SHOWN} more" if len(turned) > SHOWN else ""
+    return (
+        f"{column.name}: {expected} does not appear here; ours is {_chain(target, ours)}. "
+        f"{len(turned)} of {pairs} pairs changed places: {changes}{more}."
+    )
+
+
+def _paper(target: Target, column: Column) -> tuple[dict[int, float], str]:
+    """The paper's numbers by row, of this column or, where it is not in the paper, the mean over its columns."""
+    if column in target.columns:
+        index = target.columns.index(column)
+        numbers = {number: row.paper[index] for number, row in enumerate(target.rows)}
+        return {number: value for number, value in numbers.items() if value is not None}, ""
+    means = {
+        number: fmean(value for value in row.paper if value is not None)
+        for number, row in enumerate(target.rows)
+        if row.kind == "ours" and None not in row.paper
+    }
+    return means, " (by the mean of its columns)" if len(target.columns) > 1 else ""
+
+
+def _ours(target: Target, scores: Scores, number: int, column: Column) -> float | None:
+    """Our mean; of a quoted row what is quoted."""
+    cell = scores.cells[number, column]
+    return cell.mean if target.rows[number].kind == "ours" else cell.paper
+
+
+def _chain(target: Target, numbers: dict[int, float]) -> str:
+    """Names from the highest number to the lowest, with = between equal ones."""
+    ordered = sorted(numbers, key=lambda number: -numbers[number])
+    text = target.rows[ordered[0]].name
+    for before, number in pairwise(ordered):
+        sign = "=" if numbers[before] == numbers[number] else ">"
+        text += f" {sign} {target.rows[number].name}"
+    return text

@@ -1,0 +1,156 @@
+"""The page of a target: Markdown to read, CSV to reckon with, both of the same cells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from crrl.files import explain_os_errors, write_file
+from crrl.reproduction.drawings import draw
+from crrl.reproduction.orders import order_lines
+from crrl.reproduction.paper import Column, Row
+from crrl.reproduction.plan import QUICK_EPOCHS, Plan
+from crrl.reproduction.records import Record
+from crrl.reproduction.results import HEADLINES, Cell, Scores, collect
+from crrl.reproduction.sheets import write_csv
+from crrl.runs import RunFolder
+
+KINDS = {"ours": "", "supervised": " (supervised, quoted)", "unsupervised": " (unsupervised, quoted)"}
+FIELDS = (
+    *("target", "dataset", "column", "splits", "protocol", "reading", "tests", "row", "kind", "recipe", "quick"),
+    *("paper", "ours_mean", "ours_std", "seeds", "difference"),
+)
+
+
+def write_page(plan: Plan, runs: Path, out: Path, command: str) -> Path:
+    """Write `out`/TARGET.md and TARGET.csv, and figures and their data beside them; returns the page.
+
+    Args:
+        plan: what was asked for. runs: where the runs are. command: that makes this page, as typed.
+
+    Raises:
+        CrrlError: a file of a run is damaged, or `out` cannot be written.
+    """
+    scores = collect(plan, runs)
+    with explain_os_errors(out, "create"):
+        out.mkdir(parents=True, exist_ok=True)
+    drawn = draw(plan, scores, runs, out)
+    page = out / f"{plan.name}.md"
+    parts = [_head(plan, runs, command), *(_section(plan, each) for each in scores), drawn, _runs(plan, runs)]
+    text = "\n\n".join(part for part in parts if part) + "\n"
+    write_file(page, lambda path: path.write_text(text, encoding="utf-8"))
+    write_csv(out / f"{plan.name}.csv", FIELDS, _csv_rows(plan, scores))
+    return page
+
+
+def _head(plan: Plan, runs: Path, command: str) -> str:
+    settings = plan.settings
+    seeds = "1 seed" if settings.seeds == 1 else f"{settings.seeds} seeds"
+    backends = "the fastest backends (--fused)" if settings.fused else "the PyTorch reference (--no-fused)"
+    lines = [f"# {plan.target.title}", f"Made by `{command}`."]
+    if settings.quick:
+        lines.append(
+            f"**Quick: {QUICK_EPOCHS} epochs a phase and one column a data set, to see that everything works. "
+            "The numbers below are no reproduction of the paper's.**"
+        )
+    lines.append(f"Recipe `{settings.recipe}`, {seeds}, {settings.precision}, on {backends}. {_legend(plan)}")
+    lines += plan.target.notes
+    lines += [f"- {dataset} is left out: {reason}." for dataset, reason in plan.skipped.items()]
+    failed = _failures(plan, runs)
+    if failed:
+        lines.append("**Runs that failed, whose cells lack them:**\n\n" + "\n".join(failed))
+    return "\n\n".join(lines)
+
+
+def _legend(plan: Plan) -> str:
+    what = "training loss" if plan.target.protocol == "loss" else "accuracy in percent"
+    return (
+        f"A cell is the paper's {what} · ours, mean ± sample standard deviation over seeds · ours less the paper's; "
+        "– is what does not exist."
+    )
+
+
+def _failures(plan: Plan, runs: Path) -> list[str]:
+    records = ((run.name, Record.read(runs / run.name)) for run in plan.runs)
+    return [f"- `{name}`: {record.failure}" for name, record in records if record.failure]
+
+
+def _section(plan: Plan, scores: Scores) -> str:
+    protocol, reading = plan.target.protocol, scores.reading
+    columns = [column for column in plan.columns if column in scores.columns]
+    headline = reading == HEADLINES[protocol]
+    if not columns and not (headline and scores.tests in ("all", "training clips")):
+        return ""
+    columns = columns or list(plan.columns)
+    remark = "" if headline else ", chosen by the test clips themselves: flattering, not comparable to the headline"
+    tests = scores.tests if protocol == "loss" else f"{scores.tests} test clips"
+    title = f"## {protocol}, {reading}, {tests}{plan.mark}"
+    head = [["", *(f"{column.dataset}<br>{column.label}{_size(plan, column, scores.tests)}" for column in columns)]]
+    rows = [
+        [row.name + KINDS[row.kind], *(_text(row, scores.cells[number, column], plan) for column in columns)]
+        for number, row in enumerate(plan.target.rows)
+    ]
+    parts = [title, f"{reading}{remark}.".capitalize() if remark else "", _markdown(head + rows)]
+    if headline and protocol != "loss":
+        parts.append("\n".join(f"- {line}" for line in order_lines(plan.target, scores, tuple(columns))))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _size(plan: Plan, column: Column, tests: str) -> str:
+    """How many clips the test sets of a column's splits have together."""
+    sizes = [plan.materials[column.dataset, split].tests.get(tests, 0) for split in column.splits]
+    return f"<br>{sum(sizes)} clips" if sum(sizes) else ""
+
+
+def _text(row: Row, cell: Cell, plan: Plan) -> str:
+    """One cell: paper · ours · difference."""
+    digits = 2 if plan.target.protocol == "loss" else 1
+    paper = "–" if cell.paper is None else f"{cell.paper:.{digits}f}"
+    if row.kind != "ours":
+        return paper
+    if cell.mean is None:
+        return f"{paper} · – · –"
+    ours = f"{cell.mean:.{digits}f}" + ("" if cell.std is None else f" ± {cell.std:.{digits}f}")
+    if len(cell.values) < plan.settings.seeds:
+        ours += f" ({len(cell.values)} of {plan.settings.seeds} seeds)"
+    difference = "–" if cell.difference is None else f"{cell.difference:+.{digits}f}".replace("-", "−")
+    return f"{paper} · {ours} · {difference}"
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    """A table whose first row is its head."""
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def _runs(plan: Plan, runs: Path) -> str:
+    """The commands, commit and time of each run."""
+    rows = [["run", "trained in", "commit", "state"]]
+    commands = []
+    for run in plan.runs:
+        record = Record.read(runs / run.name)
+        trained = RunFolder(runs / run.name).encoder_path.exists()
+        state = f"failed: {record.failure}" if record.failure else "done" if trained else "not finished"
+        time = f"{record.seconds:.0f} s" if record.seconds else "–"
+        rows.append([f"`{run.name}`", time, ", ".join(record.commits) or "–", state])
+        command = record.command or "python -m crrl.train " + " ".join(run.arguments(runs))
+        commands.append(command + _evaluation(plan, run.name, runs))
+    return "\n\n".join(["## Runs", _markdown(rows), "```sh\n" + "\n".join(commands) + "\n```"])
+
+
+def _evaluation(plan: Plan, name: str, runs: Path) -> str:
+    if plan.target.protocol == "loss" or name not in plan.tested:
+        return ""
+    return f"\npython -m crrl.evaluate {runs / name} --protocol {plan.target.protocol}"
+
+
+def _csv_rows(plan: Plan, scores: list[Scores]) -> Iterable[tuple[object, ...]]:
+    settings = plan.settings
+    for each in scores:
+        for (number, column), cell in each.cells.items():
+            row = plan.target.rows[number]
+            yield (
+                *(plan.name, column.dataset, column.label, " ".join(column.splits), plan.target.protocol),
+                *(each.reading, each.tests, row.name, row.kind, settings.recipe, "yes" if settings.quick else "no"),
+                *(cell.paper, cell.mean, cell.std, len(cell.values) if row.kind == "ours" else None, cell.difference),
+            )

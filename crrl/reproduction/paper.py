@@ -1,0 +1,283 @@
+"""What Section IV of the paper prints: its tables and figures, their rows and columns, and the numbers in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from crrl.methods import Method
+
+Protocol = Literal["linear", "knn", "loss"]
+TargetName = Literal[
+    "table1",
+    "table2",
+    "table3",
+    "table4",
+    "table5",
+    "table6",
+    "table7",
+    "table8",
+    "table9",
+    "table10",
+    "figure4",
+    "figure6",
+    "figure7",
+    "figure8",
+]
+RowKind = Literal["ours", "supervised", "unsupervised"]
+Numbers = tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: a data set and the split (all of a cross validation's folds) whose accuracies it holds."""
+
+    dataset: str
+    label: str
+    splits: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.dataset} {self.label}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row.
+
+    Attributes:
+        name: as printed. paper: its numbers, one for each column of the target (None: not printed).
+        method: whose encoder is tested; None: the random encoder, or a row that is quoted.
+        settings: where the run departs from the recipe, as (field of ContrastConfig, value).
+        kind: "ours" is run; the others are other papers' results, quoted as this paper prints them.
+        loss: of a figure of losses, which one: a key of metrics.jsonl.
+    """
+
+    name: str
+    paper: Numbers = ()
+    method: Method | None = None
+    settings: tuple[tuple[str, float], ...] = ()
+    kind: RowKind = "ours"
+    loss: str = ""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A table or figure.
+
+    Attributes:
+        title: its caption. columns: those the paper has; other data sets get columns of their own (`columns_of`).
+        protocol: what is measured: accuracy by a linear classifier or by 1-NN, or the last epoch's training loss.
+        notes: what a reader must know about the numbers.
+    """
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    protocol: Protocol = "linear"
+    notes: tuple[str, ...] = ()
+
+
+NTU60 = (Column("ntu60", "C-View", ("cross-view",)), Column("ntu60", "C-Sub", ("cross-subject",)))
+NTU120 = (Column("ntu120", "C-Setup", ("cross-setup",)), Column("ntu120", "C-Sub", ("cross-subject",)))
+CMU = (Column("cmu", "4 folds", ("fold-1", "fold-2", "fold-3", "fold-4")),)
+NW_UCLA = (Column("nw-ucla", "C-View", ("cross-view",)),)
+SYNTHETIC = (Column("synthetic", "C-Sub", ("cross-subject",)), Column("synthetic", "C-View", ("cross-view",)))
+PKU_MMD = (Column("pku-mmd", "C-Sub", ("cross-subject",)), Column("pku-mmd", "C-View", ("cross-view",)))
+KNOWN = {"ntu60": NTU60, "ntu120": NTU120, "cmu": CMU, "nw-ucla": NW_UCLA, "synthetic": SYNTHETIC, "pku-mmd": PKU_MMD}
+
+NTU = NTU60 + NTU120
+C_SUB = NTU60[1:]
+
+# Columns as NTU and, where there are six, CMU and NW-UCLA.
+RAND = Row("Rand-Enc", (51.0, 45.5, 31.5, 29.5, 57.2, 50.5))
+CML = Row("CML", (68.1, 62.8, 51.6, 50.9, 76.7, 72.8), "cml")
+SER = Row("SER", (72.2, 65.8, 55.2, 54.1, 76.9, 81.4), "ser")
+CRRL = Row("CRRL", (73.8, 67.6, 57.0, 56.2, 78.7, 83.8), "crrl")
+
+
+def _of(row: Row, columns: slice, name: str = "") -> Row:
+    """A row of Table VI in some of its columns."""
+    return Row(name or row.name, row.paper[columns], row.method)
+
+
+def _quoted(kind: RowKind, numbers: dict[str, Numbers]) -> tuple[Row, ...]:
+    return tuple(Row(name, paper, kind=kind) for name, paper in numbers.items())
+
+
+def _momentum(encoder: float, mlp: float, accuracy: float) -> Row:
+    settings = (("momentum_encoder", encoder), ("momentum_mlp", mlp))
+    return Row(f"m_enc = {encoder:g}, m_mlp = {mlp:g}", (accuracy,), "cml", settings)
+
+
+def _swept(symbol: str, setting: str, values: tuple[float, ...], best: float) -> tuple[Row, ...]:
+    """CML with one setting swept; the paper's number is known for the best value alone."""
+    return tuple(
+        Row(f"{symbol} = {value:g}", (62.8 if value == best else None,), "cml", ((setting, value),)) for value in values
+    )
+
+
+TABLE_1 = (
+    *_quoted(
+        "supervised",
+        {
+            "HOPC [62]": (52.8, 50.1),
+            "HBRNN [38]": (64.0, 59.1),
+            "Part-Aware-LSTM [21]": (70.3, 62.9),
+            "ST-LSTM [9]": (77.7, 69.2),
+            "VA-RNN-Aug [44]": (87.6, 79.4),
+        },
+    ),
+    *_quoted(
+        "unsupervised",
+        {
+            "LongT GAN [12]": (56.4, 52.1),
+            "MS2L [14]": (None, 52.6),
+            "PCRP [49]": (63.5, 53.9),
+            "CAE+ [51]": (64.8, 58.5),
+            "3s-CrosSCLR(LSTM) [53]": (69.2, 62.8),
+        },
+    ),
+    _of(CRRL, slice(0, 2), "CRRL (Ours)"),
+)
+TABLE_2 = (
+    *_quoted(
+        "supervised",
+        {
+            "Soft RNN [63]": (44.9, 36.3),
+            "ST-LSTM [9]": (57.9, 55.7),
+            "RotClips+MTCNN [64]": (61.8, 62.2),
+        },
+    ),
+    *_quoted(
+        "unsupervised",
+        {
+            "LongT GAN [12]": (39.7, 35.6),
+            "PCRP [49]": (45.1, 41.7),
+            "CAE+ [51]": (49.2, 48.6),
+            "3s-CrosSCLR(LSTM) [53]": (53.2, 53.9),
+        },
+    ),
+    _of(CRRL, slice(2, 4), "CRRL (Ours)"),
+)
+TABLE_3 = (
+    *_quoted("supervised", {"HBRNN [21]": (75.0,), "Co-deep LSTM [42]": (81.0,)}),
+    *_quoted("unsupervised", {"Composite LSTM [21]": (61.4,), "LongT GAN [12]": (66.2,)}),
+    _of(CRRL, slice(4, 5), "CRRL (Ours)"),
+)
+TABLE_4 = (
+    *_quoted("supervised", {"HOPC [62]": (74.2,), "HBRNN-L [38]": (78.5,), "VA-RNN-Aug [44]": (90.7,)}),
+    *_quoted("unsupervised", {"LongT GAN [12]": (74.3,), "MS2L [14]": (76.8,)}),
+    _of(CRRL, slice(5, 6), "CRRL (Ours)"),
+)
+TABLE_5 = (
+    *_quoted(
+        "unsupervised",
+        {
+            "LongT GAN [12]": (74.3, 48.1, 39.1),
+            "P&C FS-AEC [13]": (83.8, 76.3, 50.6),
+            "P&C FW-AEC [13]": (84.9, 76.1, 50.7),
+        },
+    ),
+    Row("CRRL (Ours)", (86.4, 75.2, 60.7), "crrl"),
+)
+TABLE_6 = (
+    RAND,
+    CML,
+    SER,
+    Row("CML-SER-joint", (72.5, 66.6, 56.3, 55.4, 77.3, 82.2), "cml-ser-joint"),
+    Row("CML-pretrain-SER", (72.0, 66.5, 55.4, 54.4, 76.0, 80.8), "cml-pretrain-ser"),
+    Row("SER-pretrain-CML", (68.5, 58.7, 50.7, 48.1, 73.3, 79.7), "ser-pretrain-cml"),
+    Row("SER-distill-CML", (71.9, 64.6, 54.6, 53.6, 77.4, 80.6), "ser-distill-cml"),
+    CRRL,
+)
+TABLE_7 = (
+    _of(RAND, slice(0, 4)),
+    Row("Gaussian noise", (54.8, 49.6, 34.9, 36.9), "contrast-noise"),
+    Row("Shear", (56.2, 51.4, 42.3, 43.1), "contrast-shear"),
+    Row("Rotation", (56.9, 51.7, 42.5, 44.0), "contrast-rotation"),
+    _of(CML, slice(0, 4), "Velocity (the proposed)"),
+)
+TABLE_8 = (
+    Row("forward", (70.7, 63.9, 53.6, 52.6), "ser-forward"),
+    Row("reverse", (71.1, 64.4, 51.7, 51.4), "ser-reverse"),
+    _of(SER, slice(0, 4), "SER (forward+reverse)"),
+)
+TABLE_9 = (
+    _momentum(1.0, 1.0, 55.9),
+    *(_momentum(0.999, *pair) for pair in ((0.999, 50.5), (0.9999, 51.9), (0.99999, 58.1), (1.0, 62.8))),
+    *(
+        _momentum(m, 1.0, accuracy)
+        for m, accuracy in ((0.5, 60.1), (0.7, 61.2), (0.8, 62.0), (0.9, 62.3), (0.99, 62.5))
+    ),
+    _momentum(0.9999, 1.0, 59.5),
+)
+TABLE_10 = (
+    Row("VG", (65.9, 61.1, 52.1, 50.8), "vg"),
+    _of(CML, slice(0, 4)),
+    Row("VGSR", (72.4, 66.2, 55.7, 55.1), "vgsr"),
+    _of(CRRL, slice(0, 4)),
+)
+FIGURE_4 = (
+    Row("CML, L_c", (2.15,), "cml", loss="loss_c"),
+    Row("CML-SER-joint, L_c", (2.43,), "cml-ser-joint", loss="loss_c"),
+    Row("SER, L_r", (None,), "ser", loss="loss_r"),
+    Row("CML-SER-joint, L_r", (None,), "cml-ser-joint", loss="loss_r"),
+    Row("CRRL, L_r", (None,), "crrl", loss="loss_r"),
+    Row("CRRL, L_d", (None,), "crrl", loss="loss_d"),
+)
+PARTS_AND_WHOLE = tuple(_of(row, slice(5, 6)) for row in (CML, SER, CRRL))
+FIGURE_8 = (
+    *_swept("K", "queue_size", (2, 8, 32, 64, 128, 512), best=64),
+    *_swept("τ", "temperature", (0.02, 0.05, 0.1, 0.2, 0.5, 1.0), best=0.1),
+)
+
+CONFUSIONS = (
+    ("cml", "carry", "carry", 82.0),
+    ("ser", "carry", "carry", 84.0),
+    ("crrl", "carry", "carry", 93.0),
+    ("cml", "doffing", "donning", 5.0),
+    ("ser", "doffing", "donning", 23.0),
+)
+"""What the text says of Fig. 6: method, class, class it is taken for, percent of the former's clips."""
+
+TARGETS: dict[TargetName, Target] = {
+    "table1": Target("Table I: NTU RGB+D 60, linear evaluation", NTU60, TABLE_1),
+    "table2": Target("Table II: NTU RGB+D 120, linear evaluation", NTU120, TABLE_2),
+    "table3": Target("Table III: CMU, linear evaluation", CMU, TABLE_3),
+    "table4": Target("Table IV: NW-UCLA, linear evaluation", NW_UCLA, TABLE_4),
+    "table5": Target("Table V: NW-UCLA and NTU RGB+D 60, 1-NN by cosine", NW_UCLA + NTU60, TABLE_5, "knn"),
+    "table6": Target("Table VI: fusion strategies", NTU + CMU + NW_UCLA, TABLE_6),
+    "table7": Target("Table VII: augmentations for contrastive learning", NTU, TABLE_7),
+    "table8": Target("Table VIII: reconstruction methods", NTU, TABLE_8),
+    "table9": Target("Table IX: momentum of the key encoder and of the key MLP", C_SUB, TABLE_9),
+    "table10": Target("Table X: VG and VGSR beside CML and CRRL", NTU, TABLE_10),
+    "figure4": Target(
+        "Figure 4: training losses",
+        C_SUB,
+        FIGURE_4,
+        "loss",
+        ("The text gives the two contrastive losses alone; the curves' other values are drawn, not printed.",),
+    ),
+    "figure6": Target("Figure 6: confusion matrices of CML, SER and CRRL", NW_UCLA, PARTS_AND_WHOLE),
+    "figure7": Target("Figure 7: t-SNE of the features of CML, SER and CRRL", NW_UCLA, PARTS_AND_WHOLE),
+    "figure8": Target(
+        "Figure 8: number of negatives K and temperature τ",
+        C_SUB,
+        FIGURE_8,
+        notes=("The paper draws this figure and prints its best point alone (K = 64, τ = 0.1); the values are ours.",),
+    ),
+}
+
+
+def columns_of(target: Target, dataset: str, default_split: str) -> tuple[Column, ...]:
+    """The columns of a data set: the target's own, else those that the data set is known for, else its one split."""
+    own = tuple(column for column in target.columns if column.dataset == dataset)
+    return own or KNOWN.get(dataset) or (Column(dataset, default_split, (default_split,)),)
+
+
+def paper_number(target: Target, row: Row, column: Column) -> float | None:
+    """What the paper has in a cell; None where it has nothing."""
+    if column not in target.columns:
+        return None
+    return row.paper[target.columns.index(column)]

@@ -1,0 +1,81 @@
+"""Plans on data sets that need no files, and run folders filled with made-up numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crrl.config import Config, preset
+from crrl.errors import CrrlError
+from crrl.reproduction import TARGETS, Settings, TargetName, make_plan, plan
+from crrl.reproduction.paper import KNOWN
+from crrl.reproduction.plan import Material, Plan, Run
+
+
+@pytest.fixture
+def plan_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Plan]:
+    """Plans in which the data sets named are at hand, all others are not; nothing is read."""
+
+    def make(name: TargetName, *at_hand: str, datasets: Sequence[str] = (), **settings: object) -> Plan:
+        def find(dataset: str, split: str, _: Settings) -> Material:
+            if dataset not in at_hand:
+                raise CrrlError(f"no files of {dataset}")
+            return Material(None, f"fingerprint of {dataset}", 100, {"all": 40, "clean": 30})
+
+        def settings_of(dataset: str, recipe: str = "paper") -> Config:
+            known = dataset in ("nw-ucla", "synthetic", "folder")
+            return (
+                preset(dataset, recipe)
+                if known
+                else replace(preset("nw-ucla", recipe), dataset=dataset, split="cross-view")
+            )
+
+        monkeypatch.setattr(plan, "find", find)
+        monkeypatch.setattr(plan, "preset", settings_of)
+        monkeypatch.setattr(plan, "get_args", lambda _: (*KNOWN, "folder"))
+        return make_plan(name, TARGETS[name], datasets or (), replace(Settings(), **settings))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """50 clips of 1 to 9 frames, 5 joints, 2 classes; 40 of them train."""
+    folder = tmp_path_factory.mktemp("clips")
+    rng = np.random.default_rng(0)
+    lines = ["file,label"]
+    for i in range(50):
+        walk = rng.normal(size=(1 + i % 9, 5, 3)).cumsum(axis=0) + 3 * (i % 2)
+        np.save(folder / f"{i:02}.npy", walk.astype(np.float32))
+        lines.append(f"{i:02}.npy,{'left' if i % 2 else 'right'}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture
+def fill(tmp_path: Path) -> Callable[..., Path]:
+    """Makes the folder of a finished run below tmp_path, evaluated as crrl.evaluate leaves it; returns tmp_path."""
+
+    def make(run: Run, protocol: str, accuracy: float, random: float = 50.0) -> Path:
+        method, reading = run.config.method, {"linear": "last epoch", "knn": "1-NN"}[protocol]
+        rows = {
+            f"{method}, {reading}": {"all": accuracy, "clean": accuracy - 5},
+            f"random encoder, {reading}": {"all": random, "clean": random - 1},
+        }
+        if protocol == "linear":  # the best epoch is 2 points above the last
+            best = "best epoch on test"
+            rows[f"{method}, {best}"] = {"all": accuracy + 2, "clean": accuracy - 3}
+            rows[f"random encoder, {best}"] = {"all": random + 2, "clean": random + 1}
+        folder = tmp_path / run.name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "encoder.safetensors").touch()
+        content = {"accuracy_percent": rows, "test_clips": {"all": 40, "clean": 30}}
+        (folder / f"evaluation-{protocol}.json").write_text(json.dumps(content))
+        return tmp_path
+
+    return make

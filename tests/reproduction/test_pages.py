@@ -1,0 +1,218 @@
+"""Pages against made-up results: means, deviations, differences, orders, failures, figures and their data."""
+
+from __future__ import annotations
+
+import builtins
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from crrl.reproduction import write_page
+from crrl.reproduction.plan import Plan
+from crrl.reproduction.records import Record
+from crrl.reproduction.results import Cell, collect
+
+Planner = Callable[..., Plan]
+Filler = Callable[..., Path]
+TABLE_6 = {
+    "cml": (70.0, 72.0, 74.0),
+    "ser": (80.0, 81.0, 82.0),
+    "cml-ser-joint": (60.0, 60.0, 60.0),
+    "cml-pretrain-ser": (79.0, 79.0, 79.0),
+    "ser-pretrain-cml": (78.0, 78.0, 78.0),
+    "ser-distill-cml": (77.0, 77.0, 77.0),
+    "crrl": (85.0, 86.0, 90.0),
+}
+"""Accuracies by seed on all test clips."""
+
+
+def fill_table_6(plan: Plan, fill: Filler) -> Path:
+    for run in plan.runs:
+        if run.config.seed < len(TABLE_6[run.config.method]):
+            runs = fill(run, "linear", TABLE_6[run.config.method][run.config.seed], random=50.0 + run.config.seed)
+    return runs
+
+
+def rows_of(text: str, section: int) -> dict[str, str]:
+    """The rows of a page's table, by their name."""
+    block = text.split("\n## ")[section]
+    lines = [line.strip("| ").split(" | ") for line in block.splitlines() if line.startswith("| ")]
+    return {line[0]: line[1] for line in lines if len(line) > 1}
+
+
+def test_a_cell_is_the_mean_and_sample_deviation_less_the_papers() -> None:
+    cell = Cell(83.8, (85.0, 86.0, 90.0))
+    assert cell.mean == pytest.approx(87.0)
+    assert cell.std == pytest.approx(7**0.5)
+    assert cell.difference == pytest.approx(3.2)
+    assert Cell(None, (3.0,)).difference is None
+    assert (Cell(1.0, ()).mean, Cell(1.0, (2.0,)).std) == (None, None)
+
+
+def test_the_page_has_every_reading_named_and_every_cell(plan_of: Planner, fill: Filler, tmp_path: Path) -> None:
+    plan = plan_of("table6", "nw-ucla", seeds=3)
+    page = write_page(plan, fill_table_6(plan, fill), tmp_path / "out", "crrl reproduce table6")
+    text = page.read_text()
+    titles = [line for line in text.splitlines() if line.startswith("## ")]
+    assert titles == [
+        "## linear, last epoch, all test clips",
+        "## linear, last epoch, clean test clips",
+        "## linear, best epoch on test, all test clips",
+        "## linear, best epoch on test, clean test clips",
+        "## Runs",
+    ]
+    last, clean, best, _ = (rows_of(text, section) for section in (1, 2, 3, 4))
+    assert last["CRRL"] == "83.8 · 87.0 ± 2.6 · +3.2"
+    assert last["CML"] == "72.8 · 72.0 ± 2.0 · −0.8"
+    assert last["Rand-Enc"] == "50.5 · 51.0 ± 1.0 · +0.5"
+    assert clean["SER"] == "81.4 · 76.0 ± 1.0 · −5.4"
+    assert best["SER"] == "81.4 · 83.0 ± 1.0 · +1.6"
+    assert "nw-ucla<br>C-View<br>40 clips" in text
+    assert "ntu60 is left out: no files of ntu60" in text
+    assert "quick" not in text.lower()
+
+
+def test_the_csv_has_the_same_cells(plan_of: Planner, fill: Filler, tmp_path: Path) -> None:
+    plan = plan_of("table6", "nw-ucla", seeds=3)
+    write_page(plan, fill_table_6(plan, fill), tmp_path / "out", "")
+    rows = list(csv.DictReader((tmp_path / "out" / "table6.csv").open()))
+    assert len(rows) == 8 * 4
+    (crrl,) = [row for row in rows if (row["row"], row["reading"], row["tests"]) == ("CRRL", "last epoch", "all")]
+    assert float(crrl["ours_mean"]) == pytest.approx(87.0)
+    assert float(crrl["difference"]) == pytest.approx(3.2)
+    assert (crrl["paper"], crrl["seeds"], crrl["quick"], crrl["splits"]) == ("83.8", "3", "no", "cross-view")
+
+
+def test_where_our_order_is_another_the_page_says_so(plan_of: Planner, fill: Filler, tmp_path: Path) -> None:
+    plan = plan_of("table6", "nw-ucla", seeds=3)
+    text = write_page(plan, fill_table_6(plan, fill), tmp_path / "out", "").read_text()
+    line, _on_clean_clips = [line for line in text.splitlines() if "the paper's order" in line]
+    assert "the paper's order CRRL > CML-SER-joint > SER" in line
+    assert "does not appear here; ours is CRRL > SER > CML-pretrain-SER" in line
+    assert "6 of 28 pairs changed places: SER over CML-SER-joint by 21.0" in line
+
+
+def test_where_the_order_is_the_papers_the_page_says_that(plan_of: Planner, fill: Filler, tmp_path: Path) -> None:
+    plan = plan_of("table8", "synthetic", datasets=["synthetic"])
+    for number, accuracies in enumerate([(60.0, 61.0), (59.0, 60.0), (62.0, 63.0)]):
+        for column, accuracy in zip(plan.columns, accuracies, strict=True):
+            runs = fill(plan.cells[number, column][0][0], "linear", accuracy)
+    text = write_page(plan, runs, tmp_path / "out", "").read_text()
+    assert text.count("the paper's order (by the mean of its columns) SER (forward+reverse) > forward > reverse") == 4
+    assert text.count("appears here too") == 4, "two columns, all and clean test clips"
+    assert rows_of(text, 1)["forward"] == "– · 60.0 · –"
+
+
+def test_quoted_rows_stand_beside_and_take_part_in_the_order(plan_of: Planner, fill: Filler, tmp_path: Path) -> None:
+    plan = plan_of("table5", "nw-ucla")
+    runs = fill(plan.runs[1], "knn", 80.0)
+    text = write_page(plan, runs, tmp_path / "out", "").read_text()
+    assert "## knn, 1-NN, all test clips" in text
+    rows = rows_of(text, 1)
+    assert rows["P&C FW-AEC [13] (unsupervised, quoted)"] == "84.9"
+    assert rows["CRRL (Ours)"] == "86.4 · 80.0 · −6.4"
+    assert "P&C FW-AEC [13] over CRRL (Ours) by 4.9" in text
+
+
+def test_missing_seeds_and_failed_runs_are_shown(plan_of: Planner, fill: Filler, tmp_path: Path) -> None:
+    plan = plan_of("table4", "nw-ucla", seeds=2)
+    runs = fill(plan.runs[1], "linear", 80.0)
+    assert plan.runs[1].config.method == "crrl"
+    Record("python -m crrl.train ...", ["abc", "def"], 12.3, "the disk is full").write(runs / plan.runs[2].name)
+    text = write_page(plan, runs, tmp_path / "out", "").read_text()
+    assert "83.8 · 80.0 (1 of 2 seeds) · −3.8" in text
+    assert f"- `{plan.runs[2].name}`: the disk is full" in text
+    assert f"| `{plan.runs[2].name}` | 12 s | abc, def | failed: the disk is full |" in text
+    assert "not finished" in text
+
+
+def test_a_page_of_nothing_is_a_table_of_the_papers_numbers(plan_of: Planner, tmp_path: Path) -> None:
+    text = write_page(plan_of("table4", "nw-ucla"), tmp_path, tmp_path / "out", "").read_text()
+    assert rows_of(text, 1)["CRRL (Ours)"] == "83.8 · – · –"
+
+
+def test_folds_are_averaged_before_seeds_and_a_missing_fold_leaves_the_seed_out(plan_of: Planner, fill: Filler) -> None:
+    plan = plan_of("table3", "cmu", seeds=2)
+    column, number = plan.columns[0], len(plan.target.rows) - 1
+    for fold, run in enumerate(plan.cells[number, column][0]):
+        runs = fill(run, "linear", 70.0 + fold)
+    fill(plan.cells[number, column][1][0], "linear", 10.0)
+    assert collect(plan, runs)[0].cells[number, column].values == (71.5,)
+
+
+def test_quick_is_said_with_every_table_and_figure(plan_of: Planner, fill: Filler, tmp_path: Path) -> None:
+    plan = plan_of("table6", "nw-ucla", quick=True)
+    text = write_page(plan, fill_table_6(plan, fill), tmp_path / "out", "").read_text()
+    titles = [line for line in text.splitlines() if line.startswith("## ") and line != "## Runs"]
+    assert len(titles) == 4
+    assert all("quick: 2 epochs" in title for title in titles)
+    assert "no reproduction of the paper's" in text
+    assert {row["quick"] for row in csv.DictReader((tmp_path / "out" / "table6.csv").open())} == {"yes"}
+
+
+def log_losses(plan: Plan, runs: Path) -> None:
+    """Two epochs of losses for each run, as --quick trains."""
+    for run in plan.runs:
+        (runs / run.name).mkdir(parents=True, exist_ok=True)
+        lines = [
+            {"phase": "cml" if run.config.method == "cml" else "ser", "epoch": e, "loss_c": 3 / e, "loss_r": 9 / e}
+            | ({"loss_d": 0.5 / e} if run.config.method == "crrl" else {})
+            for e in (1, 2)
+        ]
+        (runs / run.name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.mark.parametrize("matplotlib_is_there", [True, False])
+def test_losses_are_read_drawn_and_kept_as_csv(
+    plan_of: Planner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, matplotlib_is_there: bool
+) -> None:
+    if matplotlib_is_there:
+        pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    else:
+        forbid(monkeypatch, "matplotlib")
+    plan = plan_of("figure4", "ntu60", quick=True)
+    log_losses(plan, tmp_path)
+    text = write_page(plan, tmp_path, tmp_path / "out", "").read_text()
+    assert rows_of(text, 1)["CML, L_c"] == "2.15 · 1.50 · −0.65"
+    assert rows_of(text, 1)["CRRL, L_d"] == "– · 0.25 · –"
+    rows = list(csv.DictReader((tmp_path / "out" / "figure4-ntu60-cross-subject.csv").open()))
+    assert rows[1] == {"curve": "CML, L_c", "seed": "0", "epoch": "2", "loss": "1.5"}
+    image = tmp_path / "out" / "figure4-ntu60-cross-subject.png"
+    assert image.exists() == matplotlib_is_there
+    assert ("Not drawn: matplotlib is not installed" in text) != matplotlib_is_there
+    assert ("](figure4-ntu60-cross-subject.png)" in text) == matplotlib_is_there
+
+
+def test_sweeps_have_a_curve_for_each_setting(plan_of: Planner, fill: Filler, tmp_path: Path) -> None:
+    plan = plan_of("figure8", "ntu60", seeds=2)
+    for number, run in enumerate(plan.runs):
+        runs = fill(run, "linear", 40.0 + number)
+    write_page(plan, runs, tmp_path / "out", "")
+    rows = list(csv.DictReader((tmp_path / "out" / "figure8-ntu60-cross-subject.csv").open()))
+    assert [row["value"] for row in rows if row["setting"] == "K"] == ["2", "8", "32", "64", "128", "512"]
+    assert [row["paper"] for row in rows if row["paper"]] == ["62.8", "62.8"]
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    """Have imports of a library fail."""
+    real = builtins.__import__
+
+    def fail(name: str, *arguments: Any, **named: Any) -> Any:
+        if name.split(".")[0] == library:
+            raise ImportError(name)
+        return real(name, *arguments, **named)
+
+    monkeypatch.setattr(builtins, "__import__", fail)
+
+
+def test_confusion_is_percent_of_the_true_class() -> None:
+    from crrl.reproduction.inspection import Inspected, confusion
+
+    labels, predicted = np.array([0, 0, 0, 0, 1]), np.array([0, 0, 0, 1, 0])
+    found = confusion(Inspected(np.zeros((5, 2), np.float32), labels, ("a", "b", "c"), predicted))
+    assert found.tolist() == [[75, 25, 0], [100, 0, 0], [0, 0, 0]]

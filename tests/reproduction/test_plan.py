@@ -1,0 +1,111 @@
+"""The planner: which runs, each once, in an order that can be run, under names that say and tell apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from crrl.errors import CrrlError
+from crrl.methods import METHODS, first_alone
+from crrl.reproduction import TARGETS, Settings, TargetName, make_plan
+from crrl.reproduction.plan import Plan, find, make_run
+
+Planner = Callable[..., Plan]
+
+
+def test_table_6_with_3_seeds_shares_first_phases(plan_of: Planner) -> None:
+    plan = plan_of("table6", "nw-ucla", seeds=3)
+    assert len(plan.runs) == 3 * 7, "8 rows: the random encoder needs no run, and the first phases are rows themselves"
+    phases = sum(1 if run.first else len(METHODS[run.config.method]) for run in plan.runs)
+    assert phases == 3 * 7, "each run trains one phase; without sharing it were 11"
+    teachers = [run.first.name for run in plan.runs if run.first]
+    assert len(teachers) == 3 * 4
+    assert len(set(teachers)) == 3 * 2
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_first_phases_come_before_what_needs_them_and_no_run_comes_twice(plan_of: Planner, name: TargetName) -> None:
+    plan = plan_of(name, "synthetic", datasets=["synthetic"], seeds=2)
+    names = [run.name for run in plan.runs]
+    assert len(set(names)) == len(names)
+    for run in plan.runs:
+        if run.first is not None:
+            assert names.index(run.first.name) < names.index(run.name)
+            assert run.first.config.method == first_alone(run.config.method)
+            assert run.first.config.seed == run.config.seed
+
+
+def test_first_phases_that_no_row_shows_are_run_but_not_tested(plan_of: Planner) -> None:
+    plan = plan_of("table4", "nw-ucla")
+    assert [run.config.method for run in plan.runs] == ["cml", "crrl"]
+    assert plan.tested == {plan.runs[1].name}
+
+
+def test_tables_share_runs_with_each_other_and_with_the_sweeps(plan_of: Planner) -> None:
+    names = {
+        target: {run.name for run in plan_of(target, "ntu60", datasets=["ntu60"]).runs}
+        for target in ("table1", "table6", "table9", "table10", "figure8")
+    }
+    assert names["table1"] <= names["table6"]
+    assert len(names["table9"]) == 11
+    assert len(names["figure8"]) == 11, "12 points, of which K = 64 and τ = 0.1 are one"
+    for target in ("table9", "figure8", "table10"):
+        assert names[target] & names["table6"]
+    assert len(names["table9"] & names["figure8"]) == 1
+
+
+def test_what_changes_the_result_changes_the_folder_and_nothing_else_does(plan_of: Planner) -> None:
+    def first(**settings: object) -> str:
+        return plan_of("table4", "nw-ucla", **settings).runs[0].name
+
+    assert len({first(), first(recipe="tuned"), first(quick=True), first(precision="bf16"), first(fused=False)}) == 5
+    assert first() == first(device="cpu")
+    run = plan_of("table4", "nw-ucla").runs[0]
+    assert run.name != replace(run, material=replace(run.material, fingerprint="other clips")).name
+    assert run.name == replace(run, material=replace(run.material, data=Path("/elsewhere"))).name
+    assert run.name.startswith("nw-ucla-cross-view-cml-paper-seed0-")
+
+
+def test_cmu_is_four_runs_a_cell(plan_of: Planner) -> None:
+    plan = plan_of("table3", "cmu", seeds=2)
+    assert len(plan.runs) == 2 * 4 * 2
+    assert {run.config.split for run in plan.runs} == {"fold-1", "fold-2", "fold-3", "fold-4"}
+
+
+def test_without_data_sets_named_those_at_hand_are_taken_and_the_others_skipped_with_a_reason(plan_of: Planner) -> None:
+    plan = plan_of("table6", "nw-ucla", "ntu60")
+    assert [column.name for column in plan.columns] == ["ntu60 C-View", "ntu60 C-Sub", "nw-ucla C-View"]
+    assert plan.skipped == {"ntu120": "no files of ntu120", "cmu": "no files of cmu"}
+    with pytest.raises(CrrlError, match="no data set for table6 is at hand"):
+        plan_of("table6")
+
+
+def test_a_data_set_that_this_version_does_not_read_is_skipped_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CRRL_DATA", raising=False)
+    monkeypatch.setattr("crrl.reproduction.plan.get_args", lambda _: ("nw-ucla",))
+    with pytest.raises(
+        CrrlError, match=r"ntu60: this version of crrl does not read it.*where are the files of nw-ucla"
+    ):
+        make_plan("table6", TARGETS["table6"], (), Settings())
+
+
+def test_a_data_set_is_taken_from_the_first_folder_that_has_it(clip_folder: Path, tmp_path: Path) -> None:
+    material = find("folder", "default", Settings(folders=(tmp_path, clip_folder)))
+    assert (material.data, material.train_clips, material.tests) == (clip_folder, 40, {"all": 10})
+    with pytest.raises(CrrlError, match=str(tmp_path)):
+        find("folder", "default", Settings(folders=(tmp_path,)))
+
+
+def test_arguments_are_read_back_by_the_train_command_as_the_same_configuration(
+    plan_of: Planner, tmp_path: Path
+) -> None:
+    train = pytest.importorskip("crrl.train")
+    for target, settings in (("table9", {}), ("table6", {"recipe": "tuned", "quick": True, "precision": "bf16"})):
+        for run in plan_of(target, "nw-ucla", datasets=["nw-ucla"], **settings).runs:
+            options = train.parse(run.arguments(tmp_path))
+            assert options.out == tmp_path / run.name
+            assert options.config.teacher == (tmp_path / run.first.name if run.first else None)
+            assert make_run(replace(options.config, teacher=None), run.material).name == run.name
