@@ -11,7 +11,7 @@ from typing import Literal
 import tyro
 
 from crrl.config import Dataset, Precision, Recipe
-from crrl.errors import CrrlError, run_command
+from crrl.errors import CrrlError, Interrupted, run_command
 from crrl.reproduction import TARGETS, Campaign, Settings, TargetName, make_plan, write_page
 
 
@@ -66,8 +66,11 @@ def main(arguments: list[str] | None = None) -> int:
     out = options.out or options.runs / "pages"
     try:
         campaign.work()
-    finally:  # cut off, the page shows what there is; the same command goes on
-        print(f"page: {write_page(plan, campaign.runs, out, command)}")
+    except Interrupted:
+        page = write_page(plan, campaign.runs, out, command, with_figures=False)
+        print(f"page of what there is: {page}; the same command goes on", file=sys.stderr)
+        raise
+    print(f"page: {write_page(plan, campaign.runs, out, command)}")
     for name, reason in campaign.failures.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
     return 1 if campaign.failures else 0

@@ -19,6 +19,9 @@ from crrl.reproduction.results import Scores
 from crrl.reproduction.sheets import write_csv
 from crrl.runs import RunFolder
 
+SHOWN_CLIPS = 3000
+"""Clips that a t-SNE shows at most, evenly spaced over the test clips."""
+
 
 @dataclass(frozen=True)
 class Canvas:
@@ -46,7 +49,7 @@ def draw(plan: Plan, scores: list[Scores], runs: Path, out: Path) -> str:
     lines = []
     for column in plan.columns:
         canvas = Canvas(plan, column, scores, runs, out)
-        lines += [f"### {canvas.title}", *_DRAWN[plan.name](canvas)]
+        lines += [f"### {canvas.title}", *(list(_DRAWN[plan.name](canvas)) or ["Not drawn: no run is finished."])]
     return "\n\n".join(["## Figures", *lines])
 
 
@@ -71,6 +74,8 @@ def _losses(canvas: Canvas) -> Iterator[str]:
         for seed, values in enumerate(seeds)
         for epoch, value in enumerate(values, 1)
     ]
+    if not rows:
+        return
     data = canvas.path(".csv")
     write_csv(data, ("curve", "seed", "epoch", "loss"), rows)
     yield _image(canvas.path(".png"), lambda path: figures.loss_curves(path, curves, canvas.title))
@@ -103,7 +108,6 @@ def _confusions(canvas: Canvas) -> Iterator[str]:
                 ours = matrix[classes.index(true), classes.index(taken)]
                 stated.append(f"- {name}: “{true}” classified as “{taken}”: paper {paper:.0f} %, ours {ours:.0f} %.")
     if not matrices:
-        yield "Not drawn: no run is finished."
         return
     rows = [
         (name, classes[i], classes[j], round(float(matrix[i, j]), 4))
@@ -124,13 +128,15 @@ def _features(canvas: Canvas) -> Iterator[str]:
     for name, _, (first, *_rest) in _inspected(canvas):
         classes = list(first.class_names)
         data = canvas.path(f"-{name.lower()}.csv")
+        shown = np.linspace(0, len(first.labels) - 1, min(len(first.labels), SHOWN_CLIPS)).astype(int)
+        labels, features = first.labels[shown], first.features[shown]
         try:
-            points[name] = figures.tsne(first.features), first.labels
+            points[name] = figures.tsne(features), labels
             header, values = ["x", "y"], points[name][0]
         except Missing as error:
-            header, values = [f"feature {i}" for i in range(first.features.shape[1])], first.features
+            header, values = [f"feature {i}" for i in range(features.shape[1])], features
             yield f"No t-SNE of {name}: {error}."
-        rows = ([classes[label], *(f"{x:.5g}" for x in row)] for label, row in zip(first.labels, values, strict=True))
+        rows = ([classes[label], *(f"{x:.5g}" for x in row)] for label, row in zip(labels, values, strict=True))
         write_csv(data, ("class", *header), rows)
         yield f"Data of {name}: [{data.name}]({data.name})."
     if points:
@@ -146,12 +152,11 @@ def _sweeps(canvas: Canvas) -> Iterator[str]:
         if cell.mean is not None:
             symbol, ((_, value),) = row.name.split(" = ")[0], row.settings
             sweeps.setdefault(symbol, []).append((value, cell.mean, cell.std or 0.0, cell.paper))
+    if not sweeps:
+        return
     data = canvas.path(".csv")
     rows = [(symbol, *point) for symbol, points in sweeps.items() for point in points]
     write_csv(data, ("setting", "value", "mean", "std", "paper"), rows)
-    if not sweeps:
-        yield "Not drawn: no run is finished."
-        return
     yield _image(canvas.path(".png"), lambda path: figures.sweeps(path, sweeps, canvas.title))
     yield f"Data: [{data.name}]({data.name})."
 

@@ -13,12 +13,14 @@ import numpy.typing as npt
 from crrl.files import write_file
 
 Matrix = npt.NDArray[np.float64]
-SHOWN_CLIPS = 3000
-"""Clips that a t-SNE shows at most, evenly spaced."""
 
 
 class Missing(Exception):
-    """A library that the figure needs is not installed; says which, and the remedy."""
+    """A library that the figure needs cannot be imported; says which, why, and the remedy."""
+
+
+def _remedy(library: str, error: ImportError) -> str:
+    return f"{library} cannot be imported ({error}): pip install 'crrl[reproduce]' and run the same command"
 
 
 def _canvas(panels: int, width: float, height: float) -> tuple[Any, list[Any]]:
@@ -27,7 +29,7 @@ def _canvas(panels: int, width: float, height: float) -> tuple[Any, list[Any]]:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise Missing("matplotlib is not installed; pip install 'crrl[reproduce]' and run the same command") from error
+        raise Missing(_remedy("matplotlib", error)) from error
     figure = Figure(figsize=(width * panels, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(1, panels, squeeze=False)[0])
@@ -44,7 +46,7 @@ def loss_curves(path: Path, curves: Mapping[str, Sequence[Sequence[float]]], tit
     """A panel for L_c and one for each other loss; a line a seed. Args: curves: {"CML, L_c": [seeds][epochs]}.
 
     Raises:
-        Missing: matplotlib is not installed.
+        Missing: matplotlib cannot be imported.
     """
     kinds = list(dict.fromkeys(name.split(", ")[1] for name in curves))
     figure, panels = _canvas(len(kinds), 4.2, 3.4)
@@ -63,7 +65,7 @@ def confusion_matrices(path: Path, matrices: Mapping[str, Matrix], classes: Sequ
     """A matrix a panel, percent of the row's class; below 2 % the number is left out, as in the paper's Fig. 6.
 
     Raises:
-        Missing: matplotlib is not installed.
+        Missing: matplotlib cannot be imported.
     """
     side = max(3.5, 0.42 * len(classes) + 1.5)
     figure, panels = _canvas(len(matrices), side, side)
@@ -82,14 +84,12 @@ def tsne(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Two coordinates for each clip, float32 [N, 2], the same from run to run on a machine.
 
     Raises:
-        Missing: scikit-learn is not installed.
+        Missing: scikit-learn cannot be imported.
     """
     try:
         from sklearn.manifold import TSNE
     except ImportError as error:
-        raise Missing(
-            "scikit-learn is not installed; pip install 'crrl[reproduce]' and run the same command"
-        ) from error
+        raise Missing(_remedy("scikit-learn", error)) from error
     perplexity = min(30.0, max(1.0, (len(features) - 1) / 3))
     model = TSNE(perplexity=perplexity, init="random" if len(features) < 3 else "pca", random_state=0)
     return np.asarray(model.fit_transform(features), np.float32)
@@ -104,7 +104,7 @@ def scatters(
     """A scatter a panel, colours by class. Args: points: for each name coordinates [N, 2] and labels [N].
 
     Raises:
-        Missing: matplotlib is not installed.
+        Missing: matplotlib cannot be imported.
     """
     figure, panels = _canvas(len(points), 4.0, 3.8)
     for panel, (name, (xy, labels)) in zip(panels, points.items(), strict=True):
@@ -120,7 +120,7 @@ def sweeps(path: Path, swept: Mapping[str, Sequence[tuple[float, float, float, f
     """Accuracy over a setting, a panel each. Args: swept: by symbol (value, mean, std, the paper's number or None).
 
     Raises:
-        Missing: matplotlib is not installed.
+        Missing: matplotlib cannot be imported.
     """
     figure, panels = _canvas(len(swept), 4.2, 3.4)
     for panel, (symbol, points) in zip(panels, swept.items(), strict=True):

@@ -22,11 +22,12 @@ FIELDS = (
 )
 
 
-def write_page(plan: Plan, runs: Path, out: Path, command: str) -> Path:
+def write_page(plan: Plan, runs: Path, out: Path, command: str, with_figures: bool = True) -> Path:
     """Write `out`/TARGET.md and TARGET.csv, and figures and their data beside them; returns the page.
 
     Args:
         plan: what was asked for. runs: where the runs are. command: that makes this page, as typed.
+        with_figures: draw them, which for features of many clips takes minutes.
 
     Raises:
         CrrlError: a file of a run is damaged, or `out` cannot be written.
@@ -34,7 +35,7 @@ def write_page(plan: Plan, runs: Path, out: Path, command: str) -> Path:
     scores = collect(plan, runs)
     with explain_os_errors(out, "create"):
         out.mkdir(parents=True, exist_ok=True)
-    drawn = draw(plan, scores, runs, out)
+    drawn = draw(plan, scores, runs, out) if with_figures else ""
     page = out / f"{plan.name}.md"
     parts = [_head(plan, runs, command), *(_section(plan, each) for each in scores), drawn, _runs(plan, runs)]
     text = "\n\n".join(part for part in parts if part) + "\n"
@@ -82,7 +83,6 @@ def _section(plan: Plan, scores: Scores) -> str:
     if not columns and not (headline and scores.tests in ("all", "training clips")):
         return ""
     columns = columns or list(plan.columns)
-    remark = "" if headline else ", chosen by the test clips themselves: flattering, not comparable to the headline"
     tests = scores.tests if protocol == "loss" else f"{scores.tests} test clips"
     title = f"## {protocol}, {reading}, {tests}{plan.mark}"
     head = [["", *(f"{column.dataset}<br>{column.label}{_size(plan, column, scores.tests)}" for column in columns)]]
@@ -90,10 +90,19 @@ def _section(plan: Plan, scores: Scores) -> str:
         [row.name + KINDS[row.kind], *(_text(row, scores.cells[number, column], plan) for column in columns)]
         for number, row in enumerate(plan.target.rows)
     ]
-    parts = [title, f"{reading}{remark}.".capitalize() if remark else "", _markdown(head + rows)]
+    parts = [title, _remarks(scores, headline), _markdown(head + rows)]
     if headline and protocol != "loss":
         parts.append("\n".join(f"- {line}" for line in order_lines(plan.target, scores, tuple(columns))))
     return "\n\n".join(part for part in parts if part)
+
+
+def _remarks(scores: Scores, headline: bool) -> str:
+    remarks = []
+    if not headline:
+        remarks.append("An epoch chosen by the test clips themselves: it flatters and is no headline.")
+    if scores.tests not in ("all", "training clips"):
+        remarks.append("The paper's numbers are of all test clips.")
+    return " ".join(remarks)
 
 
 def _size(plan: Plan, column: Column, tests: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
+from crrl.errors import CrrlError
 from crrl.files import read_json
 from crrl.methods import METHODS
 from crrl.reproduction.paper import Column, paper_number
@@ -110,14 +111,21 @@ def _random(candidates: list[Run], plan: Plan, runs: Path) -> Readings:
 
 
 def read(run: Run, plan: Plan, runs: Path, random: bool = False) -> Readings:
-    """The accuracies, in percent, of a run's encoder or of the random one beside it; none where it is not evaluated."""
+    """The accuracies, in percent, of a run's encoder or of the random one beside it; none where it is not evaluated.
+
+    Raises:
+        CrrlError: the evaluation's file is damaged or of another version.
+    """
     path = runs / run.name / f"evaluation-{plan.target.protocol}.json"
     if not path.exists():
         return {}
     start = "random encoder, " if random else f"{run.config.method}, "
-    return {
-        (row.removeprefix(start), tests): float(accuracy)
-        for row, values in read_json(path)["accuracy_percent"].items()
-        if row.startswith(start)
-        for tests, accuracy in values.items()
-    }
+    try:
+        return {
+            (row.removeprefix(start), tests): float(accuracy)
+            for row, values in read_json(path)["accuracy_percent"].items()
+            if row.startswith(start)
+            for tests, accuracy in values.items()
+        }
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CrrlError(f"{path} is no evaluation of this version of crrl: delete it and run again") from error
