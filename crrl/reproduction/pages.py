@@ -8,7 +8,7 @@ from pathlib import Path
 from crrl.files import explain_os_errors, write_file
 from crrl.reproduction.drawings import draw
 from crrl.reproduction.orders import order_lines
-from crrl.reproduction.paper import Column, Row
+from crrl.reproduction.paper import Column, Row, paper_number
 from crrl.reproduction.plan import QUICK_EPOCHS, Plan
 from crrl.reproduction.records import Record
 from crrl.reproduction.results import HEADLINES, Cell, Scores, collect
@@ -37,7 +37,8 @@ def write_page(plan: Plan, runs: Path, out: Path, command: str, with_figures: bo
         out.mkdir(parents=True, exist_ok=True)
     drawn = draw(plan, scores, runs, out) if with_figures else ""
     page = out / f"{plan.name}.md"
-    parts = [_head(plan, runs, command), *(_section(plan, each) for each in scores), drawn, _runs(plan, runs)]
+    sections = [_section(plan, each) for each in scores]
+    parts = [_head(plan, runs, command), *sections, drawn, _elsewhere(plan), _runs(plan, runs)]
     text = "\n\n".join(part for part in parts if part) + "\n"
     write_file(page, lambda path: path.write_text(text, encoding="utf-8"))
     write_csv(out / f"{plan.name}.csv", FIELDS, _csv_rows(plan, scores))
@@ -96,6 +97,20 @@ def _section(plan: Plan, scores: Scores) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def _elsewhere(plan: Plan) -> str:
+    """What the paper has in the columns that are not filled here, so that its table is whole."""
+    columns = [column for column in plan.target.columns if column not in plan.columns]
+    if not columns:
+        return ""
+    head = [["", *(f"{column.dataset}<br>{column.label}" for column in columns)]]
+    numbers = [(row, [paper_number(plan.target, row, column) for column in columns]) for row in plan.target.rows]
+    rows = [
+        [row.name + KINDS[row.kind], *("–" if x is None else f"{x:.{_digits(plan)}f}" for x in found)]
+        for row, found in numbers
+    ]
+    return f"## The paper's numbers in columns that were not run\n\n{_markdown(head + rows)}"
+
+
 def _remarks(scores: Scores, headline: bool) -> str:
     remarks = []
     if not headline:
@@ -111,9 +126,14 @@ def _size(plan: Plan, column: Column, tests: str) -> str:
     return f"<br>{sum(sizes)} clips" if sum(sizes) else ""
 
 
+def _digits(plan: Plan) -> int:
+    """Decimals of a number, as the paper prints it."""
+    return 2 if plan.target.protocol == "loss" else 1
+
+
 def _text(row: Row, cell: Cell, plan: Plan) -> str:
     """One cell: paper · ours · difference."""
-    digits = 2 if plan.target.protocol == "loss" else 1
+    digits = _digits(plan)
     paper = "–" if cell.paper is None else f"{cell.paper:.{digits}f}"
     if row.kind != "ours":
         return paper
