@@ -62,11 +62,11 @@ def inspect(run: Run, runs: Path, with_predictions: bool) -> Inspected:
         raise CrrlError(f"the data set is no longer the one that {run.name} was trained on: restore it")
     device = choose_device(config.device)
     tensors, split = ClipTensors(prepared.clips, device), prepared.clips.split(config.split_name)
-    encoder = trained.encoder.to(device)
+    extractor = trained.features.to(device)
 
     def features(index: npt.NDArray[np.int64]) -> dict[str, Any]:
         clips = torch.from_numpy(index)
-        return {"features": encode(encoder, tensors, clips).cpu(), "labels": tensors.labels[clips]}
+        return {"features": encode(extractor, tensors, clips).cpu(), "labels": tensors.labels[clips]}
 
     test = Watched(**features(split.test[TESTS]), last={})
     if with_predictions:
