@@ -292,9 +292,9 @@ def preset(dataset: Dataset = "synthetic", recipe: Recipe = "paper") -> Config:
     """The settings of a recipe on a data set.
 
     `paper`: optimizer, schedule and sizes of Section IV-B. `tuned`: Adam under one-cycle, a projected decoder of 256
-    units, a stronger distillation, more negatives, one scale per clip, random turns, and moments of both layers as
-    features; on synthetic fewer epochs and the paper's features, as its clips are told apart by the moments of any
-    encoder. Both apply the view transform wherever the joints are known, though the paper names it for NTU alone.
+    units, more negatives, one scale per clip, random turns, and moments of both layers as features; on synthetic fewer
+    epochs and the paper's features, as its clips are told apart by the moments of any encoder. Both apply the view
+    transform wherever the joints are known, though the paper names it for NTU alone.
     """
     facts = DATASETS[dataset]
     paper = Config(
@@ -322,7 +322,6 @@ def preset(dataset: Dataset = "synthetic", recipe: Recipe = "paper") -> Config:
             lr_ser=2e-3,
             schedule_ser="one-cycle",
             decoder_hidden=256,
-            distill_weight=1.0,
         ),
         turns=TurnConfig(turn_yaw=45.0, turn_tilt=10.0),
         features=FeatureConfig() if easy else FeatureConfig(pooling="moments", feature_deviation=0.1),
