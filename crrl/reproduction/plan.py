@@ -138,7 +138,7 @@ class Plan:
     """A target on the data sets at hand.
 
     Attributes:
-        columns: those that can be filled. skipped: data sets that cannot, and why.
+        columns: those that can be filled. skipped: data sets, or columns of them, that cannot, and why.
         materials: by data set and split.
         cells: for a row's number and a column the runs whose results it averages, [seeds][splits].
     """
@@ -186,20 +186,9 @@ def make_plan(name: str, target: Target, datasets: Sequence[str], settings: Sett
         CrrlError: none of the data sets is at hand.
     """
     wanted = list(dict.fromkeys(datasets or (column.dataset for column in target.columns)))
-    columns: list[Column] = []
-    skipped: dict[str, str] = {}
-    materials: dict[tuple[str, str], Material] = {}
-    for dataset in wanted:
-        try:
-            own = _columns(target, dataset, settings)
-            found = {(dataset, split): find(dataset, split, settings) for column in own for split in column.splits}
-        except CrrlError as error:
-            skipped[dataset] = str(error)
-        else:
-            columns += own
-            materials |= found
+    columns, skipped, materials = _search(target, wanted, settings)
     if not columns:
-        reasons = "; ".join(f"{dataset}: {reason}" for dataset, reason in skipped.items())
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
         raise CrrlError(f"no data set for {name} is at hand ({reasons}); --dataset synthetic needs no files")
     cells = {
         (number, column): [_runs(row.method, row, column, seed, materials, settings) for seed in range(settings.seeds)]
@@ -210,10 +199,29 @@ def make_plan(name: str, target: Target, datasets: Sequence[str], settings: Sett
     return Plan(name, target, settings, tuple(columns), skipped, materials, cells)
 
 
+def _search(
+    target: Target, datasets: Sequence[str], settings: Settings
+) -> tuple[list[Column], dict[str, str], dict[tuple[str, str], Material]]:
+    """The columns at hand, what is left out and why, and the splits of the former."""
+    columns: list[Column] = []
+    skipped: dict[str, str] = {}
+    materials: dict[tuple[str, str], Material] = {}
+    for dataset in datasets:
+        missing: dict[str, str] = {}
+        before = len(columns)
+        for column in _columns(target, dataset, settings):
+            try:
+                materials |= {(dataset, split): find(dataset, split, settings) for split in column.splits}
+                columns.append(column)
+            except CrrlError as error:
+                missing[column.name] = str(error)
+        skipped |= missing if len(columns) > before else {dataset: next(iter(missing.values()))}
+    return columns, skipped, materials
+
+
 def _columns(target: Target, dataset: str, settings: Settings) -> tuple[Column, ...]:
-    if dataset not in get_args(Dataset):
-        raise CrrlError("this version of crrl does not read it")
-    default = preset(cast(Dataset, dataset)).split_name
+    known = dataset in get_args(Dataset)
+    default = preset(cast(Dataset, dataset)).split_name if known else ""
     columns = columns_of(target, dataset, default)
     return columns[:1] if settings.quick else columns
 
@@ -224,6 +232,8 @@ def find(dataset: str, split: str, settings: Settings) -> Material:
     Raises:
         CrrlError: it is in none of them.
     """
+    if dataset not in get_args(Dataset):
+        raise CrrlError("this version of crrl does not read it")
     steps = settings.config(dataset, split).preprocessing
     reasons = []
     for folder in settings.folders or (None,):

@@ -11,7 +11,7 @@ import pytest
 from crrl.errors import CrrlError
 from crrl.methods import METHODS, first_alone
 from crrl.reproduction import TARGETS, Settings, TargetName, make_plan
-from crrl.reproduction.plan import Plan, find, make_run
+from crrl.reproduction.plan import Material, Plan, find, make_run
 
 Planner = Callable[..., Plan]
 
@@ -81,6 +81,20 @@ def test_without_data_sets_named_those_at_hand_are_taken_and_the_others_skipped_
     assert plan.skipped == {"ntu120": "no files of ntu120", "cmu": "no files of cmu"}
     with pytest.raises(CrrlError, match="no data set for table6 is at hand"):
         plan_of("table6")
+
+
+def test_a_column_whose_split_is_missing_is_skipped_alone(plan_of: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = plan_of("table6", "ntu60", datasets=["ntu60"])
+
+    def find(dataset: str, split: str, _: Settings) -> Material:
+        if split == "cross-view":
+            raise CrrlError("no split named 'cross-view'")
+        return whole.materials[dataset, split]
+
+    monkeypatch.setattr("crrl.reproduction.plan.find", find)
+    plan = make_plan("table6", TARGETS["table6"], ["ntu60"], Settings())
+    assert [column.label for column in plan.columns] == ["C-Sub"]
+    assert plan.skipped == {"ntu60 C-View": "no split named 'cross-view'"}
 
 
 def test_a_data_set_that_this_version_does_not_read_is_skipped_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
