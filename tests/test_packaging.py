@@ -162,10 +162,11 @@ echo "nvcc: something is wrong"; exit {status}
 
 
 def build_in_place(project: Project, home: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    standard = {"PYTHONPATH": str(project.stubs), "CRRL_CPU": "0", "CRRL_CUDA": "auto", "CUDA_HOME": str(home)}
     return subprocess.run(
         [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
         cwd=project.root,
-        env=os.environ | {"PYTHONPATH": str(project.stubs), "CRRL_CPU": "0", "CUDA_HOME": str(home)} | env,
+        env=os.environ | standard | env,
         capture_output=True,
         text=True,
     )

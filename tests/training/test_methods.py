@@ -87,7 +87,7 @@ def test_no_two_rows_give_the_same_encoder(options: list[str], tmp_path: Path) -
     options, weights = [*options, "--epochs-cml", "1", "--epochs-ser", "1"], set()
     for method in rows:
         train.main([*options, "--method", method, "--out", str(tmp_path / method)])
-        weights.add(load_file(tmp_path / method / "encoder.safetensors")["gru.weight_hh_l0"].sum().item())
+        weights.add(load_file(tmp_path / method / "encoder.safetensors")["encoder.gru.weight_hh_l0"].sum().item())
     assert len(weights) == len(rows)
 
 
