@@ -2,13 +2,8 @@
 
 namespace crrl::gru_cuda {
 
-const ForwardCandidates& forward_bf16() {
-  static const ForwardCandidates candidates = forward_candidates<Matrix<BF16>, gpu::BFloat16>();
-  return candidates;
-}
-
-const BackwardCandidates& backward_bf16() {
-  static const BackwardCandidates candidates = backward_candidates<Matrix<BF16>, gpu::BFloat16>();
+const Candidates& candidates_bf16() {
+  static const Candidates candidates = all_candidates<Matrix<BF16>, Matrix<BF16>, gpu::BFloat16>();
   return candidates;
 }
 

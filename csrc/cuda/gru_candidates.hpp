@@ -1,4 +1,4 @@
-// The kernels there are, for gru_plan.cpp to choose from. One file a mode, gru_<mode>.cu, so that they compile side by
+// The kernels there are, for gru_plan.cu to choose from. One file a mode, gru_<mode>.cu, so that they compile side by
 // side.
 #pragma once
 
@@ -18,17 +18,15 @@ struct Candidate {
   size_t (*memory)(int padded);  // bytes of global memory a team
 };
 
-// Of one exchange, the smaller tiles first.
-using ForwardCandidates = std::vector<Candidate<ForwardChain>>;
-using BackwardCandidates = std::vector<Candidate<BackwardChain>>;
+// Of a mode; of one exchange, the smaller tiles first.
+struct Candidates {
+  std::vector<Candidate<ForwardChain>> forward;
+  std::vector<Candidate<BackwardChain>> backward;
+};
 
-const ForwardCandidates& forward_tf32();
-const ForwardCandidates& forward_fp32();
-const ForwardCandidates& forward_bf16();
-const ForwardCandidates& forward_fp16();
-const BackwardCandidates& backward_tf32();
-const BackwardCandidates& backward_fp32();
-const BackwardCandidates& backward_bf16();
-const BackwardCandidates& backward_fp16();
+const Candidates& candidates_tf32();
+const Candidates& candidates_fp32();
+const Candidates& candidates_bf16();
+const Candidates& candidates_fp16();
 
 }  // namespace crrl::gru_cuda

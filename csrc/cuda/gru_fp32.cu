@@ -2,13 +2,8 @@
 
 namespace crrl::gru_cuda {
 
-const ForwardCandidates& forward_fp32() {
-  static const ForwardCandidates candidates = forward_candidates<FP32, float>();
-  return candidates;
-}
-
-const BackwardCandidates& backward_fp32() {
-  static const BackwardCandidates candidates = backward_candidates<FP32, float>();
+const Candidates& candidates_fp32() {
+  static const Candidates candidates = all_candidates<FP32, FP32, float>();
   return candidates;
 }
 

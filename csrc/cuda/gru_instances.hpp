@@ -18,24 +18,23 @@ Candidate<BackwardChain> backward_candidate() {
           shared_bytes<K, 1, 3>, K::template Exchange<3>::memory_bytes};
 }
 
-template <class Operand, class Element>
-ForwardCandidates forward_candidates() {
-  return {forward_candidate<Kind<Operand, Element, ClusterExchange, 32, 1>>(),
-          forward_candidate<Kind<Operand, Element, ClusterExchange, 32, 2>>(),
-          forward_candidate<Kind<Operand, Element, ClusterExchange, 32, 4>>(),
-          forward_candidate<Kind<Operand, Element, L2Exchange, 32, 1>>(),
-          forward_candidate<Kind<Operand, Element, L2Exchange, 32, 4>>(),
-          forward_candidate<Kind<Operand, Element, L2Exchange, 16, 4>>()};
+template <class Operand, class BackwardOperand, class Element, template <class, int, int, int> class Exchange,
+          int kUnits, int kRowTiles>
+void add(Candidates& to) {
+  to.forward.push_back(forward_candidate<Kind<Operand, Element, Exchange, kUnits, kRowTiles>>());
+  to.backward.push_back(backward_candidate<Kind<BackwardOperand, Element, Exchange, kUnits, kRowTiles>>());
 }
 
-template <class Operand, class Element>
-BackwardCandidates backward_candidates() {
-  return {backward_candidate<Kind<Operand, Element, ClusterExchange, 32, 1>>(),
-          backward_candidate<Kind<Operand, Element, ClusterExchange, 32, 2>>(),
-          backward_candidate<Kind<Operand, Element, ClusterExchange, 32, 4>>(),
-          backward_candidate<Kind<Operand, Element, L2Exchange, 32, 1>>(),
-          backward_candidate<Kind<Operand, Element, L2Exchange, 32, 4>>(),
-          backward_candidate<Kind<Operand, Element, L2Exchange, 16, 4>>()};
+template <class Operand, class BackwardOperand, class Element>
+Candidates all_candidates() {
+  Candidates result;
+  add<Operand, BackwardOperand, Element, ClusterExchange, 32, 1>(result);
+  add<Operand, BackwardOperand, Element, ClusterExchange, 32, 2>(result);
+  add<Operand, BackwardOperand, Element, ClusterExchange, 32, 4>(result);
+  add<Operand, BackwardOperand, Element, L2Exchange, 32, 1>(result);
+  add<Operand, BackwardOperand, Element, L2Exchange, 32, 4>(result);
+  add<Operand, BackwardOperand, Element, L2Exchange, 16, 4>(result);
+  return result;
 }
 
 }  // namespace crrl::gru_cuda

@@ -2,6 +2,7 @@
 #include <map>
 #include <mutex>
 #include <tuple>
+#include <type_traits>
 
 #include "gru_candidates.hpp"
 #include "gru_params.hpp"
@@ -15,29 +16,25 @@ constexpr int kLargestCluster = 16;
 constexpr int kLargestHidden = 1024;
 constexpr int kUnitsOfChunk = 32;  // padded units are whole chunks of 16-bit numbers
 
-const ForwardCandidates& candidates(Mode mode, const ForwardChain*) {
+const Candidates& candidates(Mode mode) {
   switch (mode) {
     case Mode::kTF32:
-      return forward_tf32();
+      return candidates_tf32();
     case Mode::kFP32:
-      return forward_fp32();
+      return candidates_fp32();
     case Mode::kBF16:
-      return forward_bf16();
+      return candidates_bf16();
     default:
-      return forward_fp16();
+      return candidates_fp16();
   }
 }
 
-const BackwardCandidates& candidates(Mode mode, const BackwardChain*) {
-  switch (mode) {
-    case Mode::kTF32:
-      return backward_tf32();
-    case Mode::kFP32:
-      return backward_fp32();
-    case Mode::kBF16:
-      return backward_bf16();
-    default:
-      return backward_fp16();
+template <class Chain>
+const std::vector<Candidate<Chain>>& candidates_of(Mode mode) {
+  if constexpr (std::is_same_v<Chain, ForwardChain>) {
+    return candidates(mode).forward;
+  } else {
+    return candidates(mode).backward;
   }
 }
 
@@ -106,7 +103,7 @@ Plan choose(Mode mode, const Sizes& sizes, int device, const std::string& varian
   Plan best;
   best.reason = "no variant " + variant;
   int fewest = 0;
-  for (const auto& candidate : candidates(mode, static_cast<const Chain*>(nullptr))) {
+  for (const auto& candidate : candidates_of<Chain>(mode)) {
     const std::string name = candidate.cluster ? "cluster" : "l2";
     if (!variant.empty() && variant != name) continue;
     const Plan plan = planned(candidate, sizes, device, facts);
@@ -127,7 +124,7 @@ Plan choose(Mode mode, const Sizes& sizes, int device, const std::string& varian
 template <class Chain>
 std::string run(Mode mode, const Sizes& sizes, const Chain* chains, const Plan& plan, void* workspace, int* status,
                 int64_t patience_ns, int device, void* stream) {
-  for (const auto& candidate : candidates(mode, chains)) {
+  for (const auto& candidate : candidates_of<Chain>(mode)) {
     if (candidate.cluster != (plan.variant == "cluster") || candidate.units != plan.units ||
         candidate.rows != plan.rows) {
       continue;

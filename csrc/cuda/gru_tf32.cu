@@ -2,13 +2,8 @@
 
 namespace crrl::gru_cuda {
 
-const ForwardCandidates& forward_tf32() {
-  static const ForwardCandidates candidates = forward_candidates<Matrix<TF32>, float>();
-  return candidates;
-}
-
-const BackwardCandidates& backward_tf32() {
-  static const BackwardCandidates candidates = backward_candidates<Matrix<TF32>, float>();
+const Candidates& candidates_tf32() {
+  static const Candidates candidates = all_candidates<Matrix<TF32>, Matrix<TF32>, float>();
   return candidates;
 }
 

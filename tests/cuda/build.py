@@ -29,13 +29,11 @@ FLAGS = ["-std=c++17", "-O2", "-fno-peephole2", "-Wall", "-Wextra", "-fPIC", "-f
 HEADERS = {".hpp", ".h", ".cuh"}
 
 
-def build(
-    module_name: str, sources: Sequence[Path], include_dirs: Sequence[Path] = (), defines: Sequence[str] = ()
-) -> ModuleType:
-    """The module `module_name` of these sources (.cpp and .cu), which find their headers beside themselves and in
-    `include_dirs`; csrc/cuda/host is always one. Raises RuntimeError with the compiler's words."""
+def build(module_name: str, sources: Sequence[Path], defines: Sequence[str] = ()) -> ModuleType:
+    """The module `module_name` of these sources (.cpp and .cu), which find their headers beside themselves, in
+    csrc/cuda/host and in csrc/cuda. Raises RuntimeError with the compiler's words."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    include = [HOST, *include_dirs]
+    include = [HOST, HOST.parent]
     headers = _digest(sorted({path for folder in include for path in folder.rglob("*") if path.suffix in HEADERS}))
     with (CACHE / "lock").open("w") as lock:  # nobody compiles what somebody else is compiling
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from crrl.config import Config, preset
@@ -41,20 +40,6 @@ def plan_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Plan]:
         return make_plan(name, TARGETS[name], datasets or (), replace(Settings(), **settings))
 
     return make
-
-
-@pytest.fixture(scope="session")
-def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """50 clips of 1 to 9 frames, 5 joints, 2 classes; 40 of them train."""
-    folder = tmp_path_factory.mktemp("clips")
-    rng = np.random.default_rng(0)
-    lines = ["file,label"]
-    for i in range(50):
-        walk = rng.normal(size=(1 + i % 9, 5, 3)).cumsum(axis=0) + 3 * (i % 2)
-        np.save(folder / f"{i:02}.npy", walk.astype(np.float32))
-        lines.append(f"{i:02}.npy,{'left' if i % 2 else 'right'}")
-    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
-    return folder
 
 
 @pytest.fixture

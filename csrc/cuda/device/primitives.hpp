@@ -6,8 +6,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
-#include <cstddef>
-#include <cstdint>
+#include "../types.hpp"
 
 #define CRRL_DEVICE __device__ __forceinline__
 // One block of `threads` on a multiprocessor: each thread may have up to 65,536 / threads registers.
@@ -16,18 +15,6 @@
 #define CRRL_UNROLL _Pragma("unroll")
 
 namespace crrl::gpu {
-
-struct alignas(16) Words {
-  uint32_t word[4];
-};
-
-struct Half {
-  uint16_t bits;
-};
-
-struct BFloat16 {
-  uint16_t bits;
-};
 
 // --- Numbers -------------------------------------------------------------------------------------------------------
 
@@ -181,26 +168,6 @@ CRRL_DEVICE void send(int rank, void* to, const Words& value, uint64_t* barrier)
 }
 
 // --- The host's side -----------------------------------------------------------------------------------------------
-
-struct Launch {
-  int blocks;
-  int cluster;  // blocks of a cluster; 1: none
-  int threads;
-  size_t shared;     // bytes of dynamic shared memory a block
-  bool cooperative;  // all blocks run at once, or the launch fails
-  void* stream;
-};
-
-struct Device {
-  int major, minor;
-  int multiprocessors;
-  size_t shared;  // most bytes of dynamic shared memory a block can have
-  bool cooperative;
-};
-
-// Each returns nullptr, or what went wrong.
-const char* device_facts(int device, Device* facts);
-const char* zero(void* memory, size_t bytes, void* stream);
 
 // The calling thread's device within its life.
 class DeviceGuard {

@@ -5,11 +5,11 @@
 #pragma once
 
 #include <cmath>
-#include <cstddef>
-#include <cstdint>
 #include <cstring>
 #include <functional>
 #include <string>
+
+#include "../types.hpp"
 
 #define CRRL_DEVICE inline
 #define CRRL_KERNEL(threads) void
@@ -17,18 +17,6 @@
 #define CRRL_UNROLL
 
 namespace crrl::gpu {
-
-struct alignas(16) Words {
-  uint32_t word[4];
-};
-
-struct Half {
-  uint16_t bits;
-};
-
-struct BFloat16 {
-  uint16_t bits;
-};
 
 // --- Numbers: bit by bit what a GPU gives, whatever this thread does with denormals --------------------------------
 
@@ -125,25 +113,6 @@ bool barrier_passed(uint64_t* barrier, unsigned parity);
 void send(int rank, void* to, const Words& value, uint64_t* barrier);  // arrives at any later time, in any order
 
 // --- The host's side -----------------------------------------------------------------------------------------------
-
-struct Launch {
-  int blocks;
-  int cluster;  // blocks of a cluster; 1: none
-  int threads;
-  size_t shared;     // bytes of dynamic shared memory a block
-  bool cooperative;  // all blocks run at once, or the launch fails
-  void* stream;
-};
-
-struct Device {
-  int major, minor;
-  int multiprocessors;
-  size_t shared;  // most bytes of dynamic shared memory a block can have
-  bool cooperative;
-};
-
-const char* device_facts(int device, Device* facts);
-const char* zero(void* memory, size_t bytes, void* stream);
 
 class DeviceGuard {
  public:
