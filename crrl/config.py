@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -243,16 +243,6 @@ class Config:
         return _build(cls, value)  # type: ignore[no-any-return]
 
 
-_NESTED = {
-    "preprocessing": Preprocessing,
-    "encoder": EncoderConfig,
-    "cml": ContrastConfig,
-    "ser": ReconstructionConfig,
-    "turns": TurnConfig,
-    "features": FeatureConfig,
-}
-
-
 def _build(kind: Any, value: dict[str, Any]) -> Any:
     names = {item.name for item in fields(kind)}
     if set(value) != names:
@@ -263,9 +253,9 @@ def _build(kind: Any, value: dict[str, Any]) -> Any:
     for name, item in value.items():
         choices = get_args(hints[name]) if get_origin(hints[name]) is Literal else (item,)
         _require(item in choices, f"{name} is {item!r}: it must be one of {', '.join(map(str, choices))}")
-        if name in _NESTED:
-            converted[name] = _build(_NESTED[name], item)
-        elif name in ("data", "teacher") and item is not None:
+        if is_dataclass(hints[name]):
+            converted[name] = _build(hints[name], item)
+        elif item is not None and Path in get_args(hints[name]):
             converted[name] = Path(item)
         elif isinstance(item, list):
             converted[name] = tuple(item)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
@@ -25,6 +27,31 @@ def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
     raise Interrupted(signum)
 
 
+@contextmanager
+def catch_stop_signals() -> Iterator[list[int]]:
+    """Within the block SIGINT and SIGTERM are noted in the list given, not acted upon; a second one acts as usual.
+
+    Raises:
+        Interrupted: one was noted; raised at the end of the block at the latest.
+    """
+    caught: list[int] = []
+    before = {int(signum): signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        caught.append(signum)
+        signal.signal(signum, before[signum])
+
+    for signum in before:
+        signal.signal(signum, note)
+    try:
+        yield caught
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+    if caught:
+        raise Interrupted(caught[0])
+
+
 def run_command(main: Callable[[], int | None]) -> int:
     """Run a command's `main`: a mistake becomes one line on stderr and exit code 2, a signal exit code 128 + signal."""
     for signum in (signal.SIGINT, signal.SIGTERM):
@@ -34,6 +61,9 @@ def run_command(main: Callable[[], int | None]) -> int:
     except CrrlError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # who reads the output has enough of it, as head has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except OSError as error:
         print(f"error: {error}; check that path and your permissions", file=sys.stderr)
         return 2

@@ -43,7 +43,12 @@ def standardise(extractor: FeatureExtractor, tensors: ClipTensors, train: IntArr
         return
     extractor.center.zero_()
     extractor.scale.fill_(1)
-    features = encode(extractor, tensors, torch.from_numpy(train))
+    center, scale = standards(encode(extractor, tensors, torch.from_numpy(train)), deviation)
+    extractor.center.copy_(center)
+    extractor.scale.copy_(scale)
+
+
+def standards(features: Tensor, deviation: float) -> tuple[Tensor, Tensor]:
+    """What to subtract from features like these, [N, D], and then to multiply them by; [D] each."""
     own = features.std(0, correction=0)
-    extractor.center.copy_(features.mean(0))
-    extractor.scale.copy_(torch.where(own > 1e-6, deviation / own.clamp(min=1e-6), 0))
+    return features.mean(0), torch.where(own > 1e-6, deviation / own.clamp(min=1e-6), 0)

@@ -18,7 +18,7 @@ from crrl.config import DATASETS, Config, Dataset
 from crrl.data import ClipTensors, Prepared, prepare
 from crrl.errors import CrrlError
 from crrl.evaluation import Features
-from crrl.features import encode, standardise
+from crrl.features import encode, standards
 from crrl.finetuning import FineTuning, fine_tune
 from crrl.models import Encoder, FeatureExtractor
 from crrl.runs import EncoderFile, RunFolder, load_encoder
@@ -162,18 +162,29 @@ class Evaluation:
         encoder = Encoder(self.tensors.channels, config.encoder.hidden_size, config.encoder.dropout)
         random = FeatureExtractor(encoder, config.features.pooling).eval()
         self.candidates = {config.method: trained.features.to(device), "random encoder": random.to(device)}
-        # What was trained is standardised by its own training clips, which those of a transfer are not.
-        for extractor in self.candidates.values() if options.transfer else [random]:
-            standardise(extractor, self.tensors, split.train, config.features.feature_deviation)
         self.features = lru_cache(maxsize=None)(self._features)
 
     def _features(self, name: str) -> tuple[Features, dict[str, Features]]:
-        """Features, by the candidate of that name, of the training clips and of each test set."""
+        """Features, by the candidate of that name, of the training clips and of each test set; each clip's once.
 
-        def take(index: Tensor) -> Features:
-            return Features(encode(self.candidates[name], self.tensors, index).cpu(), self.tensors.labels[index])
+        What was trained is standardised by its own training clips, which those of a transfer are not.
+        """
+        extractor, deviation = self.candidates[name], self.config.features.feature_deviation
+        anew = self.options.transfer or name != self.config.method
+        if anew:
+            extractor.center.zero_()
+            extractor.scale.fill_(1)
+        clips = torch.unique(torch.cat([self.train, *self.tests.values()]))
+        features = encode(extractor, self.tensors, clips).cpu()
 
-        return take(self.train), {test: take(index) for test, index in self.tests.items()}
+        def take(index: Tensor) -> Tensor:
+            return features[torch.searchsorted(clips, index)]
+
+        if anew and deviation is not None:
+            center, scale = standards(take(self.train), deviation)
+            features = (features - center) * scale
+        sets = {test: Features(take(index), self.tensors.labels[index]) for test, index in self.tests.items()}
+        return Features(take(self.train), self.tensors.labels[self.train]), sets
 
     def rows(self, protocol: Protocol) -> Rows:
         """The rows of a protocol, of each encoder in turn."""

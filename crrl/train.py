@@ -58,7 +58,7 @@ def open_run(arguments: list[str]) -> tuple[RunFolder, Config]:
     options = parse(arguments)
     config = options.config
     if options.resume is not None:
-        if options.out is not None or replace(config, device="auto") != preset(config.dataset, config.recipe):
+        if options.out is not None or replace(config, device="auto") != preset():
             raise CrrlError("--resume takes the run's own configuration: no option but --device goes with it")
         run = RunFolder(options.resume)
         return run, replace(run.config(), device=config.device)
@@ -78,8 +78,12 @@ def absolute(path: Path | None) -> Path | None:
 def print_backends(config: Config, device: torch.device) -> None:
     """One table: operator (or decoder, or whole step), backend chosen, why."""
     case = ops.Case(device.type, torch.float32, device.index, config.encoder.hidden_size)
+    narrow = replace(case, dtype=torch.bfloat16)  # what autocast makes of the products, and it alone
+    choices = {row[0]: row for row in ops.choices(case)}
+    if config.precision == "bf16":
+        choices["gru_layer"] = next(row for row in ops.choices(narrow) if row[0] == "gru_layer")
     paths = [(name, *choice) for name, choice in fast_paths(config, device).items()]
-    for row in [("operator", "backend", "why"), *ops.choices(case), *paths]:
+    for row in [("operator", "backend", "why"), *choices.values(), *paths]:
         print("  {:14} {:10} {}".format(*row))
 
 

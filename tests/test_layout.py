@@ -31,7 +31,7 @@ ALLOWED = {
     "finetuning": {"evaluation", "ops", "optim", "data", "models", "features", "errors"},
     "protocols": {"config", "data", "models", "features", "evaluation", "finetuning", "runs", "errors"},
     "reproduction": {
-        *("training", "evaluation", "features", "runs", "config", "methods", "data", "files", "errors"),
+        *("evaluation", "features", "runs", "config", "methods", "data", "files", "errors"),
     },
     "embedding": {"data", "models", "features", "runs", "files"},
 }

@@ -91,14 +91,15 @@ class GRU(nn.GRU):
         return (y if self.batch_first else y.transpose(0, 1).contiguous()), h_n
 
     def each_layer(self, x: Tensor, lengths: Tensor) -> list[Tensor]:
-        """The output [B, T, D·H] of every layer, 0 at padded frames, for x [B, T, I] and lengths int64 [B]."""
-        outputs = []
-        for layer, layer_weights in enumerate(self._weights()):
-            if layer:
-                x = F.dropout(x, self.dropout, self.training)
-            x, _ = operators.gru_layer(x, lengths, layer_weights, None, self.reverse, None)
-            outputs.append(x)
-        return outputs
+        """The output [B, T, D·H] of every layer, 0 at padded frames, for x [B, T, I] and lengths int64 [B].
+
+        Raises:
+            ValueError: x or lengths have another shape, dtype or device than the layers take.
+        """
+        weights = self._weights()
+        if x.dim() != 3 or lengths.shape != x.shape[:1] or not self._fits(x, None, weights):
+            raise ValueError("x or lengths have another shape, dtype or device than the layers take")
+        return self._layers(x, None, lengths, weights)[0]
 
     def backend(self, input: Tensor | PackedSequence | None = None) -> tuple[str, str]:
         """The name of the backend that serves `input` (None: a tensor like the weights), and why.
@@ -134,19 +135,36 @@ class GRU(nn.GRU):
         weights: list[list[Weights]],
         frames: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """All layers over x [B, T, I], or [B, 1, I] repeated `frames` times, hx [layers · D, B, H], layer by layer."""
+        """The last layer's output and the states of all, for what `_layers` takes."""
+        outputs, finals = self._layers(x, hx, lengths, weights, frames)
+        return outputs[-1], torch.cat(finals)
+
+    def _layers(
+        self,
+        x: Tensor,
+        hx: Tensor | None,
+        lengths: Tensor | None,
+        weights: list[list[Weights]],
+        frames: int | None = None,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Outputs and states of all layers over x [B, T, I], or [B, 1, I] repeated `frames` times.
+
+        hx: [layers · D, B, H].
+        """
         dtype = (x if hx is None else hx).dtype
-        finals = []
+        outputs, finals = [], []
         for layer, layer_weights in enumerate(weights):
             if layer:
                 x = F.dropout(x, self.dropout, self.training)
             directions = len(layer_weights)
             h0 = None if hx is None else hx[layer * directions : (layer + 1) * directions]
             x, h_n = operators.gru_layer(x, lengths, layer_weights, h0, self.reverse, None if layer else frames)
+            outputs.append(x)
             finals.append(h_n)
-        h_n = torch.cat(finals)
+        if x.device.type != "cpu":
+            return outputs, finals
         # Under autocast torch's CPU GRU returns the dtype of the state; cuDNN's does not.
-        return (x.to(dtype), h_n.to(dtype)) if x.device.type == "cpu" else (x, h_n)
+        return [output.to(dtype) for output in outputs], [h_n.to(dtype) for h_n in finals]
 
     def _weights(self) -> list[list[Weights]]:
         """Per layer, per direction. By name each time: functional_call and parametrizations replace the attributes."""

@@ -92,12 +92,13 @@ def timed_out(device: int) -> bool:
     """Whether a kernel on `device` gave up since this was last asked; without waiting for those that still run."""
     word = status(device)
     lost = bool(word.item())
-    word.zero_()
+    if lost:  # else a kernel may just be writing it
+        word.zero_()
     return lost
 
 
 def raise_if_timed_out() -> None:
-    """Switch the extension off for this process and raise, if a kernel of it gave up waiting; else cost nothing.
+    """Switch the extension off for this process and raise, if a kernel of it gave up waiting; else it costs one look.
 
     The results of that call are NaN, and what was computed from them may be. Called before each of our launches, and
     by training before it trusts its weights.

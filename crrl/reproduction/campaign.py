@@ -13,11 +13,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from crrl.errors import catch_stop_signals
 from crrl.files import explain_os_errors
 from crrl.reproduction.plan import Plan, Run
 from crrl.reproduction.records import Record, commit, epochs_done
 from crrl.runs import RunFolder
-from crrl.training.loop import catch_stop_signals
 
 LOOK_EVERY = 0.5
 """Seconds between looks at a run's progress."""

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
 import torch
@@ -19,7 +16,7 @@ from crrl import ops
 from crrl.data import ClipTensors
 from crrl.data.batches import epoch_order
 from crrl.data.clips import IntArray
-from crrl.errors import CrrlError, Interrupted
+from crrl.errors import CrrlError, catch_stop_signals
 from crrl.optim import FlatAdam, FlatOptimizer, FlatSGD, current_rates
 from crrl.runs import RunFolder, load_weights
 from crrl.training.phases import Phase
@@ -32,31 +29,6 @@ LR_DROPS = (20, 50)
 
 AGREE_EVERY = 10
 """Steps after which several ranks tell each other of signals, to stop after the same step."""
-
-
-@contextmanager
-def catch_stop_signals() -> Iterator[list[int]]:
-    """Within the block SIGINT and SIGTERM are noted in the list given, not acted upon; a second one acts as usual.
-
-    Raises:
-        Interrupted: one was noted; raised at the end of the block at the latest.
-    """
-    caught: list[int] = []
-    before = {int(signum): signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(signum: int, frame: FrameType | None) -> None:
-        caught.append(signum)
-        signal.signal(signum, before[signum])
-
-    for signum in before:
-        signal.signal(signum, note)
-    try:
-        yield caught
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-    if caught:
-        raise Interrupted(caught[0])
 
 
 @dataclass(frozen=True)

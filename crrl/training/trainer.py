@@ -24,11 +24,15 @@ def given_first(config: Config) -> Path:
     """The encoder that the first phase left in the run given as --teacher: its result, or its teacher.
 
     Raises:
-        CrrlError: there is no run, or its method begins with another phase.
+        CrrlError: there is no run, its method begins with another phase, or it was trained on another split, whose
+            training clips may be what this run is tested on.
     """
     assert config.teacher is not None
     run = RunFolder(config.teacher)
-    method, needed = run.config().method, first_alone(config.method)
+    given, needed = run.config(), first_alone(config.method)
+    method = given.method
+    if given.split_name != config.split_name:
+        raise CrrlError(f"{run.path} was trained on split {given.split_name}, not {config.split_name}: give another")
     if first_alone(method) != needed:
         raise CrrlError(f"{run.path} is of method {method}: {config.method} begins with {needed}, give a run of that")
     return run.encoder_path if method == needed else run.teacher_path
@@ -136,7 +140,7 @@ class Trainer:
         """The first phase's encoder from its file.
 
         Raises:
-            CrrlError: it is of another method or size, or behind another preprocessing.
+            CrrlError: it is of another method or size, behind another preprocessing, or was trained on other clips.
         """
         file, needed = load_encoder(path), first_alone(self.config.method)
         if file.method != needed:
@@ -145,6 +149,8 @@ class Trainer:
         same_size = encoder.gru.hidden_size == self.config.encoder.hidden_size
         if not same_size or file.preprocessor != self.prepared.preprocessor:
             raise CrrlError(f"{path} has another size or preprocessing than this run: give a matching teacher")
+        if file.fingerprint != self.prepared.fingerprint:
+            raise CrrlError(f"{path} was trained on other clips than this run's: give a teacher of this data set")
         return encoder
 
     def _plan(self, phase: PhasePlan) -> Plan:
@@ -173,7 +179,7 @@ class Trainer:
         own = checkpoint if checkpoint is not None and checkpoint["phase"] == phase.name else None
         plan, fingerprint = self._plans[phase.name], self.prepared.fingerprint
         if self.ranks.rank > 0:
-            torch.manual_seed(self.ranks.seed(plan.seed))  # its own dropout
+            torch.manual_seed(self.ranks.seed(plan.seed))  # its own dropout, turns and augmentations
         capture = fast_paths(self.config, self.device)["step"][0] == "captured"
         bf16 = self.config.precision == "bf16"
         arguments = self.tensors, self.train_clips, fingerprint, self.run, first_step, self.ranks, capture, bf16

@@ -80,7 +80,7 @@ def test_several_protocols_go_by_features_computed_once(
 
     monkeypatch.setattr(protocols, "encode", count)
     assert evaluate.main([str(run), "--protocol", "linear", "--protocol", "knn", "--protocol", "retrieval"]) == 0
-    assert encoded == 2 * [40, 10]
+    assert encoded == 2 * [50]  # 40 train, 10 test
     titles = [line for line in capsys.readouterr().out.splitlines() if line.startswith("folder, default")]
     assert [line.split("(")[1].split(")")[0] for line in titles] == ["linear", "knn", "retrieval"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import get_args
@@ -193,6 +194,24 @@ def test_an_encoder_of_another_first_phase_is_refused(options: list[str], tmp_pa
     (tmp_path / "cml" / "encoder.safetensors").write_bytes((tmp_path / "ser" / "encoder.safetensors").read_bytes())
     message = failure([*options, "--teacher", str(tmp_path / "cml"), "--out", str(tmp_path / "run")])
     assert "holds an encoder of ser: crrl begins with cml" in message
+
+
+def test_a_teacher_of_other_clips_is_refused(options: list[str], clip_folder: Path, tmp_path: Path) -> None:
+    """As one that was trained on what the student is tested on would be."""
+    shutil.copytree(clip_folder, tmp_path / "clips")
+    labels = tmp_path / "clips" / "labels.csv"
+    labels.write_text("\n".join(labels.read_text().splitlines()[:-1]) + "\n")
+    train.main([*options, "--method", "cml", "--data", str(tmp_path / "clips"), "--out", str(tmp_path / "cml")])
+    message = failure([*options, "--teacher", str(tmp_path / "cml"), "--out", str(tmp_path / "run")])
+    assert "was trained on other clips than this run's" in message
+
+
+def test_a_teacher_of_another_split_is_refused(options: list[str], tmp_path: Path) -> None:
+    train.main([*options, "--method", "cml", "--out", str(tmp_path / "cml")])
+    config = tmp_path / "cml" / "config.json"
+    config.write_text(config.read_text().replace('"split": null', '"split": "another"'))
+    message = failure([*options, "--teacher", str(tmp_path / "cml"), "--out", str(tmp_path / "run")])
+    assert "was trained on split another, not default" in message
 
 
 def test_a_checkpoint_of_another_method_is_refused(options: list[str], tmp_path: Path) -> None:

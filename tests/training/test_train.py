@@ -307,7 +307,7 @@ class TestRefusals:
         assert "no run" in self.failure(["--resume", str(tmp_path)])
 
     def test_resume_with_other_options(self, tmp_path: Path) -> None:
-        for other in (["--seed", "1"], ["--fused"], ["--out", str(tmp_path)]):
+        for other in (["--seed", "1"], ["--recipe", "tuned"], ["--dataset", "nw-ucla"], ["--out", str(tmp_path)]):
             assert "no option but --device" in self.failure([f"--resume={tmp_path}", *other])
 
     @pytest.mark.parametrize("damage", [b"", b"not a checkpoint", None])
