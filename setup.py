@@ -30,7 +30,8 @@ OPENMP = ["-fopenmp"] if sys.platform == "linux" else []
 MISSING = {
     "crrl._cpu": "crrl: no working C++ compiler: installing without crrl._cpu; PyTorch gathers batches and runs the "
     "GRU instead, slower; install g++ and reinstall to get it back",
-    "crrl._cuda": "crrl: crrl._cuda cannot be built: installing without it; on a GPU cuDNN runs the GRU instead",
+    "crrl._cuda": "crrl: crrl._cuda cannot be built: installing without it; on a GPU cuDNN runs the GRU instead "
+    "({reason})",
 }
 
 NVCC_FLAGS = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall"]
@@ -50,8 +51,8 @@ def find_nvcc() -> str | None:
     """nvcc's path, if it is there and new enough."""
     home = os.environ.get("CUDA_HOME")
     places = [f"{home}/bin"] if home else [None, "/usr/local/cuda/bin"]  # None: the PATH
-    path = next(filter(None, (shutil.which("nvcc", path=place) for place in places)), None)
-    return path if path and nvcc_version(path) >= OLDEST_NVCC else None
+    found = filter(None, (shutil.which("nvcc", path=place) for place in places))
+    return next((path for path in found if nvcc_version(path) >= OLDEST_NVCC), None)
 
 
 def nvcc_version(nvcc: str) -> tuple[int, int]:
@@ -68,14 +69,18 @@ def targets(version: tuple[int, int]) -> list[str]:
     result = []
     for target in re.split(r"[;,\s]+", asked):
         found = re.fullmatch(r"(\d+)\.(\d)(a?)(\+PTX)?", target)
-        if found is None or int(found[1]) < 8:
-            raise SystemExit(
-                f"crrl: TORCH_CUDA_ARCH_LIST has {target!r}: write it as 8.0, 9.0a or 9.0+PTX, 8.0 at least"
-            )
+        if found is None:
+            raise SystemExit(f"crrl: TORCH_CUDA_ARCH_LIST has {target!r}: write it as 8.0, 9.0a or 9.0+PTX")
+        if int(found[1]) < 8:  # lists of others begin with older GPUs: there cuDNN serves
+            continue
         number = found[1] + found[2]
         result.append(f"sm_{number}{found[3]}")
         if found[4]:
             result.append(f"compute_{number}")
+    if not result:
+        raise SystemExit(
+            f"crrl: TORCH_CUDA_ARCH_LIST={asked} names no GPU that crrl._cuda can be built for: 8.0 at least"
+        )
     return result
 
 
@@ -116,7 +121,7 @@ class BuildExt(build_ext):
             variable = ext.name.replace("crrl._", "crrl_").upper()
             if mode(variable) == "1":
                 raise SystemExit(f"crrl: {variable}=1, but {ext.name} cannot be built: {error}") from error
-            print(MISSING[ext.name], file=sys.stderr)
+            print(MISSING[ext.name].format(reason=_reason(str(error))), file=sys.stderr)
             self._drop(ext)
 
     def _build_by_nvcc(self, ext: Extension) -> None:
@@ -144,6 +149,12 @@ class BuildExt(build_ext):
         self.extensions = self.distribution.ext_modules = [other for other in self.extensions if other is not ext]
         # A wheel gets its tag after the build: without any extension it is a pure one.
         self.get_finalized_command("bdist_wheel").root_is_pure = not self.extensions
+
+
+def _reason(output: str) -> str:
+    """The line of a compiler's output that says what is wrong."""
+    lines = output.strip().splitlines() or ["no reason given"]
+    return next((line for line in lines if "error" in line.lower()), lines[-1]).strip()
 
 
 def _run(command: list[str]) -> None:

@@ -1,7 +1,6 @@
 """Native CUDA operators; see csrc/cuda/bindings.cpp."""
 
 abi: int
-emulated: bool
 targets: list[str]
 toolkit: str
 

@@ -179,6 +179,7 @@ def build_in_place(project: Project, home: Path, **env: str) -> subprocess.Compl
         ("12.4", None, {"sm_80", "sm_90a", "compute_90"}),
         ("13.0", "8.6;9.0+PTX", {"sm_86", "sm_90", "compute_90"}),
         ("13.0", "10.0a 12.0", {"sm_100a", "sm_120"}),
+        ("13.0", "7.5 8.0 9.0+PTX", {"sm_80", "sm_90", "compute_90"}),
     ],
 )
 def test_the_cuda_extension_is_compiled_for_the_targets(
@@ -224,4 +225,5 @@ def test_a_cuda_extension_that_cannot_be_built_is_left_out_and_named(project: Pr
     result = build_in_place(project, fake_nvcc(tmp_path, status=1))
     assert result.returncode == 0, result.stdout + result.stderr
     assert "crrl: crrl._cuda cannot be built: installing without it" in result.stderr
+    assert "(nvcc: something is wrong)" in result.stderr
     assert not list((project.root / "crrl").glob("_cuda*.so"))

@@ -31,20 +31,20 @@ def supports(case: Case) -> tuple[bool, str]:
         return False, f"the CUDA GRU takes float32, bfloat16 and float16 on a GPU, not {case.dtype} on {case.device}"
     if reason := cuda.unusable():
         return False, reason
-    mode, sizes = precision.mode(case.dtype), (1, 1, case.hidden or 1)
+    mode, hidden = precision.mode(case.dtype), case.hidden or 1
     device = cuda.current_device() if case.index is None else case.index
-    if reason := refusal(mode, 2, sizes, device, backward=True):
+    if reason := refusal(mode, hidden, device):
         return False, reason
-    variant = _plan(cuda.native, mode, False, 2, sizes, device).variant
+    variant = _plan(cuda.native, mode, False, 2, (1, 1, hidden), device).variant
     return True, f"CUDA kernels (crrl._cuda, {mode}, {variant})"
 
 
-def refusal(mode: str, chains: int, sizes: tuple[int, int, int], device: int, backward: bool) -> str | None:
-    """Why no kernel can take `chains` of these sizes (B, T, H) forward, and with `backward` back; None if one can."""
-    for back in (False, True) if backward else (False,):
-        plan = _plan(cuda.native, mode, back, chains, sizes, device)
+def refusal(mode: str, hidden: int, device: int) -> str | None:
+    """Why no kernel can take this hidden size; None if one can, which then takes any batch, frames and chains."""
+    for backward in (False, True):
+        plan = _plan(cuda.native, mode, backward, 2, (1, 1, hidden), device)
         if not plan.variant:
-            return f"the CUDA GRU cannot take hidden size {sizes[2]} in {mode}: {plan.reason}"
+            return f"the CUDA GRU cannot take hidden size {hidden} in {mode}: {plan.reason}"
     return None
 
 
@@ -100,13 +100,14 @@ def forward_pair(
     Returns y, h_n, reserve of x, then y, h_n of v. Both layers have the same D, B, T and H.
 
     Raises:
-        ValueError, CrrlError: as forward does; or the two layers differ in a size.
+        ValueError, CrrlError: as forward does; or the two layers differ in a size, in dtype or device.
     """
     frames = x.shape[1 if batch_first else 0]
     query = _Forward(x, lengths, None, weights, frames, batch_first, reverse, keep=keep)
     key = _Forward(v, query.lengths, None, key_weights, frames, batch_first, reverse, keep=False)
-    if query.y.shape != key.y.shape or query.h_n.shape != key.h_n.shape:
-        raise ValueError(f"two layers that give {list(query.y.shape)} and {list(key.y.shape)} do not make a pair")
+    made, other = ((f"{list(of.y.shape)} of {of.y.dtype} on {of.y.device}", of.h_n.shape) for of in (query, key))
+    if made != other:
+        raise ValueError(f"two layers that give {made[0]} and {other[0]} do not make a pair")
     _launch_forward([query, key], mode)
     return query.y, query.h_n, query.reserve, key.y, key.h_n
 
@@ -271,8 +272,7 @@ def _launch(function: Any, backward: bool, mode: str, call: _Call, chains: list[
     sizes = call.batch, call.steps, call.hidden
     plan = _plan(cuda.native, mode, backward, len(chains), sizes, device)
     if not plan.variant:
-        reason = refusal(mode, len(chains), sizes, device, backward)
-        raise CrrlError(f"{reason}; CRRL_BACKEND=gru_layer=torch leaves it to torch")
+        raise CrrlError(f"{refusal(mode, call.hidden, device)}; CRRL_BACKEND=gru_layer=torch leaves it to torch")
     workspace, status = call.x.new_empty(plan.workspace, dtype=torch.uint8), cuda.status(device)
     patience = cuda.PATIENCE_NS
     function(mode, sizes, chains, plan, workspace.data_ptr(), status.data_ptr(), patience, device, stream)

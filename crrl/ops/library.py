@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crrl.ops import cpu_gru, cuda_gru, gru_call, precision, torch_gru
+from crrl.ops import cpu_gru, cuda_gru, gru_call, precision
 from crrl.reference import gru as reference
 from crrl.reference.gru import Weights
 
@@ -80,34 +80,13 @@ def gru_layer(
     return y.transpose(0, 1), h_n
 
 
-def gru_layer_or_torch(
-    x: Tensor,
-    lengths: Tensor | None,
-    weights: Sequence[Weights],
-    h0: Tensor | None = None,
-    reverse: bool = True,
-    frames: int | None = None,
-) -> tuple[Tensor, Tensor]:
-    """`gru_layer` on a GPU; torch's, where the GPU cannot hold the blocks that this many rows and chains take.
-
-    A compiled graph cannot look at sizes: there the operator raises instead.
-    """
-    steps = x.shape[1] if frames is None else frames
-    if torch.compiler.is_compiling() or _fits(x, weights, len(weights), steps):
-        return gru_layer(x, lengths, weights, h0, reverse, frames)
-    return torch_gru.gru_layer(x, lengths, weights, h0, reverse, frames)
-
-
 def fit_one_launch(x: Tensor, v: Tensor, weights: Sequence[Weights], key_weights: Sequence[Weights]) -> bool:
-    """Whether one launch can serve both layers: they have the same sizes, and the GPU can hold their blocks."""
-    shapes = [(*of.shape[:2], len(each), each[0][1].shape[1]) for of, each in ((x, weights), (v, key_weights))]
-    return shapes[0] == shapes[1] and _fits(x, weights, 2 * len(weights), x.shape[1])
-
-
-def _fits(x: Tensor, weights: Sequence[Weights], chains: int, steps: int) -> bool:
-    sizes, mode = (x.shape[0], steps, weights[0][1].shape[1]), precision.mode(precision.compute_dtype(x))
-    forward = cuda_gru.refusal(mode, chains, sizes, x.get_device(), backward=False)
-    return not (forward or cuda_gru.refusal(mode, len(weights), sizes, x.get_device(), backward=True))
+    """Whether one launch can serve both layers: they have the same sizes, dtype and device."""
+    one, other = (
+        (*of.shape[:2], len(each), each[0][1].shape[1], precision.compute_dtype(of), of.device)
+        for of, each in ((x, weights), (v, key_weights))
+    )
+    return one == other
 
 
 def gru_layer_pair(

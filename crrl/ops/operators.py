@@ -31,7 +31,7 @@ _ragged_gather = Operator(
 _gru_layer = Operator(
     "gru_layer",
     Backend("cpu", library.gru_layer, cpu_gru.supports),
-    Backend("cuda", library.gru_layer_or_torch, selfcheck.supports),
+    Backend("cuda", library.gru_layer, selfcheck.supports),
     Backend("torch", torch_gru.gru_layer, torch_gru.supports),
     Backend("reference", gru.gru_layer, _always),
 )

@@ -129,7 +129,6 @@ PYBIND11_MODULE(CRRL_MODULE, module) {
   });
 
 #ifdef CRRL_EMULATED
-  module.attr("emulated") = true;
   namespace host = crrl::gpu::host;
   module.def("set_schedule", &host::set_schedule);
   module.def("set_fault", &host::set_fault, py::arg("send") = 0, py::arg("release") = 0);
@@ -140,7 +139,5 @@ PYBIND11_MODULE(CRRL_MODULE, module) {
       },
       py::arg("major") = 9, py::arg("multiprocessors") = 132, py::arg("shared") = 232448,
       py::arg("cooperative") = true);
-#else
-  module.attr("emulated") = false;
 #endif
 }

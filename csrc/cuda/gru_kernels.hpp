@@ -198,9 +198,9 @@ CRRL_DEVICE void run_forward(const Params<ForwardChain>& params) {
                   : 0.0f;
     team.exchange.put(0, team.row(cell), team.unit(), Operand::stored(h[cell]));
   }
-  team.exchange.publish();
-
   const int longest = team.longest();
+  if (longest > 0) team.exchange.publish();  // nobody waits for what no frame needs
+
   for (int step = 0; step < longest; ++step) {
     float gates[K::kCells][3];  // asked for before the wait
     CRRL_UNROLL

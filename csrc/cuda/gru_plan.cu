@@ -87,7 +87,7 @@ Plan planned(const Candidate<Chain>& candidate, const Sizes& sizes, int device, 
     plan.reason = "too little shared memory for the weights";
   } else {
     plan.teams = teams_at_once(candidate, plan.blocks, plan.shared, device, facts);
-    if (plan.teams == 0) plan.reason = "too few multiprocessors for a team";
+    if (plan.teams == 0) plan.reason = "the device cannot run a team of its blocks at once";
   }
   if (plan.teams == 0) return plan;
   const int needed = sizes.chains * divided_up(sizes.batch, plan.rows);

@@ -18,9 +18,7 @@ constexpr int kUnitTile = 16;  // units of an instruction: its m
 constexpr int kChunkBytes = 64;
 constexpr int kSteps = 2;  // instructions of a chunk
 
-struct Fragment {
-  uint32_t word[4];
-};
+using Fragment = Words;
 
 // Operands that matrix instructions take. With lane = 4 g + q, an a-fragment holds rows g and g + 8, a b-fragment
 // column g; c-fragments hold rows g and g + 8 of columns 2q and 2q + 1.
@@ -194,9 +192,7 @@ class Weights {
       if (chunk < chunks) each(chunk, get, [&](int tile, int step, const Fragment& f) { kept_[i][tile][step] = f; });
     }
     for (int chunk = first + kKept * stride; chunk < chunks; chunk += stride) {
-      each(chunk, get, [&](int tile, int step, const Fragment& f) {
-        *place(chunk, tile, step) = {{f.word[0], f.word[1], f.word[2], f.word[3]}};
-      });
+      each(chunk, get, [&](int tile, int step, const Fragment& f) { *place(chunk, tile, step) = f; });
     }
   }
 
@@ -209,10 +205,7 @@ class Weights {
       if (chunk < chunks_) visit(chunk, [&](int tile, int step) { return kept_[i][tile][step]; });
     }
     for (int chunk = first_ + kKept * stride_; chunk < chunks_; chunk += stride_) {
-      visit(chunk, [&](int tile, int step) {
-        const Words words = *place(chunk, tile, step);
-        return Fragment{{words.word[0], words.word[1], words.word[2], words.word[3]}};
-      });
+      visit(chunk, [&](int tile, int step) { return *place(chunk, tile, step); });
     }
   }
 

@@ -165,6 +165,21 @@ def test_inference_gives_the_bits_of_training_and_two_encoders_share_a_launch(na
         assert torch.equal(got, want)
 
 
+def test_lengths_that_leave_no_frame_send_nothing_and_give_the_start(native: Native) -> None:
+    """Lengths on a GPU are not looked at; those below 1 are taken for 0."""
+    layer = Layer("fp32", 9, 3, 40)
+    plan = native.gru_plan("fp32", False, 1, 9, 3, 40, 0)
+    gates, y, h_n = torch.randn(9, 3, 120), torch.full((9, 3, 40), 7.0), torch.full((9, 40), 7.0)
+    lengths, workspace = torch.zeros(9, dtype=torch.int64), torch.zeros(plan.workspace + 64, dtype=torch.uint8)
+    chain = (
+        (gates.data_ptr(), *gates.stride()[:2]), layer.weights[1].data_ptr(), 0, layer.h0[0].data_ptr(),
+        lengths.data_ptr(), (y.data_ptr(), *y.stride()[:2]), h_n.data_ptr(), (0, 0, 0), False,
+    )  # fmt: skip
+    native.gru_forward("fp32", (9, 3, 40), [chain], plan, workspace.data_ptr(), 0, 10**9, 0, 0)
+    assert torch.equal(h_n, layer.h0[0])
+    assert not y.any()
+
+
 @pytest.mark.parametrize("backward", [False, True])
 def test_a_lost_message_ends_the_wait_and_shows(native: Native, emulated: ModuleType, backward: bool) -> None:
     layer = Layer("fp32", 3, 4, 64, directions=1)
@@ -227,7 +242,7 @@ def test_plans_of_a_gpu_with_clusters(any_native: Native) -> None:
         ({"major": 8, "multiprocessors": 108, "shared": 166912}, "tf32", 256, "l2"),
         ({"major": 8, "multiprocessors": 108, "shared": 166912}, "bf16", 512, "l2"),
         ({"major": 8, "multiprocessors": 46, "shared": 101376}, "tf32", 1024, "too little shared memory"),
-        ({"major": 9, "multiprocessors": 12}, "tf32", 1024, "too few multiprocessors"),
+        ({"major": 9, "multiprocessors": 12}, "tf32", 1024, "cannot run a team of its blocks at once"),
         ({"major": 8, "cooperative": False}, "tf32", 256, "no cooperative launches"),
         ({}, "tf32", 1025, "hidden sizes are 1 to 1024"),
     ],

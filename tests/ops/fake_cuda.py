@@ -22,7 +22,7 @@ class FakeCuda:
         refuses: why gru_plan finds no kernel; empty: it does.
     """
 
-    abi, emulated, targets, toolkit = 1, True, ["sm_80", "sm_90a"], "13.0"
+    targets, toolkit = ["sm_80", "sm_90a"], "13.0"
 
     def __init__(self) -> None:
         self.__file__ = __file__

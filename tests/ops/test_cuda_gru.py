@@ -176,6 +176,20 @@ def test_a_pair_of_different_sizes_is_refused() -> None:
         cuda_gru.forward_pair(query.x, key.x, None, query.weights, key.weights, True, True, False)
 
 
+def test_a_pair_of_different_dtypes_is_refused() -> None:
+    query, key = Layer(state=False), Layer(torch.bfloat16, state=False)
+    with pytest.raises(ValueError, match="do not make a pair"):
+        cuda_gru.forward_pair(query.x, key.x, None, query.weights, key.weights, True, True, False)
+
+
+@pytest.mark.parametrize("hidden", [1, 97, 256, 544, 1024])
+def test_a_hidden_size_that_has_a_plan_has_one_for_every_batch(emulated: Any, hidden: int) -> None:
+    for mode in ("tf32", "fp32", "bf16", "fp16"):
+        for backward in (False, True):
+            for chains, batch, steps in ((1, 1, 1), (2, 7, 300), (4, 32, 60), (4, 5000, 2)):
+                assert emulated.gru_plan(mode, backward, chains, batch, steps, hidden, 0).variant
+
+
 def test_a_launch_has_one_chain_a_direction_of_each_encoder(fake_cuda: Any, native: Any) -> None:
     if native is not fake_cuda:
         pytest.skip("the emulation does not count")

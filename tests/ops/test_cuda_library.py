@@ -106,19 +106,6 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch, fake_cuda: Any) -> list[str]:
 
 
 @torch.no_grad()
-def test_sizes_that_no_kernel_takes_go_to_torch(monkeypatch: pytest.MonkeyPatch, fake_cuda: Any) -> None:
-    made = on_cpu(monkeypatch, fake_cuda)
-    x, weights = torch.randn(3, 4, 6), [direction(6, 7)]
-    want = torch_gru.gru_layer(x, None, weights)[0]
-    made.clear()
-    torch.testing.assert_close(operators.gru_layer(x, None, weights)[0], want)
-    fake_cuda.refuses = "too large"
-    cuda_gru._plan.cache_clear()
-    torch.testing.assert_close(operators.gru_layer(x, None, weights)[0], want)
-    assert made == ["layer", "torch"]
-
-
-@torch.no_grad()
 @pytest.mark.parametrize(("hidden", "launches"), [(7, ["pair"]), (5, ["layer", "layer"])])
 def test_two_layers_make_one_launch_where_their_sizes_agree(
     monkeypatch: pytest.MonkeyPatch, fake_cuda: Any, hidden: int, launches: list[str]

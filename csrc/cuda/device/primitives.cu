@@ -71,6 +71,9 @@ const char* launch(const void* kernel, const Launch& how, void** arguments) {
 int clusters_at_once(const void* kernel, const Launch& how) {
   cudaLaunchConfig_t config;
   cudaLaunchAttribute attributes[2];
+  cudaFuncAttributes built;
+  // Code compiled from PTX of before sm_90 has no clusters, whatever GPU it runs on.
+  if (problem(cudaFuncGetAttributes(&built, kernel)) || built.ptxVersion < 90) return 0;
   int clusters = 0;
   if (problem(prepare(kernel, how, &config, attributes))) return 0;
   if (problem(cudaOccupancyMaxActiveClusters(&clusters, kernel, &config))) return 0;
