@@ -15,6 +15,7 @@ import numpy as np
 from crrl.data import asf
 from crrl.data.clips import Clips, FloatArray, IntArray, Split
 from crrl.data.folder import LABELS, read_rows
+from crrl.data.naming import by_stem
 from crrl.errors import CrrlError
 
 JOINTS = (
@@ -38,7 +39,7 @@ def find_files(root: Path) -> list[Path]:
     """labels.csv in `root` or `root/cmu`, and the .amc and .asf files, anywhere below it, of the trials it lists.
 
     Raises:
-        CrrlError: there is no labels.csv, or it lists a trial whose files are not there.
+        CrrlError: there is no labels.csv, or it lists a trial whose files are not there, or there twice.
     """
     folder = next((place for place in (root, root / "cmu") if (place / LABELS).is_file()), None)
     if folder is None:
@@ -46,15 +47,17 @@ def find_files(root: Path) -> list[Path]:
             f"{root / LABELS} is missing: it says which CMU trials to take and what each shows, a row for each, in "
             f"the columns subject,trial,label (2,1,walk) or file,label (02_01.amc,walk)"
         )
-    motions = {path.name: path for path in sorted(folder.rglob("*.amc"))}
+    trials = read_trials(folder / LABELS)
+    motions = by_stem(sorted(folder.rglob("*.amc")), {Path(name).stem for _, name, _ in trials})
     files = []
-    for line, name, _ in read_trials(folder / LABELS):
-        if name not in motions:
+    for line, name, _ in trials:
+        motion = motions.get(Path(name).stem)
+        if motion is None:
             raise CrrlError(f"{folder / LABELS}, line {line}: {name} is nowhere in {folder}: add it or remove the row")
-        skeleton = _skeleton_path(motions[name])
+        skeleton = _skeleton_path(motion)
         if not skeleton.is_file():
-            raise CrrlError(f"{skeleton} is missing, the skeleton of {motions[name]}: put it there")
-        files += [motions[name], skeleton]
+            raise CrrlError(f"{skeleton} is missing, the skeleton of {motion}: put it there")
+        files += [motion, skeleton]
     return [folder / LABELS, *dict.fromkeys(files)]
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crrl.data.clips import Clips, FloatArray, IntArray, Split
+from crrl.data.naming import by_stem
 from crrl.data.skeleton import NUM_JOINTS, Body, parse
 from crrl.errors import CrrlError
 from crrl.files import explain_os_errors
@@ -78,18 +79,16 @@ class Edition:
         Raises:
             CrrlError: there are none, one is called as none can be, or two are called the same.
         """
-        found: dict[str, Path] = {}
-        for path in root.rglob("*.skeleton"):
-            if path.name.startswith("."):  # what archivers leave beside a file
-                continue
-            setup, _, subject, _, action = _numbers(path)
-            if path.stem in found:
-                raise CrrlError(f"{found[path.stem]} and {path} are called the same: remove one of them")
-            if setup <= self.setups and subject <= self.subjects and action <= self.actions:
-                found[path.stem] = path
+        paths = root.rglob("*.skeleton")
+        named = (path for path in paths if not path.name.startswith("."))  # a dot: what archivers leave beside a file
+        found = by_stem(filter(self._has, named))
         if not found:
             raise CrrlError(f"no .skeleton files of {self.name} in {root}: give the folder they were unpacked into")
         return [found[name] for name in sorted(found)]
+
+    def _has(self, path: Path) -> bool:
+        setup, _, subject, _, action = _numbers(path)
+        return setup <= self.setups and subject <= self.subjects and action <= self.actions
 
     def join(self, frames: FloatArray, offsets: IntArray, names: Sequence[str]) -> Clips:
         """Clips with all that their names say: frames float32 [ΣT, 50, 3], offsets int64 [N + 1], N names."""

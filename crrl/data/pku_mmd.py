@@ -16,6 +16,7 @@ import numpy as np
 
 from crrl.data.arrays import join_bodies
 from crrl.data.clips import Clips, FloatArray, IntArray, Split, join
+from crrl.data.naming import by_stem
 from crrl.data.text import Line, line_error, numbers, read_lines
 from crrl.errors import CrrlError
 
@@ -57,7 +58,7 @@ def find_files(root: Path) -> list[Path]:
     A video's files are NAME.txt, in a folder whose name contains "label" or "skeleton", or NAME.label, NAME.skeleton.
 
     Raises:
-        CrrlError: there is no split file, or both editions', or a file of a video is missing.
+        CrrlError: there is no split file, or both editions', or a file of a video is missing or there twice.
     """
     texts = sorted(path for path in root.rglob("*") if path.suffix in (".txt", ".label", ".skeleton"))
     split_files = [path for path in texts if _split_name(path)]
@@ -69,7 +70,9 @@ def find_files(root: Path) -> list[Path]:
             f"here are {found}: point --data at the folder of one edition"
         )
     videos = sorted({video for path in split_files for side in read_split(path) for video in side})
-    by_kind = {kind: {path.stem: path for path in texts if _is(path, kind, root)} for kind in ("label", "skeleton")}
+    by_kind = {
+        kind: by_stem((path for path in texts if _is(path, kind, root)), videos) for kind in ("label", "skeleton")
+    }
     for kind, paths in by_kind.items():
         for video in videos:
             if video not in paths:

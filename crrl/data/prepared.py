@@ -12,10 +12,16 @@ from crrl.files import explain_os_errors, read_json
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+NEEDED = (MANIFEST, "meta.json", "frames.npy")
+"""The files by which a prepared folder is known: others have a manifest.json too."""
 
 
 def is_prepared(root: Path) -> bool:
-    return (root / MANIFEST).is_file()
+    return not _missing(root)
+
+
+def _missing(root: Path) -> list[str]:
+    return [name for name in NEEDED if not (root / name).is_file()]
 
 
 def read_manifest(root: Path) -> dict[str, Any]:
@@ -24,9 +30,9 @@ def read_manifest(root: Path) -> dict[str, Any]:
     Raises:
         CrrlError: there is none, or it is damaged or of another version.
     """
-    if not is_prepared(root):
+    if missing := _missing(root):
         raise CrrlError(
-            f"{root} was not prepared (no {MANIFEST}): make it by python -m crrl.prepare SOURCE --out FOLDER"
+            f"{root} was not prepared (no {', '.join(missing)}): make it by python -m crrl.prepare SOURCE --out FOLDER"
         )
     manifest = read_json(root / MANIFEST)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:

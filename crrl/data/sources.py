@@ -151,7 +151,9 @@ def prepare(dataset: str, data: Path | None, split: str, steps: Preprocessing) -
         CrrlError: the data set is missing or damaged; there is no such split, or one of its sides is empty.
     """
     root = data_root(dataset, data)
-    source = _prepared_source(dataset, root) if prepared.is_prepared(root) else SOURCES[dataset]
+    source = SOURCES[dataset]
+    if dataset != "synthetic" and prepared.is_prepared(root):
+        source = _prepared_source(dataset, root)
     if source.load is None:
         command = f"python -m crrl.prepare {dataset} --data {root} --out FOLDER"
         raise CrrlError(f"{dataset} is prepared once from its raw files: {command}; then train with --data FOLDER")
@@ -180,7 +182,8 @@ def _key(source: Source, files: list[Path], split: str, steps: Preprocessing) ->
     """The hash of all that the prepared set depends on: files, settings, and the code that reads and prepares."""
 
     def parts() -> Iterator[bytes | str]:
-        yield from (split, json.dumps(asdict(steps), sort_keys=True))
+        yield split if steps.normalization == "dataset" else ""  # of no account otherwise: splits share what is kept
+        yield json.dumps(asdict(steps), sort_keys=True)
         yield from source.code_parts()
         yield Path(str(preprocessing.__file__)).read_bytes()
         for path in files:

@@ -156,6 +156,17 @@ def test_the_folds_do_not_depend_on_the_order_of_the_list(root: Path) -> None:
     assert [fold(number) for number in (1, 2, 3, 4)] == expected
 
 
+def test_a_listed_trial_that_is_there_twice_is_refused_and_another_left_alone(root: Path) -> None:
+    add(root, "09_01")
+    add(root / "copy", "09_01")
+    assert len(load(root)) == len(TRIALS)
+    add(root / "copy", "02_01")
+    with pytest.raises(
+        CrrlError, match=r"copy/subjects/02/02_01\.amc and .*subjects/02/02_01\.amc are called the same: remove one"
+    ):
+        load(root)
+
+
 def relist(*rows: tuple[str, ...], columns: str = "file,label") -> Callable[[Path], None]:
     return lambda root: write_labels(root, list(rows), columns)
 

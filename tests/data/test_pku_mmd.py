@@ -129,6 +129,17 @@ def test_videos_that_no_split_names_are_left_alone(root: Path) -> None:
     assert len(load(root)) == 5
 
 
+@pytest.mark.parametrize("kind", ["skeleton", "label"])
+def test_two_files_of_a_video_that_a_split_names_are_refused(root: Path, kind: str) -> None:
+    for number in "12":
+        (root / f"old_{kind}_{number}").mkdir()
+        (root / f"old_{kind}_{number}" / "0009-L.txt").write_text("no split names it")
+    assert len(load(root)) == 5
+    (root / f"old_{kind}_1" / "0002-L.txt").write_text("another")
+    with pytest.raises(CrrlError, match=rf"0002-L\.txt and .*old_{kind}_1/0002-L\.txt are called the same: remove"):
+        load(root)
+
+
 def test_an_action_without_a_body_is_left_out_with_a_warning(root: Path) -> None:
     values = recording("0003-R")
     values[2] = 0

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 
-from crrl.data import Clips, Prepared, Preprocessing, prepare, sources
+from crrl.data import Clips, Prepared, Preprocessing, Split, prepare, sources
 from crrl.errors import CrrlError
 from crrl.files import cache_folder
 
@@ -105,6 +106,41 @@ def test_other_steps_are_prepared_apart(root: Path, loads: list[int], steps: Pre
     assert not np.array_equal(after, before)
 
 
+@pytest.fixture
+def two_splits(monkeypatch: pytest.MonkeyPatch, loads: list[int]) -> None:
+    """The folder's clips with a second split, "other": its sides exchanged."""
+    source = sources.SOURCES["folder"]
+
+    def load(files: list[Path]) -> Clips:
+        clips = source.load(files)
+        (split,) = clips.splits.values()
+        return replace(clips, splits={"default": split, "other": Split(split.test["all"], {"all": split.train})})
+
+    monkeypatch.setitem(sources.SOURCES, "folder", replace(source, load=load))
+
+
+@pytest.mark.usefixtures("two_splits")
+@pytest.mark.parametrize("normalization", ["clip-axis", "clip"])
+def test_splits_of_a_set_share_what_is_prepared(
+    root: Path, loads: list[int], normalization: Literal["clip-axis", "clip"]
+) -> None:
+    steps = replace(STEPS, normalization=normalization)
+    first, second = (prepare("folder", root, split, steps) for split in ("default", "other"))
+    assert loads == [5]
+    assert len(cached()) == 1
+    assert first.fingerprint == second.fingerprint
+    with pytest.raises(CrrlError, match="no split named 'third'"):
+        prepare("folder", root, "third", steps)
+
+
+@pytest.mark.usefixtures("two_splits")
+def test_a_normalisation_over_the_training_clips_is_prepared_for_each_split(root: Path, loads: list[int]) -> None:
+    steps = replace(STEPS, normalization="dataset")
+    first, second = (prepare("folder", root, split, steps) for split in ("default", "other"))
+    assert loads == [5, 5]
+    assert first.preprocessor.axis_range != second.preprocessor.axis_range
+
+
 def test_an_interrupted_preparation_leaves_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(path: Path, value: object) -> None:
         assert (path.parent / "frames.npy").exists(), "comes after the arrays"
@@ -147,6 +183,13 @@ def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
         prepare_folder(tmp_path / "none")
 
 
+def test_a_manifest_of_another_kind_makes_no_prepared_folder(root: Path) -> None:
+    (root / "manifest.json").write_text("{}")
+    assert len(prepare_folder(root).clips) == 5
+    with pytest.raises(CrrlError, match=r"was not prepared \(no meta\.json, frames\.npy\)"):
+        prepare("prepared", root, "default", STEPS)
+
+
 def test_an_unknown_split_is_refused_and_nothing_cached(root: Path) -> None:
     with pytest.raises(CrrlError, match="no split named 'cross-view'"):
         prepare("folder", root, "cross-view", STEPS)
@@ -160,3 +203,10 @@ def test_synthetic_needs_no_files_and_fills_minus_one_to_one(
     monkeypatch.delenv("CRRL_DATA", raising=False)
     frames = prepare("synthetic", None, "cross-subject", Preprocessing(view_joints=view_joints)).clips.frames
     assert (frames.min(), frames.max()) == (-1, 1)
+
+
+def test_synthetic_is_generated_in_whatever_folder_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("manifest.json", "meta.json", "frames.npy"):
+        (tmp_path / name).write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert len(prepare("synthetic", None, "cross-subject", STEPS).clips) > 0
