@@ -64,7 +64,7 @@ def load(files: Iterable[Path]) -> Clips:
             raise CrrlError(f"{path}: NW-UCLA has no action a{action:02d}; remove the file")
     classes = {action: label for label, action in enumerate(ACTIONS)}
     clips = Clips.from_arrays(
-        [_skeletons(path) for path in files],
+        (_skeletons(path) for path in files),
         labels=[classes[action] for action in facts[:, 0]],
         names=[str(path) for path in files],
         class_names=list(ACTIONS.values()),

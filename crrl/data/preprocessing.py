@@ -66,9 +66,9 @@ class Preprocessor:
         unfitted = cls(steps, joints)
         if steps.normalization != "dataset":
             return unfitted
-        turned, offsets, absent = unfitted._downsample_and_turn(frames, offsets)
-        low, high = _clip_range(turned, offsets, absent)
-        train = train[np.logical_or.reduceat(~absent.all(axis=1), offsets[:-1])[train]]  # clips that show something
+        ranges = [unfitted._ranges(*chunk) for chunk in _chunks(frames, offsets)]
+        low, high, shown = (np.concatenate(part) for part in zip(*ranges, strict=True))
+        train = train[shown[train]]
         if len(train) == 0:
             raise CrrlError("no training clip shows a joint: the normalisation over the data set has nothing to go by")
         return cls(steps, joints, (tuple(low[train].min(0).tolist()), tuple(high[train].max(0).tolist())))
@@ -102,8 +102,7 @@ class Preprocessor:
 
     def offsets(self, offsets: IntArray) -> IntArray:
         """Where clips that lay at `offsets`, int64 [N + 1], lie when they are preprocessed."""
-        kept = np.minimum(np.diff(offsets), self.steps.max_frames)
-        return np.concatenate([[0], np.cumsum(kept)])
+        return _kept_offsets(offsets, self.steps.max_frames)
 
     def pieces(self, frames: FloatArray, offsets: IntArray) -> Iterator[FloatArray]:
         """The preprocessed frames of `apply` in pieces, each some whole clips, so that never all are in memory."""
@@ -117,6 +116,12 @@ class Preprocessor:
         else:
             low, high = (np.broadcast_to(side, (len(offsets) - 1, 3)) for side in self.axis_range)
         return _normalise(frames, offsets, absent, low, high, isotropic=self.steps.normalization == "clip")
+
+    def _ranges(self, frames: FloatArray, offsets: IntArray) -> tuple[FloatMatrix, FloatMatrix, npt.NDArray[np.bool_]]:
+        """Minimum and maximum of each clip and axis, [N, 3] each, and whether the clip shows anything, bool [N]."""
+        turned, offsets, absent = self._downsample_and_turn(frames, offsets)
+        shown = np.logical_or.reduceat(~absent.all(axis=1), offsets[:-1])
+        return *_clip_range(turned, offsets, absent), shown
 
     def _downsample_and_turn(
         self, frames: FloatArray, offsets: IntArray
@@ -152,14 +157,18 @@ def clip_of_frame(offsets: IntArray) -> IntArray:
 
 def downsample(frames: FloatArray, offsets: IntArray, max_frames: int) -> tuple[FloatArray, IntArray]:
     """Keep at most `max_frames` frames of each clip, evenly spaced from its first to its last."""
-    lengths = np.diff(offsets)
-    kept = np.minimum(lengths, max_frames)
-    new_offsets = np.concatenate([[0], np.cumsum(kept)])
+    new_offsets = _kept_offsets(offsets, max_frames)
+    lengths, kept = np.diff(offsets), np.diff(new_offsets)
     clip = clip_of_frame(new_offsets)
     t = np.arange(new_offsets[-1]) - new_offsets[clip]
     gaps = np.maximum(kept[clip] - 1, 1)
     source = (2 * t * (lengths[clip] - 1) + gaps) // (2 * gaps)
     return frames[offsets[clip] + source], new_offsets
+
+
+def _kept_offsets(offsets: IntArray, max_frames: int) -> IntArray:
+    """The offsets, int64 [N + 1], of clips of which at most `max_frames` frames each are kept."""
+    return np.concatenate([[0], np.cumsum(np.minimum(np.diff(offsets), max_frames))])
 
 
 def view_transform(frames: FloatArray, offsets: IntArray, joints: tuple[int, int, int, int]) -> FloatArray:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from crrl.data import preprocessing
 from crrl.data.clips import FloatArray, IntArray
 from crrl.data.preprocessing import Preprocessing, Preprocessor, absent_joints, downsample, view_transform
 from crrl.errors import CrrlError
@@ -326,6 +327,23 @@ def test_dataset_normalisation_brings_training_clips_to_both_ends_and_lets_other
     train, test = split(*dataset_preprocessor(frames, offsets, [0]).apply(frames, offsets))
     np.testing.assert_array_equal([train.min((0, 1)), train.max((0, 1))], [[-1] * 3, [1] * 3])
     assert test.max() > 1
+
+
+def test_the_range_of_a_data_set_is_the_same_whichever_chunks_it_is_taken_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames, offsets = bodies([3, 9, 4, 1, 6], seed=6, absent=0.2)
+    frames[offsets[2] : offsets[3]] = 0
+    steps = Preprocessing(5, VIEW, "dataset")
+    whole = Preprocessor.fit(steps, frames, offsets, np.array([0, 2, 4]))
+    sizes: list[int] = []
+
+    def counted(frames: FloatArray, offsets: IntArray, max_frames: int) -> tuple[FloatArray, IntArray]:
+        sizes.append(len(frames))
+        return downsample(frames, offsets, max_frames)
+
+    monkeypatch.setattr(preprocessing, "downsample", counted)
+    monkeypatch.setattr(preprocessing, "CHUNK_FRAMES", 5)
+    assert Preprocessor.fit(steps, frames, offsets, np.array([0, 2, 4])) == whole
+    assert sizes == [3, 9, 5, 6]
 
 
 # All steps
