@@ -185,8 +185,7 @@ class _Reader:
         code = list(self.source.code_parts())
         for start in range(0, len(files), CHUNK_FILES):
             some = files[start : start + CHUNK_FILES]
-            states = [(_below(self.root, path), path.stat().st_size, path.stat().st_mtime_ns) for path in some]
-            key = content_hash([*code, json.dumps(states)])
+            key = content_hash([*code, json.dumps([_state(self.root, path) for path in some])])
             yield _Chunk(some, self.partial / f"{start:06}-{key[:16]}.npz")
 
     def _make(self, chunks: Sequence[_Chunk]) -> None:
@@ -316,6 +315,13 @@ def _content(path: Path) -> bytes:
 
 def _digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _state(root: Path, path: Path) -> tuple[str, int, int]:
+    """A file's place below `root`, its size and the time of its last change."""
+    with explain_os_errors(path, "read"):
+        state = path.stat()
+    return _below(root, path), state.st_size, state.st_mtime_ns
 
 
 def _below(root: Path, path: Path) -> str:

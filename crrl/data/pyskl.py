@@ -84,12 +84,12 @@ def _check(where: str, item: object) -> tuple[int, ...]:
             f"{where} ({name[:80]}) has no keypoint [M, T, V, 2 or 3] of numbers: restore the file (pyskl's list of "
             f"Kinetics, whose skeletons lie in other files, is not read)"
         )
-    if not keypoint.any():
-        raise CrrlError(f"{where} ({name[:80]}) shows no body in any frame: take it out")
     if type(frames) is not int or frames != keypoint.shape[1]:
         raise CrrlError(f"{where} ({name[:80]}): total_frames and keypoint do not fit each other: restore the file")
     if keypoint.shape[3] == 2 and (not _is_float(score, 3) or score.shape != keypoint.shape[:3]):
         raise CrrlError(f"{where} ({name[:80]}) is 2D without a keypoint_score [M, T, V]: restore the file")
+    if not keypoint.any() or (keypoint.shape[3] == 2 and not (score > 0).any()):
+        raise CrrlError(f"{where} ({name[:80]}) shows no body in any frame: take it out")
     shape: tuple[int, ...] = keypoint.shape
     return shape
 

@@ -208,6 +208,14 @@ def test_damaged_files_are_refused_by_file_and_line(raw: Path, tmp_path: Path, w
     assert not (tmp_path / "out").exists()
 
 
+def test_a_raw_file_that_cannot_be_read_is_named_itself(raw: Path, tmp_path: Path) -> None:
+    path = raw / f"{NAMES['ntu60'][3]}.skeleton"
+    path.unlink()
+    path.symlink_to(tmp_path / "gone")
+    with pytest.raises(CrrlError, match=f"^cannot read {path}: No such file or directory; check the path$"):
+        prepare_ntu(raw, tmp_path / "out")
+
+
 def test_damaged_files_can_be_dropped_with_their_reason(raw: Path, tmp_path: Path, read: list[str]) -> None:
     name = NAMES["ntu60"][5]
     damage(raw, name)

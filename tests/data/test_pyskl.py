@@ -142,6 +142,12 @@ def test_2d_joints_have_depth_zero_and_those_of_score_zero_are_absent(tmp_path: 
     assert np.abs(clip[1, 4]).max() < 1e-5
 
 
+def test_a_2d_clip_of_scores_0_alone_shows_no_body(tmp_path: Path) -> None:
+    path = write(tmp_path, flat(np.zeros((1, 3, 17), np.float32)))
+    with pytest.raises(CrrlError, match=re.escape(f"{path}, annotations[0] (a) shows no body in any frame: take it")):
+        load(tmp_path)
+
+
 def test_float16_gets_a_warning(tmp_path: Path) -> None:
     value = content()
     for item in value["annotations"]:
