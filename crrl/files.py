@@ -36,6 +36,23 @@ def explain_os_errors(path: Path, doing: str) -> Iterator[None]:
         raise CrrlError(f"cannot {doing} {path}: {error.strerror or error}; {remedy}") from error
 
 
+@contextmanager
+def explain_damage(path: Path, what: str, remedy: str) -> Iterator[None]:
+    """Turn whatever fails while the file `path` is read into one line: that it is `what`, why, and the remedy.
+
+    A damaged file fails in zipfile, zlib, tokenize, mmap, ..., each in its own way. A CrrlError passes as it is; an
+    OSError is explained as such.
+    """
+    with explain_os_errors(path, "read"):
+        try:
+            yield
+        except (CrrlError, OSError):
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())[:100] or type(error).__name__
+            raise CrrlError(f"{path} is {what} ({reason}): {remedy}") from error
+
+
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write(temporary path)`, then move the result to `path` in one step.
 
@@ -59,16 +76,24 @@ def write_json(path: Path, value: Any) -> None:
     write_file(path, lambda temporary: temporary.write_text(json.dumps(value, indent=2) + "\n"))
 
 
+def read_bytes(path: Path) -> bytes:
+    """A file's content.
+
+    Raises:
+        CrrlError: it is missing or unreadable.
+    """
+    with explain_os_errors(path, "read"):
+        return path.read_bytes()
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
         CrrlError: it is missing, unreadable, or not JSON (truncated, say).
     """
-    with explain_os_errors(path, "read"):
-        text = path.read_bytes()
     try:
-        return json.loads(text)
+        return json.loads(read_bytes(path))
     except ValueError as error:
         raise CrrlError(f"{path} is not valid JSON ({error}): the file is damaged or cut short; restore it") from error
 

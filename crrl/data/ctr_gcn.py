@@ -18,7 +18,7 @@ import numpy.typing as npt
 from crrl.data.arrays import join_bodies, only_file, warn_if_coarse, without_padding
 from crrl.data.clips import Clips, FloatArray, IntArray, Split
 from crrl.errors import CrrlError
-from crrl.files import explain_os_errors
+from crrl.files import explain_damage
 
 BODIES, NUM_JOINTS = 2, 25
 SIDES = ("train", "test")
@@ -45,15 +45,8 @@ def load(files: list[Path]) -> Clips:
         CrrlError: the file is damaged, lacks one of the four arrays, one has another shape or type, or a clip is empty.
     """
     path = files[0]
-    with explain_os_errors(path, "read"):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                return _read(path, archive)
-        except (CrrlError, OSError):
-            raise
-        except Exception as error:  # a damaged file fails in zipfile, zlib, tokenize, ..., each in its own way
-            reason = str(error)[:100].replace("\n", " ")
-            raise CrrlError(f"{path} is damaged or no .npz file ({reason}): restore it") from error
+    with explain_damage(path, "damaged or no .npz file", "restore it"), zipfile.ZipFile(path) as archive:
+        return _read(path, archive)
 
 
 def _read(path: Path, archive: zipfile.ZipFile) -> Clips:

@@ -12,7 +12,7 @@ import numpy as np
 
 from crrl.data.clips import Clips, FloatArray, IntArray, Split, check_clip
 from crrl.errors import CrrlError
-from crrl.files import explain_os_errors
+from crrl.files import explain_damage, explain_os_errors
 
 LABELS = "labels.csv"
 FACTS = ("subject", "view", "setup")
@@ -84,20 +84,13 @@ def read_clip(path: Path) -> FloatArray:
     Raises:
         CrrlError: the file is damaged, or not such an array.
     """
-    with explain_os_errors(path, "read"):
-        try:
-            content = np.load(path, allow_pickle=False)
-            if isinstance(content, np.lib.npyio.NpzFile):
-                with content:
-                    if len(content.files) != 1:
-                        raise CrrlError(f"{path} holds {len(content.files)} arrays: one clip per file is needed")
-                    content = content[content.files[0]]
-        except (CrrlError, OSError):
-            raise
-        except Exception as error:  # a damaged file fails in zipfile, zlib, tokenize, ..., each in its own way
-            raise CrrlError(
-                f"{path} is damaged or no .npy/.npz array ({error}): restore it or remove its row"
-            ) from error
+    with explain_damage(path, "damaged or no .npy/.npz array", "restore it or remove its row"):
+        content = np.load(path, allow_pickle=False)
+        if isinstance(content, np.lib.npyio.NpzFile):
+            with content:
+                if len(content.files) != 1:
+                    raise CrrlError(f"{path} holds {len(content.files)} arrays: one clip per file is needed")
+                content = content[content.files[0]]
     return check_clip(content, str(path))
 
 

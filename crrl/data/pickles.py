@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crrl.errors import CrrlError
-from crrl.files import explain_os_errors
+from crrl.files import explain_damage
 
 _DTYPE = re.compile(r"[<>|=]?(?:b1|[iu][1248]|f[248]|c(?:8|16)|[SU][1-9]\d{0,5})")
 _ADMITTED = """
@@ -44,7 +44,7 @@ def read_pickle(path: Path) -> Any:
     Raises:
         CrrlError: the file names something else (`os.system`, say), holds arrays of objects, or is damaged.
     """
-    with explain_os_errors(path, "read"), open(path, "rb") as file:
+    with explain_damage(path, "damaged, cut short or no pickle", "restore it"), open(path, "rb") as file:
         try:
             return _Unpickler(_Bounded(file, path.stat().st_size)).load()
         except Forbidden as error:
@@ -52,11 +52,6 @@ def read_pickle(path: Path) -> Any:
                 f"{path} holds {error}: as a pickle can run any program, only plain values and NumPy arrays are read "
                 f"from one; save it again without, or do not trust it"
             ) from error
-        except OSError:
-            raise
-        except Exception as error:  # a damaged pickle fails in each instruction's own way
-            reason = str(error)[:100].replace("\n", " ") or type(error).__name__
-            raise CrrlError(f"{path} is damaged, cut short or no pickle ({reason}): restore it") from error
 
 
 class _Bounded:

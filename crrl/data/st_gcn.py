@@ -18,7 +18,7 @@ from crrl.data.arrays import check_unique, join_bodies, ntu_facts, only_file, wa
 from crrl.data.clips import Clips, FloatArray, IntArray, Split
 from crrl.data.pickles import read_pickle
 from crrl.errors import CrrlError
-from crrl.files import explain_os_errors
+from crrl.files import explain_damage
 
 BODIES, NUM_JOINTS = 2, 25
 
@@ -63,14 +63,8 @@ def load(files: list[Path]) -> Clips:
 
 
 def _open(path: Path) -> npt.NDArray[Any]:
-    with explain_os_errors(path, "read"):
-        try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except OSError:
-            raise
-        except Exception as error:  # a damaged header fails in tokenize, ast, mmap, ..., each in its own way
-            reason = str(error)[:100].replace("\n", " ")
-            raise CrrlError(f"{path} is damaged, cut short or no .npy file ({reason}): restore it") from error
+    with explain_damage(path, "damaged, cut short or no .npy file", "restore it"):
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     shape = array.shape
     fits = len(shape) == 5 and (shape[1], *shape[3:]) == (3, NUM_JOINTS, BODIES) and 0 not in shape
     if not isinstance(array, np.memmap) or not fits or array.dtype.kind != "f":

@@ -204,6 +204,14 @@ def test_a_pickled_clip_is_refused_and_never_unpickled(root: Path, save: Callabl
     assert not marker.exists()
 
 
+def test_a_reason_of_several_lines_becomes_one(root: Path) -> None:
+    many = [(f"field{number}", "<f4") for number in range(1000)]  # NumPy's refusal of so long a header has three lines
+    np.save(root / "3.npy", np.zeros(2, many))
+    with pytest.raises(CrrlError) as caught:
+        load(root)
+    assert re.fullmatch(r".*3\.npy is damaged or no \.npy/\.npz array \(.{1,100}\): .*its row", str(caught.value))
+
+
 def test_the_pickled_clip_would_have_made_its_file(tmp_path: Path) -> None:
     marker = tmp_path / "unpickled"
     np.save(tmp_path / "bomb.npy", np.array([Bomb(marker)], dtype=object))
