@@ -25,7 +25,8 @@ def manifest_of(
     """Everything worth knowing about the files in `folder`, which all but this are there.
 
     Args:
-        code: a hash of the code that read the data set. dropped: clips, with the reason.
+        code: a hash of the code that read the data set, for people who compare folders: no program reads it.
+        dropped: clips, with the reason.
         left_out: what was left out of the other clips, by reason.
         official: clips on each side of each split, as the field counts them; None: nobody does.
     """

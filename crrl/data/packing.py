@@ -7,7 +7,6 @@ that are there and whole. The chunks are then laid one after the other, and the 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import multiprocessing
 import os
@@ -31,10 +30,10 @@ from tqdm import tqdm
 
 from crrl.data.clips import Clips, FloatArray, check_clip, write_frames
 from crrl.data.manifest import dropped_lines, manifest_of, summary_of
-from crrl.data.prepared import MANIFEST, digest
+from crrl.data.prepared import MANIFEST, digest, digest_of
 from crrl.data.sources import SOURCES, ClipFiles, Source, data_root
 from crrl.errors import CrrlError
-from crrl.files import content_hash, explain_os_errors, write_file, write_json
+from crrl.files import content_hash, explain_os_errors, read_bytes, write_file, write_json
 
 CHUNK_FILES = 256
 
@@ -246,9 +245,9 @@ def make_chunk(dataset: str, root: Path, files: Sequence[Path], target: Path) ->
     facts: dict[str, Any] = {name: {} for name in ("lengths", "paths", "damaged", "dropped", "inputs")}
     clips, left_out = [], Counter[str]()
     for path in files:
-        content, name = _content(path), path.stem
+        content, name = read_bytes(path), path.stem
         facts["paths"][name] = _below(root, path)
-        facts["inputs"][facts["paths"][name]] = _digest(content)
+        facts["inputs"][facts["paths"][name]] = digest_of(content)
         try:
             clip, unused = read(content)
         except ValueError as error:
@@ -306,15 +305,6 @@ def _frames(path: Path) -> FloatArray:
 def _joints(chunks: Sequence[_Chunk]) -> tuple[int, ...]:
     """[J, 3] of the first chunk that has a clip."""
     return next(frames.shape[1:] for frames in map(_frames, (chunk.path for chunk in chunks)) if len(frames))
-
-
-def _content(path: Path) -> bytes:
-    with explain_os_errors(path, "read"):
-        return path.read_bytes()
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _state(root: Path, path: Path) -> tuple[str, int, int]:

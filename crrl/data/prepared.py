@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 NEEDED = (MANIFEST, "meta.json", "frames.npy")
 """The files by which a prepared folder is known: others have a manifest.json too."""
+
+_blake2b = partial(hashlib.blake2b, digest_size=16)
 
 
 def is_prepared(root: Path) -> bool:
@@ -62,4 +65,9 @@ def load(files: list[Path]) -> Clips:
 def digest(path: Path) -> str:
     """BLAKE2b of a file, 32 hex digits: what `b2sum -l 128` prints."""
     with explain_os_errors(path, "read"), open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        return hashlib.file_digest(file, _blake2b).hexdigest()
+
+
+def digest_of(content: bytes) -> str:
+    """`digest` of a file with this content."""
+    return _blake2b(content).hexdigest()

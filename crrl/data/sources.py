@@ -31,7 +31,7 @@ from crrl.data import (
 from crrl.data.clips import Clips, FloatArray, IntArray, write_frames
 from crrl.data.preprocessing import Preprocessing, Preprocessor
 from crrl.errors import CrrlError
-from crrl.files import cache_folder, content_hash, explain_os_errors, read_json, write_folder, write_json
+from crrl.files import cache_folder, content_hash, read_bytes, read_json, write_folder, write_json
 
 
 @dataclass(frozen=True)
@@ -187,8 +187,7 @@ def _key(source: Source, files: list[Path], split: str, steps: Preprocessing) ->
         yield from source.code_parts()
         yield Path(str(preprocessing.__file__)).read_bytes()
         for path in files:
-            with explain_os_errors(path, "read"):
-                yield from (path.name, path.read_bytes())
+            yield from (path.name, read_bytes(path))
 
     return content_hash(parts())
 

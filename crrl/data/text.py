@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crrl.errors import CrrlError
-from crrl.files import explain_os_errors
+from crrl.files import read_bytes
 
 LARGEST = float(np.finfo(np.float32).max)
 RESTORE = "the file is damaged or cut short; restore it"
@@ -38,8 +38,7 @@ def read_lines(path: Path, *, whole: bool = True) -> list[Line]:
     Raises:
         CrrlError: the file cannot be read, is empty, is in another encoding, or stops in the middle of a line.
     """
-    with explain_os_errors(path, "read"):
-        content = path.read_bytes()
+    content = read_bytes(path)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
