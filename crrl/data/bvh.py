@@ -48,12 +48,13 @@ def load(files: list[Path]) -> Clips:
     Raises:
         CrrlError: a file is damaged or has another skeleton than the first.
     """
-    first: list[Skeleton] = []
+    first: Skeleton | None = None
 
     def read(path: Path) -> FloatArray:
+        nonlocal first
         skeleton, motion = read_file(path)
-        first.append(skeleton)
-        if skeleton.names != first[0].names or skeleton.parents != first[0].parents:
+        first = first or skeleton
+        if skeleton.names != first.names or skeleton.parents != first.parents:
             raise CrrlError(f"{path} has another skeleton than {files[1]}: one per data set; convert or remove it")
         return positions(skeleton, motion)
 
@@ -149,8 +150,9 @@ class _Hierarchy:
 
     def _offset(self) -> Matrix:
         self._take("OFFSET")
-        values = Line(self._line.number, " ".join(self._next() for _ in range(3)))
-        return np.array(numbers(self._path, [values._replace(number=self._line.number)], 3)[0])
+        values = " ".join([self._next() for _ in range(3)])
+        offset: Matrix = numbers(self._path, [Line(self._line.number, values)], 3)[0]
+        return offset
 
     def _next(self) -> str:
         """The next word, "" at the end."""
