@@ -48,14 +48,14 @@ def test_skeleton_file(compare: Callable[..., None], tmp_path: Path) -> None:
     path = tmp_path / "clip.skeleton"
     path.write_text(skeleton_text())
 
-    def checked(parse: Callable[[bytes], skeleton.Skeleton]) -> list[Tensor]:
+    def joints_of(parse: Callable[[bytes], skeleton.Skeleton]) -> list[Tensor]:
         return [torch.tensor(body.joints) for body in parse(path.read_bytes()).bodies]
 
     runs = {
-        "crrl": lambda: checked(skeleton.parse),
+        "crrl": lambda: joints_of(skeleton.parse),
         "line by line, all 12 numbers": lambda: [by_line(path, 12)],
         "line by line, x y z alone": lambda: [by_line(path, 3)],
-        "crrl without C++": lambda: checked(skeleton.parse_by_line),
+        "crrl without C++": lambda: joints_of(skeleton.parse_by_line),
     }
     row = Row(".skeleton file", f"one body, {FRAMES} frames; one core", bar="line by line, all 12 numbers")
     compare(row, [Contender(name, run, limit=0) for name, run in runs.items()], [by_line(path, 12)])

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from crrl.data import text as text_files
 from crrl.data.clips import FloatArray, IntArray
 from crrl.ops import cpu
 
@@ -27,7 +28,6 @@ SHOWN = 24
 _NUMBER = re.compile(rb"-?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _UNKNOWN = re.compile(rb"-?(inf|infinity|nan)", re.IGNORECASE)
 _COUNT, _ID = re.compile(rb"[0-9]{1,9}"), re.compile(rb"[0-9]{1,18}")
-_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +148,7 @@ def _joint(lines: _Lines) -> list[float]:
     lines.check_numbers(fields)
     coordinates = [float(field) for field in fields[:3]]
     for field, value in zip(fields, coordinates, strict=False):
-        if not abs(value) <= _LARGEST:  # so written, NaN is wrong
+        if not abs(value) <= text_files.LARGEST:  # so written, NaN is wrong
             raise lines.error(f"coordinate '{_shown(field)}' is not finite")
     return coordinates
 

@@ -1,5 +1,5 @@
-// crrl._cpu: addresses in, nothing out, but for parse_skeleton. The caller checks dtype, contiguity and device, and
-// keeps the memory alive.
+// crrl._cpu. Operators take addresses and return nothing: the caller checks dtype, contiguity and device, and keeps the
+// memory alive. The other functions are about the machine and the process, sizes of buffers, and .skeleton text.
 #ifdef __linux__
 #include <malloc.h>
 #endif
