@@ -94,12 +94,15 @@ class ContrastConfig:
     """m of Eq. 5 for the key encoder."""
     momentum_mlp: float = 1.0
     """m of Eq. 5 for the key MLP (Table IX); 1: random, never updated."""
+    velocity_scale: float = 1.0
+    """Factor of the velocities (Eq. 2) that the key encoder reads: where they are small, all its keys are alike."""
 
     def __post_init__(self) -> None:
         _require(self.epochs_cml > 0, f"epochs_cml is {self.epochs_cml}: at least 1 is needed")
         _require(self.lr_cml > 0, f"lr_cml is {self.lr_cml}: it must be positive")
         _require(self.queue_size > 0, f"queue_size is {self.queue_size}: at least 1 negative is needed")
         _require(self.temperature > 0, f"temperature is {self.temperature}: it must be positive")
+        _require(self.velocity_scale > 0, f"velocity_scale is {self.velocity_scale}: it must be positive")
         for name in ("momentum_encoder", "momentum_mlp"):
             _require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}: it must be in [0, 1]")
 

@@ -87,6 +87,7 @@ def test_the_command_line_starts_from_the_preset(dataset: Dataset, recipe: Recip
         (ContrastConfig, {"queue_size": 0}),
         (ContrastConfig, {"temperature": 0.0}),
         (ContrastConfig, {"momentum_encoder": 1.1}),
+        (ContrastConfig, {"velocity_scale": 0.0}),
         (ContrastConfig, {"momentum_mlp": -0.1}),
         (ReconstructionConfig, {"epochs_ser": 0}),
         (ReconstructionConfig, {"lr_ser": 0.0}),

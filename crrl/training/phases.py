@@ -64,6 +64,7 @@ class Phase:
         plan: what it is. module: all that is trained and saved. ranks: the processes that train together.
         teacher: gives TAP(f_t(x)) of a batch, for a plan that has one.
         turn: turns what the encoder reads; the clip as it is remains what is recited and what the teacher saw.
+        velocity_scale: factor of the velocities that the key encoder reads.
 
     Attributes:
         name: of the phase. with_velocity: whether its batches hold velocities.
@@ -77,8 +78,9 @@ class Phase:
         ranks: Ranks,
         teacher: Teacher | None = None,
         turn: RandomTurn = NO_TURN,
+        velocity_scale: float = 1.0,
     ):
-        self.module, self._turn = module, turn
+        self.module, self._turn, self._velocity_scale = module, turn, velocity_scale
         self.name = plan.step
         self.with_velocity = plan.contrast == "velocity" or "velocity" in plan.recite
         self.losses = ("loss", *module.losses)
@@ -101,13 +103,13 @@ class Phase:
         return loss, parts
 
     def _view(self, batch: Batch) -> Tensor | None:
-        """What the key encoder sees: velocities, turned by angles of their own, or augmented coordinates."""
+        """What the key encoder sees: velocities, turned by angles of their own and scaled, or augmented coordinates."""
         if self.module.learner is None:
             return None
         if self._augment is not None:
             return self._augment(batch.x)
         assert batch.v is not None
-        return self._turn(batch.v)
+        return self._velocity_scale * self._turn(batch.v)
 
     def after_step(self) -> None:
         """What happens once the weights are updated."""

@@ -134,7 +134,7 @@ class Trainer:
         compiled = fast_paths(self.config, self.device)["decoder"][0] == "compiled"
         module = build_module(plan, self.config, self.tensors.channels, previous, compiled)
         turn = RandomTurn(self.config.turns.turn_yaw, self.config.turns.turn_tilt)
-        return Phase(plan, module.to(self.device), self.ranks, teacher, turn)
+        return Phase(plan, module.to(self.device), self.ranks, teacher, turn, self.config.cml.velocity_scale)
 
     def _load_first(self, path: Path) -> Encoder:
         """The first phase's encoder from its file.

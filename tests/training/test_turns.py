@@ -99,6 +99,14 @@ def test_step_1_turns_coordinates_and_velocities_apart() -> None:
     assert not torch.allclose(v, velocity(x, one.lengths))
 
 
+def test_the_key_encoder_reads_velocities_by_their_scale() -> None:
+    one = batch()
+    assert one.v is not None
+    loss, _ = Phase(CML, InformationFuser(learner=learner()), Ranks(), velocity_scale=30.0).loss(one, Ranks().share(6))
+    torch.testing.assert_close(loss, learner()(one.x, 30 * one.v, one.lengths)[0])
+    assert not torch.allclose(loss, learner()(one.x, one.v, one.lengths)[0])
+
+
 def test_step_2_turns_what_the_encoder_reads_alone() -> None:
     one, turn = batch(), RandomTurn(yaw=45)
     torch.manual_seed(8)
