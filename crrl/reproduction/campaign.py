@@ -27,6 +27,10 @@ class Failed(Exception):
     """A run or its evaluation ended early: the reason, in one line."""
 
 
+class Busy(Exception):
+    """Another process works on a run: its record is left alone."""
+
+
 class Campaign:
     """Trains and evaluates the runs of a plan below the folder `runs`.
 
@@ -35,7 +39,7 @@ class Campaign:
     """
 
     def __init__(self, plan: Plan, runs: Path):
-        self.plan, self.runs = plan, runs.absolute()
+        self.plan, self.runs = plan, runs
         self.commit = commit()
         self.failures: dict[str, str] = {}
         with explain_os_errors(self.runs, "create"):
@@ -79,23 +83,29 @@ class Campaign:
 
     def _attempt(self, run: Run, advance: Callable[[int], None]) -> None:
         folder = self.runs / run.name
-        record = Record.read(folder)
-        record.failure = ""
         try:
-            if run.first is not None and run.first.name in self.failures:
-                raise Failed(f"its first phase, {run.first.name}, failed")
             with alone(folder) as lock:
-                if not RunFolder(folder).encoder_path.exists():
-                    self._train(run, record, lock, advance)
-                if self.evaluation(run) is not None:
-                    self._evaluate(run, lock)
-        except Failed as error:
-            record.failure = self.failures[run.name] = str(error)
-        record.write(folder)
+                record = Record.read(folder)
+                record.failure = ""
+                try:
+                    self._complete(run, record, lock, advance)
+                except Failed as error:
+                    record.failure = self.failures[run.name] = str(error)
+                record.write(folder)
+        except Busy as error:
+            self.failures[run.name] = str(error)
+
+    def _complete(self, run: Run, record: Record, lock: int, advance: Callable[[int], None]) -> None:
+        if run.first is not None and run.first.name in self.failures:
+            raise Failed(f"its first phase, {run.first.name}, failed")
+        if not RunFolder(self.runs / run.name).encoder_path.exists():
+            self._train(run, record, lock, advance)
+        if self.evaluation(run) is not None:
+            self._evaluate(run, lock)
 
     def _train(self, run: Run, record: Record, lock: int, advance: Callable[[int], None]) -> None:
         folder = self.runs / run.name
-        command = ["-m", "crrl.train", *run.arguments(self.runs)]
+        command = ["-m", "crrl.train", *run.training(self.runs)]
         record.command = shlex.join(["python", *command])
         if self.commit not in record.commits:
             record.commits.append(self.commit)
@@ -116,10 +126,7 @@ class Campaign:
 
     def _evaluate(self, run: Run, lock: int) -> None:
         folder = self.runs / run.name
-        command = ["-m", "crrl.evaluate", str(folder), "--protocol", self.plan.target.protocol]
-        command += ["--device", run.config.device]
-        if run.material.data is not None:
-            command += ["--data", str(run.material.data)]
+        command = ["-m", "crrl.evaluate", *run.evaluation(self.runs, self.plan.target.protocol)]
         execute(command, folder / "evaluate.log", lock, lambda: None)
 
 
@@ -171,7 +178,7 @@ def alone(folder: Path) -> Iterator[int]:
     """Within the block, and while a process begun in it lives, no other campaign works on this run.
 
     Raises:
-        Failed: another does.
+        Busy: another does.
         CrrlError: the folder cannot be written.
     """
     import fcntl
@@ -183,7 +190,7 @@ def alone(folder: Path) -> Iterator[int]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise Failed("another process works on this run: wait for it, then run the same command again") from error
+            raise Busy("another process works on this run: wait for it, then run the same command again") from error
         yield file.fileno()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -162,15 +163,11 @@ def _runs(plan: Plan, runs: Path) -> str:
         state = f"failed: {record.failure}" if record.failure else "done" if trained else "not finished"
         time = f"{record.seconds:.0f} s" if record.seconds else "–"
         rows.append([f"`{run.name}`", time, ", ".join(record.commits) or "–", state])
-        command = record.command or "python -m crrl.train " + " ".join(run.arguments(runs))
-        commands.append(command + _evaluation(plan, run.name, runs))
+        commands.append(record.command or shlex.join(["python", "-m", "crrl.train", *run.training(runs)]))
+        if plan.target.protocol != "loss" and run.name in plan.tested:
+            evaluation = run.evaluation(runs, plan.target.protocol)
+            commands.append(shlex.join(["python", "-m", "crrl.evaluate", *evaluation]))
     return "\n\n".join(["## Runs", _markdown(rows), "```sh\n" + "\n".join(commands) + "\n```"])
-
-
-def _evaluation(plan: Plan, name: str, runs: Path) -> str:
-    if plan.target.protocol == "loss" or name not in plan.tested:
-        return ""
-    return f"\npython -m crrl.evaluate {runs / name} --protocol {plan.target.protocol}"
 
 
 def _csv_rows(plan: Plan, scores: list[Scores]) -> Iterable[tuple[object, ...]]:

@@ -14,7 +14,7 @@ from crrl.data import prepare
 from crrl.errors import CrrlError
 from crrl.files import content_hash
 from crrl.methods import METHODS, Method, first_alone
-from crrl.reproduction.paper import Column, Row, Target, columns_of
+from crrl.reproduction.paper import Column, Protocol, Row, Target, columns_of
 
 QUICK_EPOCHS = 2
 EVALUATION_EPOCHS = 2
@@ -101,14 +101,23 @@ class Run:
         """Clips that pass through it, an evaluation among them."""
         return (self.epochs + EVALUATION_EPOCHS) * self.material.train_clips
 
-    def arguments(self, runs: Path) -> list[str]:
-        """The options of crrl.train that make this run below the folder `runs`."""
+    def training(self, runs: Path) -> list[str]:
+        """The arguments of crrl.train that make this run below the folder `runs`."""
         teacher = runs / self.first.name if self.first else None
         config = replace(self.config, data=self.material.data, teacher=teacher)
         options = ["--dataset", config.dataset, "--recipe", config.recipe]
         for name, value in departures(config).items():
             options += _option(name, value)
         return [*options, "--out", str(runs / self.name)]
+
+    def evaluation(self, runs: Path, protocol: Protocol) -> list[str]:
+        """The arguments of crrl.evaluate that test it."""
+        options = [str(runs / self.name), "--protocol", protocol]
+        if self.config.device != "auto":
+            options += ["--device", self.config.device]
+        if self.material.data is not None:
+            options += ["--data", str(self.material.data)]
+        return options
 
 
 def _option(name: str, value: Any) -> list[str]:

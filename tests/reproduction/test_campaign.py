@@ -11,7 +11,7 @@ import pytest
 
 from crrl.errors import Interrupted
 from crrl.reproduction import Campaign, campaign
-from crrl.reproduction.campaign import Failed, alone, execute
+from crrl.reproduction.campaign import Busy, Failed, alone, execute
 from crrl.reproduction.plan import Plan
 from crrl.reproduction.records import Record
 
@@ -71,7 +71,7 @@ def test_a_protocol_that_is_missing_is_evaluated_without_training(plan_of: Plann
     fake.commands.clear()
     Campaign(plan_of("table5", "nw-ucla"), tmp_path).work()
     (command,) = fake.commands
-    assert command.endswith("--protocol knn --device auto")
+    assert command.endswith("--protocol knn")
 
 
 def test_what_was_cut_off_is_resumed(plan_of: Planner, tmp_path: Path, fake: Fake) -> None:
@@ -138,7 +138,7 @@ def test_a_signal_is_passed_on_once_and_the_process_may_save(tmp_path: Path, loc
 
 
 def test_two_campaigns_do_not_work_on_one_run(tmp_path: Path) -> None:
-    with alone(tmp_path / "run"), pytest.raises(Failed, match="another process"), alone(tmp_path / "run"):
+    with alone(tmp_path / "run"), pytest.raises(Busy, match="another process"), alone(tmp_path / "run"):
         pass
     with alone(tmp_path / "run"):
         pass

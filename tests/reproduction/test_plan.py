@@ -119,7 +119,7 @@ def test_arguments_are_read_back_by_the_train_command_as_the_same_configuration(
     train = pytest.importorskip("crrl.train")
     for target, settings in (("table9", {}), ("table6", {"recipe": "tuned", "quick": True, "precision": "bf16"})):
         for run in plan_of(target, "nw-ucla", datasets=["nw-ucla"], **settings).runs:
-            options = train.parse(run.arguments(tmp_path))
+            options = train.parse(run.training(tmp_path))
             assert options.out == tmp_path / run.name
             assert options.config.teacher == (tmp_path / run.first.name if run.first else None)
             assert make_run(replace(options.config, teacher=None), run.material).name == run.name
