@@ -159,7 +159,8 @@ class Evaluation:
         if options.neighbours > len(self.train):
             raise CrrlError(f"--neighbours {options.neighbours}: there are {len(self.train)} training clips")
         torch.manual_seed(config.seed)
-        encoder = Encoder(self.tensors.channels, config.encoder.hidden_size, config.encoder.dropout)
+        sizes = config.encoder
+        encoder = Encoder(self.tensors.channels, sizes.hidden_size, sizes.dropout, sizes.input_gain)
         random = FeatureExtractor(encoder, config.features.pooling).eval()
         self.candidates = {config.method: trained.features.to(device), "random encoder": random.to(device)}
         self.features = lru_cache(maxsize=None)(self._features)

@@ -82,6 +82,7 @@ def test_the_command_line_starts_from_the_preset(dataset: Dataset, recipe: Recip
     [
         (EncoderConfig, {"hidden_size": 0}),
         (EncoderConfig, {"dropout": 1.0}),
+        (EncoderConfig, {"input_gain": 0.0}),
         (ContrastConfig, {"epochs_cml": 0}),
         (ContrastConfig, {"lr_cml": -0.1}),
         (ContrastConfig, {"queue_size": 0}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from crrl.nn import GRU
@@ -13,12 +14,16 @@ class Encoder(nn.Module):
 
     Args:
         channels: J·3 inputs per frame. hidden_size: units per direction. dropout: between layers, in training.
+        input_gain: factor of the initial weights by which the first layer reads its inputs.
     """
 
-    def __init__(self, channels: int, hidden_size: int = 256, dropout: float = 0.2):
+    def __init__(self, channels: int, hidden_size: int = 256, dropout: float = 0.2, input_gain: float = 1.0):
         super().__init__()
         self.gru = GRU(channels, hidden_size, num_layers=2, dropout=dropout, bidirectional=True, batch_first=True)
         self.features = 2 * hidden_size
+        with torch.no_grad():
+            for name, weight in self.gru.named_parameters():
+                weight.mul_(input_gain if name.startswith("weight_ih_l0") else 1)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """h [B, T, 2·hidden], 0 at padded frames, for x [B, T, J·3] and lengths int64 [B]."""

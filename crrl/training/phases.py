@@ -31,7 +31,7 @@ def build_module(
         compiled: decode by torch.compile.
     """
     cml, ser, dropout = config.cml, config.ser, config.encoder.dropout
-    encoder = Encoder(channels, config.encoder.hidden_size, dropout)
+    encoder = Encoder(channels, config.encoder.hidden_size, dropout, config.encoder.input_gain)
     if plan.start == "previous":
         assert previous is not None
         encoder.load_state_dict(previous.state_dict())

@@ -40,6 +40,13 @@ def encoder() -> Encoder:
     return Encoder(9, hidden_size=8)
 
 
+def test_input_gain_scales_what_reads_the_inputs_alone() -> None:
+    torch.manual_seed(1)
+    gained = dict(Encoder(9, hidden_size=8, input_gain=3.0).named_parameters())
+    for name, value in encoder().named_parameters():
+        torch.testing.assert_close(gained[name], 3 * value if "weight_ih_l0" in name else value)
+
+
 def learner(momentum_encoder: float = 0.9, momentum_mlp: float = 1.0, queue_size: int = 5) -> ContrastiveMotionLearner:
     torch.manual_seed(2)
     return ContrastiveMotionLearner(encoder(), queue_size, 0.1, momentum_encoder, momentum_mlp)
