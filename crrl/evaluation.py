@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,23 +44,28 @@ def percent_right(predicted: Tensor, labels: Tensor) -> float:
 
 
 def linear_probe(train: Features, tests: dict[str, Features], classes: int, seed: int = 0) -> dict[str, list[float]]:
-    """Train a linear classifier on frozen features: SGD nesterov 0.9, lr 0.1 halved at LR_DROPS, weights N(0, 0.01).
+    """For each test set the accuracy in percent of a linear classifier after every epoch; the last is the headline."""
+    history: dict[str, list[float]] = {name: [] for name in tests}
+    for parameters in linear_epochs(train, classes, seed):
+        for name, test in tests.items():
+            history[name].append(test.accuracy(F.linear(test.features, *parameters).argmax(1)))
+    return history
 
-    Returns:
-        For each test set the accuracy in percent after every epoch; the last is the headline.
+
+def linear_epochs(train: Features, classes: int, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    """A linear classifier on frozen features: SGD nesterov 0.9, lr 0.1 halved at LR_DROPS, weights N(0, 0.01).
+
+    Yields its weights [classes, D] and biases [classes] after every epoch: the same tensors, trained further.
     """
     generator = torch.Generator().manual_seed(seed)
     features = train.features.contiguous()
     parameters = torch.empty(classes, features.shape[1]).normal_(0, 0.01, generator=generator), torch.zeros(classes)
     momenta = torch.zeros_like(parameters[0]), torch.zeros_like(parameters[1])
-    history: dict[str, list[float]] = {name: [] for name in tests}
     for epoch in range(EPOCHS):
         order = torch.randperm(len(train.labels), generator=generator)
         rate = LEARNING_RATE * 0.5 ** sum(epoch >= drop for drop in LR_DROPS)
         ops.linear_epoch(features, train.labels, order, BATCH_SIZE, parameters, momenta, rate, MOMENTUM)
-        for name, test in tests.items():
-            history[name].append(test.accuracy(F.linear(test.features, *parameters).argmax(1)))
-    return history
+        yield parameters
 
 
 def nearest_neighbours(train: Features, tests: dict[str, Features], neighbours: int = 1) -> dict[str, float]:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch.nn import functional as F
 
 from crrl.config import choose_device
 from crrl.data import ClipTensors, prepare
 from crrl.errors import CrrlError
-from crrl.evaluation import Features, linear_probe
+from crrl.evaluation import Features, linear_epochs
 from crrl.features import encode
 from crrl.reproduction.plan import Run
 from crrl.runs import RunFolder, load_encoder
@@ -38,17 +37,6 @@ class Inspected:
     predicted: npt.NDArray[np.int64] | None
 
 
-@dataclass(frozen=True)
-class Watched(Features):
-    """Features that keep the predictions that they were last scored by, for the confusion matrix of `linear_probe`."""
-
-    last: dict[str, Tensor]
-
-    def accuracy(self, predicted: Tensor) -> float:
-        self.last["predicted"] = predicted.clone()
-        return super().accuracy(predicted)
-
-
 def inspect(run: Run, runs: Path, with_predictions: bool) -> Inspected:
     """Load a finished run's encoder and compute the features of its split.
 
@@ -64,15 +52,15 @@ def inspect(run: Run, runs: Path, with_predictions: bool) -> Inspected:
     tensors, split = ClipTensors(prepared.clips, device), prepared.clips.split(config.split_name)
     extractor = trained.features.to(device)
 
-    def features(index: npt.NDArray[np.int64]) -> dict[str, Any]:
+    def features(index: npt.NDArray[np.int64]) -> Features:
         clips = torch.from_numpy(index)
-        return {"features": encode(extractor, tensors, clips).cpu(), "labels": tensors.labels[clips]}
+        return Features(encode(extractor, tensors, clips).cpu(), tensors.labels[clips])
 
-    test = Watched(**features(split.test[TESTS]), last={})
+    test, classes, predicted = features(split.test[TESTS]), prepared.clips.class_names, None
     if with_predictions:
-        linear_probe(Features(**features(split.train)), {TESTS: test}, len(prepared.clips.class_names))
-    predicted = test.last["predicted"].numpy() if with_predictions else None
-    return Inspected(test.features.numpy(), test.labels.numpy(), prepared.clips.class_names, predicted)
+        *_, parameters = linear_epochs(features(split.train), len(classes))
+        predicted = F.linear(test.features, *parameters).argmax(1).numpy()
+    return Inspected(test.features.numpy(), test.labels.numpy(), classes, predicted)
 
 
 def confusion(inspected: Inspected) -> npt.NDArray[np.float64]:
