@@ -183,7 +183,7 @@ class Config:
     fused: bool = False
     """Use the fastest correct backend of each operator on this machine, instead of the PyTorch reference."""
     seed: int = 0
-    """Random seed of weights, queue, dropout and batch order."""
+    """Random seed of all that is drawn: weights, queue, dropout, turns, augmentations, the order of clips."""
     data: Path | None = None
     """Folder of the data set's files."""
     split: str | None = None
@@ -288,9 +288,9 @@ def preset(dataset: Dataset = "synthetic", recipe: Recipe = "paper") -> Config:
     """The settings of a recipe on a data set.
 
     `paper`: optimizer, schedule and sizes of Section IV-B. `tuned`: Adam under one-cycle, a projected decoder of 256
-    units, more negatives, larger velocities, one scale per clip, random turns, and moments of both layers as features;
-    on synthetic fewer epochs and the paper's features, as its clips are told apart by the moments of any encoder. Both
-    apply the view transform wherever the joints are known, though the paper names it for NTU alone.
+    units, more negatives, larger velocities and first weights, one scale per clip, random turns, and moments of both
+    layers as features; on synthetic fewer epochs and the paper's features, as its clips are told apart by the moments
+    of any encoder. Both apply the view transform where the joints are known, though the paper names it for NTU alone.
     """
     facts = DATASETS[dataset]
     paper = Config(
@@ -315,7 +315,7 @@ def preset(dataset: Dataset = "synthetic", recipe: Recipe = "paper") -> Config:
             lr_cml=1e-3,
             schedule_cml="one-cycle",
             queue_size=512,
-            velocity_scale=30.0,
+            velocity_scale=10.0,
         ),
         ser=ReconstructionConfig(
             epochs_ser=epochs_ser,
@@ -324,6 +324,7 @@ def preset(dataset: Dataset = "synthetic", recipe: Recipe = "paper") -> Config:
             schedule_ser="one-cycle",
             decoder_hidden=256,
         ),
+        encoder=EncoderConfig(input_gain=3.0),
         turns=TurnConfig(turn_yaw=45.0, turn_tilt=10.0),
         features=FeatureConfig() if easy else FeatureConfig(pooling="moments", feature_deviation=0.1),
     )
