@@ -23,6 +23,9 @@ EVALUATION_EPOCHS = 2
 NO_MATTER = ("data", "teacher", "device", "checkpoint_every", "capture", "compile_decoder")
 """Settings that are not part of what a run is: where things lie, and what changes speed alone."""
 
+TEACHING = ("distill_weight", "teacher_dropout")
+"""Settings of step 2 that only a method with a teacher reads."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -86,8 +89,7 @@ class Run:
         return "-".join(word for word in (*words, f"seed{config.seed}", self._hash()[:8]) if word)
 
     def _hash(self) -> str:
-        settings = {key: value for key, value in self.config.to_dict().items() if key not in NO_MATTER}
-        return content_hash([json.dumps(settings, sort_keys=True), self.material.fingerprint])
+        return content_hash([json.dumps(_determining(self.config), sort_keys=True), self.material.fingerprint])
 
     @property
     def epochs(self) -> int:
@@ -118,6 +120,19 @@ class Run:
         if self.material.data is not None:
             options += ["--data", str(self.material.data)]
         return options
+
+
+def _determining(config: Config) -> dict[str, Any]:
+    """The settings that the result of a run depends on: none that its method does not read."""
+    settings = {key: value for key, value in config.to_dict().items() if key not in NO_MATTER}
+    phases = METHODS[config.method]
+    if not any(phase.contrast for phase in phases):
+        del settings["cml"]
+    if not any(phase.recite for phase in phases):
+        del settings["ser"]
+    elif not any(phase.teacher for phase in phases):
+        settings["ser"] = {key: value for key, value in settings["ser"].items() if key not in TEACHING}
+    return settings
 
 
 def _option(name: str, value: Any) -> list[str]:

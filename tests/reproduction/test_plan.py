@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from crrl.config import Config, preset
 from crrl.errors import CrrlError
-from crrl.methods import METHODS, first_alone
+from crrl.methods import METHODS, Method, first_alone
 from crrl.reproduction import TARGETS, Settings, TargetName, make_plan
 from crrl.reproduction.plan import Material, Plan, find, make_run
 
@@ -67,6 +68,27 @@ def test_what_changes_the_result_changes_the_folder_and_nothing_else_does(plan_o
     assert run.name != replace(run, material=replace(run.material, fingerprint="other clips")).name
     assert run.name == replace(run, material=replace(run.material, data=Path("/elsewhere"))).name
     assert run.name.startswith("nw-ucla-cross-view-cml-paper-seed0-")
+
+
+@pytest.mark.parametrize(
+    ("method", "cml", "ser"),
+    [("cml", True, False), ("ser", False, True), ("crrl", True, True), ("cml-ser-joint", True, True)],
+)
+def test_a_setting_changes_the_folders_of_those_that_read_it(
+    plan_of: Planner, method: Method, cml: bool, ser: bool
+) -> None:
+    material = next(iter(plan_of("table4", "nw-ucla").materials.values()))
+
+    def name(config: Config) -> str:
+        return make_run(replace(config, method=method), material).name.rsplit("-", 1)[1]
+
+    config = preset("nw-ucla")
+    changed = replace(config, cml=replace(config.cml, velocity_scale=2.0))
+    assert (name(changed) != name(config)) is cml
+    changed = replace(config, ser=replace(config.ser, lr_ser=0.5))
+    assert (name(changed) != name(config)) is ser
+    changed = replace(config, ser=replace(config.ser, distill_weight=0.5))
+    assert (name(changed) != name(config)) is (method == "crrl")
 
 
 def test_cmu_is_four_runs_a_cell(plan_of: Planner) -> None:
