@@ -29,8 +29,9 @@ def _line(target: Target, scores: Scores, column: Column) -> str:
         if paper[number] > paper[other] and not ours[number] > ours[other]
     ]
     expected = f"the paper's order{whose} {_chain(target, paper)}"
+    close = _close(target, scores, ours, column)
     if not turned:
-        return f"{column.name}: {expected} appears here too."
+        return f"{column.name}: {expected} appears here too.{close}"
     pairs = len(ours) * (len(ours) - 1) // 2
     named = sorted(turned, key=lambda pair: ours[pair[0]] - ours[pair[1]])[:SHOWN]
     changes = ", ".join(
@@ -39,8 +40,19 @@ def _line(target: Target, scores: Scores, column: Column) -> str:
     more = f", and {len(turned) - SHOWN} more" if len(turned) > SHOWN else ""
     return (
         f"{column.name}: {expected} does not appear here; ours is {_chain(target, ours)}. "
-        f"{len(turned)} of {pairs} pairs changed places: {changes}{more}."
+        f"{len(turned)} of {pairs} pairs changed places: {changes}{more}.{close}"
     )
+
+
+def _close(target: Target, scores: Scores, ours: dict[int, float], column: Column) -> str:
+    """Neighbours in our order that lie closer than the larger of their standard deviations over seeds."""
+    ordered = sorted(ours, key=lambda number: -ours[number])
+    pairs = [
+        f"{target.rows[a].name} and {target.rows[b].name}"
+        for a, b in pairwise(ordered)
+        if ours[a] - ours[b] < max(scores.cells[number, column].std or 0.0 for number in (a, b))
+    ]
+    return f" Closer than their spread over seeds: {', '.join(pairs)}." if pairs else ""
 
 
 def _paper(target: Target, column: Column) -> tuple[dict[int, float], str]:

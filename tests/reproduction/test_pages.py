@@ -107,7 +107,18 @@ def test_where_the_order_is_the_papers_the_page_says_that(plan_of: Planner, fill
     text = write_page(plan, runs, tmp_path / "out", "").read_text()
     assert text.count("the paper's order (by the mean of its columns) SER (forward+reverse) > forward > reverse") == 4
     assert text.count("appears here too") == 4, "two columns, all and clean test clips"
+    assert "spread" not in text, "one seed has none"
     assert rows_of(text, 1)["forward"] == "– · 60.0 · –"
+
+
+def test_rows_closer_than_their_seeds_are_named(plan_of: Planner, fill: Filler, tmp_path: Path) -> None:
+    plan = plan_of("table8", "nw-ucla", datasets=["nw-ucla"], seeds=2)
+    (column,) = plan.columns
+    for number, accuracies in enumerate([(60.0, 61.0), (58.0, 58.2), (60.5, 62.5)]):
+        for seed, accuracy in enumerate(accuracies):
+            runs = fill(plan.cells[number, column][seed][0], "linear", accuracy)
+    text = write_page(plan, runs, tmp_path / "out", "").read_text()
+    assert "appears here too. Closer than their spread over seeds: SER (forward+reverse) and forward.\n" in text
 
 
 def test_quoted_rows_stand_beside_and_take_part_in_the_order(plan_of: Planner, fill: Filler, tmp_path: Path) -> None:
