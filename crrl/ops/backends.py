@@ -85,6 +85,14 @@ class Operator:
         return self.choose(case)[0].run(*args)
 
 
+def recorder() -> str | None:
+    """What, beside autograd, takes down or transforms all operations now: torch.jit.trace or torch.func."""
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return "torch.jit.trace"
+    # as torch.autograd.Function.apply asks
+    return "the transforms of torch.func" if torch._C._are_functorch_transforms_active() else None
+
+
 _policy: dict[str, str] | None = None
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from crrl.ops import cpu, cpu_gru, cpu_linear, cpu_step, library, precision, selfcheck, step, torch_gru, triton
-from crrl.ops.backends import Backend, Case, Operator
+from crrl.ops.backends import Backend, Case, Operator, recorder
 from crrl.reference import contrast, gru, linear, motion, optim
 from crrl.reference.gru import Weights
 
@@ -148,13 +148,8 @@ def _choose_gru(device: str, dtype: torch.dtype, index: int | None, hidden: int 
 
 def _above_autograd() -> str | None:
     """What, beside autograd, watches the operations now; a kernel known to autograd alone is opaque to it."""
-    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-        return "torch.jit.trace"
-    if torch._C._are_functorch_transforms_active():  # as torch.autograd.Function.apply asks
-        return "the transforms of torch.func"
-    if torch.autograd.forward_ad._current_level >= 0:
-        return "forward-mode differentiation: its tangents would be lost"
-    return None
+    forward_mode = torch.autograd.forward_ad._current_level >= 0
+    return recorder() or ("forward-mode differentiation: its tangents would be lost" if forward_mode else None)
 
 
 # torch.compile cannot trace the questions to the extension; it asks once and keeps the answer.

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from crrl.errors import CrrlError
 from crrl.files import cache_folder, content_hash, read_json, write_json
 from crrl.ops import cuda, cuda_gru, precision
-from crrl.ops.backends import Case
+from crrl.ops.backends import Case, recorder
 from crrl.reference import gru as reference
 from crrl.reference.gru import Weights
 
@@ -74,9 +74,7 @@ def _watched() -> str | None:
     """What records the operations now, and would record a check's."""
     if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
         return "the capture of a CUDA graph"
-    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-        return "torch.jit.trace"
-    return "the transforms of torch.func" if torch._C._are_functorch_transforms_active() else None
+    return recorder()
 
 
 def _check(mode: str, device: int) -> tuple[bool, str]:
