@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
+from crrl.ops import extension
 from crrl.ops.backends import Case
 
 ABI = 5
@@ -12,13 +15,12 @@ ABI = 5
 
 __all__ = ["keep_memory", "missing", "native", "ragged_gather", "supports"]
 
-try:
+missing: str | None
+
+if TYPE_CHECKING:
     from crrl import _cpu as native
-except ImportError as error:
-    missing: str | None = f"the C++ extension crrl._cpu is not there ({error}); install g++ and reinstall crrl"
 else:
-    stale = getattr(native, "abi", None) != ABI
-    missing = "the C++ extension crrl._cpu is of another version: reinstall crrl" if stale else None
+    native, missing = extension.load("crrl._cpu", ABI, "C++", "g++")
 
 
 def keep_memory() -> None:

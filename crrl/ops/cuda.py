@@ -6,13 +6,14 @@ import re
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from crrl.errors import CrrlError
+from crrl.ops import extension
 
 ABI = 1
 """What crrl._cuda.abi must be: csrc/cuda/bindings.cpp raises it with every change of a signature."""
@@ -33,13 +34,12 @@ __all__ = [
     "unusable",
 ]
 
-try:
+missing: str | None
+
+if TYPE_CHECKING:
     from crrl import _cuda as native
-except ImportError as error:
-    missing: str | None = f"the CUDA extension crrl._cuda is not there ({error}); install nvcc and reinstall crrl"
 else:
-    stale = getattr(native, "abi", None) != ABI
-    missing = "the CUDA extension crrl._cuda is of another version: reinstall crrl" if stale else None
+    native, missing = extension.load("crrl._cuda", ABI, "CUDA", "nvcc")
 
 off: str | None = None
 """Why this process uses the extension no more; None while it may."""

@@ -7,7 +7,7 @@ import torch
 
 from crrl import ops
 from crrl.errors import CrrlError
-from crrl.ops import cpu, triton
+from crrl.ops import cpu, extension, triton
 
 CASE = ops.Case("cpu", torch.float32)
 
@@ -68,6 +68,16 @@ def test_a_missing_extension_steps_aside_with_its_reason(monkeypatch: pytest.Mon
         rows = {name: (backend, reason) for name, backend, reason in ops.choices(CASE)}
     assert rows["ragged_gather"][0] == "reference"
     assert "not cpu: it was not built" in rows["ragged_gather"][1]
+
+
+def test_an_extension_that_is_not_there_or_of_another_version_says_so() -> None:
+    native, missing = extension.load("crrl._none", 1, "C++", "g++")
+    assert native is None
+    assert missing == (
+        "the C++ extension crrl._none is not there (No module named 'crrl._none'); install g++ and reinstall crrl"
+    )
+    _, missing = extension.load("crrl", 1, "C++", "g++")
+    assert missing == "the C++ extension crrl is of another version: reinstall crrl"
 
 
 KERNELS = ("ragged_gather", "info_nce", "ema_update", "flat_step")
