@@ -22,7 +22,7 @@ from bench.gpu_rows import Bar, GpuRow
 from bench.gpu_timing import ROUNDS, Entry, GpuContender
 from bench.peers import crrl_gru
 from crrl import ops
-from crrl.nn import GRU
+from crrl.nn import GRU, run_together
 
 CENTRE = Case("B=32, T=60, H=256")
 GRID = (
@@ -224,8 +224,6 @@ def pair_entry(
     device: torch.device, mode: str, predicted: float, bars: tuple[Bar, ...] = (), case: Case = CENTRE
 ) -> Entry:
     """The two encoders of a CML step: the query's forward pass, kept for its backward, and the key's."""
-    from crrl.nn import run_together
-
     allow_tf32(mode == "tf32")
     p, dtype = on_device(problem(case), device), DTYPES[MODES[mode]]
     torch.manual_seed(1)

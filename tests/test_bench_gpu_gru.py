@@ -17,7 +17,6 @@ from torch import Tensor, nn
 # As in bench/conftest.py: pytest alone does not look for modules in the repository root.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import crrl.nn
 from bench import bench_gpu, gpu_floors, gpu_gru, gpu_peers, gpu_pretrain, gpu_timing
 from bench.cases import Case, Run, problem
 from bench.gpu_models import CAPTURED, CML, NTU_CLIPS, SER, extrapolated, step_group
@@ -26,7 +25,6 @@ from bench.gpu_timing import Entry, GpuContender
 
 CPU = torch.device("cpu")
 SMALL = Case("small", batch=3, frames=5, inputs=7, hidden=6)
-TOGETHER = pytest.mark.skipif(not hasattr(crrl.nn, "run_together"), reason="crrl.nn has no run_together")
 
 
 @pytest.fixture
@@ -67,7 +65,6 @@ def test_every_contender_of_a_row_is_right(name: str) -> None:
     right(ENTRIES[name]())
 
 
-@TOGETHER
 @pytest.mark.usefixtures("_on_a_cpu")
 def test_every_contender_of_the_pair_is_right() -> None:
     right(gpu_gru.pair_entry(CPU, "tf32", 3.0, case=SMALL))
