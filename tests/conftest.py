@@ -61,12 +61,7 @@ def build() -> Callable[..., ModuleType]:
     if sys.platform != "linux" or not shutil.which("g++"):
         pytest.skip("needs g++ on Linux")
     pytest.importorskip("pybind11", reason="pybind11 is not installed")
-    spec = importlib.util.spec_from_file_location("emulated_build", Path(__file__).parent / "cuda" / "build.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    function: Callable[..., ModuleType] = module.build
+    function: Callable[..., ModuleType] = module_of("cuda/build.py").build
     return function
 
 
@@ -79,24 +74,31 @@ def emulated(build: Callable[..., ModuleType]) -> ModuleType:
 
 
 @pytest.fixture
-def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Any:
+def use_as_cuda(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
+    """use_as_cuda(native): have crrl.ops call it for crrl._cuda, from a state in which nothing has gone wrong yet."""
+    from crrl.ops import cuda
+
+    def use(native: Any) -> None:
+        for name, value in {"native": native, "missing": None, "off": None, "_words": {}}.items():
+            monkeypatch.setattr(cuda, name, value)
+
+    return use
+
+
+@pytest.fixture
+def fake_cuda(use_as_cuda: Callable[[Any], None]) -> Any:
     """crrl._cuda replaced by its definition on memory of the host (tests/ops/fake_cuda.py), for tensors on a CPU."""
-    path = Path(__file__).parent / "ops" / "fake_cuda.py"
-    spec = importlib.util.spec_from_file_location("fake_cuda", path)
+    fake = module_of("ops/fake_cuda.py").FakeCuda()
+    use_as_cuda(fake)
+    return fake
+
+
+def module_of(name: str) -> ModuleType:
+    """A file beside the tests as a module: no name imports it."""
+    path = Path(__file__).parent / name
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    fake = module.FakeCuda()
-    use_as_cuda(fake, monkeypatch)
-    return fake
-
-
-def use_as_cuda(native: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have crrl.ops call `native` for crrl._cuda, from a state in which nothing has gone wrong yet."""
-    from crrl.ops import cuda
-
-    monkeypatch.setattr(cuda, "native", native, raising=False)
-    monkeypatch.setattr(cuda, "missing", None)
-    monkeypatch.setattr(cuda, "off", None)
-    monkeypatch.setattr(cuda, "_words", {})
+    return module

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -37,11 +37,10 @@ class Native:
 
 
 @pytest.fixture
-def any_native(emulated: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[Native]:
+def any_native(emulated: ModuleType, use_as_cuda: Callable[[Any], None]) -> Iterator[Native]:
     """The module where crrl.ops looks for crrl._cuda, and the emulated GPU as it was before."""
     native = Native(emulated)
-    monkeypatch.setattr(cuda, "native", native, raising=False)
-    monkeypatch.setattr(cuda, "_words", {})
+    use_as_cuda(native)
     yield native
     emulated.set_fault()
     emulated.set_device()

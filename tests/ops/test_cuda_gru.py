@@ -5,7 +5,7 @@ Then with the kernels themselves, emulated.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -22,11 +22,11 @@ RAGGED = [3, 7, 1, 6, 2]
 
 
 @pytest.fixture(params=["definition", "emulation"], autouse=True)
-def native(request: pytest.FixtureRequest, fake_cuda: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+def native(request: pytest.FixtureRequest, fake_cuda: Any, use_as_cuda: Callable[[Any], None]) -> Any:
     if request.param == "definition":
         return fake_cuda
     emulated = request.getfixturevalue("emulated")
-    monkeypatch.setattr(cuda, "native", emulated)
+    use_as_cuda(emulated)
     return emulated
 
 

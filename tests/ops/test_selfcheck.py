@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,8 +41,10 @@ def test_right_kernels_pass_once_and_are_remembered(mode: str, monkeypatch: pyte
     assert fake_cuda.calls == []
 
 
-def test_the_kernels_themselves_pass_in_their_emulation(monkeypatch: pytest.MonkeyPatch, emulated: ModuleType) -> None:
-    monkeypatch.setattr(cuda, "native", emulated)
+def test_the_kernels_themselves_pass_in_their_emulation(
+    monkeypatch: pytest.MonkeyPatch, use_as_cuda: Callable[[Any], None], emulated: ModuleType
+) -> None:
+    use_as_cuda(emulated)
     monkeypatch.setattr(selfcheck, "SHAPES", ((19, 97),))  # the other takes seconds there
     assert selfcheck.verdict("bf16", 0) == (True, "its self-check passed now")
 
