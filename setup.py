@@ -16,7 +16,7 @@ from glob import glob
 from pathlib import Path
 
 import pybind11
-from pybind11.setup_helpers import Pybind11Extension
+from pybind11.setup_helpers import ParallelCompile, Pybind11Extension
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import BaseError, CCompilerError, CompileError
@@ -164,7 +164,5 @@ def _run(command: list[str]) -> None:
         raise CompileError(f"{' '.join(command)}\n{done.stdout}")
 
 
-setup(
-    ext_modules=extensions(),
-    cmdclass={"build_ext": BuildExt},
-)
+with ParallelCompile():  # the C++ sources side by side: setuptools alone takes one after the other
+    setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExt})

@@ -38,16 +38,8 @@ LIMITS_S = {"compiled_decoder": 240, "gru_peers": 150}
 """Of groups that wait for compilers; the others have 110 s."""
 NO_CHECKER = "compute-sanitizer is not on this machine"
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+BUILD = (sys.executable, "setup.py", "-q", "build_ext", "--inplace")
 COMPILES_AHEAD = "--ignore=tests/kernels/test_compile.py"  # it needs no GPU and takes long
-
-# All files of the extension at once; setuptools compiles them one after the other.
-BUILD = """
-import runpy, sys
-from pybind11.setup_helpers import ParallelCompile
-ParallelCompile(default=0).install()
-sys.argv = ["setup.py", "-q", "build_ext", "--inplace"]
-runpy.run_path("setup.py", run_name="__main__")
-"""
 
 SANITIZED = (
     "(test_ema and is_that_of_the_reference) or (test_motion and is_that_of_the_reference)"
@@ -120,7 +112,7 @@ def build(check: Check) -> Stage:
     """The C++ extension, in place. Not needed on a GPU: where it cannot be built, PyTorch serves instead."""
     if missing := unbuildable():
         return Stage("build", None, detail=f"{missing}: without the C++ extension")
-    done = run([sys.executable, "-c", BUILD], check.left(90), {"CRRL_CUDA": "0"})
+    done = run(BUILD, check.left(90), {"CRRL_CUDA": "0"})
     made = done.code == 0 and any((ROOT / "crrl").glob("_cpu*.so"))
     last = done.output.strip().splitlines()[-1:] or ["nothing was built"]
     return Stage("build", True if made else None, done.seconds, "the C++ extension" if made else last[0][:300])
@@ -134,7 +126,7 @@ def build_cuda(check: Check) -> Stage:
         return Stage("build_cuda", None, detail=f"{missing} here: {'the one that is there' if there else 'none'}")
     architecture = target(torch.cuda.get_device_capability())
     settings = {"CRRL_CPU": "0", "CRRL_CUDA": "1", "TORCH_CUDA_ARCH_LIST": architecture}
-    done = run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], check.left(240), settings)
+    done = run(BUILD, check.left(240), settings)
     return stage_of("build_cuda", done, done.code == 0, f"for {architecture}, by {nvcc}")
 
 
