@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ Run = Callable[[], Sequence[Tensor]]
 """One timed call, with its results."""
 
 Forward = Callable[..., Sequence[Tensor]]
-"""(module, x) to y and h_n."""
+"""(module, x), or x alone, to y and h_n."""
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 
@@ -56,11 +56,12 @@ class Case:
 
 
 NTU = Case("NTU 60/120, B=32")
+RAGGED = Case("ragged 10..60, B=32", shortest=10)
 CASES = (
     NTU,
     Case("CMU, B=32", inputs=93, frames=100),
     Case("NW-UCLA, B=32", inputs=60, frames=50),
-    Case("ragged 10..60, B=32", shortest=10),
+    RAGGED,
     Case("B=1", batch=1),
     Case("B=256", batch=256),
     Case("H=128, B=32", hidden=128),
@@ -114,18 +115,28 @@ def truth(case: Case) -> dict[bool, list[Tensor]]:
 
 def differentiable(module: nn.Module, p: Problem, dtype: str, backward: bool, forward: Forward) -> Run:
     """A call of `forward(module, x)`: [y, h_n]; with backward [y, dx, the gradients of all weights], for dy at y."""
+    return called(partial(forward, module), list(module.parameters()), p, dtype, backward)
+
+
+def called(forward: Forward, leaves: Sequence[Tensor], p: Problem, dtype: str, backward: bool) -> Run:
+    """A call of `forward(x)`: its results; with backward [y, dx, the gradients of `leaves`], for dy at y."""
     x, dy = p.x.to(DTYPES[dtype], copy=True).requires_grad_(backward), p.dy.to(DTYPES[dtype])
-    inputs = [x, *module.parameters()]
+    inputs = [x, *leaves]
 
     def infer() -> Sequence[Tensor]:
         with torch.no_grad():
-            return forward(module, x)
+            return forward(x)
 
     def train() -> Sequence[Tensor]:
-        y = forward(module, x)[0]
+        y = forward(x)[0]
         return [y.detach(), *torch.autograd.grad(y, inputs, dy)]
 
     return train if backward else infer
+
+
+def on_device(p: Problem, device: torch.device) -> Problem:
+    """The problem there; its lengths stay where they are."""
+    return replace(p, gru=copy.deepcopy(p.gru).to(device), x=p.x.to(device), dy=p.dy.to(device))
 
 
 def converted(p: Problem, dtype: str) -> nn.GRU:

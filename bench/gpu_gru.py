@@ -9,18 +9,29 @@ import copy
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from bench import gpu_peers, gpu_timing
-from bench.cases import DTYPES, Case, Problem, Run, converted, problem, torch_gru, truth
+from bench.cases import (
+    DTYPES,
+    Case,
+    Problem,
+    Run,
+    converted,
+    differentiable,
+    on_device,
+    problem,
+    torch_forward,
+    torch_gru,
+    truth,
+)
 from bench.gpu_rows import Bar, GpuRow
 from bench.gpu_timing import ROUNDS, Entry, GpuContender
-from bench.peers import crrl_gru
+from bench.peers import crrl_gru, crrl_module
 from crrl import ops
 from crrl.nn import GRU, run_together
 
@@ -62,11 +73,6 @@ def allow_tf32(allowed: bool) -> None:
     torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
-def on_device(host: Problem, device: torch.device) -> Problem:
-    """A problem without lengths, on the device."""
-    return replace(host, gru=copy.deepcopy(host.gru).to(device), x=host.x.to(device), dy=host.dy.to(device))
-
-
 def forced(run: Run, policy: str | None = None) -> Run:
     """A call under the policy; None: of our kernels."""
 
@@ -83,11 +89,8 @@ def kept(module: nn.Module, x: Tensor) -> Run:
 
 
 def ours(p: Problem, dtype: str, kind: str) -> Run:
-    if kind != KEPT:
-        return forced(crrl_gru(p, dtype, kind == BOTH))
-    module = GRU(p.case.inputs, p.case.hidden, p.case.layers, batch_first=True, bidirectional=True)
-    module.load_state_dict(p.gru.state_dict())
-    return forced(kept(module.to(p.x.device, DTYPES[dtype]), p.x.to(DTYPES[dtype])))
+    run = kept(crrl_module(p, dtype), p.x.to(DTYPES[dtype])) if kind == KEPT else crrl_gru(p, dtype, kind == BOTH)
+    return forced(run)
 
 
 def cudnn(p: Problem, dtype: str, kind: str) -> Run:
@@ -96,24 +99,10 @@ def cudnn(p: Problem, dtype: str, kind: str) -> Run:
 
 def compiled(p: Problem, dtype: str, kind: str, unrolled: bool = False) -> Run:
     """torch.compile of torch.nn.GRU: as it comes, which leaves the GRU to cuDNN, or told to trace it."""
-    module = torch.compile(converted(p, dtype), dynamic=False)
-    run = called(module, p, dtype, kind == BOTH)
+    module = cast(nn.Module, torch.compile(converted(p, dtype), dynamic=False))
+    run = differentiable(module, p, dtype, kind == BOTH, torch_forward(p))
     with torch._dynamo.config.patch(allow_rnn=unrolled):
         run()  # within the patch: it compiles now
-    return run
-
-
-def called(module: Any, p: Problem, dtype: str, backward: bool) -> Run:
-    """A call of a module: y and h_n, or y, dx and the gradients of all weights."""
-    x, dy = p.x.to(DTYPES[dtype], copy=True).requires_grad_(backward), p.dy.to(DTYPES[dtype])
-
-    def run() -> Sequence[Tensor]:
-        if not backward:
-            with torch.no_grad():
-                return list(module(x))
-        y = module(x)[0]
-        return [y.detach(), *torch.autograd.grad(y, [x, *module.parameters()], dy)]
-
     return run
 
 

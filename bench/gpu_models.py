@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bench import gpu_timing
-from bench.cases import Case, Run, problem, torch_gru, truth
+from bench.cases import RAGGED, Case, Run, on_device, problem, torch_gru, truth
 from bench.gpu_rows import Bar, GpuRow
 from bench.gpu_timing import Entry, GpuContender
 from bench.peers import crrl_gru
@@ -24,7 +24,6 @@ from crrl.training.phases import Phase
 LIMIT = 3e-2
 """TF32 keeps 10 bits of a factor, and states pass through 60 frames; this catches a wrong result, not a rough one."""
 
-RAGGED = Case("ragged 10..60, B=32", shortest=10)
 REPLAYED, EAGER = "crrl, graph replay", "crrl, eager"
 
 CAPTURED = "crrl, captured"
@@ -42,7 +41,7 @@ PARITY_STEPS = 5
 def gru_entry(device: torch.device, backward: bool, predicted: float, case: Case = RAGGED) -> Entry:
     """Ragged rows: torch.nn.GRU packs them, crrl.nn.GRU runs them padded, with their lengths on the device."""
     host = problem(case)
-    there = replace(host, gru=copy.deepcopy(host.gru).to(device), x=host.x.to(device), dy=host.dy.to(device))
+    there = on_device(host, device)
     assert host.lengths is not None
     ours = crrl_gru(replace(there, lengths=host.lengths.to(device)), "fp32", backward)
     builds = {

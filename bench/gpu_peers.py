@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.cases import DTYPES, Problem, Run, converted
+from bench.cases import Problem, Run, called, converted
 
 Direction = Callable[[Tensor], Tensor]
 """x [B, T, I] to y [B, T, H], forwards in time."""
@@ -85,23 +85,14 @@ def stacked(make: Make, p: Problem, dtype: str, backward: bool) -> Run:
         both = [make(_weights(gru, f"l{layer}{suffix}"), dtype) for suffix in ("", "_reverse")]
         layers.append([direction for direction, _ in both])
         leaves += [leaf for _, its in both for leaf in its]
-    x, dy = p.x.to(DTYPES[dtype], copy=True).requires_grad_(backward), p.dy.to(DTYPES[dtype])
 
-    def forward() -> Tensor:
-        y = x
+    def forward(y: Tensor) -> list[Tensor]:
         for ahead, back in layers:
             y = torch.cat([ahead(y), back(y.flip(1)).flip(1)], 2)
-        return y
+        return [y]
 
-    def infer() -> list[Tensor]:
-        with torch.no_grad():
-            return [forward()]
-
-    def train() -> list[Tensor]:
-        y = forward()
-        return [y.detach(), torch.autograd.grad(y, [x, *leaves], dy)[0]]
-
-    return train if backward else infer
+    run = called(forward, leaves, p, dtype, backward)
+    return lambda: run()[:2]
 
 
 def _weights(gru: nn.GRU, name: str) -> list[Any]:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
 from bench import gpu_exchange, gpu_gru
-from bench.cases import DTYPES, Case, Run, differentiable, problem
+from bench.cases import Case, Problem, Run, on_device, problem
 from bench.gpu_exchange import CLUSTER, L2, SCATTER, Exchange
+from bench.peers import crrl_gru
 from bench.timing import errors
 from crrl import ops
-from crrl.nn import GRU
 
 CASE = Case("sanitized", batch=9, frames=5, inputs=6, hidden=97, layers=1)
 SHORT = (5, 1, 3, 5, 2, 4, 5, 1, 2)
@@ -27,27 +28,21 @@ PATIENCE_NS = 60_000_000_000
 LIMIT = 0.1
 
 
+def ragged(device: torch.device) -> Problem:
+    """The case with rows of these lengths, there."""
+    return replace(on_device(problem(CASE), device), lengths=torch.tensor(SHORT).to(device))
+
+
 def gru_run(device: torch.device, mode: str, variant: str) -> Run:
     """Both passes of a mode by the kernels of a variant: y, dx and the gradients of the weights."""
     gpu_gru.allow_tf32(mode == "tf32")
-    p, dtype = gpu_gru.on_device(problem(CASE), device), gpu_gru.MODES[mode]
-    lengths = torch.tensor(SHORT).to(device)
-    module = GRU(CASE.inputs, CASE.hidden, CASE.layers, batch_first=True, bidirectional=True)
-    module.load_state_dict(p.gru.state_dict())
-    run = differentiable(
-        module.to(device, DTYPES[dtype]), p, dtype, True, lambda gru, x: gru(x, lengths=lengths)
-    )  # fmt: skip
+    run = crrl_gru(ragged(device), gpu_gru.MODES[mode], True)
     return gpu_gru.of_variant(gpu_gru.forced(run), variant)
 
 
 def expected() -> Run:
     """The same by the reference in float64."""
-    p = problem(CASE)
-    module = GRU(CASE.inputs, CASE.hidden, CASE.layers, batch_first=True, bidirectional=True)
-    module.load_state_dict(p.gru.state_dict())
-    lengths = torch.tensor(SHORT)
-    run = differentiable(module.double(), p, "fp64", True, lambda gru, x: gru(x, lengths=lengths))
-    return gpu_gru.forced(run, "reference")
+    return gpu_gru.forced(crrl_gru(ragged(torch.device("cpu")), "fp64", True), "reference")
 
 
 def faults(device: torch.device) -> Iterator[str]:

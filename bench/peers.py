@@ -22,14 +22,18 @@ class Absent(Exception):
 
 def crrl_gru(p: Problem, dtype: str, backward: bool) -> Run:
     """crrl.nn, as its user calls it: the kernels are its own choice."""
+    return differentiable(crrl_module(p, dtype), p, dtype, backward, lambda gru, x: gru(x, lengths=p.lengths))
+
+
+def crrl_module(p: Problem, dtype: str) -> nn.GRU:
+    """crrl.nn's module with the problem's weights, in this dtype and where the problem lies."""
     case = p.case
     if case.stepwise:
         module: nn.GRU = StepwiseBiGRU(case.inputs, case.hidden, case.layers, batch_first=True)
     else:
         module = GRU(case.inputs, case.hidden, case.layers, batch_first=True, bidirectional=True)
     module.load_state_dict(p.gru.state_dict())
-    module = module.to(p.x.device, DTYPES[dtype])
-    return differentiable(module, p, dtype, backward, lambda gru, x: gru(x, lengths=p.lengths))
+    return module.to(p.x.device, DTYPES[dtype])
 
 
 def torch_fp32(p: Problem, dtype: str, backward: bool) -> Run:
