@@ -20,6 +20,7 @@ from torch import Tensor
 from bench.cases import Run
 from bench.gpu_rows import Bar, GpuRow
 from bench.gpu_timing import Entry, GpuContender
+from crrl.ops import cuda
 
 CLUSTER, L2, SCATTER = "cluster", "l2", "scatter"
 ROUNDS = 10_000
@@ -29,7 +30,6 @@ PROVEN = 37
 
 THREADS, UNITS, ROWS = 256, 32, 8
 MIX = np.uint32(0x9E3779B1)
-PATIENCE_NS = 2_000_000_000
 
 TEAMS = {4: 32, 8: 16, 16: 4}
 """Blocks of a team to teams at once: some 128 blocks, as the two directions of both encoders take; of the clusters of
@@ -92,19 +92,15 @@ def launcher(native: Any, device: torch.device, case: Exchange) -> Run:
     """A launch of the case; gives what its threads ended with, int32 [teams, blocks, 256] of the bits of uint32."""
     result = torch.zeros(case.teams, case.blocks, THREADS, dtype=torch.int32, device=device)
     workspace = torch.empty(native.exchange_workspace(case.arguments()) + 256, dtype=torch.uint8, device=device)
-    status = torch.zeros(1, dtype=torch.int32)
-    if device.type == "cuda":
-        status = status.pin_memory()
-    index, stream = 0, 0
-    if device.type == "cuda":
-        index, stream = torch.cuda.current_device(), torch.cuda.current_stream().cuda_stream
+    index, stream = cuda.place(result)
+    status = cuda.status(index)
     aligned = -(-workspace.data_ptr() // 256) * 256
 
     def run() -> list[Tensor]:
         native.exchange_bench(
-            case.arguments(), result.data_ptr(), aligned, status.data_ptr(), PATIENCE_NS, index, stream
+            case.arguments(), result.data_ptr(), aligned, status.data_ptr(), cuda.PATIENCE_NS, index, stream
         )
-        if status.item():
+        if cuda.timed_out(index):
             raise RuntimeError("a block waited in vain for its team")
         return [result, workspace[:0]]  # which keeps it
 

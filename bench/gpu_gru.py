@@ -34,6 +34,7 @@ from bench.gpu_timing import ROUNDS, Entry, GpuContender
 from bench.peers import crrl_gru, crrl_module
 from crrl import ops
 from crrl.nn import GRU, run_together
+from crrl.ops import cuda
 
 CENTRE = Case("B=32, T=60, H=256")
 GRID = (
@@ -122,8 +123,6 @@ class OneVariant:
 @contextmanager
 def standing_in(native: Any) -> Iterator[None]:
     """Within the block crrl's operators call this instead of crrl._cuda."""
-    from crrl.ops import cuda
-
     before = cuda.native
     cuda.native = native
     try:
@@ -134,8 +133,6 @@ def standing_in(native: Any) -> Iterator[None]:
 
 def of_variant(run: Run, variant: str) -> Run:
     """A call of ours by the kernels of one variant."""
-    from crrl.ops import cuda
-
     native = OneVariant(cuda.native, variant)
 
     def call() -> Sequence[Tensor]:

@@ -18,6 +18,7 @@ from bench.gpu_exchange import CLUSTER, L2, SCATTER, Exchange
 from bench.peers import crrl_gru
 from bench.timing import errors
 from crrl import ops
+from crrl.ops import cuda
 
 CASE = Case("sanitized", batch=9, frames=5, inputs=6, hidden=97, layers=1)
 SHORT = (5, 1, 3, 5, 2, 4, 5, 1, 2)
@@ -64,9 +65,7 @@ def faults(device: torch.device) -> Iterator[str]:
 
 
 def main() -> int:
-    from crrl.ops import cuda
-
-    cuda.PATIENCE_NS = gpu_exchange.PATIENCE_NS = PATIENCE_NS
+    cuda.PATIENCE_NS = PATIENCE_NS
     with ops.use_backends(gpu_gru.FORCED):
         found = list(faults(torch.device("cuda")))
     print("; ".join(found) or "all of it is right")
