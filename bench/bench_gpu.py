@@ -19,8 +19,8 @@ from bench import gpu_exchange, gpu_floors, gpu_gru, gpu_peers
 from bench.cases import NTU as NTU_CASE
 from bench.cases import Case
 from bench.gpu_models import CAPTURED, CML, SER, WITH_CUDNN, decoder_entry, extrapolated, gru_entry, step_entry
-from bench.gpu_operators import EAGER, REPLAYED, TORCH, copy_entry, gather_entry, info_nce_entry, optimizer_entry
-from bench.gpu_rows import Bar, GpuRow
+from bench.gpu_operators import TORCH, copy_entry, gather_entry, info_nce_entry, optimizer_entry
+from bench.gpu_rows import EAGER, REPLAYED, Bar, GpuRow
 from bench.gpu_timing import Entry, fill, why
 from bench.steps import contrast_phase, reconstruction_phase
 
@@ -58,10 +58,9 @@ AS_EAGER = Bar(EAGER, 3, TORCH)
 STEP = Bar(CAPTURED, 5, WITH_CUDNN)
 NW_UCLA, NTU = ("NW-UCLA", 20, 50), ("NTU", 50, 60)
 CML_STEP, SER_STEP = Bar(CAPTURED, 350, absolute=True), Bar(CAPTURED, 500, absolute=True)
-PAIR, BACKWARD = Bar(gpu_gru.REPLAYED, 120, absolute=True), Bar(gpu_gru.REPLAYED, 180, absolute=True)
-TIMES_CUDNN = (Bar(gpu_gru.REPLAYED, 5, gpu_gru.CUDNN), Bar(gpu_gru.REPLAYED, 2.5, gpu_gru.CUDNN_REPLAYED))
+PAIR, BACKWARD = Bar(REPLAYED, 120, absolute=True), Bar(REPLAYED, 180, absolute=True)
+TIMES_CUDNN = (Bar(REPLAYED, 5, gpu_gru.CUDNN), Bar(REPLAYED, 2.5, gpu_gru.CUDNN_REPLAYED))
 EXCHANGE = Bar(gpu_exchange.CLUSTER, gpu_exchange.LIMIT_US, absolute=True)
-PRETRAINING = Bar(CAPTURED, 180e6, absolute=True)
 
 Made = Iterator[partial[Entry]]
 
@@ -164,7 +163,7 @@ def derived(group: str, rows: list[GpuRow]) -> list[GpuRow]:
     if group == "cuda_gru":
         return gpu_gru.differences(rows, gpu_floors.backward_us(NTU_CASE, "tf32"), (BACKWARD, *TIMES_CUDNN))
     if group == "steps":
-        return extrapolated(rows, NTU[0], PREDICTED, (PRETRAINING,))
+        return extrapolated(rows, NTU[0], PREDICTED)
     return []
 
 

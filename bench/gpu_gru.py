@@ -29,7 +29,7 @@ from bench.cases import (
     torch_gru,
     truth,
 )
-from bench.gpu_rows import Bar, GpuRow
+from bench.gpu_rows import COMPILED, EAGER, REPLAYED, Bar, GpuRow
 from bench.gpu_timing import ROUNDS, Entry, GpuContender
 from bench.peers import crrl_gru, crrl_module
 from crrl import ops
@@ -51,10 +51,8 @@ BACKWARD = "backward"
 MODES = {"tf32": "fp32", "fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}
 """A mode and the dtype of its tensors."""
 
-REPLAYED, EAGER = "crrl, graph replay", "crrl, eager"
 CUDNN, CUDNN_REPLAYED = "cuDNN, eager", "cuDNN, graph replay"
 TWO_REPLAYED = "crrl, two calls, graph replay"
-COMPILED = "torch.compile"
 FORCED = "gru_layer=cuda"
 
 TIMES_CUDNN = 3.0

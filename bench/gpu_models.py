@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bench import gpu_timing
 from bench.cases import RAGGED, Case, Run, on_device, problem, torch_gru, truth
-from bench.gpu_rows import Bar, GpuRow
+from bench.gpu_rows import EAGER, REPLAYED, Bar, GpuRow
 from bench.gpu_timing import Entry, GpuContender
 from bench.peers import crrl_gru
 from bench.steps import Training, clip_tensors, straightforward
@@ -24,16 +24,15 @@ from crrl.training.phases import Phase
 LIMIT = 3e-2
 """TF32 keeps 10 bits of a factor, and states pass through 60 frames; this catches a wrong result, not a rough one."""
 
-REPLAYED, EAGER = "crrl, graph replay", "crrl, eager"
-
 CAPTURED = "crrl, captured"
-FUSED = "crrl, eager"
 WITH_CUDNN = "reference, cuDNN's GRU"
 REFERENCE = "reference"
-POLICIES = {FUSED: "auto", WITH_CUDNN: "reference,gru_layer=torch", REFERENCE: "reference"}
+POLICIES = {EAGER: "auto", WITH_CUDNN: "reference,gru_layer=torch", REFERENCE: "reference"}
 CML, SER = "CML", "SER+IF"
 NTU_CLIPS, EPOCHS = 40_091, {CML: 100, SER: 60}
 """NTU RGB+D 60's training clips (cross-subject), and the paper's epochs of each step of Algorithm 1."""
+PRETRAINING = Bar(CAPTURED, 180e6, absolute=True)
+"""Of all their steps, measured or extrapolated."""
 PARITY_STEPS = 5
 """The step that is compared: one warms up, captures, and replays once by then."""
 
@@ -139,9 +138,7 @@ def step_group(size: str, batch: int = 32) -> str:
     return f"training step, {size} size, B={batch}"
 
 
-def extrapolated(
-    rows: Sequence[GpuRow], size: str, predicted: Mapping[str, float], bars: tuple[Bar, ...] = (), batch: int = 32
-) -> list[GpuRow]:
+def extrapolated(rows: Sequence[GpuRow], size: str, predicted: Mapping[str, float], batch: int = 32) -> list[GpuRow]:
     """NTU-60-sized pretraining, from the measured steps: what its steps take, one after the other, and nothing else."""
     steps = {name: epochs * (NTU_CLIPS // batch) for name, epochs in EPOCHS.items()}
     measured = {row.title: row.median_ms() for row in rows if row.group == step_group(size, batch)}
@@ -150,6 +147,6 @@ def extrapolated(
     took = sum(count * measured[name][CAPTURED] for name, count in steps.items())
     foreseen = sum(count * predicted[name.split("+")[0].lower()] for name, count in steps.items())
     title = f"{NTU_CLIPS:,} clips, {EPOCHS[CML]} + {EPOCHS[SER]} epochs, extrapolated from its steps"
-    row = GpuRow("pretraining", title, calls_ms={CAPTURED: [took]}, bars=bars)
+    row = GpuRow("pretraining", title, calls_ms={CAPTURED: [took]}, bars=(PRETRAINING,))
     row.predicted_us = foreseen
     return [row]

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from bench import gpu_timing
 from bench.cases import DTYPES, Run
 from bench.gpu_report import COPY
-from bench.gpu_rows import Bar, GpuRow
+from bench.gpu_rows import COMPILED, EAGER, REPLAYED, Bar, GpuRow
 from bench.gpu_timing import Entry, GpuContender, in_turn
 from crrl import ops
 from crrl.models import Encoder, MLPHead
@@ -24,8 +24,7 @@ from crrl.reference import contrast, motion, optim
 SETS = 4
 """Sets of inputs that a row goes through, together larger than a cache."""
 
-REPLAYED, EAGER = "crrl, graph replay", "crrl, eager"
-TORCH, TORCH_REPLAYED, COMPILED = "PyTorch, eager", "PyTorch, graph replay", "torch.compile"
+TORCH, TORCH_REPLAYED = "PyTorch, eager", "PyTorch, graph replay"
 TEMPERATURE = 0.07
 LR, MOMENTUM, BETA2, EPS, FOLLOW = 1e-3, 0.9, 0.999, 1e-8, 0.999
 

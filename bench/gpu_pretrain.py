@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.gpu_models import CAPTURED, EPOCHS, NTU_CLIPS
-from bench.gpu_rows import Bar, GpuRow
+from bench.gpu_models import CAPTURED, CML, EPOCHS, NTU_CLIPS, PRETRAINING, SER
+from bench.gpu_rows import GpuRow
+from bench.gpu_timing import synchronize
 from crrl import ops
 from crrl.config import Config, preset
 from crrl.data import Clips, Prepared
@@ -25,8 +26,6 @@ from crrl.data.preprocessing import Preprocessor
 from crrl.runs import RunFolder
 from crrl.training import Trainer
 from crrl.training.ranks import Ranks
-
-LIMIT_US = 180e6
 
 
 def random_clips(clips: int = NTU_CLIPS, joints: int = 50, frames: int = 60) -> Clips:
@@ -44,8 +43,8 @@ def random_clips(clips: int = NTU_CLIPS, joints: int = 50, frames: int = 60) -> 
 def configuration(share: float) -> Config:
     """The paper's recipe with the fast paths, this share of its epochs, and a checkpoint after each of them."""
     config = replace(preset("synthetic", "paper"), fused=True, split="any", compile_decoder="off")
-    cml = replace(config.cml, epochs_cml=max(round(share * EPOCHS["CML"]), 1))
-    ser = replace(config.ser, epochs_ser=max(round(share * EPOCHS["SER+IF"]), 1))
+    cml = replace(config.cml, epochs_cml=max(round(share * EPOCHS[CML]), 1))
+    ser = replace(config.ser, epochs_ser=max(round(share * EPOCHS[SER]), 1))
     return replace(
         config, cml=cml, ser=ser, encoder=replace(config.encoder, hidden_size=256), checkpoint_every=NTU_CLIPS // 32
     )
@@ -58,8 +57,7 @@ def pretrain(clips: Clips, config: Config, device: torch.device) -> float:
         run.create(config)
         prepared = Prepared(clips, Preprocessor(config.preprocessing, clips.num_joints), "random")
         trainer = Trainer(config, run, prepared, device, Ranks())
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        synchronize()
         start = time.perf_counter()
         trainer.train()
         return time.perf_counter() - start
@@ -70,7 +68,7 @@ def main(arguments: list[str]) -> int:
     config = configuration(share)
     taken = pretrain(random_clips(), config, torch.device("cuda"))
     epochs = f"{config.cml.epochs_cml} + {config.ser.epochs_ser} epochs"
-    bars = (Bar(CAPTURED, LIMIT_US, absolute=True),) if share == 1 else ()
+    bars = (PRETRAINING,) if share == 1 else ()
     row = GpuRow("pretraining", f"{NTU_CLIPS:,} random clips, {epochs}", calls_ms={CAPTURED: [1e3 * taken]}, bars=bars)
     path.write_text(json.dumps([row.as_json()]))
     print(f"{row.title}: {taken:.1f} s")

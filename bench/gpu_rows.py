@@ -7,6 +7,9 @@ from typing import Any
 
 from bench.rows import Row
 
+REPLAYED, EAGER, COMPILED = "crrl, graph replay", "crrl, eager", "torch.compile"
+"""Who stands in the rows of several groups; the first two are ours."""
+
 
 @dataclass(frozen=True)
 class Bar:

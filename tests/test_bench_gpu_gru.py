@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench import bench_gpu, gpu_floors, gpu_gru, gpu_peers, gpu_pretrain, gpu_timing
 from bench.cases import Case, Run, problem
 from bench.gpu_models import CAPTURED, CML, NTU_CLIPS, SER, extrapolated, step_group
-from bench.gpu_rows import Bar, GpuRow
+from bench.gpu_rows import REPLAYED, Bar, GpuRow
 from bench.gpu_timing import Entry, GpuContender
 
 CPU = torch.device("cpu")
@@ -82,7 +82,7 @@ def test_16_bit_modes_are_held_to_the_errors_of_the_peer(mode: str) -> None:
 def test_a_kernel_that_cannot_be_forced_is_absent_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_gru, "FORCED", "gru_layer=nobody")
     found = gpu_timing.fill(gpu_gru.gru_entry(CPU, SMALL, "tf32", gpu_gru.FORWARD), rounds=1)
-    assert "nobody" in found.absent[gpu_gru.REPLAYED]
+    assert "nobody" in found.absent[REPLAYED]
     assert list(found.calls_ms) == [gpu_gru.CUDNN, gpu_gru.CUDNN_REPLAYED]
 
 
@@ -189,7 +189,7 @@ def test_peers_that_are_not_there_are_absent_by_name(monkeypatch: pytest.MonkeyP
         monkeypatch.setitem(sys.modules, package, None)
     found = gpu_timing.fill(gpu_gru.open_peer_entry(CPU, name, "tf32", False, SMALL), rounds=1)
     assert "ModuleNotFoundError" in found.absent[name]
-    assert list(found.calls_ms) == [gpu_gru.REPLAYED]
+    assert list(found.calls_ms) == [REPLAYED]
 
 
 @pytest.mark.usefixtures("_packages")
