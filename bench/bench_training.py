@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
 
-from bench.cases import Run
+from bench.cases import Run, by_policy
 from bench.rows import Row
-from bench.steps import Training, clip_tensors, contrast_phase, reconstruction_phase, straightforward
+from bench.steps import Training, clip_tensors, contrast_phase, decoded, reconstruction_phase, straightforward
 from bench.timing import Contender
-from crrl import ops
 from crrl.train import set_up_process
 from crrl.training.phases import Phase
 
@@ -60,15 +58,9 @@ def test_decoder(compare: Callable[..., None]) -> None:
     h = start.encoder(batch.x, batch.lengths).detach()
 
     def decoding(policy: str, compiled: bool = False) -> Run:
-        part, hints = copy.deepcopy(start), h.clone().requires_grad_()
+        part = copy.deepcopy(start)
         part.compiled = compiled
-
-        def run() -> Sequence[Tensor]:
-            with ops.use_backends(policy):
-                loss = part.loss_r(batch.x, hints, batch.lengths)
-                return [loss.detach(), *torch.autograd.grad(loss, [hints, *part.decoder.parameters()])]
-
-        return run
+        return by_policy(decoded(part, batch.x, h, batch.lengths), policy)
 
     contenders = [
         Contender("crrl", decoding("auto"), FP32),

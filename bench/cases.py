@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from crrl import ops
+
 Run = Callable[[], Sequence[Tensor]]
 """One timed call, with its results."""
 
@@ -132,6 +134,16 @@ def called(forward: Forward, leaves: Sequence[Tensor], p: Problem, dtype: str, b
         return [y.detach(), *torch.autograd.grad(y, inputs, dy)]
 
     return train if backward else infer
+
+
+def by_policy(run: Run, policy: str) -> Run:
+    """The call with backends chosen by this policy."""
+
+    def call() -> Sequence[Tensor]:
+        with ops.use_backends(policy):
+            return run()
+
+    return call
 
 
 def on_device(p: Problem, device: torch.device) -> Problem:

@@ -21,6 +21,7 @@ from bench.cases import (
     Case,
     Problem,
     Run,
+    by_policy,
     converted,
     differentiable,
     on_device,
@@ -32,7 +33,6 @@ from bench.cases import (
 from bench.gpu_rows import COMPILED, EAGER, REPLAYED, Bar, GpuRow
 from bench.gpu_timing import ROUNDS, Entry, GpuContender
 from bench.peers import crrl_gru, crrl_module
-from crrl import ops
 from crrl.nn import GRU, run_together
 from crrl.ops import cuda
 
@@ -72,14 +72,9 @@ def allow_tf32(allowed: bool) -> None:
     torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
-def forced(run: Run, policy: str | None = None) -> Run:
-    """A call under the policy; None: of our kernels."""
-
-    def call() -> Sequence[Tensor]:
-        with ops.use_backends(policy or FORCED):
-            return run()
-
-    return call
+def forced(run: Run) -> Run:
+    """The call by our kernels."""
+    return by_policy(run, FORCED)
 
 
 def kept(module: nn.Module, x: Tensor) -> Run:

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from bench import gpu_timing
-from bench.cases import RAGGED, Case, Run, on_device, problem, torch_gru, truth
+from bench.cases import RAGGED, Case, Run, by_policy, on_device, problem, torch_gru, truth
 from bench.gpu_rows import EAGER, REPLAYED, Bar, GpuRow
 from bench.gpu_timing import Entry, GpuContender
 from bench.peers import crrl_gru
-from bench.steps import Training, clip_tensors, straightforward
-from crrl import ops
+from bench.steps import Training, clip_tensors, decoded, straightforward
 from crrl.models import Decoder, Encoder, SequenceReconstructor
 from crrl.training.phases import Phase
 
@@ -63,17 +62,6 @@ def decoder_runs(
     return model.to(device), [tensor.to(device) for tensor in inputs]
 
 
-def decoded(model: SequenceReconstructor, x: Tensor, h: Tensor, lengths: Tensor) -> Run:
-    """The decoder and L_r: the loss, and the gradients by h and the decoder's weights."""
-    leaf, weights = h.detach().requires_grad_(), list(model.decoder.parameters())
-
-    def run() -> list[Tensor]:
-        loss = model.loss_r(x, leaf, lengths)
-        return [loss.detach(), *torch.autograd.grad(loss, [leaf, *weights])]
-
-    return run
-
-
 def decoder_entry(
     device: torch.device, compiled: bool, predicted: float, sizes: tuple[int, int, int, int] = (32, 60, 150, 256)
 ) -> Entry:
@@ -95,12 +83,7 @@ def decoder_entry(
     builds.pop(REPLAYED if compiled else "crrl, torch.compile")
     title = f"{'compiled' if compiled else 'as it is'}, T={sizes[1]}, B={sizes[0]}"
     row = GpuRow("decoder + loss, forward + backward", title, predicted_us=predicted)
-
-    def expected() -> Sequence[Tensor]:
-        with ops.use_backends("reference"):
-            return decoded(exact, *doubles)()
-
-    return Entry(row, builds, expected)
+    return Entry(row, builds, by_policy(decoded(exact, *doubles), "reference"))
 
 
 def nth(run: Run, steps: int = PARITY_STEPS) -> Run:

@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 
 from bench import gpu_exchange, gpu_gru
-from bench.cases import Case, Problem, Run, on_device, problem
+from bench.cases import Case, Problem, Run, by_policy, on_device, problem
 from bench.gpu_exchange import CLUSTER, L2, SCATTER, Exchange
 from bench.peers import crrl_gru
 from bench.timing import errors
@@ -43,7 +43,7 @@ def gru_run(device: torch.device, mode: str, variant: str) -> Run:
 
 def expected() -> Run:
     """The same by the reference in float64."""
-    return gpu_gru.forced(crrl_gru(ragged(torch.device("cpu")), "fp64", True), "reference")
+    return by_policy(crrl_gru(ragged(torch.device("cpu")), "fp64", True), "reference")
 
 
 def faults(device: torch.device) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Whole training steps to be timed: the clips, both phases, and a phase stepped on the same clips again and again."""
+"""Training steps to be timed: the clips, both phases, a phase stepped on the same clips again, the decoder alone."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from bench.cases import Run
 from bench.straightforward import Contrast, Reconstruction, Stepper
 from crrl import ops
 from crrl.data import Batch, Clips, ClipTensors
@@ -67,6 +68,17 @@ def straightforward(start: Phase, tensors: ClipTensors, index: Tensor) -> Steppe
         return Contrast(module.learner, tensors, index)
     teacher = torch.ones(len(index), module.encoder.features, device=tensors.frames.device)
     return Reconstruction(module, teacher, tensors, index)
+
+
+def decoded(model: SequenceReconstructor, x: Tensor, h: Tensor, lengths: Tensor) -> Run:
+    """The decoder and L_r: the loss, and the gradients by h and the decoder's weights."""
+    leaf, weights = h.detach().requires_grad_(), list(model.decoder.parameters())
+
+    def run() -> list[Tensor]:
+        loss = model.loss_r(x, leaf, lengths)
+        return [loss.detach(), *torch.autograd.grad(loss, [leaf, *weights])]
+
+    return run
 
 
 class Training:
