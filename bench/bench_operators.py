@@ -11,22 +11,20 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from bench.cases import Run
+from bench.operators import Stepped, by_torch, differentiated, flat, info_nce_inputs, optimizer_tensors, ragged_clips
 from bench.rows import Row
 from bench.timing import Contender
 from crrl import ops
-from crrl.models import Encoder, MLPHead
 from crrl.reference import contrast, optim
 from crrl.reference.motion import velocity
 
-LR, BETAS, EPS, MOMENTUM = 1e-3, (0.9, 0.999), 1e-8, 0.999
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(("name", "channels", "longest"), [("NW-UCLA", 60, 50), ("NTU", 150, 60)])
 def test_ragged_gather(compare: Callable[..., None], name: str, channels: int, longest: int) -> None:
     torch.manual_seed(0)
-    lengths = torch.randint(10, longest + 1, (1000,))
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
-    frames = torch.randn(int(offsets[-1]), channels)
+    frames, offsets, lengths = ragged_clips(1000, channels, longest)
     index = torch.randperm(1000)[:32]
     frames_max = int(lengths[index].max())
 
@@ -49,71 +47,24 @@ def test_ragged_gather(compare: Callable[..., None], name: str, channels: int, l
 @pytest.mark.parametrize("keys", [64, 65_536])
 def test_info_nce(compare: Callable[..., None], keys: int) -> None:
     torch.manual_seed(0)
-    batch, features, temperature = 32, 512, 0.07
-    q = torch.randn(batch, features)
-    k, queue = F.normalize(torch.randn(batch, features)), F.normalize(torch.randn(keys, features))
-
-    def differentiated(loss: Callable[..., Tensor], dtype: torch.dtype = torch.float32) -> Run:
-        inputs = [tensor.to(dtype) for tensor in (q, k, queue)]
-        leaf = inputs[0].requires_grad_()
-
-        def run() -> list[Tensor]:
-            value = loss(*inputs, temperature)
-            return [value.detach(), *torch.autograd.grad(value, leaf)]
-
-        return run
-
-    runs = {"crrl": differentiated(ops.info_nce), "torch": differentiated(contrast.info_nce)}
+    batch, features = 32, 512
+    tensors = info_nce_inputs(CPU, keys, torch.float32, batch, features)
+    runs = {"crrl": differentiated(ops.info_nce, *tensors), "torch": differentiated(contrast.info_nce, *tensors)}
     row = Row("InfoNCE, loss + gradient", f"K={keys}, D={features}, B={batch}", bar="torch")
     # Logits of up to 1 / temperature, their sums in another order: torch's own distance is up to a tenth of this.
     contenders = [Contender(name, run, limit=2e-6) for name, run in runs.items()]
-    compare(row, contenders, differentiated(contrast.info_nce, torch.float64)())
+    compare(row, contenders, differentiated(contrast.info_nce, *(tensor.double() for tensor in tensors))())
 
 
 def test_optimizer_step(compare: Callable[..., None]) -> None:
     """Adam, then the keys follow: ours in one pass, theirs by torch.optim and the fastest of its lists of tensors."""
     torch.manual_seed(0)
-    modules = [Encoder(150), MLPHead(512)]
-    parameters = [p.detach() for module in modules for p in module.parameters()]
-    gradients = [torch.randn_like(p) for p in parameters]
-    keys = [torch.randn_like(p) for p in parameters]
-    runs = {"crrl": flat_adam(ops.flat_step, parameters, gradients, keys, torch.float32)}
-    for way in ("fused", "foreach"):
-        runs[f"torch {way}"] = torch_adam(way, parameters, gradients, keys)
+    tensors = optimizer_tensors(CPU, 150, 256)
+    peers = {f"torch {way}": by_torch(way, True, tensors) for way in ("fused", "foreach")}
+    runs = {"crrl": flat(ops.flat_step, True, tensors), **peers}
     row = Row("Optimizer step: Adam + momentum update", "2.3 million parameters", bar="torch fused")
-    expected = flat_adam(optim.flat_step, parameters, gradients, keys, torch.float64)()
-    compare(row, [Contender(name, run, limit=1e-6) for name, run in runs.items()], expected)
-
-
-def flat_adam(
-    step: Callable[..., None],
-    parameters: list[Tensor],
-    gradients: list[Tensor],
-    keys: list[Tensor],
-    dtype: torch.dtype,
-) -> Run:
-    """A step of `step` (with flat_step's arguments) on copies."""
-    flat = [torch.cat([tensor.flatten() for tensor in tensors]).to(dtype) for tensors in (parameters, gradients, keys)]
-    moments = [torch.zeros_like(flat[0]) for _ in range(2)]
-    rates = torch.tensor([LR, BETAS[0], 1 - BETAS[0], 1 - BETAS[1]], dtype=dtype)
-    momenta = {"boundary": 0, "momentum_head": MOMENTUM, "momentum_tail": MOMENTUM}
-    settings = {"beta2": BETAS[1], "eps": EPS, **momenta}
-    return in_place(lambda: step(*flat[:2], *moments, flat[2], rates, **settings), [flat[0]], [flat[2]])
-
-
-def torch_adam(way: str, parameters: list[Tensor], gradients: list[Tensor], keys: list[Tensor]) -> Run:
-    """The same by torch.optim.Adam, "fused" or "foreach", on copies."""
-    mine, followers = [p.clone().requires_grad_() for p in parameters], [key.clone() for key in keys]
-    for parameter, gradient in zip(mine, gradients, strict=True):
-        parameter.grad = gradient.clone()
-    adam = torch.optim.Adam(mine, LR, BETAS, EPS, **{way: True})
-
-    @torch.no_grad()
-    def step() -> None:
-        adam.step()
-        torch._foreach_lerp_(followers, mine, 1 - MOMENTUM)
-
-    return in_place(step, mine, followers)
+    expected = in_place(flat(optim.flat_step, True, [[t.double() for t in group] for group in tensors]))()
+    compare(row, [Contender(name, in_place(run), limit=1e-6) for name, run in runs.items()], expected)
 
 
 def test_linear_protocol(compare: Callable[..., None]) -> None:
@@ -170,14 +121,15 @@ def torch_probe_epoch(start: Tensor, features: Tensor, labels: Tensor, test: Ten
     return run
 
 
-def in_place(step: Callable[[], None], parameters: list[Tensor], keys: list[Tensor]) -> Run:
+def in_place(stepped: Stepped) -> Run:
     """The step with copies of what its first call wrote, [parameters, keys] flat; later calls, timed, copy nothing."""
     first = True
 
     def run() -> list[Tensor]:
         nonlocal first
-        step()
-        results = [torch.cat([t.detach().flatten() for t in tensors]) for tensors in (parameters, keys) if first]
+        stepped.step()
+        written = stepped.parameters, stepped.keys
+        results = [torch.cat([t.detach().flatten() for t in tensors]) for tensors in written if first]
         first = False
         return results
 
