@@ -21,8 +21,9 @@ from bench.cases import Case
 from bench.gpu_models import CAPTURED, CML, SER, WITH_CUDNN, decoder_entry, extrapolated, gru_entry, step_entry
 from bench.gpu_operators import TORCH, copy_entry, gather_entry, info_nce_entry, optimizer_entry
 from bench.gpu_rows import EAGER, REPLAYED, Bar, GpuRow
-from bench.gpu_timing import Entry, fill, why
+from bench.gpu_timing import Entry, fill
 from bench.steps import contrast_phase, reconstruction_phase
+from bench.timing import why
 
 PREDICTED = {
     # One launch: what launching takes within a graph, 3 to 5 µs, whatever it moves.

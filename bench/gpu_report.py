@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from bench.gpu_rows import GpuRow, Stage
 from bench.report import table
+from bench.rows import spread
 
 COPY = "device-to-device copy"
 """The group whose first row gives the bandwidth that floors are computed with."""
@@ -55,9 +55,8 @@ def as_json(machine: dict[str, Any], stages: Sequence[Stage], rows: Sequence[Gpu
 def _row_json(row: GpuRow, speed: float | None) -> dict[str, Any]:
     contenders = {}
     for name, calls in row.calls_ms.items():
-        low, _, high = statistics.quantiles(calls, n=4) if len(calls) > 1 else calls * 3
-        figures = {"median_us": statistics.median(calls), "quartile_1_us": low, "quartile_3_us": high}
-        contenders[name] = {key: float(f"{1e3 * value:.5g}") for key, value in figures.items()}
+        figures = spread([1e3 * call for call in calls], "us")
+        contenders[name] = {key: float(f"{value:.5g}") for key, value in figures.items()}
         contenders[name]["series"] = len(calls)
     bars = [{**asdict(bar), "reached": row.reached(bar, speed), "holds": row.holds(bar, speed)} for bar in row.bars]
     names = ("group", "title", "bytes", "predicted_us", "errors", "absent", "refused", "failed")

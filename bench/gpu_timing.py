@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bench.cases import Run
 from bench.gpu_rows import GpuRow
-from bench.timing import Contender, errors, wrong
+from bench.timing import Contender, errors, why, wrong
 
 ROUNDS = 15
 SERIES_S = 0.02
@@ -113,12 +113,6 @@ def replayed(runs: Sequence[Run]) -> Run:
         return results[0]
 
     return replay
-
-
-def why(error: BaseException) -> str:
-    """An exception in a line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
 
 
 def fill(entry: Entry, rounds: int | None = None) -> GpuRow:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -14,6 +13,8 @@ import torch
 
 from bench.cases import DTYPES
 from crrl import ops
+from crrl.doctor import processor
+from crrl.ops import cuda
 
 PEERS = ("onnxruntime", "openvino", "onnx")
 BF16_UNITS = ("avx512_bf16", "amx_bf16")
@@ -73,15 +74,6 @@ def commit() -> str:
     return described.stdout.strip()
 
 
-def processor() -> str:
-    """The processor's name, as far as the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def gpu_machine(measured: str) -> dict[str, Any]:
     """What was measured on, and when. measured: the commit."""
     gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
@@ -91,20 +83,10 @@ def gpu_machine(measured: str) -> dict[str, Any]:
         "GPU": gpu and gpu.name,
         "multiprocessors": gpu and gpu.multi_processor_count,
         "L2": gpu and f"{getattr(gpu, 'L2_cache_size', 0) / 2**20:.0f} MiB",
-        "driver": driver(),
+        "driver": cuda.driver(),
         "CUDA of torch": torch.version.cuda,
         "cuDNN": torch.backends.cudnn.version(),
         "torch": torch.__version__,
         "triton": installed("triton"),
         "Python": sys.version.split()[0],
     }
-
-
-def driver() -> str | None:
-    """The driver's version, by nvidia-smi."""
-    try:
-        asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        said = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=30).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return said.splitlines()[0].strip() if said.strip() else None

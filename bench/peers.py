@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.cases import DTYPES, FEW_FRAMES, Problem, Run, converted, differentiable, torch_gru
+from bench.timing import why
 from crrl.nn import GRU, StepwiseBiGRU
 
 Build = Callable[[Problem, str, bool], Run]
@@ -138,5 +139,5 @@ def gather(p: Problem, dtype: str, backward: bool) -> tuple[dict[str, Run], dict
         except Exception as error:
             if name in ("crrl", "torch"):
                 raise
-            absent[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            absent[name] = why(error)
     return runs, absent

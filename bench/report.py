@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.plot import as_svg
-from bench.rows import Row
+from bench.rows import Row, spread
 
 
 def as_json(machine: dict[str, Any], peaks: dict[str, float], rows: Sequence[Row]) -> str:
@@ -24,10 +23,8 @@ def as_json(machine: dict[str, Any], peaks: dict[str, float], rows: Sequence[Row
 def _row_json(row: Row, peaks: dict[str, float]) -> dict[str, Any]:
     peers = {}
     for name, calls in row.calls_ms.items():
-        low, _, high = statistics.quantiles(calls, n=4) if len(calls) > 1 else calls * 3
-        figures = {"median_ms": statistics.median(calls), "quartile_1_ms": low, "quartile_3_ms": high}
         shares = {"gflops": row.gflops(name), "percent_of_peak": row.percent_of_peak(name, peaks)}
-        peers[name] = {**_rounded({**figures, **shares}), "calls": len(calls)}
+        peers[name] = {**_rounded({**spread(calls, "ms"), **shares}), "calls": len(calls)}
     best = row.best_peer() if row.calls_ms else None
     kept = {key: value for key, value in asdict(row).items() if key not in ("rank", "calls_ms")}
     errors = {name: float(f"{error:.2g}") for name, error in row.errors.items()}

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bench.machine import peak_of
+
+
+def spread(calls: Sequence[float], unit: str) -> dict[str, float]:
+    """Median and quartiles of the calls, named as the report keeps them."""
+    low, _, high = statistics.quantiles(calls, n=4) if len(calls) > 1 else [calls[0]] * 3
+    return {f"median_{unit}": statistics.median(calls), f"quartile_1_{unit}": low, f"quartile_3_{unit}": high}
 
 
 @dataclass

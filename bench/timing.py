@@ -56,6 +56,12 @@ def wrong(contender: Contender, measured: dict[str, list[float]]) -> str | None:
     return None
 
 
+def why(error: BaseException) -> str:
+    """An exception in a line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
+
+
 def seconds(run: Run) -> float:
     start = time.perf_counter()
     run()
