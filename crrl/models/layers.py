@@ -23,7 +23,8 @@ class Encoder(nn.Module):
         self.features = 2 * hidden_size
         with torch.no_grad():
             for name, weight in self.gru.named_parameters():
-                weight.mul_(input_gain if name.startswith("weight_ih_l0") else 1)
+                if name.startswith("weight_ih_l0"):
+                    weight.mul_(input_gain)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """h [B, T, 2·hidden], 0 at padded frames, for x [B, T, J·3] and lengths int64 [B]."""
