@@ -61,12 +61,12 @@ class GRU(nn.GRU):
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx, weights)
         if input.dim() == 2:
-            y, h_n = self._forward_rows(input[None], None if hx is None else hx[:, None], None, weights)
-            return y[0], h_n[:, 0]
+            outputs, h_n = self._layers(input[None], None if hx is None else hx[:, None], None, weights)
+            return outputs[-1][0], h_n[:, 0]
+        outputs, h_n = self._layers(input if self.batch_first else input.transpose(0, 1), hx, lengths, weights)
         if self.batch_first:
-            return self._forward_rows(input, hx, lengths, weights)
-        y, h_n = self._forward_rows(input.transpose(0, 1), hx, lengths, weights)
-        return y.transpose(0, 1).contiguous(), h_n  # contiguous as torch's is: callers take views of it
+            return outputs[-1], h_n
+        return outputs[-1].transpose(0, 1).contiguous(), h_n  # contiguous as torch's is: callers take views of it
 
     def unroll(
         self, hint: Tensor, frames: int, hx: Tensor | None = None, lengths: Tensor | None = None
@@ -87,7 +87,8 @@ class GRU(nn.GRU):
         x, weights = hint[:, None], self._weights()
         if not self._fits(x if self.batch_first else hint[None], hx, weights):
             raise ValueError("the hint or hx has another shape, dtype or device than the layers take")
-        y, h_n = self._forward_rows(x, hx, lengths, weights, frames)
+        outputs, h_n = self._layers(x, hx, lengths, weights, frames)
+        y = outputs[-1]
         return (y if self.batch_first else y.transpose(0, 1).contiguous()), h_n
 
     def each_layer(self, x: Tensor, lengths: Tensor) -> list[Tensor]:
@@ -121,23 +122,11 @@ class GRU(nn.GRU):
         x, lengths = pad_packed_sequence(rows, batch_first=True)
         if hx is not None and packed.sorted_indices is not None:
             hx = hx.index_select(1, packed.sorted_indices)
-        y, h_n = self._forward_rows(x, hx, lengths, weights)
-        data = pack_padded_sequence(y, lengths, batch_first=True).data
+        outputs, h_n = self._layers(x, hx, lengths, weights)
+        data = pack_padded_sequence(outputs[-1], lengths, batch_first=True).data
         if packed.unsorted_indices is not None:
             h_n = h_n.index_select(1, packed.unsorted_indices)
         return PackedSequence(data, *packed[1:]), h_n
-
-    def _forward_rows(
-        self,
-        x: Tensor,
-        hx: Tensor | None,
-        lengths: Tensor | None,
-        weights: list[list[Weights]],
-        frames: int | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """The last layer's output and the states of all, for what `_layers` takes."""
-        outputs, finals = self._layers(x, hx, lengths, weights, frames)
-        return outputs[-1], torch.cat(finals)
 
     def _layers(
         self,
@@ -146,8 +135,8 @@ class GRU(nn.GRU):
         lengths: Tensor | None,
         weights: list[list[Weights]],
         frames: int | None = None,
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Outputs and states of all layers over x [B, T, I], or [B, 1, I] repeated `frames` times.
+    ) -> tuple[list[Tensor], Tensor]:
+        """Every layer's output, and the states of all, over x [B, T, I], or [B, 1, I] repeated `frames` times.
 
         hx: [layers · D, B, H].
         """
@@ -162,9 +151,9 @@ class GRU(nn.GRU):
             outputs.append(x)
             finals.append(h_n)
         if x.device.type != "cpu":
-            return outputs, finals
+            return outputs, torch.cat(finals)
         # Under autocast torch's CPU GRU returns the dtype of the state; cuDNN's does not.
-        return [output.to(dtype) for output in outputs], [h_n.to(dtype) for h_n in finals]
+        return [output.to(dtype) for output in outputs], torch.cat(finals).to(dtype)
 
     def _weights(self) -> list[list[Weights]]:
         """Per layer, per direction. By name each time: functional_call and parametrizations replace the attributes."""

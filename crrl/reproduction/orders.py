@@ -13,7 +13,7 @@ SHOWN = 4
 
 
 def order_lines(target: Target, scores: Scores, columns: tuple[Column, ...]) -> list[str]:
-    """A sentence for each column in which at least two rows, one of them ours, have both numbers."""
+    """A sentence for each column where two rows, one of them ours, have both numbers and the paper's differ."""
     return [line for column in columns if (line := _line(target, scores, column))]
 
 
@@ -21,7 +21,7 @@ def _line(target: Target, scores: Scores, column: Column) -> str:
     paper, whose = _paper(target, column)
     ours = {number: value for number in paper if (value := _ours(target, scores, number, column)) is not None}
     paper = {number: paper[number] for number in ours}
-    if len(ours) < 2 or all(target.rows[number].kind != "ours" for number in ours):
+    if len(set(paper.values())) < 2 or all(target.rows[number].kind != "ours" for number in ours):
         return ""
     turned = [
         (number, other)

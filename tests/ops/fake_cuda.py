@@ -19,7 +19,6 @@ class FakeCuda:
 
     Attributes:
         calls: (function, mode, chains) of each launch. wrong: added to every output. hangs: launches give up waiting.
-        refuses: why gru_plan finds no kernel; empty: it does.
     """
 
     targets, toolkit = ["sm_80", "sm_90a"], "13.0"
@@ -27,7 +26,7 @@ class FakeCuda:
     def __init__(self) -> None:
         self.__file__ = __file__
         self.calls: list[tuple[str, str, int]] = []
-        self.wrong, self.hangs, self.refuses = 0.0, False, ""
+        self.wrong, self.hangs = 0.0, False
 
     def problem(self) -> str | None:
         return None
@@ -37,7 +36,7 @@ class FakeCuda:
     ) -> Any:
         assert mode in DTYPES
         assert 1 <= chains <= 4
-        reason = self.refuses or ("" if hidden <= 1024 else "at most 1024 units")
+        reason = "" if hidden <= 1024 else "at most 1024 units"
         shape = {"blocks": 8, "units": 32, "rows": 8, "teams": 2, "shared": 0, "workspace": 64}
         return SimpleNamespace(variant="" if reason else "cluster", reason=reason, **shape)
 
