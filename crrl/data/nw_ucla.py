@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,8 @@ ACTIONS = {
     12: "carry",
 }
 NUM_JOINTS = 20
-VALIDATION_SUBJECTS = (9, 10)
-"""Subjects that the split "validation-subjects" holds out of the training views."""
+HELD_OUT = ((1, 5, 9), (2, 6, 10), (3, 4, 7, 8))
+"""Subjects that the folds of the training views hold out, all ten in three parts."""
 
 _NAME = re.compile(r"a(\d\d)_s(\d\d)_e(\d\d)_v(\d\d)\.json")
 
@@ -48,11 +49,12 @@ def find_files(root: Path) -> list[Path]:
 
 
 def load(files: Iterable[Path]) -> Clips:
-    """Read the clips, with the split "cross-view" (the paper's) and two for choosing settings without the test view.
+    """Read the clips, with the split "cross-view" (the paper's) and others to choose settings without the test view.
 
     The test sets of "cross-view" are "all" and "clean", which leaves out the clips that are coordinate-for-coordinate
-    copies of training clips. Within the training views, "validation-view" trains on view 1 and tests on view 2,
-    "validation-subjects" holds out VALIDATION_SUBJECTS.
+    copies of training clips. Within the training views, "validation-view" trains on view 1 and tests on view 2; the
+    folds "validation-1" to "validation-6" train on one view without a part of the subjects (HELD_OUT) and test on
+    these subjects in the other: every clip once, its view and its subject unseen.
 
     Raises:
         CrrlError: a file is damaged or its skeletons are not [T, 20, 3] finite numbers.
@@ -84,12 +86,14 @@ def _skeletons(path: Path) -> object:
 
 def _with_splits(clips: Clips, names: list[str]) -> Clips:
     train, test = np.flatnonzero(clips.views != 3), np.flatnonzero(clips.views == 3)
-    held_out = np.isin(clips.subjects[train], VALIDATION_SUBJECTS)
     splits = {
         "cross-view": Split(train, {"all": test, "clean": without_copies(clips, test, train)}),
         "validation-view": Split(np.flatnonzero(clips.views == 1), {"all": np.flatnonzero(clips.views == 2)}),
-        "validation-subjects": Split(train[~held_out], {"all": train[held_out]}),
     }
+    for number, (subjects, view) in enumerate(product(HELD_OUT, (1, 2)), 1):
+        held_out, seen = np.isin(clips.subjects, subjects), clips.views == view
+        test = np.flatnonzero(held_out & ~seen & (clips.views != 3))
+        splits[f"validation-{number}"] = Split(np.flatnonzero(~held_out & seen), {"all": test})
     return replace(clips, names=tuple(names), splits=splits)
 
 

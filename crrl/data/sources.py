@@ -115,8 +115,8 @@ class Prepared:
     """A preprocessed data set.
 
     Attributes:
-        clips: the clips. preprocessor: what made them. fingerprint: a hash of frames, labels and splits, by which a run
-            knows its data again.
+        clips: the clips. preprocessor: what made them. fingerprint: a hash of frames, labels and the split asked for,
+            by which a run knows its data again.
     """
 
     clips: Clips
@@ -167,7 +167,8 @@ def prepare(dataset: str, data: Path | None, split: str, steps: Preprocessing) -
     for side, index in {"train": chosen.train, **chosen.test}.items():
         if len(index) == 0:
             raise CrrlError(f"split {split!r} of {dataset} has no clips in {side!r}: is the data set complete?")
-    return Prepared(clips, Preprocessor.from_dict(facts["preprocessor"]), facts["fingerprint"])
+    fingerprint = _hash(facts["clips"], chosen.train, *chosen.test.values())
+    return Prepared(clips, Preprocessor.from_dict(facts["preprocessor"]), fingerprint)
 
 
 def _prepared_source(dataset: str, root: Path) -> Source:
@@ -185,19 +186,15 @@ def _key(source: Source, files: list[Path], split: str, steps: Preprocessing) ->
         yield split if steps.normalization == "dataset" else ""  # of no account otherwise: splits share what is kept
         yield json.dumps(asdict(steps), sort_keys=True)
         yield from source.code_parts()
-        yield Path(str(preprocessing.__file__)).read_bytes()
+        yield from (Path(str(file)).read_bytes() for file in (preprocessing.__file__, __file__))
         for path in files:
             yield from (path.name, read_bytes(path))
 
     return content_hash(parts())
 
 
-def fingerprint(clips: Clips) -> str:
-    """A hash of the clips' frames, labels and splits."""
-    arrays: list[FloatArray | IntArray] = [clips.frames, clips.offsets, clips.labels]
-    for split in clips.splits.values():
-        arrays += [split.train, *split.test.values()]
-    return content_hash(np.ascontiguousarray(array).data for array in arrays)
+def _hash(*parts: str | FloatArray | IntArray) -> str:
+    return content_hash(part if isinstance(part, str) else np.ascontiguousarray(part).data for part in parts)
 
 
 def _write(raw: Clips, split: str, steps: Preprocessing, target: Path) -> None:
@@ -207,9 +204,8 @@ def _write(raw: Clips, split: str, steps: Preprocessing, target: Path) -> None:
     def write(folder: Path) -> None:
         shape = (int(offsets[-1]), *raw.frames.shape[1:])
         frames = write_frames(folder, shape, preprocessor.pieces(raw.frames, raw.offsets))
-        clips = replace(raw, frames=frames, offsets=offsets)
-        clips.save_facts(folder)
-        facts = {"preprocessor": preprocessor.to_dict(), "fingerprint": fingerprint(clips)}
+        replace(raw, frames=frames, offsets=offsets).save_facts(folder)
+        facts = {"preprocessor": preprocessor.to_dict(), "clips": _hash(frames, offsets, raw.labels)}
         write_json(folder / "prepared.json", facts)
 
     write_folder(target, write)

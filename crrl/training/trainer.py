@@ -150,7 +150,7 @@ class Trainer:
         if not same_size or file.preprocessor != self.prepared.preprocessor:
             raise CrrlError(f"{path} has another size or preprocessing than this run: give a matching teacher")
         if file.fingerprint != self.prepared.fingerprint:
-            raise CrrlError(f"{path} was trained on other clips than this run's: give a teacher of this data set")
+            raise CrrlError(f"{path} was trained on other clips than this run's: give one of this data set and split")
         return encoder
 
     def _plan(self, phase: PhasePlan) -> Plan:

@@ -88,12 +88,21 @@ def test_a_clip_that_differs_in_one_coordinate_is_clean(small: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "train", "test"), [("validation-view", [0, 1], [3]), ("validation-subjects", [0, 3], [1])]
+    ("name", "train", "test"),
+    [
+        ("validation-view", [0, 1], [3, 4]),
+        ("validation-1", [], [3]),
+        ("validation-2", [4], [0, 1]),
+        ("validation-3", [0, 1], [4]),
+        ("validation-4", [3], []),
+        ("validation-5", [0, 1], []),
+        ("validation-6", [3, 4], []),
+    ],
 )
 def test_validation_takes_from_the_training_views_alone(
     tmp_path: Path, name: str, train: list[int], test: list[int]
 ) -> None:
-    for clip, seen in enumerate(["s01_e00_v01", "s09_e00_v01", "s09_e00_v03", "s01_e00_v02"]):
+    for clip, seen in enumerate(["s01_e00_v01", "s09_e00_v01", "s09_e00_v03", "s01_e00_v02", "s02_e00_v02"]):
         write(tmp_path, f"a0{clip + 1}_{seen}", skeletons(1, seed=clip))
     split = load(tmp_path).split(name)
     assert (split.train.tolist(), split.test["all"].tolist()) == (train, test)
@@ -186,3 +195,13 @@ def test_real_copies_are_those_on_the_list(real: Clips, root: Path) -> None:
     test = real.split("cross-view").test
     removed = {real.names[i] for i in set(test["all"].tolist()) - set(test["clean"].tolist())}
     assert removed == set((root / "nw_ucla" / "v03_identical_to_v02.txt").read_text().split())
+
+
+def test_real_folds_test_every_clip_of_the_training_views_once(real: Clips) -> None:
+    folds = [real.split(f"validation-{number}") for number in range(1, 7)]
+    tested = np.concatenate([fold.test["all"] for fold in folds])
+    np.testing.assert_array_equal(np.sort(tested), real.split("cross-view").train)
+    for fold in folds:
+        for facts in (real.subjects, real.views):
+            assert not set(facts[fold.train].tolist()) & set(facts[fold.test["all"]].tolist())
+    assert [len(fold.train) for fold in folds] == [365, 349, 364, 360, 303, 299]

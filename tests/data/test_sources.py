@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -128,9 +129,18 @@ def test_splits_of_a_set_share_what_is_prepared(
     first, second = (prepare("folder", root, split, steps) for split in ("default", "other"))
     assert loads == [5]
     assert len(cached()) == 1
-    assert first.fingerprint == second.fingerprint
+    assert first.fingerprint != second.fingerprint, "what is kept is one, what a run trains on is not"
     with pytest.raises(CrrlError, match="no split named 'third'"):
         prepare("folder", root, "third", steps)
+
+
+def test_a_run_knows_its_data_again_where_the_set_has_got_another_split(
+    root: Path, request: pytest.FixtureRequest
+) -> None:
+    before = prepare_folder(root).fingerprint
+    shutil.rmtree(cached()[0])
+    request.getfixturevalue("two_splits")
+    assert prepare_folder(root).fingerprint == before
 
 
 @pytest.mark.usefixtures("two_splits")
