@@ -12,7 +12,7 @@ import tyro
 
 from crrl.config import Dataset, Precision, Recipe
 from crrl.errors import CrrlError, Interrupted, run_command
-from crrl.reproduction import TARGETS, Campaign, Settings, TargetName, make_plan, write_page
+from crrl.reproduction import TARGETS, Campaign, Settings, TargetName, make_plan, measured_by, write_page
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class ReproduceOptions:
     """Run a table or figure of the paper: what is missing is trained, what was cut off goes on, runs are shared."""
 
     target: tyro.conf.Positional[TargetName]
-    """Table or figure."""
+    """Table or figure; settings-cml, settings-ser and settings-crrl: alternatives to a recipe's settings."""
     dataset: tuple[Dataset, ...] = ()
     """Data sets, one or more; without it those of the table that are at hand."""
     seeds: int = 1
@@ -35,6 +35,8 @@ class ReproduceOptions:
     """Folder of the pages; without it RUNS/pages."""
     data: tuple[Path, ...] = ()
     """Folders of data sets; each set is taken from the first that has it. Without it $CRRL_DATA."""
+    protocol: Literal["linear", "knn"] | None = None
+    """Measure another way than the paper's table; the page is then called TARGET-PROTOCOL and has no paper's number."""
     precision: Precision = "fp32"
     """bf16: matrix products in bfloat16."""
     fused: bool = True
@@ -47,6 +49,8 @@ class ReproduceOptions:
             raise CrrlError(f"--seeds is {self.seeds}: at least 1 is needed")
         if self.quick and self.seeds > 1:
             raise CrrlError("--quick is a smoke test of 1 seed: leave out --seeds, or --quick")
+        if self.protocol and TARGETS[self.target].protocol == "loss":
+            raise CrrlError(f"{self.target} shows losses: leave out --protocol")
 
     @property
     def settings(self) -> Settings:
@@ -57,7 +61,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run and write; returns the exit code: 1 where a run failed."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = tyro.cli(ReproduceOptions, prog="python -m crrl.reproduce", args=arguments)
-    plan = make_plan(options.target, TARGETS[options.target], options.dataset, options.settings)
+    name, target = str(options.target), TARGETS[options.target]
+    if options.protocol not in (None, target.protocol):
+        name, target = f"{name}-{options.protocol}", measured_by(target, options.protocol)
+    plan = make_plan(name, target, options.dataset, options.settings)
     for dataset, reason in plan.skipped.items():
         print(f"{dataset} is left out: {reason}", file=sys.stderr)
     campaign = Campaign(plan, options.runs)

@@ -1,8 +1,15 @@
 """The paper's tables and figures: what each cell is, which runs it needs, and the pages that compare."""
 
+from typing import Literal
+
+from crrl.reproduction import alternatives, paper
+from crrl.reproduction.alternatives import AlternativeName
 from crrl.reproduction.campaign import Campaign
 from crrl.reproduction.pages import write_page
-from crrl.reproduction.paper import TARGETS, TargetName
+from crrl.reproduction.paper import PaperName, measured_by
 from crrl.reproduction.plan import Settings, make_plan
 
-__all__ = ["TARGETS", "Campaign", "Settings", "TargetName", "make_plan", "write_page"]
+TargetName = Literal[PaperName, AlternativeName]
+TARGETS = paper.TARGETS | alternatives.TARGETS
+
+__all__ = ["TARGETS", "Campaign", "Settings", "TargetName", "make_plan", "measured_by", "write_page"]

@@ -1,4 +1,4 @@
-"""Whether our numbers put the rows in the paper's order: computed for every column, and said in words."""
+"""How the rows of a column lie: in the paper's order or not, told apart from the first row or not; said in words."""
 
 from __future__ import annotations
 
@@ -12,12 +12,33 @@ SHOWN = 4
 """Pairs that changed places which are named; of more the largest."""
 
 
+TOLD_APART = 2.0
+"""Standard errors beyond which two rows are told apart."""
+
+
 def order_lines(target: Target, scores: Scores, columns: tuple[Column, ...]) -> list[str]:
-    """A sentence for each column where two rows, one of them ours, have both numbers and the paper's differ."""
-    return [line for column in columns if (line := _line(target, scores, column))]
+    """A sentence for each column where two rows, one of them ours, have both numbers and the paper's differ.
+
+    Of a target that is held against its first row: which rows are told apart from it.
+    """
+    say = _told_apart if target.against_first else _order
+    return [line for column in columns if (line := say(target, scores, column))]
 
 
-def _line(target: Target, scores: Scores, column: Column) -> str:
+def _told_apart(target: Target, scores: Scores, column: Column) -> str:
+    groups: dict[str, list[str]] = {"better": [], "worse": [], "not told apart": []}
+    for number, row in enumerate(target.rows[1:], 1):
+        if (found := scores.cells[number, column].beyond(scores.cells[0, column])) is not None:
+            difference, error = found
+            apart = abs(difference) > TOLD_APART * error
+            groups["not told apart" if not apart else "better" if difference > 0 else "worse"].append(row.name)
+    if not any(groups.values()):
+        return ""
+    said = "; ".join(f"{word}: {', '.join(names) or 'none'}" for word, names in groups.items())
+    return f"{column.name}: by {TOLD_APART:g} standard errors of the difference from the first row, {said}."
+
+
+def _order(target: Target, scores: Scores, column: Column) -> str:
     paper, whose = _paper(target, column)
     ours = {number: value for number in paper if (value := _ours(target, scores, number, column)) is not None}
     paper = {number: paper[number] for number in ours}

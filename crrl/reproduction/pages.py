@@ -9,17 +9,17 @@ from pathlib import Path
 from crrl.files import explain_os_errors, write_file
 from crrl.reproduction.drawings import draw
 from crrl.reproduction.orders import order_lines
-from crrl.reproduction.paper import Column, Row, paper_number
+from crrl.reproduction.paper import Column, paper_number
 from crrl.reproduction.plan import QUICK_EPOCHS, Plan
 from crrl.reproduction.records import Record
-from crrl.reproduction.results import HEADLINES, Cell, Scores, collect
+from crrl.reproduction.results import HEADLINES, Scores, collect
 from crrl.reproduction.sheets import write_csv
 from crrl.runs import RunFolder
 
 KINDS = {"ours": "", "supervised": " (supervised, quoted)", "unsupervised": " (unsupervised, quoted)"}
 FIELDS = (
     *("target", "dataset", "column", "splits", "protocol", "reading", "tests", "row", "kind", "recipe", "quick"),
-    *("paper", "ours_mean", "ours_std", "seeds", "difference"),
+    *("paper", "ours_mean", "ours_std", "seeds", "difference", "beyond_first", "beyond_first_error"),
 )
 
 
@@ -67,6 +67,11 @@ def _head(plan: Plan, runs: Path, command: str) -> str:
 
 def _legend(plan: Plan) -> str:
     what = "training loss" if plan.target.protocol == "loss" else "accuracy in percent"
+    if plan.target.against_first:
+        return (
+            f"A cell is our {what}, mean ± sample standard deviation over seeds · the mean difference from the first "
+            "row, fold by fold and seed by seed, ± its standard error; – is what does not exist."
+        )
     return (
         f"A cell is the paper's {what} · ours, mean ± sample standard deviation over seeds · ours less the paper's; "
         "– is what does not exist."
@@ -89,10 +94,10 @@ def _section(plan: Plan, scores: Scores) -> str:
     title = f"## {protocol}, {reading}, {tests}{plan.mark}"
     head = [["", *(f"{column.dataset}<br>{column.label}{_size(plan, column, scores.tests)}" for column in columns)]]
     rows = [
-        [row.name + KINDS[row.kind], *(_text(row, scores.cells[number, column], plan) for column in columns)]
+        [row.name + KINDS[row.kind], *(_text(number, column, scores, plan) for column in columns)]
         for number, row in enumerate(plan.target.rows)
     ]
-    parts = [title, _remarks(scores, headline), _markdown(head + rows)]
+    parts = [title, _remarks(scores, headline, plan.target.against_first), _markdown(head + rows)]
     if headline and protocol != "loss":
         parts.append("\n".join(f"- {line}" for line in order_lines(plan.target, scores, tuple(columns))))
     return "\n\n".join(part for part in parts if part)
@@ -101,7 +106,7 @@ def _section(plan: Plan, scores: Scores) -> str:
 def _elsewhere(plan: Plan) -> str:
     """What the paper has in the columns that are not filled here, so that its table is whole."""
     columns = [column for column in plan.target.columns if column not in plan.columns]
-    if not columns:
+    if not columns or plan.target.against_first:
         return ""
     head = [["", *(f"{column.dataset}<br>{column.label}" for column in columns)]]
     numbers = [(row, [paper_number(plan.target, row, column) for column in columns]) for row in plan.target.rows]
@@ -112,11 +117,11 @@ def _elsewhere(plan: Plan) -> str:
     return f"## The paper's numbers in columns that were not run\n\n{_markdown(head + rows)}"
 
 
-def _remarks(scores: Scores, headline: bool) -> str:
+def _remarks(scores: Scores, headline: bool, against_first: bool) -> str:
     remarks = []
     if not headline:
         remarks.append("An epoch chosen by the test clips themselves: it flatters and is no headline.")
-    if scores.tests not in ("all", "training clips"):
+    if scores.tests not in ("all", "training clips") and not against_first:
         remarks.append("The paper's numbers are of all test clips.")
     return " ".join(remarks)
 
@@ -132,19 +137,25 @@ def _digits(plan: Plan) -> int:
     return 2 if plan.target.protocol == "loss" else 1
 
 
-def _text(row: Row, cell: Cell, plan: Plan) -> str:
-    """One cell: paper · ours · difference."""
-    digits = _digits(plan)
+def _text(number: int, column: Column, scores: Scores, plan: Plan) -> str:
+    """One cell: paper · ours · difference, or ours · difference from the first row."""
+    row, cell, digits = plan.target.rows[number], scores.cells[number, column], _digits(plan)
     paper = "–" if cell.paper is None else f"{cell.paper:.{digits}f}"
     if row.kind != "ours":
         return paper
-    if cell.mean is None:
-        return f"{paper} · – · –"
-    ours = f"{cell.mean:.{digits}f}" + ("" if cell.std is None else f" ± {cell.std:.{digits}f}")
-    if len(cell.values) < plan.settings.seeds:
-        ours += f" ({len(cell.values)} of {plan.settings.seeds} seeds)"
-    difference = "–" if cell.difference is None else f"{cell.difference:+.{digits}f}".replace("-", "−")
-    return f"{paper} · {ours} · {difference}"
+    ours = "–"
+    if cell.mean is not None:
+        ours = f"{cell.mean:.{digits}f}" + ("" if cell.std is None else f" ± {cell.std:.{digits}f}")
+        if len(cell.values) < plan.settings.seeds:
+            ours += f" ({len(cell.values)} of {plan.settings.seeds} seeds)"
+    if plan.target.against_first:
+        found = cell.beyond(scores.cells[0, column]) if number else None
+        return f"{ours} · " + ("–" if found is None else f"{_signed(found[0], digits)} ± {found[1]:.{digits}f}")
+    return f"{paper} · {ours} · " + ("–" if cell.difference is None else _signed(cell.difference, digits))
+
+
+def _signed(value: float, digits: int) -> str:
+    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def _markdown(rows: list[list[str]]) -> str:
@@ -179,4 +190,5 @@ def _csv_rows(plan: Plan, scores: list[Scores]) -> Iterable[tuple[object, ...]]:
                 *(plan.name, column.dataset, column.label, " ".join(column.splits), plan.target.protocol),
                 *(each.reading, each.tests, row.name, row.kind, settings.recipe, "yes" if settings.quick else "no"),
                 *(cell.paper, cell.mean, cell.std, len(cell.values) if row.kind == "ours" else None, cell.difference),
+                *((plan.target.against_first and cell.beyond(each.cells[0, column])) or (None, None)),
             )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 from crrl.config import Config, Dataset, Precision, Recipe, preset
-from crrl.data import prepare
+from crrl.data import Preprocessing, prepare
 from crrl.errors import CrrlError
 from crrl.files import content_hash
 from crrl.methods import METHODS, Method, first_alone
@@ -22,6 +22,9 @@ EVALUATION_EPOCHS = 2
 
 NO_MATTER = ("data", "teacher", "device", "checkpoint_every", "capture", "compile_decoder")
 """Settings that are not part of what a run is: where things lie, and what changes speed alone."""
+
+NAMED_ALREADY = ("dataset", "split", "method", "recipe", "precision", "seed", "fused")
+"""Settings that stand in a run's name by themselves, or in its hash alone."""
 
 TEACHING = ("distill_weight", "teacher_dropout")
 """Settings of step 2 that only a method with a teacher reads."""
@@ -79,14 +82,15 @@ class Run:
     @cached_property
     def name(self) -> str:
         """Its folder: readable, and with a hash of all that determines the result."""
-        config, parts = self.config, []
-        for name, value in departures(config).items():
-            if name in ("queue_size", "temperature", "momentum_encoder", "momentum_mlp"):
-                parts += [name.replace("_", "-"), f"{value:g}"]
-        short = "quick" if "epochs_cml" in departures(config) else None
-        fast = "bf16" if config.precision == "bf16" else None
-        words = [config.dataset, config.split_name, config.method, *parts, config.recipe, fast, short]
-        return "-".join(word for word in (*words, f"seed{config.seed}", self._hash()[:8]) if word)
+        config = self.config
+        quick = "quick" if config.cml.epochs_cml == config.ser.epochs_ser == QUICK_EPOCHS else ""
+        unsaid = (*NAMED_ALREADY, "epochs_cml", "epochs_ser") if quick else NAMED_ALREADY
+        matter = set(_leaves(_determining(config))).difference(unsaid)
+        parts = [f"{name}-{_short(value)}" for name, value in departures(config).items() if name in matter]
+        fast = "bf16" if config.precision == "bf16" else ""
+        words = [config.dataset, config.split_name, config.method, *parts, config.recipe, fast, quick]
+        said = "-".join(word for word in (*words, f"seed{config.seed}", self._hash()[:8]) if word)
+        return said.replace("_", "-")
 
     def _hash(self) -> str:
         return content_hash([json.dumps(_determining(self.config), sort_keys=True), self.material.fingerprint])
@@ -135,6 +139,17 @@ def _determining(config: Config) -> dict[str, Any]:
     return settings
 
 
+def _leaves(settings: dict[str, Any]) -> Iterator[str]:
+    for name, value in settings.items():
+        yield from _leaves(value) if isinstance(value, dict) else (name,)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "-".join(map(_short, value))
+    return f"{value:g}" if isinstance(value, float) else str(value).lower()
+
+
 def _option(name: str, value: Any) -> list[str]:
     flag = name.replace("_", "-")
     if isinstance(value, bool):
@@ -157,13 +172,20 @@ def _flat(config: Any) -> Iterator[tuple[str, Any]]:
             yield item.name, value
 
 
+def changed(config: Any, settings: Mapping[str, Any]) -> Any:
+    """A configuration with other values of some settings, by the names of their options."""
+    values = {item.name: getattr(config, item.name) for item in fields(config)}
+    parts = {name: changed(value, settings) for name, value in values.items() if is_dataclass(value)}
+    return replace(config, **parts, **{name: settings[name] for name in values if name in settings})
+
+
 @dataclass(frozen=True)
 class Plan:
     """A target on the data sets at hand.
 
     Attributes:
         columns: those that can be filled. skipped: data sets, or columns of them, that cannot, and why.
-        materials: by data set and split.
+        materials: by data set and split, as the recipe prepares them.
         cells: for a row's number and a column the runs whose results it averages, [seeds][splits].
     """
 
@@ -210,12 +232,13 @@ def make_plan(name: str, target: Target, datasets: Sequence[str], settings: Sett
         CrrlError: none of the data sets is at hand.
     """
     wanted = list(dict.fromkeys(datasets or (column.dataset for column in target.columns)))
-    columns, skipped, materials = _search(target, wanted, settings)
+    finder = Finder(settings.folders)
+    columns, skipped, materials = _search(target, wanted, settings, finder)
     if not columns:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
         raise CrrlError(f"no data set for {name} is at hand ({reasons}); --dataset synthetic needs no files")
     cells = {
-        (number, column): [_runs(row.method, row, column, seed, materials, settings) for seed in range(settings.seeds)]
+        (number, column): [_runs(row, column, seed, finder, settings) for seed in range(settings.seeds)]
         for number, row in enumerate(target.rows)
         for column in columns
         if row.method is not None
@@ -224,7 +247,7 @@ def make_plan(name: str, target: Target, datasets: Sequence[str], settings: Sett
 
 
 def _search(
-    target: Target, datasets: Sequence[str], settings: Settings
+    target: Target, datasets: Sequence[str], settings: Settings, finder: Finder
 ) -> tuple[list[Column], dict[str, str], dict[tuple[str, str], Material]]:
     """The columns at hand, what is left out and why, and the splits of the former."""
     columns: list[Column] = []
@@ -235,7 +258,8 @@ def _search(
         before = len(columns)
         for column in _columns(target, dataset, settings):
             try:
-                materials |= {(dataset, split): find(dataset, split, settings) for split in column.splits}
+                for split in column.splits:
+                    materials[dataset, split] = finder.find(settings.config(dataset, split))
                 columns.append(column)
             except CrrlError as error:
                 missing[column.name] = str(error)
@@ -244,45 +268,55 @@ def _search(
 
 
 def _columns(target: Target, dataset: str, settings: Settings) -> tuple[Column, ...]:
-    known = dataset in get_args(Dataset)
-    default = preset(cast(Dataset, dataset)).split_name if known else ""
-    columns = columns_of(target, dataset, default)
+    columns = columns_of(target, dataset, preset(cast(Dataset, dataset)).split_name)
     return columns[:1] if settings.quick else columns
 
 
-def find(dataset: str, split: str, settings: Settings) -> Material:
-    """A data set's split, in the first of the folders that has it; prepared, so that every run finds it so.
+class Finder:
+    """Finds the clips of configurations, those that several share once.
 
-    Raises:
-        CrrlError: it is in none of them.
+    Args:
+        folders: where to look, in this order; none: $CRRL_DATA.
     """
-    if dataset not in get_args(Dataset):
-        raise CrrlError("this version of crrl does not read it")
-    steps = settings.config(dataset, split).preprocessing
-    reasons = []
-    for folder in settings.folders or (None,):
-        try:
-            prepared = prepare(dataset, folder, split, steps)
-        except CrrlError as error:
-            reasons.append(str(error))
-            continue
-        chosen = prepared.clips.split(split)
-        tests = {name: len(index) for name, index in chosen.test.items()}
-        data = None if folder is None or dataset == "synthetic" else folder.absolute()
-        return Material(data, prepared.fingerprint, len(chosen.train), tests)
-    raise CrrlError("; ".join(reasons))
+
+    def __init__(self, folders: Sequence[Path]):
+        self.folders = folders or (None,)
+        self._found: dict[tuple[str, str, Preprocessing], Material] = {}
+
+    def find(self, config: Config) -> Material:
+        """The split of a configuration, in the first folder that has it; prepared, so that every run finds it so.
+
+        Raises:
+            CrrlError: it is in none of them.
+        """
+        key = config.dataset, config.split_name, config.preprocessing
+        if key not in self._found:
+            self._found[key] = self._look(*key)
+        return self._found[key]
+
+    def _look(self, dataset: str, split: str, steps: Preprocessing) -> Material:
+        reasons = []
+        for folder in self.folders:
+            try:
+                prepared = prepare(dataset, folder, split, steps)
+            except CrrlError as error:
+                reasons.append(str(error))
+                continue
+            chosen = prepared.clips.split(split)
+            tests = {name: len(index) for name, index in chosen.test.items()}
+            data = None if folder is None or dataset == "synthetic" else folder.absolute()
+            return Material(data, prepared.fingerprint, len(chosen.train), tests)
+        raise CrrlError("; ".join(reasons))
 
 
-Materials = dict[tuple[str, str], Material]
-
-
-def _runs(method: Method, row: Row, column: Column, seed: int, materials: Materials, settings: Settings) -> list[Run]:
+def _runs(row: Row, column: Column, seed: int, finder: Finder, settings: Settings) -> list[Run]:
     """A run for each split of the column."""
+    kept = {name: value for name, value in row.settings if not (settings.quick and name.startswith("epochs_"))}
     runs = []
     for split in column.splits:
-        config = replace(settings.config(column.dataset, split), method=method, seed=seed)
-        config = replace(config, cml=replace(config.cml, **dict(row.settings)))  # type: ignore[arg-type]
-        runs.append(make_run(config, materials[column.dataset, split]))
+        config = replace(settings.config(column.dataset, split), method=cast(Method, row.method), seed=seed)
+        config = changed(config, kept)
+        runs.append(make_run(config, finder.find(config)))
     return runs
 
 

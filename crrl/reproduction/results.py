@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -17,14 +18,25 @@ HEADLINES = {"linear": "last epoch", "knn": "1-NN", "loss": "last epoch"}
 """The reading of each protocol that stands for it; all others come after it."""
 Readings = dict[tuple[str, str], float]
 """Numbers of one encoder by (reading, test set)."""
+Found = list[list[Readings]]
+"""[seeds][folds]."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: the paper's number and ours, one value a seed (the mean of its folds)."""
+    """One cell: the paper's number and ours.
+
+    Attributes:
+        runs: ours, one for each seed and fold, [seeds][folds]; a seed that lacks a fold is left out.
+    """
 
     paper: float | None
-    values: tuple[float, ...]
+    runs: tuple[tuple[float, ...], ...]
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """One value a seed, the mean of its folds."""
+        return tuple(fmean(folds) for folds in self.runs)
 
     @property
     def mean(self) -> float | None:
@@ -39,6 +51,17 @@ class Cell:
     def difference(self) -> float | None:
         """Ours less the paper's."""
         return None if self.paper is None or self.mean is None else self.mean - self.paper
+
+    def beyond(self, other: Cell) -> tuple[float, float] | None:
+        """The mean of ours less another row's, seed by seed and fold by fold, and its standard error.
+
+        None where there are not as many of both, or fewer than two.
+        """
+        own, its = chain(*self.runs), chain(*other.runs)
+        if [*map(len, self.runs)] != [*map(len, other.runs)] or sum(map(len, self.runs)) < 2:
+            return None
+        differences = [a - b for a, b in zip(own, its, strict=True)]
+        return fmean(differences), stdev(differences) / len(differences) ** 0.5
 
 
 @dataclass(frozen=True)
@@ -58,41 +81,40 @@ class Scores:
 def collect(plan: Plan, runs: Path) -> list[Scores]:
     """Every reading of a target's table, the headline on all test clips first."""
     found = {
-        (number, column): _seeds(plan, number, column, runs)
+        (number, column): _found(plan, number, column, runs)
         for number, row in enumerate(plan.target.rows)
         for column in plan.columns
         if row.kind == "ours"
     }
     headline = (HEADLINES[plan.target.protocol], "training clips" if plan.target.protocol == "loss" else "all")
-    readings = dict.fromkeys([headline, *(key for seeds in found.values() for seed in seeds for key in seed)])
+    known = (key for seeds in found.values() for folds in seeds for fold in folds for key in fold)
+    readings = dict.fromkeys([headline, *known])
     ordered = sorted(readings, key=lambda key: key[0] != headline[0])
     return [_scores(plan, reading, tests, found) for reading, tests in ordered]
 
 
-def _scores(plan: Plan, reading: str, tests: str, found: dict[tuple[int, Column], list[Readings]]) -> Scores:
+def _scores(plan: Plan, reading: str, tests: str, found: dict[tuple[int, Column], Found]) -> Scores:
     cells = {}
     for number, row in enumerate(plan.target.rows):
         for column in plan.columns:
-            seeds = found.get((number, column), [])
-            values = tuple(seed[reading, tests] for seed in seeds if (reading, tests) in seed)
-            cells[number, column] = Cell(paper_number(plan.target, row, column), values)
+            whole = [
+                tuple(fold[reading, tests] for fold in folds)
+                for folds in found.get((number, column), [])
+                if all((reading, tests) in fold for fold in folds)
+            ]
+            cells[number, column] = Cell(paper_number(plan.target, row, column), tuple(whole))
     return Scores(reading, tests, cells)
 
 
-def _seeds(plan: Plan, number: int, column: Column, runs: Path) -> list[Readings]:
-    """What each seed reads in a cell; nothing for a seed that lacks a fold."""
+def _found(plan: Plan, number: int, column: Column, runs: Path) -> Found:
+    """What is read in a cell."""
     row = plan.target.rows[number]
     if row.method is None:
         candidates = [plan.beside(column, seed) for seed in range(plan.settings.seeds)]
-        return [_mean([_random(fold, plan, runs) for fold in folds]) for folds in candidates]
+        return [[_random(fold, plan, runs) for fold in folds] for folds in candidates]
     if row.loss:
-        return [_mean([_loss(run, row.loss, runs) for run in folds]) for folds in plan.cells[number, column]]
-    return [_mean([read(run, plan, runs) for run in folds]) for folds in plan.cells[number, column]]
-
-
-def _mean(folds: list[Readings]) -> Readings:
-    common = [key for key in folds[0] if all(key in fold for fold in folds)]
-    return {key: fmean(fold[key] for fold in folds) for key in common}
+        return [[_loss(run, row.loss, runs) for run in folds] for folds in plan.cells[number, column]]
+    return [[read(run, plan, runs) for run in folds] for folds in plan.cells[number, column]]
 
 
 def _loss(run: Run, name: str, runs: Path) -> Readings:

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from crrl.config import Config, preset
+from crrl.data import Preprocessing
 from crrl.errors import CrrlError
-from crrl.reproduction import TARGETS, Settings, TargetName, make_plan, plan
-from crrl.reproduction.paper import KNOWN
-from crrl.reproduction.plan import Material, Plan, Run
+from crrl.reproduction import TARGETS, Settings, TargetName, make_plan
+from crrl.reproduction.plan import Finder, Material, Plan, Run
 
 
 @pytest.fixture
@@ -21,22 +20,12 @@ def plan_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Plan]:
     """Plans in which the data sets named are at hand, all others are not; nothing is read."""
 
     def make(name: TargetName, *at_hand: str, datasets: Sequence[str] = (), **settings: object) -> Plan:
-        def find(dataset: str, split: str, _: Settings) -> Material:
+        def look(self: Finder, dataset: str, split: str, steps: Preprocessing) -> Material:
             if dataset not in at_hand:
                 raise CrrlError(f"no files of {dataset}")
             return Material(None, f"fingerprint of {dataset}", 100, {"all": 40, "clean": 30})
 
-        def settings_of(dataset: str, recipe: str = "paper") -> Config:
-            known = dataset in ("nw-ucla", "synthetic", "folder")
-            return (
-                preset(dataset, recipe)
-                if known
-                else replace(preset("nw-ucla", recipe), dataset=dataset, split="cross-view")
-            )
-
-        monkeypatch.setattr(plan, "find", find)
-        monkeypatch.setattr(plan, "preset", settings_of)
-        monkeypatch.setattr(plan, "get_args", lambda _: (*KNOWN, "folder"))
+        monkeypatch.setattr(Finder, "_look", look)
         return make_plan(name, TARGETS[name], datasets or (), replace(Settings(), **settings))
 
     return make

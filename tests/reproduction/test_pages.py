@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crrl.reproduction import write_page
+from crrl.reproduction import TARGETS, Settings, make_plan, measured_by, write_page
 from crrl.reproduction.plan import Plan
 from crrl.reproduction.records import Record
 from crrl.reproduction.results import Cell, collect
@@ -46,12 +46,21 @@ def rows_of(text: str, section: int) -> dict[str, str]:
 
 
 def test_a_cell_is_the_mean_and_sample_deviation_less_the_papers() -> None:
-    cell = Cell(83.8, (85.0, 86.0, 90.0))
+    cell = Cell(83.8, ((85.0,), (86.0,), (89.0, 91.0)))
     assert cell.mean == pytest.approx(87.0)
     assert cell.std == pytest.approx(7**0.5)
     assert cell.difference == pytest.approx(3.2)
-    assert Cell(None, (3.0,)).difference is None
-    assert (Cell(1.0, ()).mean, Cell(1.0, (2.0,)).std) == (None, None)
+    assert Cell(None, ((3.0,),)).difference is None
+    assert (Cell(1.0, ()).mean, Cell(1.0, ((2.0,),)).std) == (None, None)
+
+
+def test_rows_are_held_against_each_other_run_by_run() -> None:
+    first = Cell(None, ((60.0, 80.0), (70.0, 90.0)))
+    found = Cell(None, ((61.0, 83.0), (72.0, 94.0))).beyond(first)
+    assert found == pytest.approx((2.5, (5 / 3) ** 0.5 / 2)), "1, 3, 2, 4: their mean, deviation over the root of 4"
+    for other in ((), ((61.0,), (72.0,)), ((61.0, 83.0),)):
+        assert Cell(None, other).beyond(first) is None
+    assert Cell(None, ((1.0,),)).beyond(Cell(None, ((2.0,),))) is None
 
 
 def test_the_page_has_every_reading_named_and_every_cell(plan_of: Planner, fill: Filler, tmp_path: Path) -> None:
@@ -130,6 +139,52 @@ def test_quoted_rows_stand_beside_and_take_part_in_the_order(plan_of: Planner, f
     assert rows["P&C FW-AEC [13] (unsupervised, quoted)"] == "84.9"
     assert rows["CRRL (Ours)"] == "86.4 · 80.0 · −6.4"
     assert "P&C FW-AEC [13] over CRRL (Ours) by 4.9" in text
+
+
+def test_alternatives_are_held_against_the_recipe(plan_of: Planner, fill: Filler, tmp_path: Path) -> None:
+    plan = plan_of("settings-crrl", "nw-ucla", recipe="tuned")
+    accuracies = (
+        (70, 72, 74, 76, 78, 80),
+        (71, 72.5, 75, 76.5, 79, 81),
+        (60, 72, 74, 76, 78, 89),
+        (69, 71, 73, 75, 77),
+    )
+    for seeds, row in zip(plan.cells.values(), accuracies, strict=True):
+        for run, accuracy in zip(seeds[0], row, strict=False):
+            runs = fill(run, "linear", accuracy)
+    text = write_page(plan, runs, tmp_path / "out", "").read_text()
+    rows = rows_of(text, 1)
+    assert rows["the recipe (λ_d = 0.1)"] == "75.0 · –"
+    assert rows["λ_d = 0.3"] == "75.8 · +0.8 ± 0.1"
+    assert rows["λ_d = 1"] == "74.8 · −0.2 ± 2.5"
+    assert rows["λ_d = 3"] == "– · –", "a fold is missing"
+    assert "first row, better: λ_d = 0.3; worse: none; not told apart: λ_d = 1." in text
+    assert "The paper's" not in text
+    table = {row["row"]: row for row in csv.DictReader((tmp_path / "out" / "settings-crrl.csv").open())}
+    assert float(table["λ_d = 0.3"]["beyond_first"]) == pytest.approx(5 / 6)
+    assert table["λ_d = 3"]["beyond_first"] == table["λ_d = 3"]["beyond_first_error"] == ""
+
+
+def test_the_same_runs_measured_another_way_have_no_paper_beside_them(
+    plan_of: Planner, fill: Filler, tmp_path: Path
+) -> None:
+    by_linear = plan_of("table6", "nw-ucla")
+    plan = make_plan("table6-knn", measured_by(TARGETS["table6"], "knn"), ["nw-ucla"], Settings())
+    assert [run.name for run in plan.runs] == [run.name for run in by_linear.runs]
+    for run in plan.runs:
+        runs = fill(run, "knn", 80.0)
+    text = write_page(plan, runs, tmp_path / "out", "").read_text()
+    assert text.startswith("# Table VI: fusion strategies, by knn\n")
+    assert rows_of(text, 1)["CRRL"] == "– · 80.0 · –"
+    assert "the paper's order" not in text
+    assert [row.name for row in measured_by(TARGETS["table5"], "linear").rows] == ["CRRL (Ours)"], "none that is quoted"
+
+
+def test_an_order_needs_numbers_that_differ(plan_of: Planner, fill: Filler, tmp_path: Path) -> None:
+    plan = plan_of("figure8", "ntu60")
+    for run in plan.runs:
+        runs = fill(run, "linear", 80.0)
+    assert "the paper's order" not in write_page(plan, runs, tmp_path / "out", "").read_text(), "62.8 twice"
 
 
 def test_missing_seeds_and_failed_runs_are_shown(plan_of: Planner, fill: Filler, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from crrl.config import preset
 from crrl.methods import METHODS
-from crrl.reproduction.paper import TARGETS, Column, TargetName, columns_of, paper_number
+from crrl.reproduction.paper import TARGETS, Column, PaperName, columns_of, paper_number
 
 VALUES = [
     ("table1", "CRRL (Ours)", "ntu60", "C-View", 73.8),
@@ -37,7 +37,7 @@ VALUES = [
 
 
 @pytest.mark.parametrize(("name", "row", "dataset", "label", "value"), VALUES)
-def test_a_number_is_the_papers(name: TargetName, row: str, dataset: str, label: str, value: float | None) -> None:
+def test_a_number_is_the_papers(name: PaperName, row: str, dataset: str, label: str, value: float | None) -> None:
     target = TARGETS[name]
     (found,) = [each for each in target.rows if each.name == row]
     (column,) = [each for each in target.columns if (each.dataset, each.label) == (dataset, label)]
@@ -45,7 +45,7 @@ def test_a_number_is_the_papers(name: TargetName, row: str, dataset: str, label:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_every_row_has_a_number_for_each_column_and_a_name_of_its_own(name: TargetName) -> None:
+def test_every_row_has_a_number_for_each_column_and_a_name_of_its_own(name: PaperName) -> None:
     target = TARGETS[name]
     assert len({row.name for row in target.rows}) == len(target.rows)
     for row in target.rows:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from crrl.config import Config, preset
+from crrl.config import Config, Recipe, preset
+from crrl.data import Preprocessing
 from crrl.errors import CrrlError
 from crrl.methods import METHODS, Method, first_alone
 from crrl.reproduction import TARGETS, Settings, TargetName, make_plan
-from crrl.reproduction.plan import Material, Plan, find, make_run
+from crrl.reproduction.plan import Finder, Material, Plan, changed, make_run
 
 Planner = Callable[..., Plan]
 
@@ -108,31 +109,62 @@ def test_without_data_sets_named_those_at_hand_are_taken_and_the_others_skipped_
 def test_a_column_whose_split_is_missing_is_skipped_alone(plan_of: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = plan_of("table6", "ntu60", datasets=["ntu60"])
 
-    def find(dataset: str, split: str, _: Settings) -> Material:
+    def look(self: Finder, dataset: str, split: str, steps: Preprocessing) -> Material:
         if split == "cross-view":
             raise CrrlError("no split named 'cross-view'")
         return whole.materials[dataset, split]
 
-    monkeypatch.setattr("crrl.reproduction.plan.find", find)
+    monkeypatch.setattr(Finder, "_look", look)
     plan = make_plan("table6", TARGETS["table6"], ["ntu60"], Settings())
     assert [column.label for column in plan.columns] == ["C-Sub"]
     assert plan.skipped == {"ntu60 C-View": "no split named 'cross-view'"}
 
 
-def test_a_data_set_that_this_version_does_not_read_is_skipped_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CRRL_DATA", raising=False)
-    monkeypatch.setattr("crrl.reproduction.plan.get_args", lambda _: ("nw-ucla",))
-    with pytest.raises(
-        CrrlError, match=r"ntu60: this version of crrl does not read it.*where are the files of nw-ucla"
-    ):
-        make_plan("table6", TARGETS["table6"], (), Settings())
-
-
 def test_a_data_set_is_taken_from_the_first_folder_that_has_it(clip_folder: Path, tmp_path: Path) -> None:
-    material = find("folder", "default", Settings(folders=(tmp_path, clip_folder)))
+    material = Finder((tmp_path, clip_folder)).find(preset("folder"))
     assert (material.data, material.train_clips, material.tests) == (clip_folder, 40, {"all": 10})
     with pytest.raises(CrrlError, match=str(tmp_path)):
-        find("folder", "default", Settings(folders=(tmp_path,)))
+        Finder((tmp_path,)).find(preset("folder"))
+
+
+def test_clips_are_looked_for_once_for_each_preparation(plan_of: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[tuple[str, Preprocessing]] = []
+    material = next(iter(plan_of("table4", "nw-ucla").materials.values()))
+
+    def look(self: Finder, dataset: str, split: str, steps: Preprocessing) -> Material:
+        looked.append((split, steps))
+        return material
+
+    monkeypatch.setattr(Finder, "_look", look)
+    make_plan("settings-ser", TARGETS["settings-ser"], ["nw-ucla"], Settings("tuned", seeds=2))
+    assert len(looked) == len(set(looked)) == 6 * 3, "the recipe's, axes scaled apart, no view transform"
+
+
+@pytest.mark.parametrize("recipe", ["paper", "tuned"])
+@pytest.mark.parametrize("name", [name for name in TARGETS if name.startswith("settings")])
+def test_an_alternative_departs_in_what_its_row_says_alone(plan_of: Planner, name: TargetName, recipe: Recipe) -> None:
+    plan = plan_of(name, "nw-ucla", datasets=["nw-ucla"], recipe=recipe)
+    own = plan.settings.config("nw-ucla", "validation-1")
+    for (number, _), ((run, *others),) in plan.cells.items():
+        settings = dict(plan.target.rows[number].settings)
+        assert {other.config.split for other in others} == {f"validation-{fold}" for fold in range(2, 7)}
+        assert replace(run.config, method=own.method) == changed(own, settings)
+        assert (changed(own, settings) == own) == (number == 0) or recipe == "paper"
+        if recipe == "tuned":
+            assert all(f"{option.replace('_', '-')}-" in run.name for option in settings)
+
+
+def test_a_setting_that_the_first_phase_does_not_read_leaves_it_shared(plan_of: Planner) -> None:
+    plan = plan_of("settings-crrl", "nw-ucla", datasets=["nw-ucla"], recipe="tuned")
+    rows = len(plan.target.rows)
+    assert len(plan.runs) == 6 * (1 + rows)
+    assert not any("distill" in run.name for run in plan.runs if run.config.method == "cml")
+
+
+def test_quick_runs_are_quick_whatever_a_row_says_of_epochs(plan_of: Planner) -> None:
+    plan = plan_of("settings-cml", "nw-ucla", datasets=["nw-ucla"], quick=True)
+    assert {run.config.cml.epochs_cml for run in plan.runs} == {2}
+    assert all("-quick-" in run.name for run in plan.runs)
 
 
 def test_arguments_are_read_back_by_the_train_command_as_the_same_configuration(
