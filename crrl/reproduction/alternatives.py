@@ -25,36 +25,27 @@ def _target(title: str, *rows: Row) -> Target:
     return Target(title, FOLDS, rows, notes=NOTES, against_first=True)
 
 
-def _shared(method: Method) -> tuple[Row, ...]:
-    """What every method reads."""
-    return (
-        _row("first weights as PyTorch's", method, input_gain=1.0),
-        _row("nothing turned", method, turn_yaw=0.0, turn_tilt=0.0),
-        _row("axes scaled apart", method, normalization="clip-axis"),
-        _row("no view transform", method, view_joints=None),
-    )
-
-
 TARGETS: dict[str, Target] = {
     "settings-cml": _target(
         "Settings of CML",
         _row("the recipe", "cml"),
         _row("SGD at 0.01, constant", "cml", optimizer_cml="sgd", lr_cml=0.01, schedule_cml="constant"),
-        _row("120 epochs", "cml", epochs_cml=120),
+        _row("velocities as they are", "cml", velocity_scale=1.0),
         _row("K = 64", "cml", queue_size=64),
         _row("τ = 0.05", "cml", temperature=0.05),
         _row("τ = 0.2", "cml", temperature=0.2),
-        _row("velocities as they are", "cml", velocity_scale=1.0),
-        *_shared("cml"),
+        _row("120 epochs", "cml", epochs_cml=120),
     ),
     "settings-ser": _target(
         "Settings of SER",
         _row("the recipe", "ser"),
         _row("SGD at 0.04, in steps", "ser", optimizer_ser="sgd", lr_ser=0.04, schedule_ser="steps"),
+        _row("TAP as it is for features", "ser", pooling="mean", feature_deviation=None),
+        _row("nothing turned", "ser", turn_yaw=0.0, turn_tilt=0.0),
+        _row("axes scaled apart", "ser", normalization="clip-axis"),
+        _row("no view transform", "ser", view_joints=None),
+        _row("first weights as PyTorch's", "ser", input_gain=1.0),
         _row("40 epochs", "ser", epochs_ser=40),
-        _row("lr = 0.001", "ser", lr_ser=1e-3),
-        _row("decoder without projection", "ser", decoder_hidden=None),
-        *_shared("ser"),
     ),
     "settings-crrl": _target(
         "Settings of CRRL: the weight of distillation",
