@@ -49,8 +49,8 @@ class ReproduceOptions:
             raise CrrlError(f"--seeds is {self.seeds}: at least 1 is needed")
         if self.quick and self.seeds > 1:
             raise CrrlError("--quick is a smoke test of 1 seed: leave out --seeds, or --quick")
-        if self.protocol and TARGETS[self.target].protocol == "loss":
-            raise CrrlError(f"{self.target} shows losses: leave out --protocol")
+        if self.protocol and self.target.startswith("figure"):
+            raise CrrlError(f"{self.target} is drawn as it is: --protocol is for tables and settings")
 
     @property
     def settings(self) -> Settings:

@@ -92,8 +92,8 @@ def _with_splits(clips: Clips, names: list[str]) -> Clips:
     }
     for number, (subjects, view) in enumerate(product(HELD_OUT, (1, 2)), 1):
         held_out, seen = np.isin(clips.subjects, subjects), clips.views == view
-        test = np.flatnonzero(held_out & ~seen & (clips.views != 3))
-        splits[f"validation-{number}"] = Split(np.flatnonzero(~held_out & seen), {"all": test})
+        other = np.flatnonzero(held_out & ~seen & (clips.views != 3))
+        splits[f"validation-{number}"] = Split(np.flatnonzero(~held_out & seen), {"all": other})
     return replace(clips, names=tuple(names), splits=splits)
 
 

@@ -1,4 +1,4 @@
-"""The campaign behind the recipe `tuned`: each row departs from the recipe in one choice, on training clips alone."""
+"""Alternatives to a recipe's settings: each row departs from the recipe in one choice and is held against it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FOLDS = (Column("nw-ucla", "training views, 6 folds", tuple(f"validation-{number
 NOTES = (
     "Each row departs from the recipe, the first row, in what it names. NW-UCLA is tested within its training views on "
     "clips of a view and of subjects that were not trained on; other data sets on their own test clips, by which "
-    "nothing should be chosen.",
+    "nothing should be chosen. Alternatives that the recipe has itself are left out.",
 )
 
 
@@ -29,7 +29,7 @@ TARGETS: dict[str, Target] = {
     "settings-cml": _target(
         "Settings of CML",
         _row("the recipe", "cml"),
-        _row("SGD at 0.01, constant", "cml", optimizer_cml="sgd", lr_cml=0.01, schedule_cml="constant"),
+        _row("SGD at a constant 0.01", "cml", optimizer_cml="sgd", lr_cml=0.01, schedule_cml="constant"),
         _row("velocities as they are", "cml", velocity_scale=1.0),
         _row("K = 64", "cml", queue_size=64),
         _row("τ = 0.05", "cml", temperature=0.05),
@@ -39,7 +39,7 @@ TARGETS: dict[str, Target] = {
     "settings-ser": _target(
         "Settings of SER",
         _row("the recipe", "ser"),
-        _row("SGD at 0.04, in steps", "ser", optimizer_ser="sgd", lr_ser=0.04, schedule_ser="steps"),
+        _row("SGD at 0.04 in steps", "ser", optimizer_ser="sgd", lr_ser=0.04, schedule_ser="steps"),
         _row("TAP as it is for features", "ser", pooling="mean", feature_deviation=None),
         _row("nothing turned", "ser", turn_yaw=0.0, turn_tilt=0.0),
         _row("axes scaled apart", "ser", normalization="clip-axis"),

@@ -12,10 +12,6 @@ SHOWN = 4
 """Pairs that changed places which are named; of more the largest."""
 
 
-TOLD_APART = 2.0
-"""Standard errors beyond which two rows are told apart."""
-
-
 def order_lines(target: Target, scores: Scores, columns: tuple[Column, ...]) -> list[str]:
     """A sentence for each column where two rows, one of them ours, have both numbers and the paper's differ.
 
@@ -27,15 +23,15 @@ def order_lines(target: Target, scores: Scores, columns: tuple[Column, ...]) -> 
 
 def _told_apart(target: Target, scores: Scores, column: Column) -> str:
     groups: dict[str, list[str]] = {"better": [], "worse": [], "not told apart": []}
-    for number, row in enumerate(target.rows[1:], 1):
-        if (found := scores.cells[number, column].beyond(scores.cells[0, column])) is not None:
-            difference, error = found
-            apart = abs(difference) > TOLD_APART * error
-            groups["not told apart" if not apart else "better" if difference > 0 else "worse"].append(row.name)
+    for number, row in enumerate(target.rows):
+        if found := scores.beyond_first(number, column):
+            groups["not told apart" if not found.told_apart else "better" if found.mean > 0 else "worse"].append(
+                row.name
+            )
     if not any(groups.values()):
         return ""
     said = "; ".join(f"{word}: {', '.join(names) or 'none'}" for word, names in groups.items())
-    return f"{column.name}: by {TOLD_APART:g} standard errors of the difference from the first row, {said}."
+    return f"{column.name}, against the first row by t (chance alone: one row in 20 is called better or worse): {said}."
 
 
 def _order(target: Target, scores: Scores, column: Column) -> str:

@@ -69,9 +69,11 @@ def _legend(plan: Plan) -> str:
     what = "training loss" if plan.target.protocol == "loss" else "accuracy in percent"
     if plan.target.against_first:
         return (
-            f"A cell is our {what}, mean ± sample standard deviation over seeds · the mean difference from the first "
-            "row, fold by fold and seed by seed, ± its standard error; – is what does not exist."
+            f"A cell is our {what}, mean ± sample standard deviation over seeds · the difference from the first row, "
+            "mean ± standard error over folds (of one fold over seeds); – is what does not exist."
         )
+    if not plan.target.has_numbers:
+        return f"A cell is our {what}, mean ± sample standard deviation over seeds; – is what does not exist."
     return (
         f"A cell is the paper's {what} · ours, mean ± sample standard deviation over seeds · ours less the paper's; "
         "– is what does not exist."
@@ -97,7 +99,7 @@ def _section(plan: Plan, scores: Scores) -> str:
         [row.name + KINDS[row.kind], *(_text(number, column, scores, plan) for column in columns)]
         for number, row in enumerate(plan.target.rows)
     ]
-    parts = [title, _remarks(scores, headline, plan.target.against_first), _markdown(head + rows)]
+    parts = [title, _remarks(scores, headline, plan.target.has_numbers), _markdown(head + rows)]
     if headline and protocol != "loss":
         parts.append("\n".join(f"- {line}" for line in order_lines(plan.target, scores, tuple(columns))))
     return "\n\n".join(part for part in parts if part)
@@ -106,7 +108,7 @@ def _section(plan: Plan, scores: Scores) -> str:
 def _elsewhere(plan: Plan) -> str:
     """What the paper has in the columns that are not filled here, so that its table is whole."""
     columns = [column for column in plan.target.columns if column not in plan.columns]
-    if not columns or plan.target.against_first:
+    if not columns or not plan.target.has_numbers:
         return ""
     head = [["", *(f"{column.dataset}<br>{column.label}" for column in columns)]]
     numbers = [(row, [paper_number(plan.target, row, column) for column in columns]) for row in plan.target.rows]
@@ -117,11 +119,11 @@ def _elsewhere(plan: Plan) -> str:
     return f"## The paper's numbers in columns that were not run\n\n{_markdown(head + rows)}"
 
 
-def _remarks(scores: Scores, headline: bool, against_first: bool) -> str:
+def _remarks(scores: Scores, headline: bool, has_numbers: bool) -> str:
     remarks = []
     if not headline:
         remarks.append("An epoch chosen by the test clips themselves: it flatters and is no headline.")
-    if scores.tests not in ("all", "training clips") and not against_first:
+    if scores.tests not in ("all", "training clips") and has_numbers:
         remarks.append("The paper's numbers are of all test clips.")
     return " ".join(remarks)
 
@@ -149,8 +151,10 @@ def _text(number: int, column: Column, scores: Scores, plan: Plan) -> str:
         if len(cell.values) < plan.settings.seeds:
             ours += f" ({len(cell.values)} of {plan.settings.seeds} seeds)"
     if plan.target.against_first:
-        found = cell.beyond(scores.cells[0, column]) if number else None
-        return f"{ours} · " + ("–" if found is None else f"{_signed(found[0], digits)} ± {found[1]:.{digits}f}")
+        found = scores.beyond_first(number, column)
+        return f"{ours} · " + (f"{_signed(found.mean, digits)} ± {found.error:.{digits}f}" if found else "–")
+    if not plan.target.has_numbers:
+        return ours
     return f"{paper} · {ours} · " + ("–" if cell.difference is None else _signed(cell.difference, digits))
 
 
@@ -190,5 +194,10 @@ def _csv_rows(plan: Plan, scores: list[Scores]) -> Iterable[tuple[object, ...]]:
                 *(plan.name, column.dataset, column.label, " ".join(column.splits), plan.target.protocol),
                 *(each.reading, each.tests, row.name, row.kind, settings.recipe, "yes" if settings.quick else "no"),
                 *(cell.paper, cell.mean, cell.std, len(cell.values) if row.kind == "ours" else None, cell.difference),
-                *((plan.target.against_first and cell.beyond(each.cells[0, column])) or (None, None)),
+                *_beyond(plan, each, number, column),
             )
+
+
+def _beyond(plan: Plan, scores: Scores, number: int, column: Column) -> tuple[float | None, float | None]:
+    found = scores.beyond_first(number, column) if plan.target.against_first else None
+    return (found.mean, found.error) if found else (None, None)

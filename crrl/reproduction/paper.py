@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from crrl.methods import Method
@@ -34,7 +34,7 @@ class Column:
 
     dataset: str
     label: str
-    splits: tuple[str, ...]
+    splits: tuple[str, ...] = field(compare=False)
 
     @property
     def name(self) -> str:
@@ -78,6 +78,11 @@ class Target:
     protocol: Protocol = "linear"
     notes: tuple[str, ...] = ()
     against_first: bool = False
+
+    @property
+    def has_numbers(self) -> bool:
+        """Whether the paper has a number in any cell."""
+        return any(value is not None for row in self.rows for value in row.paper)
 
 
 NTU60 = (Column("ntu60", "C-View", ("cross-view",)), Column("ntu60", "C-Sub", ("cross-subject",)))

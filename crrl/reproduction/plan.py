@@ -232,6 +232,8 @@ def make_plan(name: str, target: Target, datasets: Sequence[str], settings: Sett
         CrrlError: none of the data sets is at hand.
     """
     wanted = list(dict.fromkeys(datasets or (column.dataset for column in target.columns)))
+    if target.against_first:
+        target = replace(target, rows=tuple(row for row in target.rows if _departs(row, target, wanted[0], settings)))
     finder = Finder(settings.folders)
     columns, skipped, materials = _search(target, wanted, settings, finder)
     if not columns:
@@ -269,7 +271,20 @@ def _search(
 
 def _columns(target: Target, dataset: str, settings: Settings) -> tuple[Column, ...]:
     columns = columns_of(target, dataset, preset(cast(Dataset, dataset)).split_name)
-    return columns[:1] if settings.quick else columns
+    if settings.quick:
+        return (replace(columns[0], splits=columns[0].splits[:1]),)
+    return columns
+
+
+def _departs(row: Row, target: Target, dataset: str, settings: Settings) -> bool:
+    """Whether a row is not the recipe again, in this data set; the first one, which is, stays."""
+    config = preset(cast(Dataset, dataset), settings.recipe)
+    return row is target.rows[0] or changed(config, _settings(row, settings)) != config
+
+
+def _settings(row: Row, settings: Settings) -> dict[str, Any]:
+    """A row's settings; the epochs of a quick run are what they are."""
+    return {name: value for name, value in row.settings if not (settings.quick and name.startswith("epochs_"))}
 
 
 class Finder:
@@ -311,11 +326,10 @@ class Finder:
 
 def _runs(row: Row, column: Column, seed: int, finder: Finder, settings: Settings) -> list[Run]:
     """A run for each split of the column."""
-    kept = {name: value for name, value in row.settings if not (settings.quick and name.startswith("epochs_"))}
     runs = []
     for split in column.splits:
         config = replace(settings.config(column.dataset, split), method=cast(Method, row.method), seed=seed)
-        config = changed(config, kept)
+        config = changed(config, _settings(row, settings))
         runs.append(make_run(config, finder.find(config)))
     return runs
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -22,21 +21,39 @@ Found = list[list[Readings]]
 """[seeds][folds]."""
 
 
+T_QUANTILES = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
+"""Student's t with 1, 2, ... degrees of freedom exceeds it, up or down, one time in 20; with more less than 2.23."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean of so many differences, and its standard error."""
+
+    mean: float
+    error: float
+    count: int
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether chance alone gives a mean so far from 0 at most one time in 20."""
+        return abs(self.mean) > T_QUANTILES[min(self.count - 1, len(T_QUANTILES)) - 1] * self.error
+
+
 @dataclass(frozen=True)
 class Cell:
     """One cell: the paper's number and ours.
 
     Attributes:
-        runs: ours, one for each seed and fold, [seeds][folds]; a seed that lacks a fold is left out.
+        runs: ours, one a fold, by seed; a seed that lacks a fold is left out.
     """
 
     paper: float | None
-    runs: tuple[tuple[float, ...], ...]
+    runs: dict[int, tuple[float, ...]]
 
     @property
     def values(self) -> tuple[float, ...]:
         """One value a seed, the mean of its folds."""
-        return tuple(fmean(folds) for folds in self.runs)
+        return tuple(fmean(folds) for folds in self.runs.values())
 
     @property
     def mean(self) -> float | None:
@@ -52,16 +69,17 @@ class Cell:
         """Ours less the paper's."""
         return None if self.paper is None or self.mean is None else self.mean - self.paper
 
-    def beyond(self, other: Cell) -> tuple[float, float] | None:
-        """The mean of ours less another row's, seed by seed and fold by fold, and its standard error.
+    def beyond(self, other: Cell) -> Difference | None:
+        """Ours less another row's, over the seeds that both have; None where that leaves fewer than two differences.
 
-        None where there are not as many of both, or fewer than two.
+        Seeds of one fold share its clips: they are averaged first, and what is left are the folds. Of a single fold
+        the seeds are.
         """
-        own, its = chain(*self.runs), chain(*other.runs)
-        if [*map(len, self.runs)] != [*map(len, other.runs)] or sum(map(len, self.runs)) < 2:
-            return None
-        differences = [a - b for a, b in zip(own, its, strict=True)]
-        return fmean(differences), stdev(differences) / len(differences) ** 0.5
+        pairs = [(self.runs[seed], other.runs[seed]) for seed in self.runs if seed in other.runs]
+        by_seed = [[a - b for a, b in zip(*pair, strict=True)] for pair in pairs]
+        by_fold = [fmean(differences) for differences in zip(*by_seed, strict=True)]
+        found = by_fold if len(by_fold) > 1 else [difference for (difference,) in by_seed]
+        return Difference(fmean(found), stdev(found) / len(found) ** 0.5, len(found)) if len(found) > 1 else None
 
 
 @dataclass(frozen=True)
@@ -76,6 +94,10 @@ class Scores:
     def columns(self) -> set[Column]:
         """Columns with any number of ours."""
         return {column for (_, column), cell in self.cells.items() if cell.values}
+
+    def beyond_first(self, number: int, column: Column) -> Difference | None:
+        """A row against the first, which has none itself."""
+        return self.cells[number, column].beyond(self.cells[0, column]) if number else None
 
 
 def collect(plan: Plan, runs: Path) -> list[Scores]:
@@ -97,12 +119,13 @@ def _scores(plan: Plan, reading: str, tests: str, found: dict[tuple[int, Column]
     cells = {}
     for number, row in enumerate(plan.target.rows):
         for column in plan.columns:
-            whole = [
-                tuple(fold[reading, tests] for fold in folds)
-                for folds in found.get((number, column), [])
+            seeds = enumerate(found.get((number, column), []))
+            whole = {
+                seed: tuple(fold[reading, tests] for fold in folds)
+                for seed, folds in seeds
                 if all((reading, tests) in fold for fold in folds)
-            ]
-            cells[number, column] = Cell(paper_number(plan.target, row, column), tuple(whole))
+            }
+            cells[number, column] = Cell(paper_number(plan.target, row, column), whole)
     return Scores(reading, tests, cells)
 
 

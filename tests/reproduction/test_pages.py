@@ -15,7 +15,7 @@ import pytest
 from crrl.reproduction import TARGETS, Settings, make_plan, measured_by, write_page
 from crrl.reproduction.plan import Plan
 from crrl.reproduction.records import Record
-from crrl.reproduction.results import Cell, collect
+from crrl.reproduction.results import Cell, Difference, collect
 
 Planner = Callable[..., Plan]
 Filler = Callable[..., Path]
@@ -46,21 +46,37 @@ def rows_of(text: str, section: int) -> dict[str, str]:
 
 
 def test_a_cell_is_the_mean_and_sample_deviation_less_the_papers() -> None:
-    cell = Cell(83.8, ((85.0,), (86.0,), (89.0, 91.0)))
+    cell = Cell(83.8, {0: (85.0,), 1: (86.0,), 2: (89.0, 91.0)})
     assert cell.mean == pytest.approx(87.0)
     assert cell.std == pytest.approx(7**0.5)
     assert cell.difference == pytest.approx(3.2)
-    assert Cell(None, ((3.0,),)).difference is None
-    assert (Cell(1.0, ()).mean, Cell(1.0, ((2.0,),)).std) == (None, None)
+    assert Cell(None, {0: (3.0,)}).difference is None
+    assert (Cell(1.0, {}).mean, Cell(1.0, {0: (2.0,)}).std) == (None, None)
 
 
-def test_rows_are_held_against_each_other_run_by_run() -> None:
-    first = Cell(None, ((60.0, 80.0), (70.0, 90.0)))
-    found = Cell(None, ((61.0, 83.0), (72.0, 94.0))).beyond(first)
-    assert found == pytest.approx((2.5, (5 / 3) ** 0.5 / 2)), "1, 3, 2, 4: their mean, deviation over the root of 4"
-    for other in ((), ((61.0,), (72.0,)), ((61.0, 83.0),)):
-        assert Cell(None, other).beyond(first) is None
-    assert Cell(None, ((1.0,),)).beyond(Cell(None, ((2.0,),))) is None
+def test_rows_are_held_against_each_other_fold_by_fold_over_the_seeds_of_both() -> None:
+    first = Cell(None, {0: (60.0, 80.0, 70.0), 1: (70.0, 90.0, 80.0)})
+    found = Cell(None, {1: (72.0, 94.0, 83.0), 0: (61.0, 83.0, 76.0), 2: (0.0, 0.0, 0.0)}).beyond(first)
+    assert found is not None
+    assert (found.mean, found.error, found.count) == pytest.approx((19 / 6, 7**0.5 / 3, 3)), "1.5, 3.5, 4.5"
+    assert Cell(None, {1: (71.0, 92.0, 83.0)}).beyond(first).mean == pytest.approx(2.0)  # type: ignore[union-attr]
+    assert Cell(None, {2: (71.0, 92.0, 83.0)}).beyond(first) is None, "no seed in common"
+    assert Cell(None, {}).beyond(first) is None
+
+
+def test_of_a_single_fold_the_seeds_are_held_against_each_other() -> None:
+    first = Cell(None, {0: (60.0,), 1: (70.0,)})
+    found = Cell(None, {0: (61.0,), 1: (73.0,)}).beyond(first)
+    assert found is not None
+    assert (found.mean, found.error, found.count) == pytest.approx((2.0, 1.0, 2))
+    assert not found.told_apart
+    assert Cell(None, {0: (61.0,)}).beyond(first) is None
+
+
+@pytest.mark.parametrize(("count", "quantile"), [(2, 12.71), (6, 2.57), (11, 2.23), (40, 2.23)])
+def test_few_differences_must_be_larger_to_be_told_apart(count: int, quantile: float) -> None:
+    assert Difference(-1.01 * quantile, 1.0, count).told_apart
+    assert not Difference(0.99 * quantile, 1.0, count).told_apart
 
 
 def test_the_page_has_every_reading_named_and_every_cell(plan_of: Planner, fill: Filler, tmp_path: Path) -> None:
@@ -158,11 +174,13 @@ def test_alternatives_are_held_against_the_recipe(plan_of: Planner, fill: Filler
     assert rows["λ_d = 0.3"] == "75.8 · +0.8 ± 0.1"
     assert rows["λ_d = 1"] == "74.8 · −0.2 ± 2.5"
     assert rows["λ_d = 3"] == "– · –", "a fold is missing"
-    assert "first row, better: λ_d = 0.3; worse: none; not told apart: λ_d = 1." in text
+    assert "(chance alone: one row in 20 is called better or worse): better: λ_d = 0.3; worse: none; " in text
+    assert "; not told apart: λ_d = 1." in text
     assert "The paper's" not in text
     table = {row["row"]: row for row in csv.DictReader((tmp_path / "out" / "settings-crrl.csv").open())}
     assert float(table["λ_d = 0.3"]["beyond_first"]) == pytest.approx(5 / 6)
-    assert table["λ_d = 3"]["beyond_first"] == table["λ_d = 3"]["beyond_first_error"] == ""
+    for row in ("λ_d = 3", "the recipe (λ_d = 0.1)"):
+        assert table[row]["beyond_first"] == table[row]["beyond_first_error"] == ""
 
 
 def test_the_same_runs_measured_another_way_have_no_paper_beside_them(
@@ -175,8 +193,8 @@ def test_the_same_runs_measured_another_way_have_no_paper_beside_them(
         runs = fill(run, "knn", 80.0)
     text = write_page(plan, runs, tmp_path / "out", "").read_text()
     assert text.startswith("# Table VI: fusion strategies, by knn\n")
-    assert rows_of(text, 1)["CRRL"] == "– · 80.0 · –"
-    assert "the paper's order" not in text
+    assert rows_of(text, 1)["CRRL"] == "80.0"
+    assert "paper's" not in text
     assert [row.name for row in measured_by(TARGETS["table5"], "linear").rows] == ["CRRL (Ours)"], "none that is quoted"
 
 

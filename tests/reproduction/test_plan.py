@@ -13,7 +13,7 @@ from crrl.data import Preprocessing
 from crrl.errors import CrrlError
 from crrl.methods import METHODS, Method, first_alone
 from crrl.reproduction import TARGETS, Settings, TargetName, make_plan
-from crrl.reproduction.plan import Finder, Material, Plan, changed, make_run
+from crrl.reproduction.plan import Finder, Material, Plan, departures, make_run
 
 Planner = Callable[..., Plan]
 
@@ -140,18 +140,30 @@ def test_clips_are_looked_for_once_for_each_preparation(plan_of: Planner, monkey
     assert len(looked) == len(set(looked)) == 6 * 3, "the recipe's, axes scaled apart, no view transform"
 
 
+SETTINGS = [name for name in TARGETS if name.startswith("settings")]
+
+
 @pytest.mark.parametrize("recipe", ["paper", "tuned"])
-@pytest.mark.parametrize("name", [name for name in TARGETS if name.startswith("settings")])
-def test_an_alternative_departs_in_what_its_row_says_alone(plan_of: Planner, name: TargetName, recipe: Recipe) -> None:
+@pytest.mark.parametrize("name", SETTINGS)
+def test_an_alternative_departs_from_the_recipe_in_what_its_row_says(
+    plan_of: Planner, name: TargetName, recipe: Recipe
+) -> None:
     plan = plan_of(name, "nw-ucla", datasets=["nw-ucla"], recipe=recipe)
-    own = plan.settings.config("nw-ucla", "validation-1")
     for (number, _), ((run, *others),) in plan.cells.items():
-        settings = dict(plan.target.rows[number].settings)
+        said = {option for option, _ in plan.target.rows[number].settings}
         assert {other.config.split for other in others} == {f"validation-{fold}" for fold in range(2, 7)}
-        assert replace(run.config, method=own.method) == changed(own, settings)
-        assert (changed(own, settings) == own) == (number == 0) or recipe == "paper"
-        if recipe == "tuned":
-            assert all(f"{option.replace('_', '-')}-" in run.name for option in settings)
+        departs = departures(run.config).keys() - {"method", "split", "fused", "recipe"}
+        assert departs == said if recipe == "tuned" else departs <= said
+        assert all(f"-{option.replace('_', '-')}-" in run.name for option in departs)
+        assert bool(departs) == bool(number), "what the recipe has itself is no alternative to it"
+    assert recipe == "paper" or plan.target.rows == TARGETS[name].rows
+
+
+def test_rows_name_settings_that_there_are() -> None:
+    config = preset("synthetic").to_dict()
+    known = config.keys() | {name for part in config.values() if isinstance(part, dict) for name in part}
+    for target in TARGETS.values():
+        assert {option for row in target.rows for option, _ in row.settings} <= known
 
 
 def test_a_setting_that_the_first_phase_does_not_read_leaves_it_shared(plan_of: Planner) -> None:
@@ -165,13 +177,23 @@ def test_quick_runs_are_quick_whatever_a_row_says_of_epochs(plan_of: Planner) ->
     plan = plan_of("settings-cml", "nw-ucla", datasets=["nw-ucla"], quick=True)
     assert {run.config.cml.epochs_cml for run in plan.runs} == {2}
     assert all("-quick-" in run.name for run in plan.runs)
+    assert "120 epochs" not in [row.name for row in plan.target.rows]
+
+
+@pytest.mark.parametrize(("name", "dataset", "runs"), [("table3", "cmu", 2), ("settings-crrl", "nw-ucla", 5)])
+def test_quick_is_one_fold(plan_of: Planner, name: TargetName, dataset: str, runs: int) -> None:
+    plan = plan_of(name, dataset, datasets=[dataset], quick=True)
+    assert len(plan.runs) == runs
+    assert plan.columns == plan.target.columns
 
 
 def test_arguments_are_read_back_by_the_train_command_as_the_same_configuration(
     plan_of: Planner, tmp_path: Path
 ) -> None:
     train = pytest.importorskip("crrl.train")
-    for target, settings in (("table9", {}), ("table6", {"recipe": "tuned", "quick": True, "precision": "bf16"})):
+    quick = {"recipe": "tuned", "quick": True, "precision": "bf16"}
+    tables = [("table9", {}), ("table6", quick), *((name, {"recipe": "tuned"}) for name in SETTINGS)]
+    for target, settings in tables:
         for run in plan_of(target, "nw-ucla", datasets=["nw-ucla"], **settings).runs:
             options = train.parse(run.training(tmp_path))
             assert options.out == tmp_path / run.name

@@ -51,8 +51,8 @@ def test_a_table_its_figure_and_a_run_that_was_cut_off(
     assert f"– · {accuracy:.1f} · –" in page.read_text()
 
 
-def test_losses_are_not_measured_another_way(tmp_path: Path) -> None:
-    with pytest.raises(CrrlError, match="figure4 shows losses: leave out --protocol"):
+def test_figures_are_not_measured_another_way(tmp_path: Path) -> None:
+    with pytest.raises(CrrlError, match="figure4 is drawn as it is"):
         reproduce.main(["figure4", "--protocol", "knn", "--runs", str(tmp_path / "runs")])
 
 
