@@ -34,6 +34,7 @@ TARGETS: dict[str, Target] = {
         _row("K = 64", "cml", queue_size=64),
         _row("τ = 0.05", "cml", temperature=0.05),
         _row("τ = 0.2", "cml", temperature=0.2),
+        _row("m_mlp = 0.9999", "cml", momentum_mlp=0.9999),
         _row("120 epochs", "cml", epochs_cml=120),
     ),
     "settings-ser": _target(
