@@ -48,6 +48,7 @@ class Clips:
         names: N clip names, unique.
         class_names: the names of the classes.
         splits: named splits.
+        dropped: clips that the reader has left out, by name, with the reason; for the report, not kept by `save`.
     """
 
     frames: FloatArray
@@ -59,6 +60,7 @@ class Clips:
     names: tuple[str, ...]
     class_names: tuple[str, ...]
     splits: dict[str, Split] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)

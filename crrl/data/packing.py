@@ -110,9 +110,10 @@ def _work_folder(partial: Path) -> Iterator[Path]:
 
 def _load_whole(source: Source, root: Path) -> tuple[Clips, Found]:
     files = source.find_files(root)
-    found = Found({_below(root, path): digest(path) for path in files})
+    inputs = {_below(root, path): digest(path) for path in files}
     assert source.load is not None
-    return source.load(files), found
+    clips = source.load(files)
+    return clips, Found(inputs, clips.dropped)
 
 
 def _describe(folder: Path, dataset: str, source: Source, clips: Clips, found: Found) -> str:
