@@ -53,6 +53,5 @@ TARGETS: dict[str, Target] = {
         _row("the recipe (λ_d = 0.1)", "crrl"),
         _row("λ_d = 0.3", "crrl", distill_weight=0.3),
         _row("λ_d = 1", "crrl", distill_weight=1.0),
-        _row("λ_d = 3", "crrl", distill_weight=3.0),
     ),
 }
