@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -52,10 +53,15 @@ def catch_stop_signals() -> Iterator[list[int]]:
         raise Interrupted(caught[0])
 
 
+def _one_line(message: Warning | str, category: type[Warning], *_: object, **__: object) -> str:
+    return f"warning: {message}\n"
+
+
 def run_command(main: Callable[[], int | None]) -> int:
     """Run a command's `main`: a mistake becomes one line on stderr and exit code 2, a signal exit code 128 + signal."""
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _interrupt)
+    warnings.formatwarning = _one_line
     try:
         return main() or 0
     except CrrlError as error:

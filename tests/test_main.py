@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -40,3 +41,9 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert str(tmp_path) in line
+
+
+def test_a_warning_is_one_line() -> None:
+    code = "import warnings; from crrl.errors import run_command; run_command(lambda: warnings.warn('too coarse'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "warning: too coarse\n"

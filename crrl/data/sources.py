@@ -59,12 +59,14 @@ class Source:
     Attributes:
         code: the module that reads it, with what that imports.
         find_files: the files of the data set below a folder. load: reads them; None: `clip_files` says how.
+        joints: how many its skeletons may have; empty: any number.
     """
 
     code: ModuleType
     find_files: Callable[[Path], list[Path]]
     load: Callable[[list[Path]], Clips] | None = None
     clip_files: ClipFiles | None = None
+    joints: tuple[int, ...] = ()
 
     def code_parts(self) -> Iterator[bytes]:
         """The code that reads it, to be hashed."""
@@ -84,20 +86,20 @@ def _with_imports(name: str, known: frozenset[str] = frozenset()) -> frozenset[s
 
 def _ntu(edition: ntu.Edition) -> Source:
     files = ClipFiles(ntu.read, edition.join, ntu.missing_names, edition.official)
-    return Source(ntu, edition.find_files, clip_files=files)
+    return Source(ntu, edition.find_files, clip_files=files, joints=(25, 50))
 
 
-def _whole(module: Any) -> Source:
-    return Source(module, module.find_files, module.load)
+def _whole(module: Any, *joints: int) -> Source:
+    return Source(module, module.find_files, module.load, joints=joints)
 
 
 SOURCES = {
     "synthetic": Source(synthetic, lambda root: [], lambda files: synthetic.generate()),
     "ntu60": _ntu(ntu.NTU60),
     "ntu120": _ntu(ntu.NTU120),
-    "cmu": _whole(cmu),
-    "pku-mmd": _whole(pku_mmd),
-    "nw-ucla": _whole(nw_ucla),
+    "cmu": _whole(cmu, 31),
+    "pku-mmd": _whole(pku_mmd, 25, 50),
+    "nw-ucla": _whole(nw_ucla, 20),
     "folder": _whole(folder),
     "bvh": _whole(bvh),
     "ctr-gcn": _whole(ctr_gcn),
@@ -163,6 +165,12 @@ def prepare(dataset: str, data: Path | None, split: str, steps: Preprocessing) -
         _write(source.load(files), split, steps, target)
     facts = read_json(target / "prepared.json")
     clips = Clips.open(target)
+    joints = SOURCES[dataset].joints
+    if joints and clips.num_joints not in joints:
+        raise CrrlError(
+            f"{root} holds skeletons of {clips.num_joints} joints, those of {dataset} have "
+            f"{' or '.join(map(str, joints))}: give --dataset prepared, and --view-joints where they are known"
+        )
     chosen = clips.split(split)
     for side, index in {"train": chosen.train, **chosen.test}.items():
         if len(index) == 0:

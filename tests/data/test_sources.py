@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from crrl.data import Clips, Prepared, Preprocessing, Split, prepare, sources
+from crrl.data.packing import prepare_folder as prepare_whole
 from crrl.errors import CrrlError
 from crrl.files import cache_folder
 
@@ -220,3 +221,15 @@ def test_synthetic_is_generated_in_whatever_folder_one_stands(tmp_path: Path, mo
         (tmp_path / name).write_text("{}")
     monkeypatch.chdir(tmp_path)
     assert len(prepare("synthetic", None, "cross-subject", STEPS).clips) > 0
+
+
+@pytest.mark.parametrize(("dataset", "joints"), [("ntu60", "25 or 50"), ("cmu", "31"), ("prepared", "")])
+def test_skeletons_that_cannot_be_the_data_sets_are_refused(
+    root: Path, tmp_path: Path, dataset: str, joints: str
+) -> None:
+    prepare_whole("folder", root, tmp_path / "out")
+    if not joints:
+        assert prepare(dataset, tmp_path / "out", "default", STEPS).clips.num_joints == 5
+        return
+    with pytest.raises(CrrlError, match=f"out holds skeletons of 5 joints, those of {dataset} have {joints}: give"):
+        prepare(dataset, tmp_path / "out", "default", STEPS)
