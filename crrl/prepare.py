@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tyro
 
-from crrl.data.packing import prepare_folder
+from crrl.data.packing import partial_folder, prepare_folder
 from crrl.errors import Interrupted, run_command
 
 
@@ -27,7 +27,7 @@ class PrepareOptions:
     skip_damaged: bool = False
     """Drop damaged files and report each with the reason, instead of refusing all."""
     workers: int = 0
-    """Processes that read; 0: one for each core."""
+    """Processes that read NTU, cmu, pku-mmd and bvh; 0: one for each core."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,7 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
             options.source, options.data, options.out, options.missing, options.skip_damaged, options.workers
         )
     except Interrupted as stop:
-        print(f"stopped by {stop}; what is read is kept: run the same command again to go on", file=sys.stderr)
+        kept = "what is read is kept" if partial_folder(options.out).exists() else "nothing is kept"
+        print(f"stopped by {stop}; {kept}: run the same command again", file=sys.stderr)
         return 128 + stop.signum
     print(report)
     print(f"prepared: {options.out}")

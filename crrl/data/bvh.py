@@ -8,7 +8,8 @@ programs that write them mean it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import numpy as np
 from crrl.data import folder
 from crrl.data.clips import Clips, FloatArray
 from crrl.data.kinematics import Matrix, euler_rotation, joint_positions
+from crrl.data.parallel import in_order
 from crrl.data.text import Line, line_error, numbers, read_lines
 from crrl.errors import CrrlError
 
@@ -48,17 +50,23 @@ def load(files: list[Path]) -> Clips:
     Raises:
         CrrlError: a file is damaged or has another skeleton than the first.
     """
-    first: Skeleton | None = None
+    with closing(in_order(_read_clip, files[1:], "read bvh")) as clips:
+        return folder.load(files, _of_one_skeleton(files[1:], clips))
 
-    def read(path: Path) -> FloatArray:
-        nonlocal first
-        skeleton, motion = read_file(path)
+
+def _read_clip(path: Path) -> tuple[Skeleton, FloatArray]:
+    skeleton, motion = read_file(path)
+    return skeleton, positions(skeleton, motion)
+
+
+def _of_one_skeleton(paths: list[Path], clips: Iterable[tuple[Skeleton, FloatArray]]) -> Iterator[FloatArray]:
+    """The clips without their skeletons, which are all like the first."""
+    first: Skeleton | None = None
+    for path, (skeleton, frames) in zip(paths, clips, strict=True):
         first = first or skeleton
         if skeleton.names != first.names or skeleton.parents != first.parents:
-            raise CrrlError(f"{path} has another skeleton than {files[1]}: one per data set; convert or remove it")
-        return positions(skeleton, motion)
-
-    return folder.load(files, read)
+            raise CrrlError(f"{path} has another skeleton than {paths[0]}: one per data set; convert or remove it")
+        yield frames
 
 
 def read_file(path: Path) -> tuple[Skeleton, Matrix]:

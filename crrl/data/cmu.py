@@ -7,6 +7,7 @@ they show.
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from crrl.data import asf
 from crrl.data.clips import Clips, FloatArray, IntArray, Split
 from crrl.data.folder import LABELS, read_rows
 from crrl.data.naming import by_stem
+from crrl.data.parallel import in_order
 from crrl.errors import CrrlError
 
 JOINTS = (
@@ -96,13 +98,15 @@ def load(files: list[Path]) -> Clips:
     class_names = sorted({label for _, _, label in trials})
     skeletons = {path: _read_skeleton(path) for path in paths if path.suffix == ".asf"}
     names = [name for _, name, _ in trials]
-    clips = Clips.from_arrays(
-        (_read_clip(motions[name], skeletons) for name in names),
-        labels=[class_names.index(label) for _, _, label in trials],
-        names=[str(motions[name]) for name in names],
-        class_names=class_names,
-        subjects=[int(name.partition("_")[0]) for name in names],
-    )
+    pairs = [(motions[name], skeletons[_skeleton_path(motions[name])]) for name in names]
+    with closing(in_order(_read_clip, pairs, "read cmu")) as frames:
+        clips = Clips.from_arrays(
+            frames,
+            labels=[class_names.index(label) for _, _, label in trials],
+            names=[str(motions[name]) for name in names],
+            class_names=class_names,
+            subjects=[int(name.partition("_")[0]) for name in names],
+        )
     clips = replace(clips, names=tuple(Path(name).stem for name in names))
     counts = np.bincount(clips.labels)
     if len(clips) < FOLDS or counts.min() < 2:
@@ -127,9 +131,9 @@ def _read_skeleton(path: Path) -> asf.Skeleton:
     return skeleton
 
 
-def _read_clip(path: Path, skeletons: dict[Path, asf.Skeleton]) -> FloatArray:
-    """One trial, float32 [T, 31, 3] in metres."""
-    skeleton = skeletons[_skeleton_path(path)]
+def _read_clip(pair: tuple[Path, asf.Skeleton]) -> FloatArray:
+    """One trial, float32 [T, 31, 3] in metres, of its .amc file and its skeleton."""
+    path, skeleton = pair
     frames = asf.positions(skeleton, asf.read_motion(path, skeleton))
     frames = frames[:, [skeleton.names.index(name) for name in JOINTS]]
     return frames * np.float32(INCH / skeleton.unit)

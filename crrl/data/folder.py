@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,13 +94,13 @@ def read_clip(path: Path) -> FloatArray:
     return check_clip(content, str(path))
 
 
-def load(files: list[Path], read: Callable[[Path], object] = read_clip) -> Clips:
+def load(files: list[Path], contents: Iterable[object] | None = None) -> Clips:
     """Read the clips that `find_files` found, with one split, "default".
 
     Its test clips are those marked test in the column split; without that column, every fifth clip of each class.
 
     Args:
-        files: labels.csv, then the clip files. read: makes a clip, [T, J, 3], of one of them.
+        files: labels.csv, then the clip files. contents: a clip, [T, J, 3], of each of these; None: they hold arrays.
 
     Raises:
         CrrlError: a clip is damaged, empty, not finite, or has another joint count than the first.
@@ -109,7 +109,7 @@ def load(files: list[Path], read: Callable[[Path], object] = read_clip) -> Clips
     rows = read_labels(labels_path.parent)
     class_names = sorted({row["label"] for row in rows})
     clips = Clips.from_arrays(
-        (read(path) for path in clip_paths),
+        map(read_clip, clip_paths) if contents is None else contents,
         labels=[class_names.index(row["label"]) for row in rows],
         names=[str(path) for path in clip_paths],
         class_names=class_names,

@@ -1,24 +1,20 @@
-"""`crrl prepare`: a data set from its raw files to a prepared folder, in parallel, resumable, with a manifest.
+"""`crrl prepare`: a data set from its raw files to a prepared folder, with a manifest.
 
 Files that are a clip each are read in chunks by worker processes. A finished chunk is a file of its own in
 FOLDER.partial, called by a hash of all that it depends on: whatever stops the command, the next one takes up the chunks
-that are there and whole. The chunks are then laid one after the other, and the result is renamed into place.
+that are there and whole. The chunks are then laid one after the other, and the result is renamed into place. Other data
+sets are read whole, and from the start each time; some of their readers have workers too (`parallel.in_order`).
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
-import signal
-import sys
-import threading
 import zipfile
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import as_completed
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from crrl.data.clips import Clips, FloatArray, check_clip, write_frames
 from crrl.data.manifest import dropped_lines, manifest_of, summary_of
+from crrl.data.parallel import cores, progress, use_workers, worker_pool
 from crrl.data.prepared import MANIFEST, digest, digest_of
 from crrl.data.sources import SOURCES, ClipFiles, Source, data_root
 from crrl.errors import CrrlError
@@ -79,10 +75,11 @@ def prepare_folder(
     source, root = SOURCES[dataset], data_root(dataset, data)
     if source.clip_files is None and (missing or skip_damaged):
         raise CrrlError(f"--missing and --skip-damaged are for data sets of one clip a file, and {dataset} is none")
-    partial = out.with_name(out.name + ".partial")
+    partial = partial_folder(out)
     with explain_os_errors(partial, "write"), _work_folder(partial) as whole:
         if source.clip_files is None:
-            clips, found = _load_whole(source, root)
+            with use_workers(workers):
+                clips, found = _load_whole(source, root)
             clips.save(whole)
         else:
             reader = _Reader(dataset, root, partial, missing, skip_damaged, workers)
@@ -91,6 +88,11 @@ def prepare_folder(
         os.rename(whole, out)
         shutil.rmtree(partial)
     return summary
+
+
+def partial_folder(out: Path) -> Path:
+    """Where finished chunks lie until `out` is whole; not there where nothing is kept."""
+    return out.with_name(out.name + ".partial")
 
 
 @contextmanager
@@ -153,7 +155,7 @@ class _Reader:
         self, dataset: str, root: Path, partial: Path, missing: Sequence[Path], skip_damaged: bool, workers: int
     ):
         self.dataset, self.root, self.partial, self.skip_damaged = dataset, root, partial, skip_damaged
-        self.workers = workers or _cores()
+        self.workers = workers or cores()
         self.source = SOURCES[dataset]
         self.missing = {name: path for path in missing for name in self.clip_files.missing_names(path)}
 
@@ -192,14 +194,8 @@ class _Reader:
         """Read what was not read yet, with a bar that knows when it will be over."""
         todo = [chunk for chunk in chunks if not chunk.is_done]
         done = sum(len(chunk.files) for chunk in chunks if chunk.is_done)
-        bar = tqdm(
-            total=done + sum(len(chunk.files) for chunk in todo),
-            initial=done,
-            desc=f"prepare {self.dataset}",
-            unit="file",
-            mininterval=0.2 if sys.stderr.isatty() else 30,
-        )
-        with bar, closing(self._in_parallel(todo)) as counts:
+        total = done + sum(len(chunk.files) for chunk in todo)
+        with progress(f"prepare {self.dataset}", total, done) as bar, closing(self._in_parallel(todo)) as counts:
             for count in counts:
                 bar.update(count)
 
@@ -208,16 +204,9 @@ class _Reader:
         if self.workers == 1 or len(chunks) < 2:
             yield from (make_chunk(self.dataset, self.root, chunk.files, chunk.path) for chunk in chunks)
             return
-        pool = ProcessPoolExecutor(self.workers, initializer=_follow_the_parent)
-        try:
+        with worker_pool(self.workers, "run the same command again, it goes on where it was") as pool:
             futures = [pool.submit(make_chunk, self.dataset, self.root, c.files, c.path) for c in chunks]
             yield from (future.result() for future in as_completed(futures))
-        except BrokenProcessPool as error:
-            raise CrrlError(
-                "a worker process was killed (too little memory?): run the same command again, it goes on where it was"
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
     def _gather(self, chunks: Sequence[_Chunk], found: Found) -> dict[str, int]:
         """Add up in `found` what the chunks say; the clips that are left, with their lengths.
@@ -272,23 +261,6 @@ def make_chunk(dataset: str, root: Path, files: Sequence[Path], target: Path) ->
 def _save(path: Path, arrays: dict[str, Any]) -> None:
     with open(path, "wb") as file:  # given a path, savez would add .npz to it
         np.savez(file, **arrays)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _follow_the_parent() -> None:
-    """Set up a worker: Ctrl-C, which reaches all processes, is the parent's to handle, whose end is the worker's."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
-
-
-def _end_with_the_parent() -> None:
-    if parent := multiprocessing.parent_process():
-        parent.join()
-    os._exit(1)
 
 
 def _facts(path: Path) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ import numpy as np
 from crrl.data.arrays import join_bodies
 from crrl.data.clips import Clips, FloatArray, IntArray, Split, join
 from crrl.data.naming import by_stem
+from crrl.data.parallel import in_order
 from crrl.data.text import Line, line_error, numbers, read_lines
 from crrl.errors import CrrlError
 
@@ -50,6 +52,14 @@ class Action(NamedTuple):
     action: int
     start: int
     end: int
+
+
+class _Shown(NamedTuple):
+    """What an action's frames show, float32 [T, 50, 3], and where they were read; None: nobody in any frame."""
+
+    action: Action
+    where: str
+    frames: FloatArray | None
 
 
 def find_files(root: Path) -> list[Path]:
@@ -117,9 +127,11 @@ def load(files: list[Path]) -> Clips:
         CrrlError: a file is damaged, an action is unknown or runs beyond the end of its video.
     """
     sides = {name: read_split(path) for path in files if (name := _split_name(path))}
-    pairs = [path for path in files if not _split_name(path)]
+    paths = [path for path in files if not _split_name(path)]
+    pairs = list(zip(paths[::2], paths[1::2], strict=True))
     kept: list[Action] = []
-    frames, offsets = join(_clips(list(zip(pairs[::2], pairs[1::2], strict=True)), kept))
+    with closing(in_order(_read_video, pairs, "read pku-mmd")) as videos:
+        frames, offsets = join(_clips(videos, kept))
     actions = sorted({action.action for action in kept})
     return Clips(
         frames=frames,
@@ -134,29 +146,38 @@ def load(files: list[Path]) -> Clips:
     )
 
 
-def _clips(videos: list[tuple[Path, Path]], kept: list[Action]) -> Iterator[tuple[str, FloatArray]]:
+def _clips(videos: Iterable[list[_Shown]], kept: list[Action]) -> Iterator[tuple[str, FloatArray]]:
     """The clips of all videos, each after where it was read; `kept` gets what each shows."""
     empty = 0
-    for label_path, skeleton_path in videos:
-        actions = read_labels(label_path)
-        lines = _frames(skeleton_path)
-        for action in actions:
-            if action.end > len(lines):
-                raise line_error(
-                    label_path,
-                    action.line,
-                    f"the action ends at frame {action.end}, but {skeleton_path} has {len(lines)}",
-                    "the one or the other is damaged or cut short; restore it",
-                )
-            bodies = numbers(skeleton_path, lines[action.start : action.end], 3 * BODIES * NUM_JOINTS)
-            if bodies.any():
-                kept.append(action)
-                where = f"{skeleton_path}, frames {action.start} to {action.end}"
-                yield where, join_bodies(bodies.reshape(-1, BODIES, NUM_JOINTS, 3))
-            else:
+    for video in videos:
+        for shown in video:
+            if shown.frames is None:
                 empty += 1
+                continue
+            kept.append(shown.action)
+            yield shown.where, shown.frames
     if empty:
         warnings.warn(f"{empty} actions of PKU-MMD have no frame that shows a body and are left out", stacklevel=2)
+
+
+def _read_video(paths: tuple[Path, Path]) -> list[_Shown]:
+    """The actions of a video, of its label file and its skeleton file."""
+    label_path, skeleton_path = paths
+    actions = read_labels(label_path)
+    lines = _frames(skeleton_path)
+    found = []
+    for action in actions:
+        if action.end > len(lines):
+            raise line_error(
+                label_path,
+                action.line,
+                f"the action ends at frame {action.end}, but {skeleton_path} has {len(lines)}",
+                "the one or the other is damaged or cut short; restore it",
+            )
+        bodies = numbers(skeleton_path, lines[action.start : action.end], 3 * BODIES * NUM_JOINTS)
+        frames = join_bodies(bodies.reshape(-1, BODIES, NUM_JOINTS, 3)) if bodies.any() else None
+        found.append(_Shown(action, f"{skeleton_path}, frames {action.start} to {action.end}", frames))
+    return found
 
 
 def read_labels(path: Path) -> list[Action]:

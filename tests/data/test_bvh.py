@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from crrl.data import bvh
+from crrl.data.parallel import use_workers
 from crrl.errors import CrrlError
 
 pytest.importorskip("hypothesis", reason="hypothesis is not installed")
@@ -190,6 +191,24 @@ def test_another_skeleton_than_the_first_is_refused(root: Path) -> None:
     write(root / "3.bvh", other, [STILL])
     with pytest.raises(CrrlError, match=r"3\.bvh has another skeleton than .*0\.bvh"):
         bvh.load(bvh.find_files(root))
+
+
+def test_workers_read_the_same_as_one_process(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(20):
+        write(tmp_path / f"{number}.bvh", arm(), rng.uniform(-90, 90, (1 + number % 3, 10)).round(4).tolist())
+    (tmp_path / "labels.csv").write_text("file,label\n" + "".join(f"{number}.bvh,walk\n" for number in range(20)))
+    with use_workers(1):
+        one = bvh.load(bvh.find_files(tmp_path))
+    with use_workers(2):
+        two = bvh.load(bvh.find_files(tmp_path))
+        np.testing.assert_array_equal(two.frames, one.frames)
+        assert (two.names, two.offsets.tolist()) == (one.names, one.offsets.tolist())
+        other = arm()
+        other.children[0].name = "leg"
+        write(tmp_path / "17.bvh", other, [STILL])
+        with pytest.raises(CrrlError, match=r"17\.bvh has another skeleton than .*/0\.bvh"):
+            bvh.load(bvh.find_files(tmp_path))
 
 
 def edit(old: str, new: str) -> Callable[[Path], object]:

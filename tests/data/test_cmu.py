@@ -11,6 +11,7 @@ import pytest
 
 from crrl.data import asf, cmu
 from crrl.data.clips import Clips
+from crrl.data.parallel import use_workers
 from crrl.errors import CrrlError
 
 TREE = {
@@ -154,6 +155,24 @@ def test_the_folds_do_not_depend_on_the_order_of_the_list(root: Path) -> None:
     expected = [fold(number) for number in (1, 2, 3, 4)]
     write_labels(root, [(f"{name}.amc", label) for name, label in reversed(TRIALS)])
     assert [fold(number) for number in (1, 2, 3, 4)] == expected
+
+
+def test_workers_read_the_same_as_one_process(tmp_path: Path) -> None:
+    rows = [(f"{s:02d}_{t:02d}.amc", f"class {t % 2}") for s in (2, 7) for t in range(1, 11)]
+    for frames, (name, _) in enumerate(rows, 1):
+        add(tmp_path, name[:-4], frames, 0.45 if name < "05" else 0.9)
+    write_labels(tmp_path, rows)
+    one, two = (load_with(tmp_path, workers) for workers in (1, 2))
+    np.testing.assert_array_equal(two.frames, one.frames)
+    assert (two.names, two.lengths.tolist()) == (one.names, one.lengths.tolist())
+    (tmp_path / "subjects/07/07_03.amc").write_text("damaged\n")
+    with pytest.raises(CrrlError, match=r"07_03\.amc, line 1"):
+        load_with(tmp_path, 2)
+
+
+def load_with(root: Path, workers: int) -> Clips:
+    with use_workers(workers):
+        return load(root)
 
 
 def test_a_listed_trial_that_is_there_twice_is_refused_and_another_left_alone(root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -16,9 +17,9 @@ import numpy as np
 import pytest
 import torch
 
-from crrl.data import Clips, Preprocessing, ntu, packing, prepared, sources
+from crrl.data import Clips, Preprocessing, ntu, packing, parallel, prepared, sources
 from crrl.data.packing import prepare_folder
-from crrl.errors import CrrlError
+from crrl.errors import CrrlError, Interrupted
 
 pytest.importorskip("tyro", reason="tyro is not installed")
 
@@ -321,6 +322,41 @@ def test_a_source_that_is_loaded_whole_is_prepared_too(tmp_path: Path) -> None:
     assert len((tmp_path / "out" / "inputs.b2").read_text().splitlines()) == 6
     with pytest.raises(CrrlError, match="--missing and --skip-damaged are for"):
         prepare_folder("folder", root, tmp_path / "other", skip_damaged=True)
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_the_reader_of_a_set_that_is_loaded_whole_is_told_the_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    told: list[int] = []
+    source = sources.SOURCES["synthetic"]
+
+    def load(files: list[Path]) -> Clips:
+        told.append(parallel._workers.get())
+        return Clips.from_arrays([np.ones((2, 5, 3))], labels=[0], names=["a"], class_names=["any"])
+
+    monkeypatch.setitem(sources.SOURCES, "synthetic", dataclasses.replace(source, load=load))
+    prepare_folder("synthetic", None, tmp_path / "out", workers=workers)
+    assert told == [workers]
+    assert parallel._workers.get() == 0
+
+
+@pytest.mark.parametrize(("whole", "said"), [(True, "nothing is kept"), (False, "what is read is kept")])
+def test_a_stop_says_whether_anything_is_kept(
+    raw: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    whole: bool,
+    said: str,
+) -> None:
+    def stop(*arguments: Any) -> None:
+        raise Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr(packing, "manifest_of", stop)
+    source = ["synthetic"] if whole else ["ntu60", "--data", str(raw), "--workers", "1"]
+    assert prepare.main([*source, "--out", str(tmp_path / "out")]) == 128 + signal.SIGTERM
+    assert f"stopped by SIGTERM; {said}: run the same command again" in capsys.readouterr().err
 
 
 OPTIONS = ["--device", "cpu", "--batch-size", "4", "--hidden-size", "4", "--queue-size", "6", "--epochs-cml", "1"]

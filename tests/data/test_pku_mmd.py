@@ -13,6 +13,7 @@ import pytest
 
 from crrl.data import pku_mmd
 from crrl.data.clips import Clips
+from crrl.data.parallel import use_workers
 from crrl.errors import CrrlError
 
 pytest.importorskip("hypothesis", reason="hypothesis is not installed")
@@ -149,6 +150,24 @@ def test_an_action_without_a_body_is_left_out_with_a_warning(root: Path) -> None
         clips = load(root)
     assert clips.names == ("0002-L:1", "0002-L:2", "0002-M:1", "0003-R:2")
     assert clips.split("cross-subject").test["all"].tolist() == [3]
+
+
+def test_workers_read_the_same_as_one_process(tmp_path: Path) -> None:
+    names = [f"{number:04d}-L" for number in range(20)]
+    for folder in ("skeleton", "label"):
+        (tmp_path / folder).mkdir()
+    for number, name in enumerate(names):
+        (tmp_path / f"skeleton/{name}.txt").write_text(text(recording(name)))
+        (tmp_path / f"label/{name}.txt").write_text(f"6,1,{2 + number % 5},2\n{1 + number},4,9,1\n")
+    (tmp_path / "cross-subject.txt").write_text(split_text(tuple(names[:9]), tuple(names[9:])))
+    with use_workers(1):
+        one = load(tmp_path)
+    with use_workers(2):
+        two = load(tmp_path)
+    np.testing.assert_array_equal(two.frames, one.frames)
+    for name in ("offsets", "labels", "views"):
+        np.testing.assert_array_equal(getattr(two, name), getattr(one, name))
+    assert (two.names, two.class_names) == (one.names, one.class_names)
 
 
 def test_a_joint_at_the_origin_of_a_body_that_is_there_is_present(root: Path) -> None:
