@@ -53,6 +53,11 @@ class Action(NamedTuple):
     start: int
     end: int
 
+    @property
+    def name(self) -> str:
+        """The clip's name: video and line of its label file."""
+        return f"{self.video}:{self.line}"
+
 
 class _Shown(NamedTuple):
     """What an action's frames show, float32 [T, 50, 3], and where they were read; None: nobody in any frame."""
@@ -121,7 +126,7 @@ def load(files: list[Path]) -> Clips:
     """Read the videos that `find_files` found: two bodies, [ΣT, 50, 3], with the splits whose files are there.
 
     Classes are the actions that occur. An action that shows no body in any frame is left out, with a warning, as public
-    preparations of the data set do.
+    preparations of the data set do; `Clips.dropped` names it.
 
     Raises:
         CrrlError: a file is damaged, an action is unknown or runs beyond the end of its video.
@@ -130,8 +135,12 @@ def load(files: list[Path]) -> Clips:
     paths = [path for path in files if not _split_name(path)]
     pairs = list(zip(paths[::2], paths[1::2], strict=True))
     kept: list[Action] = []
+    empty: list[Action] = []
     with closing(in_order(_read_video, pairs, "read pku-mmd")) as videos:
-        frames, offsets = join(_clips(videos, kept))
+        frames, offsets = join(_clips(videos, kept, empty))
+    if empty:
+        said = f"{len(empty)} actions of PKU-MMD have no frame that shows a body and are left out"
+        warnings.warn(f"{said}, the first {empty[0].name}", stacklevel=2)
     actions = sorted({action.action for action in kept})
     return Clips(
         frames=frames,
@@ -140,24 +149,22 @@ def load(files: list[Path]) -> Clips:
         subjects=np.full(len(kept), -1, np.int64),
         views=np.array([VIEWS.index(action.video[-1]) + 1 for action in kept], np.int64),
         setups=np.full(len(kept), -1, np.int64),
-        names=tuple(f"{action.video}:{action.line}" for action in kept),
+        names=tuple(action.name for action in kept),
         class_names=tuple(ACTIONS[action - 1] for action in actions),
         splits={name: _split(kept, *side) for name, side in sides.items()},
+        dropped={action.name: "shows nobody" for action in empty},
     )
 
 
-def _clips(videos: Iterable[list[_Shown]], kept: list[Action]) -> Iterator[tuple[str, FloatArray]]:
-    """The clips of all videos, each after where it was read; `kept` gets what each shows."""
-    empty = 0
+def _clips(videos: Iterable[list[_Shown]], kept: list[Action], empty: list[Action]) -> Iterator[tuple[str, FloatArray]]:
+    """The clips of all videos, each after where it was read; `kept` gets their actions, `empty` the others."""
     for video in videos:
         for shown in video:
             if shown.frames is None:
-                empty += 1
-                continue
-            kept.append(shown.action)
-            yield shown.where, shown.frames
-    if empty:
-        warnings.warn(f"{empty} actions of PKU-MMD have no frame that shows a body and are left out", stacklevel=2)
+                empty.append(shown.action)
+            else:
+                kept.append(shown.action)
+                yield shown.where, shown.frames
 
 
 def _read_video(paths: tuple[Path, Path]) -> list[_Shown]:
@@ -184,14 +191,22 @@ def read_labels(path: Path) -> list[Action]:
     """The actions of a label file, in its order.
 
     Raises:
-        CrrlError: a line is not action,start,end,confidence, or the action is not 1 to 51.
+        CrrlError: a line is not action,start,end,confidence, the action is not 1 to 51, or it has no frame.
     """
     actions = []
     for line in read_lines(path, whole=False):
         match = _LABEL.fullmatch(line.text)
         if not match or not 1 <= int(match[1]) <= len(ACTIONS):
             raise line_error(path, line, f"{line.text[:60]!r} is not action (1 to {len(ACTIONS)}),start,end,confidence")
-        actions.append(Action(path.stem, line.number, int(match[1]), int(match[2]), int(match[3])))
+        action = Action(path.stem, line.number, *(int(match[place]) for place in (1, 2, 3)))
+        if action.start >= action.end:
+            raise line_error(
+                path,
+                line,
+                f"the action starts at frame {action.start} and ends before frame {action.end}, so that it has none",
+                "restore or remove the line",
+            )
+        actions.append(action)
     return actions
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from crrl.data import pku_mmd
 from crrl.data.clips import Clips
+from crrl.data.packing import prepare_folder
 from crrl.data.parallel import use_workers
 from crrl.errors import CrrlError
 
@@ -145,11 +146,22 @@ def test_an_action_without_a_body_is_left_out_with_a_warning(root: Path) -> None
     values = recording("0003-R")
     values[2] = 0
     (root / "Data/PKU_Skeleton/0003-R.txt").write_text(text(values))
-    (root / "Label/Train_Label/0002-M.txt").write_text("1,0,3,2\n1,5,5,1\n")
-    with pytest.warns(UserWarning, match="2 actions of PKU-MMD have no frame that shows a body"):
+    (root / "Label/Train_Label/0003-R.txt").write_text("6,2,3,1\n12,0,10,2\n\n7,2,3,1\n")
+    with pytest.warns(UserWarning, match=r"2 actions of PKU-MMD have no frame that shows .*, the first 0003-R:1$"):
         clips = load(root)
     assert clips.names == ("0002-L:1", "0002-L:2", "0002-M:1", "0003-R:2")
+    assert clips.dropped == {"0003-R:1": "shows nobody", "0003-R:4": "shows nobody"}
     assert clips.split("cross-subject").test["all"].tolist() == [3]
+
+
+def test_the_report_names_the_actions_that_are_left_out(root: Path, tmp_path: Path) -> None:
+    values = recording("0003-R")
+    values[2] = 0
+    (root / "Data/PKU_Skeleton/0003-R.txt").write_text(text(values))
+    with pytest.warns(UserWarning, match="1 actions of PKU-MMD"):
+        summary = prepare_folder("pku-mmd", root, tmp_path / "out")
+    assert "dropped clips: 1 shows nobody" in summary
+    assert (tmp_path / "out/report.txt").read_text().endswith("dropped 0003-R:1: shows nobody\n")
 
 
 def test_workers_read_the_same_as_one_process(tmp_path: Path) -> None:
@@ -228,6 +240,8 @@ def row(number: int, change: Callable[[str], str]) -> Callable[[Path], object]:
         pytest.param(edit(LABEL, "6,1,4,2", "6,1,4"), f"{LABEL}, line 1", "start,end,confidence", id="no confidence"),
         pytest.param(edit(LABEL, "6,1,4,2", "6,1,-4,2"), f"{LABEL}, line 1", "start,end", id="negative end"),
         pytest.param(edit(LABEL, "6,1,4,2", "6,1.5,4,2"), f"{LABEL}, line 1", "start,end", id="fraction"),
+        pytest.param(edit(LABEL, "51,4,9,1", "51,4,4,1"), f"{LABEL}, line 2", "starts at frame 4 and", id="no frame"),
+        pytest.param(edit(LABEL, "51,4,9,1", "51,9,4,1"), f"{LABEL}, line 2", "starts at frame 9 and", id="backwards"),
         pytest.param(put(LABEL, b"\n"), f"{LABEL}, line 1", "empty", id="empty labels"),
         pytest.param(edit(SPLIT, "Training", "Testing"), f"{SPLIT}, line 1", "no video under a heading", id="heading"),
         pytest.param(edit(SPLIT, "Validataion videos", "Training videos"), f"{SPLIT}, line 4", "headings", id="twice"),
