@@ -90,11 +90,11 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        CrrlError: it is missing, unreadable, or not JSON (truncated, say).
+        CrrlError: it is missing, unreadable, not JSON (truncated, say), or nested too deep to be read.
     """
     try:
         return json.loads(read_bytes(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CrrlError(f"{path} is not valid JSON ({error}): the file is damaged or cut short; restore it") from error
 
 

@@ -146,7 +146,9 @@ def test_json_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b'{"a": [1, 2', b'{"a": 1}}', b"\xff\xfe\xfa"], ids=["empty", "cut short", "two ends", "binary"]
+    "text",
+    [b"", b'{"a": [1, 2', b'{"a": 1}}', b"\xff\xfe\xfa", b"[" * 100_000, b"1" * 5_000],
+    ids=["empty", "cut short", "two ends", "binary", "nested deep", "a long number"],
 )
 def test_damaged_json_is_named_with_the_remedy(target: Path, text: bytes) -> None:
     target.write_bytes(text)

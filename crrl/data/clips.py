@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -229,11 +229,12 @@ def check_clip(clip: object, name: str) -> FloatArray:
     """A user's or a file's clip as float32 [T, J, 3].
 
     Raises:
-        CrrlError: it is not [T, J, 3], has no frame, or holds NaN or infinity.
+        CrrlError: it is not [T, J, 3], has no frame, or holds NaN, infinity or anything else than real numbers.
     """
     try:
-        array = np.ascontiguousarray(cast(npt.ArrayLike, clip), dtype=np.float32)
-    except (ValueError, TypeError) as error:
+        with np.errstate(over="ignore"):  # what is too large for float32 is infinity, and refused as that
+            array = np.ascontiguousarray(_numbers(cast(npt.ArrayLike, clip)), dtype=np.float32)
+    except (ValueError, TypeError, OverflowError) as error:
         raise CrrlError(f"{name} is no array of numbers of shape [frames, joints, 3]: {error}") from error
     if array.ndim != 3 or array.shape[2] != 3:
         raise CrrlError(f"{name} has shape {list(array.shape)}, not [frames, joints, 3]")
@@ -242,4 +243,22 @@ def check_clip(clip: object, name: str) -> FloatArray:
     if not np.isfinite(array).all():
         frame = int(np.argwhere(~np.isfinite(array))[0, 0])
         raise CrrlError(f"{name} holds NaN or infinity, first in frame {frame}: repair or remove the clip")
+    return array
+
+
+def _numbers(clip: npt.ArrayLike) -> npt.NDArray[Any]:
+    """`clip` as an array, where it holds real numbers: NumPy would make some of text, dates and truth values as well.
+
+    Raises:
+        TypeError: it holds anything else; in lists None, which becomes NaN, passes. ValueError: lists are ragged.
+    """
+    array = np.asarray(clip)
+    if isinstance(clip, list | tuple):  # among numbers True is 1.0 by now; None and 2**64 make Python objects of all
+        types = {type(value) for value in np.array(clip, object).flat}
+        if array.dtype == object and types <= {int, float, type(None)}:
+            return array
+        if other := types & {bool, np.bool_}:
+            raise TypeError(f"it holds {other.pop().__name__} values")
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"it holds {array.dtype.name} values")
     return array

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from crrl.data.clips import GROWTH, Clips, Split, join, mark_present
+from crrl.data.clips import GROWTH, Clips, Split, check_clip, join, mark_present
 from crrl.errors import CrrlError
 
 ARRAYS = ["frames", "offsets", "labels", "subjects", "views", "setups"]
@@ -61,6 +62,7 @@ def test_nested_lists_are_a_clip() -> None:
     np.testing.assert_array_equal(made.frames, GOOD)
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize(
     ("clip", "problem"),
     [
@@ -73,11 +75,57 @@ def test_nested_lists_are_a_clip() -> None:
         pytest.param(GOOD[:, :4], "has 4 joints, but good has 5", id="another joint count"),
         pytest.param([[[1, 2, 3]], [[1, 2]]], "no array of numbers", id="ragged lists"),
         pytest.param([[["x", "y", "z"]]], "no array of numbers", id="text"),
+        pytest.param([[["1.5", "2", "3"]]], "no array of numbers .* it holds str", id="numbers as text"),
+        pytest.param([[[1.5, "2", 3]]], "no array of numbers .* it holds str", id="text among numbers"),
+        pytest.param([[[1.5, True, 3]]], "no array of numbers .* it holds bool", id="true among numbers"),
+        pytest.param([[[None, True, 3]]], "no array of numbers .* it holds bool", id="true and null"),
+        pytest.param([[[1.5, 1j, 3]]], "no array of numbers .* it holds complex", id="complex among numbers"),
+        pytest.param([[[1.5, None, 3]]], "NaN or infinity, first in frame 0", id="null"),
+        pytest.param([[[1.5, {}, 3]]], "no array of numbers .* it holds object", id="object"),
+        pytest.param([[[1.5, 10**400, 3]]], "no array of numbers .* too large", id="an integer of 401 digits"),
+        pytest.param([[[1, 10**40, 3]]], "NaN or infinity", id="an integer of 41 digits"),
+        pytest.param(with_value(0).astype(np.float64) + 1e39, "NaN or infinity, first in frame 0", id="beyond float32"),
+        pytest.param(GOOD > 3, "no array of numbers .* it holds bool", id="bool array"),
+        pytest.param([GOOD[0] > 3, GOOD[1] > 3], "no array of numbers .* it holds bool", id="list of bool arrays"),
+        pytest.param(GOOD.astype(np.complex64), "no array of numbers .* it holds complex64", id="complex array"),
+        pytest.param(GOOD.astype("datetime64[s]"), r"no array of numbers .* it holds datetime64\[s\]", id="dates"),
+        pytest.param(GOOD.astype(str), "no array of numbers .* it holds str", id="text array"),
+        pytest.param(GOOD.astype(object), "no array of numbers .* it holds object", id="object array"),
     ],
 )
 def test_a_clip_that_is_none_is_refused_by_name(clip: object, problem: str) -> None:
     with pytest.raises(CrrlError, match=f"^bad .*{problem}"):
         Clips.from_arrays([GOOD, clip], labels=[0, 0], names=["good", "bad"], class_names=["sit"])
+
+
+@pytest.mark.parametrize(
+    "clip",
+    [
+        GOOD.astype(np.float16),
+        GOOD.astype(">f8"),
+        GOOD.astype(np.longdouble),
+        GOOD.astype(np.int8),
+        GOOD.astype(np.uint64),
+        list(GOOD),
+        tuple(GOOD.tolist()),
+        [[list(joint) for joint in frame] for frame in GOOD],
+        torch.from_numpy(GOOD),
+        torch.from_numpy(GOOD).half(),
+        list(torch.from_numpy(GOOD)),
+    ],
+    ids=lambda clip: f"{type(clip).__name__} {getattr(clip, 'dtype', '')}",
+)
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_numbers_of_any_kind_are_a_clip(clip: object) -> None:
+    np.testing.assert_array_equal(check_clip(clip, "any"), GOOD)
+
+
+def test_an_integer_beyond_64_bits_is_a_number() -> None:
+    assert check_clip([[[1, 2**70, 0.5]]], "any").tolist() == [[[1, 2**70, 0.5]]]
+
+
+def test_a_float32_array_is_not_copied() -> None:
+    assert check_clip(GOOD, "any") is GOOD
 
 
 @pytest.mark.parametrize("clips", [[], np.zeros((0, 2, 5, 3))], ids=["list", "array"])

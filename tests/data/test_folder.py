@@ -165,6 +165,10 @@ NOT_FINITE[2, 1] = np.nan
         pytest.param(replace_clip(clip(0, joints=4)), "3.npy", "has 4 joints", "one count per data set", id="joints"),
         pytest.param(replace_clip(NOT_FINITE), "3.npy", "NaN .* frame 2", "repair or remove the clip", id="NaN"),
         pytest.param(replace_clip(clip(0, frames=0)), "3.npy", "is empty", "remove the clip", id="no frames"),
+        pytest.param(replace_clip(clip(0) > 0), "3.npy", "no array of numbers", "it holds bool values", id="bool"),
+        pytest.param(replace_clip(clip(0).astype("M8[s]")), "3.npy", "no array of numbers", "datetime64", id="dates"),
+        pytest.param(replace_clip(clip(0).astype("S9")), "3.npy", "no array of numbers", "it holds bytes", id="text"),
+        pytest.param(replace_clip(clip(0) + 0j), "3.npy", "no array of numbers", "it holds complex", id="complex"),
         pytest.param(replace_clip(clip(0)[0]), "3.npy", "shape .5, 3.", r"not \[frames, joints, 3\]", id="two axes"),
     ],
 )

@@ -12,6 +12,11 @@ from crrl.data import nw_ucla
 from crrl.data.clips import Clips
 from crrl.errors import CrrlError
 
+pytest.importorskip("hypothesis", reason="hypothesis is not installed")
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 ACTIONS = {
     "a01": "pick up with one hand",
     "a02": "pick up with two hands",
@@ -131,6 +136,12 @@ def test_a_folder_without_clips_is_named(tmp_path: Path) -> None:
         pytest.param([[[0.0, 1.0]] * 20], r"shape \[1, 20, 2\]", id="flat coordinates"),
         pytest.param([], r"shape \[0\]", id="no frames"),
         pytest.param([[[0.0, 1.0, None]] * 20], "NaN", id="null coordinate"),
+        pytest.param([[[0.0, 1.0, True]] * 20], "no array of numbers .* bool", id="true for a coordinate"),
+        pytest.param([[[0.0, 1.0, "1.5"]] * 20], "no array of numbers .* str", id="text for a coordinate"),
+        pytest.param([[[0.0, 1.0, 10**400]] * 20], "no array of numbers .* too large", id="401 digits"),
+        pytest.param([[[0.0, 1.0, 1e39]] * 20], "NaN or infinity", id="beyond float32"),
+        pytest.param([[[0.0, 1.0]] * 19 + [[0.0]]], "no array of numbers", id="ragged"),
+        pytest.param([[[[]] * 3] * 20], r"shape \[1, 20, 3, 0\]", id="lists for coordinates"),
     ],
 )
 def test_skeletons_of_another_form_are_refused_by_name(small: Path, content: object, problem: str) -> None:
@@ -146,6 +157,7 @@ def test_skeletons_of_another_form_are_refused_by_name(small: Path, content: obj
         pytest.param("", "not valid JSON", id="emptied"),
         pytest.param('{"label": 1}', 'no "skeletons"', id="without the key"),
         pytest.param("[]", 'no "skeletons"', id="a list"),
+        pytest.param("[" * 100_000, "not valid JSON", id="nested deep"),
     ],
 )
 def test_a_damaged_file_is_named_with_the_remedy(small: Path, text: str, problem: str) -> None:
@@ -153,6 +165,36 @@ def test_a_damaged_file_is_named_with_the_remedy(small: Path, text: str, problem
     path.write_text(text)
     with pytest.raises(CrrlError, match=f"^{path} .*{problem}.*restore it"):
         load(small)
+
+
+@given(data=st.data())
+@settings(max_examples=150)
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_damaged_bytes_give_clips_or_the_one_error(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    root = tmp_path_factory.getbasetemp() / "fuzzed"
+    root.mkdir(exist_ok=True)
+    path = write(root, "a01_s01_e00_v01", skeletons(3, seed=1))
+    content = path.read_bytes()
+    start = data.draw(st.integers(0, len(content) - 1))
+    removed = data.draw(st.integers(0, 3))
+    put = data.draw(st.binary(max_size=3) | st.sampled_from([b"[", b"]", b"e99", b"-", b"null", b"true", b'"', b"NaN"]))
+    path.write_bytes(content[:start] + put + content[start + removed :])
+    found = clips_or_error(root)
+    if isinstance(found, str):
+        assert str(path) in found
+        assert "\n" not in found
+    else:
+        assert found.frames.shape[1:] == (20, 3)
+        assert np.isfinite(found.frames).all()
+
+
+def clips_or_error(root: Path) -> Clips | str:
+    try:
+        return load(root)
+    except CrrlError as error:
+        return str(error)
 
 
 def test_an_action_that_does_not_exist_is_refused(small: Path) -> None:
