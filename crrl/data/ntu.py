@@ -139,13 +139,15 @@ def _numbers(path: Path) -> tuple[int, ...]:
 
 
 def missing_names(path: Path) -> list[str]:
-    """The clips that an official list of missing skeletons names, one a line; lines of prose are passed over.
+    """The clips that a list names, one a line, as the owners' lists of missing skeletons do; prose is passed over.
+
+    A clip may be named as its file is, S001C002P005R002A008.skeleton.
 
     Raises:
         CrrlError: the file cannot be read, names none, or a line is almost a name.
     """
     with explain_os_errors(path, "read"):
-        lines = [line.strip() for line in path.read_text("utf-8", "replace").splitlines()]
+        lines = [line.strip().removesuffix(".skeleton") for line in path.read_text("utf-8", "replace").splitlines()]
     for number, line in enumerate(lines, 1):
         if re.match(r"S\d", line) and not _NAME.fullmatch(line):
             raise CrrlError(f"{path}, line {number}: {line[:40]!r} is no name of a clip: restore the list")

@@ -192,10 +192,17 @@ def test_a_list_of_missing_skeletons_may_have_prose(tmp_path: Path) -> None:
     assert ntu.missing_names(path) == ["S001C002P005R002A008", "S001C002P006R001A008"]
 
 
+def test_a_list_of_files_names_their_clips(tmp_path: Path) -> None:
+    path = tmp_path / "missing.txt"
+    path.write_text("S001C002P005R002A008.skeleton\r\nS001C002P006R001A008\n")
+    assert ntu.missing_names(path) == ["S001C002P005R002A008", "S001C002P006R001A008"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("S001C002P005R002A008\nS001C002P005R002A00\n", "line 2: .* is no name of a clip"),
+        ("S001C002P005R002A008.skeletons\n", "line 1: .* is no name of a clip"),
         ("nothing\n", "names no clip"),
     ],
 )
