@@ -70,7 +70,7 @@ def read_trials(path: Path) -> list[tuple[int, str, str]]:
         CrrlError: the file is damaged, a row names no trial or no label, or a trial comes twice.
     """
     trials: dict[str, tuple[int, str, str]] = {}
-    for line, row in read_rows(path, {"label"}):
+    for line, row in read_rows(path, {"label"}, "subject,trial,label or file,label"):
         name = Path(row["file"]).name if "file" in row else _name(row.get("subject", ""), row.get("trial", ""))
         if not _NAME.fullmatch(name) or not row["label"]:
             raise CrrlError(

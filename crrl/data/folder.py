@@ -38,7 +38,7 @@ def read_labels(root: Path) -> list[dict[str, str]]:
         CrrlError: the file is missing, has no rows, lacks a column or a value, or lists a clip twice.
     """
     path = root / LABELS
-    rows = read_rows(path, {"file", "label"})
+    rows = read_rows(path, {"file", "label"}, "file,label")
     seen: set[str] = set()
     for line, row in rows:
         if not row["file"] or not row["label"]:
@@ -54,8 +54,11 @@ def read_labels(root: Path) -> list[dict[str, str]]:
     return [row for _, row in rows]
 
 
-def read_rows(path: Path, required: set[str]) -> list[tuple[int, dict[str, str]]]:
+def read_rows(path: Path, required: set[str], columns: str) -> list[tuple[int, dict[str, str]]]:
     """The rows of a CSV file in UTF-8 whose first line names the columns, with their line numbers.
+
+    Args:
+        required: columns that every such file has. columns: the first line to have, as it is told to who lacks one.
 
     Raises:
         CrrlError: the file is missing, is no such file, has no rows or lacks a required column.
@@ -63,15 +66,15 @@ def read_rows(path: Path, required: set[str]) -> list[tuple[int, dict[str, str]]
     with explain_os_errors(path, "read"), open(path, newline="", encoding="utf-8-sig") as file:
         try:
             reader = csv.DictReader(file, restval="")
-            columns = reader.fieldnames or ()
+            names = reader.fieldnames or ()
             rows = [(reader.line_num, row) for row in reader]
         except (csv.Error, UnicodeDecodeError) as error:
             raise CrrlError(f"{path} is not a CSV file in UTF-8: {error}") from error
-    missing = required - set(columns)
+    missing = required - set(names)
     if missing:
+        apart = ", apart by commas, not semicolons" if any(";" in name for name in names) else ""
         raise CrrlError(
-            f"{path} has no column {' or '.join(sorted(missing))}: its first line names the columns, "
-            f"{','.join(sorted(required))}"
+            f"{path} has no column {' or '.join(sorted(missing))}: its first line names the columns, {columns}{apart}"
         )
     if not rows:
         raise CrrlError(f"{path} lists no clips: add a row for each")

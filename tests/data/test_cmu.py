@@ -202,7 +202,16 @@ def replace(name: str, old: str, new: str) -> Callable[[Path], None]:
     ("damage", "problem"),
     [
         pytest.param(remove("labels.csv"), r"labels\.csv is missing: it says .* subject,trial,label", id="no list"),
-        pytest.param(relist(("02_01.amc",), columns="file"), r"labels\.csv has no column label", id="no label"),
+        pytest.param(
+            relist(("02_01.amc",), columns="file"),
+            r"labels\.csv has no column label: .* the columns, subject,trial,label or file,label$",
+            id="no label",
+        ),
+        pytest.param(
+            relist(("2;1;walk",), columns="subject;trial;label"),
+            r"labels\.csv has no column label: .* subject,trial,label or file,label, apart by commas, not semicolons",
+            id="semicolons",
+        ),
         pytest.param(relist(("walk",), columns="label"), r"labels\.csv, line 2: a trial .* needed", id="no trial"),
         pytest.param(relist(("2", "x", "a"), columns="subject,trial,label"), "line 2: a trial", id="trial of letters"),
         pytest.param(relist(("02_01.amc", "")), "line 2: a trial .* and its label", id="empty label"),

@@ -141,6 +141,9 @@ NOT_FINITE[2, 1] = np.nan
         pytest.param(remove("labels.csv"), "labels.csv", "No such file", "check the path", id="no labels.csv"),
         pytest.param(relabel(b""), "labels.csv", "no column file or label", "file,label", id="empty csv"),
         pytest.param(relabel(b"file\n0.npy\n"), "labels.csv", "no column label", "file,label", id="no column label"),
+        pytest.param(
+            relabel(b"file;label\n0.npy;a\n"), "labels.csv", "no column", "file,label, apart by commas", id="semicolons"
+        ),
         pytest.param(relabel(b"file,label\n"), "labels.csv", "lists no clips", "add a row", id="no rows"),
         pytest.param(
             relabel(b"file,label\n0.npy\n"), "labels.csv, line 2", "label", "must both be given", id="no label"
