@@ -1,7 +1,8 @@
 """The files of ST-GCN's preparation of NTU RGB+D, which 2s-AGCN, CrosSCLR and others keep to.
 
-Beside each other lie train_data.npy (or train_data_joint.npy, train_position.npy), [N, 3, 300, 25, 2] filled up with
-zeros, and train_label.pkl, (names, labels); and the same of "val" (or "test").
+Beside each other lie train_data.npy (or train_data_joint.npy, train_position.npy), [N, 3, 300, 25, 2], and
+train_label.pkl, (names, labels); and the same of "val" (or "test"). ST-GCN and CrosSCLR fill clips up with zeros,
+2s-AGCN each body by showing it again from its first frame.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ def find_files(root: Path) -> list[Path]:
 def load(files: list[Path]) -> Clips:
     """Read the four files that `find_files` found: two bodies, [ΣT, 50, 3]; the split "default" is the files'.
 
-    Zero frames at the end of a clip are taken for filling and left out; others stay. The data stay on the disk
-    (memory-mapped), and are taken from there clip by clip.
+    Zero frames at the end of a clip are taken for filling and left out, others stay; so are repetitions, see
+    `without_repetition`. The data stay on the disk (memory-mapped), and are taken from there clip by clip.
 
     Raises:
         CrrlError: a file is damaged or has another shape, the files do not fit each other, or a clip is empty.
@@ -98,4 +99,20 @@ def _list(value: object) -> list[Any]:
 
 def _clips(array: npt.NDArray[Any]) -> Iterator[FloatArray]:
     for clip in array:
-        yield join_bodies(without_padding(np.asarray(clip).transpose(1, 3, 2, 0)))
+        yield join_bodies(without_padding(without_repetition(np.asarray(clip).transpose(1, 3, 2, 0))))
+
+
+def without_repetition(bodies: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Bodies [T, M, V, 3] without what 2s-AGCN fills them up with: cut where the first body begins again.
+
+    That is at the smallest P, 2 to T - 1, for which its frames P to T - 1 are its frames 0 to T - P - 1, number by
+    number. The other bodies, filled by their own lengths, do not count. Sensors never repeat themselves so, but where
+    nothing moves: a first body that is the same in every frame (P = 1) is left as it is, and so is one that is absent
+    from the first frame. A clip filled up with zeros has no such P: its last frames are none that come again.
+    """
+    first = bodies[:, 0]
+    if not first[0].any():
+        return bodies
+    again = 1 + np.flatnonzero((first[1:] == first[0]).all(axis=(1, 2)))
+    period = next((start for start in again if np.array_equal(first[start:], first[:-start])), 1)
+    return bodies[:period] if period > 1 else bodies

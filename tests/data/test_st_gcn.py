@@ -47,6 +47,26 @@ def write(root: Path, data: str = "train_data.npy", labels: Callable[[Any], byte
     return root
 
 
+def looped(lengths: list[int], frames: int = 20) -> np.ndarray:
+    """Bodies [M, T, 25, 3] of these lengths, filled up, moved and turned as 2s-AGCN does it."""
+    bodies = np.zeros((len(lengths), frames, 25, 3), np.float32)
+    for body, length in zip(bodies, lengths, strict=True):
+        if length:
+            body[:] = np.resize(np.random.default_rng(length).normal(size=(length, 25, 3)), body.shape)
+    bodies -= np.where(bodies.any(axis=(2, 3))[..., None, None], bodies[0, :, 1:2], 0)
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    for index in np.ndindex(bodies.shape[:3]):
+        bodies[index] = turn @ bodies[index]
+    return bodies
+
+
+def write_looped(root: Path, clips: list[np.ndarray]) -> Path:
+    """The side "train" as 2s-AGCN writes it: one of `clips`, bodies [M, T, 25, 3], for each name; T is 9 in "val"."""
+    write(root, "train_data_joint.npy")
+    np.save(root / "train_data_joint.npy", np.stack(clips).transpose(0, 4, 2, 3, 1))
+    return root
+
+
 def load(root: Path) -> Clips:
     return st_gcn.load(st_gcn.find_files(root))
 
@@ -106,6 +126,45 @@ def test_zero_frames_before_the_last_frame_stay(root: Path) -> None:
     clip = load(root).clip(3)
     assert np.flatnonzero(~clip.any(axis=(1, 2))).tolist() == [0, 2]
     assert len(clip) == 5
+
+
+def test_clips_that_begin_again_are_cut_there(tmp_path: Path) -> None:
+    """As 2s-AGCN fills them up: a body alone, two of different lengths, and one that fills all frames."""
+    values = [looped([7, 0]), looped([6, 9]), looped([20, 13])]
+    clips = load(write_looped(tmp_path, values))
+    assert clips.lengths.tolist() == [7, 6, 20, 5, 2]
+    for place, length in enumerate([7, 6, 20]):
+        shown = clips.clip(place).reshape(length, 2, 25, 3)
+        np.testing.assert_allclose(shown.transpose(1, 0, 2, 3), values[place][:, :length], atol=1e-5)
+
+
+def test_gaps_of_a_clip_that_begins_again_stay(tmp_path: Path) -> None:
+    """The clip ends within a repetition, in a frame that shows nobody."""
+    gap = looped([7, 0])
+    gap[:, 4::7] = gap[:, 5::7] = 0
+    assert not gap[:, -1].any()
+    clips = load(write_looped(tmp_path, [gap, looped([6, 0]), looped([19, 0])]))
+    assert clips.lengths.tolist() == [7, 6, 19, 5, 2]
+    assert np.flatnonzero(~clips.clip(0).any(axis=(1, 2))).tolist() == [4, 5]
+
+
+def test_what_is_still_or_only_returns_is_not_cut(tmp_path: Path) -> None:
+    """One posture in all frames; frame 0 again in between; a main body that comes later than the other."""
+    still, returns, late = looped([1, 8]), looped([20, 0]), looped([4, 11])
+    returns[:, [5, 6, 12]] = returns[:, :1]
+    late[0, 0] = 0
+    late[0, 1::2] = late[0, 1]
+    late[0, 2::2] = 0
+    assert load(write_looped(tmp_path, [still, returns, late])).lengths.tolist() == [20, 20, 20, 5, 2]
+
+
+@pytest.mark.parametrize("posture", ["still", "returning"])
+def test_a_clip_filled_up_with_zeros_is_not_cut_before_them(tmp_path: Path, posture: str) -> None:
+    values = looped([12, 0])
+    values[:, 1:9] = values[:, :1]
+    values[:, 9 if posture == "still" else 12 :] = 0
+    clips = load(write_looped(tmp_path, [values, values, values]))
+    assert clips.lengths.tolist()[:3] == [9 if posture == "still" else 12] * 3
 
 
 def test_float16_gets_a_warning(root: Path) -> None:
