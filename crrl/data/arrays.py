@@ -1,4 +1,4 @@
-"""What the readers of array files share: the one file, bodies side by side, padding, names and the facts in them."""
+"""What the readers of array files share: the one file, bodies side by side, padding, empty clips, names and facts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crrl.data.clips import FloatArray, IntArray, mark_present
+from crrl.data.clips import Clips, FloatArray, IntArray, mark_present
 from crrl.errors import CrrlError
 
 _NTU_NAME = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R\d{3}A\d{3}(?:\.skeleton)?")
@@ -54,6 +54,25 @@ def without_padding(bodies: npt.NDArray[np.floating]) -> npt.NDArray[np.floating
     """Bodies [T, M, V, 3] without the zero frames after the last that shows one; zero frames before it stay."""
     shown = np.flatnonzero(bodies.any(axis=(1, 2, 3)))
     return bodies[: shown[-1] + 1 if len(shown) else 0]
+
+
+def leave_out_empty(path: Path, clips: Clips) -> Clips:
+    """The clips of a file that show a body in any frame, that is, have frames; with a warning where some show none.
+
+    Raises:
+        CrrlError: none of them does.
+    """
+    shown = clips.without_empty("shows nobody")
+    if len(shown) == 0:
+        raise CrrlError(f"{path} has no clip that shows a body in any frame: restore it")
+    if shown.dropped:
+        first = next(iter(shown.dropped))
+        warnings.warn(
+            f"{path}: {len(shown.dropped)} of {len(clips)} clips show no body in any frame and are left out, the first "
+            f"is {first[:80]!r}",
+            stacklevel=2,
+        )
+    return shown
 
 
 def warn_if_coarse(path: Path, dtype: npt.DTypeLike) -> None:

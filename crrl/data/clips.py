@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -99,15 +99,16 @@ class Clips:
         subjects: npt.ArrayLike | None = None,
         views: npt.ArrayLike | None = None,
         setups: npt.ArrayLike | None = None,
+        allow_empty: bool = False,
     ) -> Clips:
         """Join separate clips, each [T_i, J, 3], into the flat form, checking every one.
 
-        Clips may come from a generator: see `join`.
+        Clips may come from a generator: see `join`. With `allow_empty` T_i may be 0, until `without_empty` is called.
 
         Raises:
             CrrlError: a clip is empty, not [T, J, 3], not finite, or has another joint count than the first.
         """
-        frames, offsets = join(zip(names, clips, strict=True))
+        frames, offsets = join(zip(names, clips, strict=True), allow_empty)
         unknown = np.full(len(names), -1, np.int64)
         return cls(
             frames=frames,
@@ -118,6 +119,28 @@ class Clips:
             setups=unknown if setups is None else np.asarray(setups, np.int64),
             names=tuple(names),
             class_names=tuple(class_names),
+        )
+
+    def without_empty(self, reason: str) -> Clips:
+        """The clips that have frames, in all splits; the names of the others are in `dropped`, with the reason."""
+        kept = self.lengths > 0
+        place = np.cumsum(kept) - 1
+
+        def remaining(index: IntArray) -> IntArray:
+            return place[index[kept[index]]]
+
+        splits = {
+            name: Split(remaining(split.train), {k: remaining(v) for k, v in split.test.items()})
+            for name, split in self.splits.items()
+        }
+        facts = {name: getattr(self, name)[kept] for name in ("labels", "subjects", "views", "setups")}
+        return replace(
+            self,
+            **facts,
+            offsets=self.offsets[np.append(True, kept)],
+            names=tuple(name for name, has_frames in zip(self.names, kept, strict=True) if has_frames),
+            splits=splits,
+            dropped=self.dropped | {self.names[index]: reason for index in np.flatnonzero(~kept)},
         )
 
     def save(self, folder: Path) -> None:
@@ -167,10 +190,11 @@ class Clips:
         return clips
 
 
-def join(named: Iterable[tuple[str, object]]) -> tuple[FloatArray, IntArray]:
+def join(named: Iterable[tuple[str, object]], allow_empty: bool = False) -> tuple[FloatArray, IntArray]:
     """Check clips, each [T_i, J, 3] after its name, and lay them one after the other in memory that grows in place.
 
-    They are taken one at a time: from a generator, no more than one of them is in memory beside the flat array.
+    They are taken one at a time: from a generator, no more than one of them is in memory beside the flat array. With
+    `allow_empty` T_i may be 0.
 
     Returns:
         frames float32 [ΣT, J, 3] and offsets int64 [N + 1].
@@ -181,7 +205,7 @@ def join(named: Iterable[tuple[str, object]]) -> tuple[FloatArray, IntArray]:
     frames = np.empty((0, 0, 3), np.float32)
     ends, first = [0], ""
     for name, clip in named:
-        array = check_clip(clip, name)
+        array = check_clip(clip, name, allow_empty)
         if len(ends) == 1:
             frames, first = np.empty((0, *array.shape[1:]), np.float32), name
         if array.shape[1] != frames.shape[1]:
@@ -225,11 +249,12 @@ def write_frames(folder: Path, shape: tuple[int, ...], pieces: Iterable[FloatArr
     return frames
 
 
-def check_clip(clip: object, name: str) -> FloatArray:
+def check_clip(clip: object, name: str, allow_empty: bool = False) -> FloatArray:
     """A user's or a file's clip as float32 [T, J, 3].
 
     Raises:
-        CrrlError: it is not [T, J, 3], has no frame, or holds NaN, infinity or anything else than real numbers.
+        CrrlError: it is not [T, J, 3], has no frame (unless `allow_empty`) or no joint, or holds NaN, infinity or
+            anything else than real numbers.
     """
     try:
         with np.errstate(over="ignore"):  # what is too large for float32 is infinity, and refused as that
@@ -238,7 +263,7 @@ def check_clip(clip: object, name: str) -> FloatArray:
         raise CrrlError(f"{name} is no array of numbers of shape [frames, joints, 3]: {error}") from error
     if array.ndim != 3 or array.shape[2] != 3:
         raise CrrlError(f"{name} has shape {list(array.shape)}, not [frames, joints, 3]")
-    if array.shape[0] == 0 or array.shape[1] == 0:
+    if (array.shape[0] == 0 and not allow_empty) or array.shape[1] == 0:
         raise CrrlError(f"{name} is empty (shape {list(array.shape)}): remove the clip")
     if not np.isfinite(array).all():
         frame = int(np.argwhere(~np.isfinite(array))[0, 0])

@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from crrl.data.arrays import join_bodies, only_file, warn_if_coarse, without_padding
+from crrl.data.arrays import join_bodies, leave_out_empty, only_file, warn_if_coarse, without_padding
 from crrl.data.clips import Clips, FloatArray, IntArray, Split
 from crrl.errors import CrrlError
 from crrl.files import explain_damage
@@ -38,11 +38,13 @@ def find_files(root: Path) -> list[Path]:
 def load(files: list[Path]) -> Clips:
     """Read the file that `find_files` found: two bodies, [ΣT, 50, 3]; the split "default" is the file's.
 
-    Zero frames at the end of a clip are taken for filling and left out; others stay. The file is read a few clips at a
-    time, so that memory holds little beside the clips without their filling.
+    Zero frames at the end of a clip are taken for filling and left out; others stay. A clip of zeros alone is left out,
+    with a warning. The file is read a few clips at a time, so that memory holds little beside the clips without their
+    filling.
 
     Raises:
-        CrrlError: the file is damaged, lacks one of the four arrays, one has another shape or type, or a clip is empty.
+        CrrlError: the file is damaged, lacks one of the four arrays, one has another shape or type, or no clip shows a
+            body.
     """
     path = files[0]
     with explain_damage(path, "damaged or no .npz file", "restore it"), zipfile.ZipFile(path) as archive:
@@ -61,9 +63,11 @@ def _read(path: Path, archive: zipfile.ZipFile) -> Clips:
         labels=np.concatenate(labels),
         names=[f"{path}, x_{side}[{i}]" for side, index in zip(SIDES, (train, test), strict=True) for i in index],
         class_names=[str(number) for number in range(1, classes.pop() + 1)],
+        allow_empty=True,
     )
     names = tuple(name.partition(", x_")[2] for name in clips.names)
-    return replace(clips, names=names, splits={"default": Split(train, {"all": test + len(train)})})
+    splits = {"default": Split(train, {"all": test + len(train)})}
+    return leave_out_empty(path, replace(clips, names=names, splits=splits))
 
 
 def _labels(path: Path, name: str, chunks: list[npt.NDArray[Any]]) -> IntArray:

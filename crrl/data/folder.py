@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -111,12 +112,13 @@ def load(files: list[Path], contents: Iterable[object] | None = None) -> Clips:
     labels_path, *clip_paths = files
     rows = read_labels(labels_path.parent)
     class_names = sorted({row["label"] for row in rows})
+    facts: dict[str, Any] = {f"{fact}s": [int(row.get(fact) or -1) for row in rows] for fact in FACTS}
     clips = Clips.from_arrays(
         map(read_clip, clip_paths) if contents is None else contents,
         labels=[class_names.index(row["label"]) for row in rows],
         names=[str(path) for path in clip_paths],
         class_names=class_names,
-        **{f"{fact}s": [int(row.get(fact) or -1) for row in rows] for fact in FACTS},
+        **facts,
     )
     test = np.array([row["split"] == "test" for row in rows]) if "split" in rows[0] else _every_fifth(clips.labels)
     if test.all() or not test.any():

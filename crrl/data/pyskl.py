@@ -15,7 +15,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crrl.data.arrays import all_joints_of, check_unique, join_bodies, ntu_facts, only_file, warn_if_coarse
+from crrl.data.arrays import (
+    all_joints_of,
+    check_unique,
+    join_bodies,
+    leave_out_empty,
+    ntu_facts,
+    only_file,
+    warn_if_coarse,
+)
 from crrl.data.clips import Clips, FloatArray, IntArray, Split
 from crrl.data.pickles import read_pickle
 from crrl.errors import CrrlError
@@ -38,38 +46,40 @@ def find_files(root: Path) -> list[Path]:
 def load(files: list[Path]) -> Clips:
     """Read the file that `find_files` found: [ΣT, M·V, 3], M = 2 if any clip shows two bodies, else 1.
 
-    Of more bodies the two that move most are kept. A 2D joint becomes (x, y, 0) in pixels; one of score 0 is absent.
+    Of more bodies the two that move most are kept. A 2D joint becomes (x, y, 0) in pixels; one of score 0 is absent. A
+    clip that shows no body in any frame is left out, with a warning.
     The splits are the file's: "xsub_train" with "xsub_val" (or "xsub_test") is called "xsub", "train" with "val"
     "default".
 
     Raises:
         CrrlError: the file is damaged, holds something that a restricted unpickler refuses, or does not keep to the
-            format.
+            format; no clip shows a body.
     """
     path = files[0]
     content = read_pickle(path)
     if not isinstance(content, dict) or not isinstance(content.get("annotations"), list) or not content["annotations"]:
         raise CrrlError(f'{path} is no pyskl pickle: a dict with "split" and a list of "annotations" is needed')
     annotations: list[Any] = content["annotations"]
-    shapes = [_check(f"{path}, annotations[{place}]", item) for place, item in enumerate(annotations)]
+    counts = [_check(f"{path}, annotations[{place}]", item) for place, item in enumerate(annotations)]
     names: list[str] = [item["frame_dir"] for item in annotations]
     labels = np.array([item["label"] for item in annotations], np.int64)
     check_unique(path, names)
     splits = _splits(path, content.get("split"), names)
     warn_if_coarse(path, min((item["keypoint"].dtype for item in annotations), key=lambda dtype: dtype.itemsize))
-    bodies = min(max(shape[0] for shape in shapes), BODIES)
+    bodies = min(max(counts), BODIES)
     clips = Clips.from_arrays(
         _clips(annotations, bodies),
         labels=labels,
         names=[f"{path}, {name}" for name in names],
         class_names=[str(number) for number in range(1, int(labels.max()) + 2)],
         **ntu_facts(names),
+        allow_empty=True,
     )
-    return replace(clips, names=tuple(names), splits=splits)
+    return leave_out_empty(path, replace(clips, names=tuple(names), splits=splits))
 
 
-def _check(where: str, item: object) -> tuple[int, ...]:
-    """The shape of an annotation's keypoints, after checking all that is read of it."""
+def _check(where: str, item: object) -> int:
+    """The bodies of an annotation, 1 where it shows none, after checking all that is read of it."""
     if not isinstance(item, dict):
         raise CrrlError(f"{where} is no dict: restore the file")
     name, label, frames = item.get("frame_dir"), item.get("label"), item.get("total_frames")
@@ -79,7 +89,7 @@ def _check(where: str, item: object) -> tuple[int, ...]:
         raise CrrlError(f"{where} has no name (frame_dir): restore the file")
     if type(label) is not int or not 0 <= label < 10000:
         raise CrrlError(f"{where} ({name[:80]}) has no label that is a class's number: restore the file")
-    if not _is_float(keypoint, 4) or keypoint.shape[3] not in (2, 3) or 0 in keypoint.shape:
+    if not _is_float(keypoint, 4) or keypoint.shape[3] not in (2, 3) or keypoint.shape[2] == 0:
         raise CrrlError(
             f"{where} ({name[:80]}) has no keypoint [M, T, V, 2 or 3] of numbers: restore the file (pyskl's list of "
             f"Kinetics, whose skeletons lie in other files, is not read)"
@@ -88,10 +98,7 @@ def _check(where: str, item: object) -> tuple[int, ...]:
         raise CrrlError(f"{where} ({name[:80]}): total_frames and keypoint do not fit each other: restore the file")
     if keypoint.shape[3] == 2 and (not _is_float(score, 3) or score.shape != keypoint.shape[:3]):
         raise CrrlError(f"{where} ({name[:80]}) is 2D without a keypoint_score [M, T, V]: restore the file")
-    if not keypoint.any() or (keypoint.shape[3] == 2 and not (score > 0).any()):
-        raise CrrlError(f"{where} ({name[:80]}) shows no body in any frame: take it out")
-    shape: tuple[int, ...] = keypoint.shape
-    return shape
+    return len(keypoint) if _shows_body(keypoint, score) else 1
 
 
 def _is_float(value: object, axes: int) -> bool:
@@ -105,7 +112,9 @@ def _clips(annotations: list[Any], bodies: int) -> Iterator[FloatArray]:
 
 
 def _clip(keypoint: Array, score: Array | None, bodies: int) -> FloatArray:
-    """[M, T, V, C] as float32 [T, bodies·V, 3]."""
+    """[M, T, V, C] as float32 [T, bodies·V, 3]; T is 0 where it shows nobody."""
+    if not _shows_body(keypoint, score):
+        return np.zeros((0, bodies * keypoint.shape[2], 3), np.float32)
     present = all_joints_of(keypoint) if keypoint.shape[3] == 3 or score is None else score > 0
     points = np.zeros((*keypoint.shape[:3], 3), np.float32)
     points[..., : keypoint.shape[3]] = np.where(present[..., None], keypoint, 0)
@@ -116,6 +125,11 @@ def _clip(keypoint: Array, score: Array | None, bodies: int) -> FloatArray:
     shown = np.zeros(filled.shape[:3], bool)
     filled[: len(kept)], shown[: len(kept)] = points[kept], present[kept]
     return join_bodies(filled.transpose(1, 0, 2, 3), shown.transpose(1, 0, 2))
+
+
+def _shows_body(keypoint: Array, score: Array | None) -> bool:
+    """Whether keypoints [M, T, V, C] show anybody: in 2D by their scores, too."""
+    return bool(keypoint.any() and (keypoint.shape[3] == 3 or score is None or (score > 0).any()))
 
 
 def _motion(points: FloatArray) -> npt.NDArray[np.float64]:

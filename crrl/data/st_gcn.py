@@ -15,7 +15,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crrl.data.arrays import check_unique, join_bodies, ntu_facts, only_file, warn_if_coarse, without_padding
+from crrl.data.arrays import (
+    check_unique,
+    join_bodies,
+    leave_out_empty,
+    ntu_facts,
+    only_file,
+    warn_if_coarse,
+    without_padding,
+)
 from crrl.data.clips import Clips, FloatArray, IntArray, Split
 from crrl.data.pickles import read_pickle
 from crrl.errors import CrrlError
@@ -43,10 +51,11 @@ def load(files: list[Path]) -> Clips:
     """Read the four files that `find_files` found: two bodies, [ΣT, 50, 3]; the split "default" is the files'.
 
     Zero frames at the end of a clip are taken for filling and left out, others stay; so are repetitions, see
-    `without_repetition`. The data stay on the disk (memory-mapped), and are taken from there clip by clip.
+    `without_repetition`. A clip of zeros alone is left out, with a warning. The data stay on the disk (memory-mapped),
+    and are taken from there clip by clip.
 
     Raises:
-        CrrlError: a file is damaged or has another shape, the files do not fit each other, or a clip is empty.
+        CrrlError: a file is damaged or has another shape, the files do not fit each other, or no clip shows a body.
     """
     data = [_open(path) for path in files[::2]]
     sides = [_labels(path, len(array)) for path, array in zip(files[1::2], data, strict=True)]
@@ -58,9 +67,11 @@ def load(files: list[Path]) -> Clips:
         names=[f"{path}, {name}" for path, side in zip(files[::2], sides, strict=True) for name in side[0]],
         class_names=[str(number) for number in range(1, int(labels.max()) + 2)],
         **ntu_facts(names),
+        allow_empty=True,
     )
     train, test = np.arange(len(data[0])), np.arange(len(data[0]), len(clips))
-    return replace(clips, names=tuple(names), splits={"default": Split(train, {"all": test})})
+    splits = {"default": Split(train, {"all": test})}
+    return leave_out_empty(files[0].parent, replace(clips, names=tuple(names), splits=splits))
 
 
 def _open(path: Path) -> npt.NDArray[Any]:

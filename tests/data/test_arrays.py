@@ -9,7 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crrl.data.arrays import check_unique, join_bodies, ntu_facts, only_file, warn_if_coarse, without_padding
+from crrl.data.arrays import (
+    check_unique,
+    join_bodies,
+    leave_out_empty,
+    ntu_facts,
+    only_file,
+    warn_if_coarse,
+    without_padding,
+)
+from crrl.data.clips import Clips
 from crrl.errors import CrrlError
 
 
@@ -66,6 +75,25 @@ def test_the_one_file_is_found_and_no_or_several_are_refused(tmp_path: Path) -> 
     (tmp_path / "2.a").touch()
     with pytest.raises(CrrlError, match=r"here are 1\.b, 2\.a"):
         only_file(tmp_path, ["*.a", "*.b"], "thing")
+
+
+def test_clips_without_frames_are_left_out_with_one_warning() -> None:
+    def clips(*lengths: int) -> Clips:
+        values = [np.ones((length, 5, 3)) for length in lengths]
+        names = [f"clip {place}" for place in range(len(lengths))]
+        return Clips.from_arrays(values, labels=[0] * len(lengths), names=names, class_names=["1"], allow_empty=True)
+
+    with pytest.warns(
+        UserWarning, match=r"^a\.pkl: 2 of 4 clips show no body .* left out, the first is 'clip 1'$"
+    ) as caught:
+        left = leave_out_empty(Path("a.pkl"), clips(2, 0, 3, 0))
+    assert len(caught) == 1
+    assert left.dropped == {"clip 1": "shows nobody", "clip 3": "shows nobody"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(leave_out_empty(Path("a.pkl"), clips(2, 3))) == 2
+    with pytest.raises(CrrlError, match=r"a\.pkl has no clip that shows a body in any frame: restore it"):
+        leave_out_empty(Path("a.pkl"), clips(0, 0))
 
 
 def test_float16_alone_is_called_coarse() -> None:

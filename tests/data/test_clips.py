@@ -151,6 +151,35 @@ def test_the_error_of_a_joint_count_names_both_clips() -> None:
         join([("a", np.ones((2, 5, 3))), ("b", np.ones((2, 4, 3)))])
 
 
+def test_clips_of_no_frames_are_left_out_of_all_that_is_known_of_clips(clips: Clips) -> None:
+    values = [clips.clip(0), GOOD[:0], clips.clip(1), GOOD[:0], clips.clip(2)]
+    names = ["a", "empty", "b", "nothing", "c"]
+    facts = {"subjects": [3, 8, 4, 8, 5], "views": [1, 8, 2, 8, 3]}
+    made = Clips.from_arrays(
+        values, labels=[0, 1, 1, 0, 1], names=names, class_names=clips.class_names, **facts, allow_empty=True
+    )
+    made.splits["half"] = Split(np.array([4, 0, 1]), {"all": np.array([1, 2, 3]), "clean": np.array([3])})
+    made.dropped["earlier"] = "damaged"
+    left = made.without_empty("shows nobody")
+    for name in ARRAYS:
+        np.testing.assert_array_equal(getattr(left, name), getattr(clips, name))
+    assert (left.names, left.class_names) == (clips.names, clips.class_names)
+    assert left.split("half").train.tolist() == [2, 0]
+    assert {name: index.tolist() for name, index in left.split("half").test.items()} == {"all": [1], "clean": []}
+    assert left.dropped == {"earlier": "damaged", "empty": "shows nobody", "nothing": "shows nobody"}
+    assert made.names == tuple(names)
+
+
+def test_a_set_may_begin_with_a_clip_of_no_frames_but_not_of_no_joints() -> None:
+    frames, offsets = join([("a", GOOD[:0]), ("b", GOOD)], allow_empty=True)
+    np.testing.assert_array_equal(frames, GOOD)
+    assert offsets.tolist() == [0, 0, 2]
+    with pytest.raises(CrrlError, match="b has 4 joints, but a has 5"):
+        join([("a", GOOD[:0]), ("b", GOOD[:, :4])], allow_empty=True)
+    with pytest.raises(CrrlError, match="a is empty"):
+        join([("a", GOOD[:, :0])], allow_empty=True)
+
+
 def test_present_joints_at_the_origin_are_moved_off_it_alone() -> None:
     frames = np.zeros((2, 3, 3), np.float32)
     frames[0, 0] = 1

@@ -359,6 +359,26 @@ def test_a_stop_says_whether_anything_is_kept(
     assert f"stopped by SIGTERM; {said}: run the same command again" in capsys.readouterr().err
 
 
+@pytest.fixture
+def npz(tmp_path: Path) -> Path:
+    """A file of CTR-GCN's, among others: four clips of which the second shows nobody."""
+    path = tmp_path / "raw" / "NTU60_CV.npz"
+    path.parent.mkdir()
+    values = np.random.default_rng(0).normal(size=(2, 8, 150)).astype(np.float32)
+    labels = np.eye(2)
+    np.savez(path, x_train=values * [[[1]], [[0]]], y_train=labels, x_test=values, y_test=labels)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:.* clips show no body:UserWarning")
+def test_what_a_reader_leaves_out_is_in_manifest_and_report(npz: Path, tmp_path: Path) -> None:
+    summary = prepare_folder("ctr-gcn", npz.parent, tmp_path / "out")
+    assert "dropped clips: 1 shows nobody" in summary
+    assert prepared.read_manifest(tmp_path / "out")["dropped"] == {"train[1]": "shows nobody"}
+    assert "dropped train[1]: shows nobody" in (tmp_path / "out" / "report.txt").read_text().splitlines()
+    assert len(Clips.open(tmp_path / "out")) == 3
+
+
 OPTIONS = ["--device", "cpu", "--batch-size", "4", "--hidden-size", "4", "--queue-size", "6", "--epochs-cml", "1"]
 
 

@@ -142,9 +142,37 @@ def test_2d_joints_have_depth_zero_and_those_of_score_zero_are_absent(tmp_path: 
     assert np.abs(clip[1, 4]).max() < 1e-5
 
 
-def test_a_2d_clip_of_scores_0_alone_shows_no_body(tmp_path: Path) -> None:
-    path = write(tmp_path, flat(np.zeros((1, 3, 17), np.float32)))
-    with pytest.raises(CrrlError, match=re.escape(f"{path}, annotations[0] (a) shows no body in any frame: take it")):
+def test_a_2d_clip_of_scores_0_alone_is_left_out(tmp_path: Path) -> None:
+    write(tmp_path, flat(np.zeros((1, 3, 17), np.float32)))
+    with pytest.warns(UserWarning, match=r"1 of 2 clips show no body .* the first is 'a'"):
+        clips = load(tmp_path)
+    assert (clips.names, clips.dropped) == (("b",), {"a": "shows nobody"})
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        pytest.param(keypoints(1, 0, 7), id="no bodies"),
+        pytest.param(keypoints(1, 2, 0), id="no frames"),
+        pytest.param(keypoints(1, 0, 0), id="neither"),
+        pytest.param(0 * keypoints(1, 2, 7), id="zeros"),
+    ],
+)
+def test_clips_that_show_nobody_are_left_out(tmp_path: Path, points: np.ndarray) -> None:
+    """And two bodies of zeros make no set of two bodies."""
+    value = content()
+    value["annotations"][1] = annotation(NAMES[1], 1, points)
+    path = write(tmp_path, value)
+    with pytest.warns(UserWarning, match=rf"ntu60_3danno\.pkl: 1 of 3 clips show no body .* '{NAMES[1]}'"):
+        clips = load(tmp_path)
+    assert (clips.names, clips.dropped) == ((NAMES[0], NAMES[2]), {NAMES[1]: "shows nobody"})
+    assert (clips.num_joints, clips.lengths.tolist(), clips.subjects.tolist()) == (25, [4, 1], [1, 8])
+    split = clips.split("xview")
+    assert (split.train.tolist(), split.test["all"].tolist()) == ([1], [0])
+    for place, name in enumerate(NAMES):
+        value["annotations"][place] = annotation(name, 0, points)
+    write(tmp_path, value)
+    with pytest.raises(CrrlError, match=re.escape(f"{path} has no clip that shows a body in any frame: restore it")):
         load(tmp_path)
 
 
@@ -208,8 +236,7 @@ NOT_FINITE[1, 5, 3, 2] = np.nan
         pytest.param(change(keypoint=keypoints(1, 2, 7)[0]), "no keypoint [M, T, V, 2 or 3]", id="three axes"),
         pytest.param(change(keypoint=keypoints(1, 2, 7, 25, 4)), "no keypoint [M, T, V, 2 or 3]", id="4D"),
         pytest.param(change(keypoint=np.ones((2, 7, 25, 3), int)), "no keypoint [M, T, V, 2 or 3]", id="integers"),
-        pytest.param(change(keypoint=keypoints(1, 0, 7)), "no keypoint [M, T, V, 2 or 3]", id="no body"),
-        pytest.param(change(keypoint=0 * keypoints(1, 1, 7)), "shows no body in any frame", id="zeros"),
+        pytest.param(change(keypoint=keypoints(1, 2, 7, 0)), "no keypoint [M, T, V, 2 or 3]", id="no joints"),
         pytest.param(change(keypoint=keypoints(1, 2, 7, 20)), "has 40 joints, but", id="joints"),
         pytest.param(change(keypoint=NOT_FINITE), "holds NaN or infinity, first in frame 5", id="NaN"),
         pytest.param(change(keypoint=keypoints(1, 2, 7, 25, 2)), "2D without a keypoint_score", id="no score"),
