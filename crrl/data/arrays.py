@@ -17,6 +17,17 @@ from crrl.errors import CrrlError
 
 _NTU_NAME = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R\d{3}A\d{3}(?:\.skeleton)?")
 
+_NTU_SPLITS = {
+    **dict.fromkeys(("cs", "csub", "xsub"), "cross-subject"),
+    **dict.fromkeys(("cv", "cview", "xview"), "cross-view"),
+    **dict.fromkeys(("cset", "csetup", "xset", "xsetup"), "cross-setup"),
+}
+
+
+def ntu_split(short: str, other: str) -> str:
+    """The name that `ntu` gives the split which others call `short`, in any case (xsub, CSub, CS); else `other`."""
+    return _NTU_SPLITS.get(short.lower(), other)
+
 
 def only_file(root: Path, patterns: Sequence[str], what: str) -> Path:
     """The only file of these patterns in a folder.

@@ -1,6 +1,7 @@
 """The .npz files of CTR-GCN's preparation of NTU RGB+D: x_train, y_train, x_test, y_test.
 
-x is [N, 300, 150], a clip's frames of 2 × 25 joints x y z, filled up with zeros; y is one-hot, [N, classes].
+x is [N, 300, 150], a clip's frames of 2 × 25 joints x y z, filled up with zeros; y is one-hot, [N, classes]. The end of
+a file's name tells its split (NTU60_CS, NTU120_CSet).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from crrl.data.arrays import join_bodies, leave_out_empty, only_file, warn_if_coarse, without_padding
+from crrl.data.arrays import join_bodies, leave_out_empty, ntu_split, only_file, warn_if_coarse, without_padding
 from crrl.data.clips import Clips, FloatArray, IntArray, Split
 from crrl.errors import CrrlError
 from crrl.files import explain_damage
@@ -36,7 +37,10 @@ def find_files(root: Path) -> list[Path]:
 
 
 def load(files: list[Path]) -> Clips:
-    """Read the file that `find_files` found: two bodies, [ΣT, 50, 3]; the split "default" is the file's.
+    """Read the file that `find_files` found: two bodies, [ΣT, 50, 3], and its split.
+
+    That is "cross-subject" in a file whose name ends in _CS or _CSub, "cross-view" after _CV or _CView, "cross-setup"
+    after _CSet or _CSetup, and else "default".
 
     Zero frames at the end of a clip are taken for filling and left out; others stay. A clip of zeros alone is left out,
     with a warning. The file is read a few clips at a time, so that memory holds little beside the clips without their
@@ -66,7 +70,8 @@ def _read(path: Path, archive: zipfile.ZipFile) -> Clips:
         allow_empty=True,
     )
     names = tuple(name.partition(", x_")[2] for name in clips.names)
-    splits = {"default": Split(train, {"all": test + len(train)})}
+    split = ntu_split(path.stem.rpartition("_")[2], "default")
+    splits = {split: Split(train, {"all": test + len(train)})}
     return leave_out_empty(path, replace(clips, names=names, splits=splits))
 
 

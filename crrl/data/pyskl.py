@@ -21,6 +21,7 @@ from crrl.data.arrays import (
     join_bodies,
     leave_out_empty,
     ntu_facts,
+    ntu_split,
     only_file,
     warn_if_coarse,
 )
@@ -48,8 +49,8 @@ def load(files: list[Path]) -> Clips:
 
     Of more bodies the two that move most are kept. A 2D joint becomes (x, y, 0) in pixels; one of score 0 is absent. A
     clip that shows no body in any frame is left out, with a warning.
-    The splits are the file's: "xsub_train" with "xsub_val" (or "xsub_test") is called "xsub", "train" with "val"
-    "default".
+    The splits are the file's: "xsub_train" with "xsub_val" (or "xsub_test") is called "cross-subject", xview
+    "cross-view", xset "cross-setup", others as they are; "train" with "val" "default".
 
     Raises:
         CrrlError: the file is damaged, holds something that a restricted unpickler refuses, or does not keep to the
@@ -155,7 +156,8 @@ def _splits(path: Path, split: object, names: list[str]) -> dict[str, Split]:
             raise CrrlError(
                 f"{path}: split {name[:80]!r} and its counterpart for testing share clips; restore the file"
             )
-        splits[re.sub(r"[_-]?train[_-]?", "", name) or "default"] = Split(train, {"all": test})
+        called = re.sub(r"[_-]?train[_-]?", "", name) or "default"
+        splits[ntu_split(called, called)] = Split(train, {"all": test})
     if not splits:
         raise CrrlError(f'{path}: "split" names no training clips (xsub_train, train, ...): add them')
     return splits

@@ -2,11 +2,12 @@
 
 Beside each other lie train_data.npy (or train_data_joint.npy, train_position.npy), [N, 3, 300, 25, 2], and
 train_label.pkl, (names, labels); and the same of "val" (or "test"). ST-GCN and CrosSCLR fill clips up with zeros,
-2s-AGCN each body by showing it again from its first frame.
+2s-AGCN each body by showing it again from its first frame. Their folder is called by the split (xsub, xview, xset).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from crrl.data.arrays import (
     join_bodies,
     leave_out_empty,
     ntu_facts,
+    ntu_split,
     only_file,
     warn_if_coarse,
     without_padding,
@@ -48,10 +50,13 @@ def find_files(root: Path) -> list[Path]:
 
 
 def load(files: list[Path]) -> Clips:
-    """Read the four files that `find_files` found: two bodies, [ΣT, 50, 3]; the split "default" is the files'.
+    """Read the four files that `find_files` found: two bodies, [ΣT, 50, 3], and their split.
 
-    Zero frames at the end of a clip are taken for filling and left out, others stay; so are repetitions, see
-    `without_repetition`. A clip of zeros alone is left out, with a warning. The data stay on the disk (memory-mapped),
+    That is "cross-subject" in a folder called xsub, "cross-view" in xview, "cross-setup" in xset or xsetup, and else
+    "default".
+
+    Zero frames at the end of a clip and repetitions (see `without_repetition`) are taken for filling and left out; zero
+    frames elsewhere stay. A clip of zeros alone is left out, with a warning. The data stay on the disk (memory-mapped),
     and are taken from there clip by clip.
 
     Raises:
@@ -70,8 +75,9 @@ def load(files: list[Path]) -> Clips:
         allow_empty=True,
     )
     train, test = np.arange(len(data[0])), np.arange(len(data[0]), len(clips))
-    splits = {"default": Split(train, {"all": test})}
-    return leave_out_empty(files[0].parent, replace(clips, names=tuple(names), splits=splits))
+    folder = files[0].parent
+    splits = {ntu_split(os.path.basename(os.path.abspath(folder)), "default"): Split(train, {"all": test})}
+    return leave_out_empty(folder, replace(clips, names=tuple(names), splits=splits))
 
 
 def _open(path: Path) -> npt.NDArray[Any]:

@@ -14,11 +14,13 @@ from crrl.data.arrays import (
     join_bodies,
     leave_out_empty,
     ntu_facts,
+    ntu_split,
     only_file,
     warn_if_coarse,
     without_padding,
 )
 from crrl.data.clips import Clips
+from crrl.data.ntu import NTU60, NTU120
 from crrl.errors import CrrlError
 
 
@@ -59,6 +61,20 @@ def test_facts_are_read_from_names_as_ntu_gives_them() -> None:
         "views": [3, 2, -1, -1],
         "subjects": [104, 3, -1, -1],
     }
+
+
+@pytest.mark.parametrize(
+    ("short", "name"),
+    [
+        *((short, "cross-subject") for short in ("xsub", "CS", "CSub")),
+        *((short, "cross-view") for short in ("xview", "CV", "CView")),
+        *((short, "cross-setup") for short in ("xset", "xsetup", "CSet", "CSetup")),
+        *((short, "other") for short in ("", "sub", "xsub1", "cross-subject")),
+    ],
+)
+def test_splits_of_ntu_are_called_as_its_own_reader_calls_them(short: str, name: str) -> None:
+    assert ntu_split(short, "other") == ntu_split(short.upper(), "other") == name
+    assert name in (*NTU60.official, *NTU120.official, "other")
 
 
 def test_names_that_come_twice_are_refused() -> None:

@@ -70,8 +70,26 @@ def test_labels_names_and_the_split_are_the_files(tmp_path: Path) -> None:
     assert clips.labels.tolist() == [0, 2, 1, 2, 2]
     assert clips.class_names == ("1", "2", "3")
     assert clips.names == ("train[0]", "train[1]", "train[2]", "test[0]", "test[1]")
-    split = clips.split("default")
+    split = clips.split("cross-subject")
     assert (split.train.tolist(), split.test["all"].tolist()) == ([0, 1, 2], [3, 4])
+
+
+@pytest.mark.parametrize(
+    ("file", "split"),
+    [
+        ("NTU60_CS", "cross-subject"),
+        ("NTU120_CSub", "cross-subject"),
+        ("ntu60_cv", "cross-view"),
+        ("NTU60_CView", "cross-view"),
+        ("NTU120_CSet", "cross-setup"),
+        ("NTU120_CSETUP", "cross-setup"),
+        ("NTU60_CS_old", "default"),
+        ("NTU60", "default"),
+    ],
+)
+def test_the_split_is_called_by_the_end_of_the_files_name(tmp_path: Path, file: str, split: str) -> None:
+    write(tmp_path).rename(tmp_path / f"{file}.npz")
+    assert list(load(tmp_path).splits) == [split]
 
 
 def test_zero_frames_before_the_last_frame_stay(tmp_path: Path) -> None:
@@ -136,7 +154,7 @@ def test_clips_of_zeros_are_left_out(tmp_path: Path) -> None:
         clips = load(tmp_path)
     assert clips.names == ("train[0]", "train[2]", "test[1]")
     assert (clips.lengths.tolist(), clips.labels.tolist()) == ([3, 1, 2], [0, 1, 2])
-    split = clips.split("default")
+    split = clips.split("cross-subject")
     assert (split.train.tolist(), split.test["all"].tolist()) == ([0, 1], [2])
     assert clips.dropped == {"train[1]": "shows nobody", "test[0]": "shows nobody"}
     write(tmp_path, **{name: 0 * array for name, array in x.items()})

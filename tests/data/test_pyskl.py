@@ -84,8 +84,8 @@ def test_labels_facts_and_splits_are_the_files(tmp_path: Path) -> None:
     assert clips.names == tuple(NAMES)
     assert (clips.labels.tolist(), clips.class_names) == ([0, 1, 1], ("1", "2"))
     assert (clips.subjects.tolist(), clips.views.tolist(), clips.setups.tolist()) == ([1, 3, 8], [1, 2, 3], [1, 1, 2])
-    assert list(clips.splits) == ["xsub", "xview"]
-    split = clips.split("xview")
+    assert list(clips.splits) == ["cross-subject", "cross-view"]
+    split = clips.split("cross-view")
     assert (split.train.tolist(), split.test["all"].tolist()) == ([1, 2], [0])
 
 
@@ -94,6 +94,7 @@ def test_labels_facts_and_splits_are_the_files(tmp_path: Path) -> None:
     [
         (("train", "val"), "default"),
         (("train", "test"), "default"),
+        (("xset_train", "xset_val"), "cross-setup"),
         (("sub_train", "sub_test"), "sub"),
         (("train1", "test1"), "1"),
     ],
@@ -167,7 +168,7 @@ def test_clips_that_show_nobody_are_left_out(tmp_path: Path, points: np.ndarray)
         clips = load(tmp_path)
     assert (clips.names, clips.dropped) == ((NAMES[0], NAMES[2]), {NAMES[1]: "shows nobody"})
     assert (clips.num_joints, clips.lengths.tolist(), clips.subjects.tolist()) == (25, [4, 1], [1, 8])
-    split = clips.split("xview")
+    split = clips.split("cross-view")
     assert (split.train.tolist(), split.test["all"].tolist()) == ([1], [0])
     for place, name in enumerate(NAMES):
         value["annotations"][place] = annotation(name, 0, points)

@@ -98,8 +98,28 @@ def test_labels_facts_and_the_split_are_the_files(root: Path) -> None:
     assert clips.setups.tolist() == [1, 17, 2, 1, 3]
     assert clips.views.tolist() == [2, 1, 3, 1, 2]
     assert clips.subjects.tolist() == [3, 40, 1, 4, 5]
-    split = clips.split("default")
+    split = clips.split("cross-subject")
     assert (split.train.tolist(), split.test["all"].tolist()) == ([0, 1, 2], [3, 4])
+
+
+@pytest.mark.parametrize(
+    ("folder", "split"),
+    [
+        ("xsub", "cross-subject"),
+        ("xview", "cross-view"),
+        ("XSet", "cross-setup"),
+        ("xsetup", "cross-setup"),
+        ("ntu", "default"),
+    ],
+)
+def test_the_split_is_called_by_the_folders_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, split: str
+) -> None:
+    root = write(tmp_path / folder)
+    (root / "below").mkdir()
+    assert list(load(root).splits) == [split]
+    monkeypatch.chdir(root / "below")
+    assert list(load(Path("..")).splits) == [split]
 
 
 def test_other_names_have_no_facts(root: Path) -> None:
@@ -181,7 +201,7 @@ def test_clips_of_zeros_are_left_out(root: Path) -> None:
         clips = load(root)
     assert clips.names == (*NAMES["train"][1:], *NAMES["val"])
     assert (clips.lengths.tolist(), clips.subjects.tolist()) == ([9, 1, 5, 2], [40, 1, 4, 5])
-    split = clips.split("default")
+    split = clips.split("cross-subject")
     assert (split.train.tolist(), split.test["all"].tolist()) == ([0, 1], [2, 3])
     assert clips.dropped == {NAMES["train"][0]: "shows nobody"}
     for side in LENGTHS:

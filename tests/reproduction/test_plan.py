@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from crrl.config import Config, Recipe, preset
 from crrl.data import Preprocessing
+from crrl.data.packing import prepare_folder
 from crrl.errors import CrrlError
 from crrl.methods import METHODS, Method, first_alone
 from crrl.reproduction import TARGETS, Settings, TargetName, make_plan
@@ -125,6 +127,22 @@ def test_a_data_set_is_taken_from_the_first_folder_that_has_it(clip_folder: Path
     assert (material.data, material.train_clips, material.tests) == (clip_folder, 40, {"all": 10})
     with pytest.raises(CrrlError, match=str(tmp_path)):
         Finder((tmp_path,)).find(preset("folder"))
+
+
+def test_each_split_is_taken_from_the_folder_that_has_it(tmp_path: Path) -> None:
+    """CTR-GCN's files hold one split each: prepared apart, they are one data set."""
+    values = np.random.default_rng(0).normal(size=(3, 8, 150)).astype(np.float32)
+    for place, split in enumerate(["CV", "CS"]):
+        (tmp_path / split).mkdir()
+        values += 1
+        data = {"x_train": values, "y_train": np.eye(3), "x_test": values[:1], "y_test": np.eye(3)[:1]}
+        np.savez(tmp_path / split / f"NTU60_{split}.npz", **data)
+        prepare_folder("ctr-gcn", tmp_path / split, tmp_path / str(place))
+    finder = Finder((tmp_path / "0", tmp_path / "1"))
+    found = [finder.find(replace(preset("ntu60"), split=split)).data for split in ("cross-subject", "cross-view")]
+    assert found == [tmp_path / "1", tmp_path / "0"]
+    with pytest.raises(CrrlError, match=r"no split named 'cross-setup' .*; no split named 'cross-setup'"):
+        finder.find(replace(preset("ntu60"), split="cross-setup"))
 
 
 def test_clips_are_looked_for_once_for_each_preparation(plan_of: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
