@@ -21,7 +21,7 @@ class PrepareOptions:
     out: Path
     """Folder to make; train from it by --dataset SOURCE --data FOLDER (of a format: as what it holds)."""
     data: Path | None = None
-    """Folder of the raw files; without it $CRRL_DATA."""
+    """Folder of the raw files, or the one file of ctr-gcn or pyskl; without it $CRRL_DATA."""
     missing: tuple[Path, ...] = ()
     """Lists of clips to leave out: the owners' lists of samples with missing skeletons."""
     skip_damaged: bool = False

@@ -29,16 +29,21 @@ def ntu_split(short: str, other: str) -> str:
     return _NTU_SPLITS.get(short.lower(), other)
 
 
-def only_file(root: Path, patterns: Sequence[str], what: str) -> Path:
-    """The only file of these patterns in a folder.
+def only_file(root: Path, patterns: Sequence[str], what: str, itself: bool = False) -> Path:
+    """The only file of these patterns in the folder `root`, or, for a data set that is one file, `root` `itself`.
 
     Raises:
-        CrrlError: there is none, or several.
+        CrrlError: there is none, or several; `root` is a file called otherwise.
     """
+    remedy = f"give --data {'that file, or ' if itself else ''}a folder with that one alone"
+    if itself and root.is_file():
+        if not any(root.match(pattern) for pattern in patterns):
+            raise CrrlError(f"{root} is no {what}: {remedy}")
+        return root
     files = sorted({path for pattern in patterns for path in root.glob(pattern)})
     if len(files) != 1:
         found = ", ".join(path.name for path in files[:5]) or "none"
-        raise CrrlError(f"{root} should hold one {what}, here are {found}: give --data a folder with that one alone")
+        raise CrrlError(f"{root} should hold one {what}, here are {found}: {remedy}")
     return files[0]
 
 

@@ -28,12 +28,12 @@ CHUNK = 64
 
 
 def find_files(root: Path) -> list[Path]:
-    """The one .npz file in `root`.
+    """The one .npz file in `root`, or `root` itself.
 
     Raises:
-        CrrlError: there is none, or several: each is a split of its own.
+        CrrlError: there is none, or several: each is a split of its own, to be named itself.
     """
-    return [only_file(root, ["*.npz"], "CTR-GCN file (NTU60_CS.npz, say)")]
+    return [only_file(root, ["*.npz"], "CTR-GCN file (NTU60_CS.npz, say)", itself=True)]
 
 
 def load(files: list[Path]) -> Clips:

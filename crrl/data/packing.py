@@ -59,7 +59,7 @@ def prepare_folder(
     """Make the prepared folder `out` of a data set and return what there is to say about it.
 
     Args:
-        dataset: a name of SOURCES. data: the folder of its raw files, else $CRRL_DATA.
+        dataset: a name of SOURCES. data: the folder of its raw files (or its one file), else $CRRL_DATA.
         missing: lists of clips to leave out. skip_damaged: drop damaged files, with the reason, instead of refusing.
         workers: processes that read; 0: one for each core.
 
@@ -288,4 +288,7 @@ def _state(root: Path, path: Path) -> tuple[str, int, int]:
 
 
 def _below(root: Path, path: Path) -> str:
+    """A file's path below `root`, or its name where `root` is that file."""
+    if path == root:
+        return path.name
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()

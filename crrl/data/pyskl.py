@@ -36,12 +36,12 @@ Array = npt.NDArray[Any]
 
 
 def find_files(root: Path) -> list[Path]:
-    """The one .pkl file in `root`.
+    """The one .pkl file in `root`, or `root` itself.
 
     Raises:
-        CrrlError: there is none, or several.
+        CrrlError: there is none, or several: one of them is to be named itself.
     """
-    return [only_file(root, ["*.pkl"], "pyskl annotation file (ntu60_3danno.pkl, say)")]
+    return [only_file(root, ["*.pkl"], "pyskl annotation file (ntu60_3danno.pkl, say)", itself=True)]
 
 
 def load(files: list[Path]) -> Clips:

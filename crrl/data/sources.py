@@ -60,6 +60,7 @@ class Source:
         code: the module that reads it, with what that imports.
         find_files: the files of the data set below a folder. load: reads them; None: `clip_files` says how.
         joints: how many its skeletons may have; empty: any number.
+        one_file: it is one file, which `find_files` takes as well, in place of its folder.
     """
 
     code: ModuleType
@@ -67,6 +68,7 @@ class Source:
     load: Callable[[list[Path]], Clips] | None = None
     clip_files: ClipFiles | None = None
     joints: tuple[int, ...] = ()
+    one_file: bool = False
 
     def code_parts(self) -> Iterator[bytes]:
         """The code that reads it, to be hashed."""
@@ -89,8 +91,8 @@ def _ntu(edition: ntu.Edition) -> Source:
     return Source(ntu, edition.find_files, clip_files=files, joints=(25, 50))
 
 
-def _whole(module: Any, *joints: int) -> Source:
-    return Source(module, module.find_files, module.load, joints=joints)
+def _whole(module: Any, *joints: int, one_file: bool = False) -> Source:
+    return Source(module, module.find_files, module.load, joints=joints, one_file=one_file)
 
 
 SOURCES = {
@@ -102,9 +104,9 @@ SOURCES = {
     "nw-ucla": _whole(nw_ucla, 20),
     "folder": _whole(folder),
     "bvh": _whole(bvh),
-    "ctr-gcn": _whole(ctr_gcn),
+    "ctr-gcn": _whole(ctr_gcn, one_file=True),
     "st-gcn": _whole(st_gcn),
-    "pyskl": _whole(pyskl),
+    "pyskl": _whole(pyskl, one_file=True),
     "prepared": _whole(prepared),
 }
 
@@ -127,17 +129,17 @@ class Prepared:
 
 
 def data_root(dataset: str, data: Path | None) -> Path:
-    """The folder with the files of `dataset`: `data`, else $CRRL_DATA.
+    """The folder with the files of `dataset`, or its one file: `data`, else $CRRL_DATA.
 
     Raises:
-        CrrlError: neither is given, or it is no folder.
+        CrrlError: neither is given, or it is no folder, nor the file of a data set of one.
     """
     if dataset == "synthetic":
         return Path()
     root = data or (Path(os.environ["CRRL_DATA"]) if os.environ.get("CRRL_DATA") else None)
     if root is None:
         raise CrrlError(f"where are the files of {dataset}? Give --data FOLDER or set CRRL_DATA")
-    if not root.is_dir():
+    if not root.is_dir() and not (SOURCES[dataset].one_file and root.is_file()):
         raise CrrlError(f"{root} is no folder: give --data (or CRRL_DATA) the folder that holds {dataset}")
     return root
 

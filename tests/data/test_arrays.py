@@ -89,8 +89,18 @@ def test_the_one_file_is_found_and_no_or_several_are_refused(tmp_path: Path) -> 
     (tmp_path / "1.b").touch()
     assert only_file(tmp_path, ["*.a", "*.b", "1.*"], "thing") == tmp_path / "1.b"
     (tmp_path / "2.a").touch()
-    with pytest.raises(CrrlError, match=r"here are 1\.b, 2\.a"):
+    with pytest.raises(CrrlError, match=r"here are 1\.b, 2\.a: give --data a folder with that one alone"):
         only_file(tmp_path, ["*.a", "*.b"], "thing")
+    with pytest.raises(CrrlError, match=r"here are 1\.b, 2\.a: give --data that file, or a folder with that one alone"):
+        only_file(tmp_path, ["*.a", "*.b"], "thing", itself=True)
+
+
+def test_the_one_file_may_be_given_itself(tmp_path: Path) -> None:
+    for name in ("1.b", "2.b", "3.c"):
+        (tmp_path / name).touch()
+    assert only_file(tmp_path / "2.b", ["*.a", "*.b"], "thing", itself=True) == tmp_path / "2.b"
+    with pytest.raises(CrrlError, match=r"3\.c is no thing: give --data that file, or a folder with that one alone"):
+        only_file(tmp_path / "3.c", ["*.a", "*.b"], "thing", itself=True)
 
 
 def test_clips_without_frames_are_left_out_with_one_warning() -> None:

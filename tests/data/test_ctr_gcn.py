@@ -209,8 +209,19 @@ def test_none_or_several_files_are_refused(tmp_path: Path) -> None:
         load(tmp_path)
     (tmp_path / "NTU60_CS.npz").touch()
     (tmp_path / "NTU60_CV.npz").touch()
-    with pytest.raises(CrrlError, match=r"here are NTU60_CS\.npz, NTU60_CV\.npz: give --data a folder"):
+    with pytest.raises(
+        CrrlError, match=r"here are NTU60_CS\.npz, NTU60_CV\.npz: give --data that file, or a folder with"
+    ):
         load(tmp_path)
+
+
+def test_one_of_several_files_may_be_named_itself(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    (tmp_path / "NTU60_CV.npz").touch()
+    (tmp_path / "NTU60_CS.npy").touch()
+    assert ctr_gcn.find_files(path) == [path]
+    with pytest.raises(CrrlError, match=r"NTU60_CS\.npy is no CTR-GCN file .* give --data that file, or a folder with"):
+        ctr_gcn.find_files(tmp_path / "NTU60_CS.npy")
 
 
 def test_a_flipped_bit_of_the_data_is_told_by_the_checksum(tmp_path: Path) -> None:

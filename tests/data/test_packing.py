@@ -379,6 +379,19 @@ def test_what_a_reader_leaves_out_is_in_manifest_and_report(npz: Path, tmp_path:
     assert len(Clips.open(tmp_path / "out")) == 3
 
 
+@pytest.mark.filterwarnings("ignore:.* clips show no body:UserWarning")
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_set_of_one_file_is_prepared_from_that_file_among_others(
+    npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, relative: bool
+) -> None:
+    (npz.parent / "NTU60_CS.npz").touch()
+    monkeypatch.chdir(npz.parent)
+    prepare_folder("ctr-gcn", Path(npz.name) if relative else npz, tmp_path / "out")
+    assert list(Clips.open(tmp_path / "out").splits) == ["cross-view"]
+    digest = prepared.digest(npz)
+    assert (tmp_path / "out" / "inputs.b2").read_text() == f"{digest}  NTU60_CV.npz\n"
+
+
 OPTIONS = ["--device", "cpu", "--batch-size", "4", "--hidden-size", "4", "--queue-size", "6", "--epochs-cml", "1"]
 
 

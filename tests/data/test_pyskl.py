@@ -279,8 +279,9 @@ def test_none_or_several_files_are_refused(tmp_path: Path) -> None:
         load(tmp_path)
     write(tmp_path, content()).rename(tmp_path / "a.pkl")
     write(tmp_path, content())
-    with pytest.raises(CrrlError, match=r"here are a\.pkl, ntu60_3danno\.pkl"):
+    with pytest.raises(CrrlError, match=r"here are a\.pkl, ntu60_3danno\.pkl: give --data that file, or"):
         load(tmp_path)
+    assert len(load(tmp_path / "ntu60_3danno.pkl")) == 3
 
 
 @pytest.mark.parametrize("protocol", [2, 4])

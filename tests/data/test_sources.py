@@ -194,6 +194,19 @@ def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
         prepare_folder(tmp_path / "none")
 
 
+@pytest.mark.parametrize("dataset", ["folder", "st-gcn", "ntu60", "prepared"])
+def test_a_file_is_no_folder(root: Path, dataset: str) -> None:
+    with pytest.raises(CrrlError, match=r"0\.npy is no folder: give --data .* the folder that holds"):
+        prepare(dataset, root / "0.npy", "default", STEPS)
+
+
+@pytest.mark.parametrize("dataset", ["ctr-gcn", "pyskl"])
+def test_the_file_of_a_set_of_one_file_is_taken_if_it_is_there(root: Path, dataset: str) -> None:
+    assert sources.data_root(dataset, root / "0.npy") == root / "0.npy"
+    with pytest.raises(CrrlError, match=r"none\.npz is no folder"):
+        sources.data_root(dataset, root / "none.npz")
+
+
 def test_a_manifest_of_another_kind_makes_no_prepared_folder(root: Path) -> None:
     (root / "manifest.json").write_text("{}")
     assert len(prepare_folder(root).clips) == 5
