@@ -173,7 +173,7 @@ def test_a_damaged_file_is_named_with_the_remedy(small: Path, text: str, problem
 def test_damaged_bytes_give_clips_or_the_one_error(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    root = tmp_path_factory.getbasetemp() / "fuzzed"
+    root = tmp_path_factory.getbasetemp() / "fuzzed nw-ucla"
     root.mkdir(exist_ok=True)
     path = write(root, "a01_s01_e00_v01", skeletons(3, seed=1))
     content = path.read_bytes()

@@ -293,7 +293,7 @@ def test_a_truncated_recording_is_told_unless_no_action_is_in_what_is_gone(root:
 def test_a_damaged_byte_gives_clips_or_the_one_error(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    root = tmp_path_factory.getbasetemp() / "fuzzed"
+    root = tmp_path_factory.getbasetemp() / "fuzzed pku-mmd"
     if not root.is_dir():
         write(root)
     path = root / data.draw(st.sampled_from([SKELETON, LABEL, SPLIT]))
