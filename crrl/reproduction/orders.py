@@ -6,7 +6,7 @@ from itertools import combinations, pairwise
 from statistics import fmean
 
 from crrl.reproduction.paper import Column, Target
-from crrl.reproduction.results import Scores
+from crrl.reproduction.results import VERDICTS, Scores
 
 SHOWN = 4
 """Pairs that changed places which are named; of more the largest."""
@@ -22,12 +22,10 @@ def order_lines(target: Target, scores: Scores, columns: tuple[Column, ...]) -> 
 
 
 def _told_apart(target: Target, scores: Scores, column: Column) -> str:
-    groups: dict[str, list[str]] = {"better": [], "worse": [], "not told apart": []}
+    groups: dict[str, list[str]] = {verdict: [] for verdict in VERDICTS}
     for number, row in enumerate(target.rows):
         if found := scores.beyond_first(number, column):
-            groups["not told apart" if not found.told_apart else "better" if found.mean > 0 else "worse"].append(
-                row.name
-            )
+            groups[found.verdict].append(row.name)
     if not any(groups.values()):
         return ""
     said = "; ".join(f"{word}: {', '.join(names) or 'none'}" for word, names in groups.items())

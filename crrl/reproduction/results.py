@@ -19,8 +19,7 @@ Readings = dict[tuple[str, str], float]
 """Numbers of one encoder by (reading, test set)."""
 Found = list[list[Readings]]
 """[seeds][folds]."""
-
-
+VERDICTS = ("better", "worse", "not told apart")
 T_QUANTILES = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
 """Student's t with 1, 2, ... degrees of freedom exceeds it, up or down, one time in 20; with more less than 2.23."""
 
@@ -37,6 +36,12 @@ class Difference:
     def told_apart(self) -> bool:
         """Whether chance alone gives a mean so far from 0 at most one time in 20."""
         return abs(self.mean) > T_QUANTILES[min(self.count - 1, len(T_QUANTILES)) - 1] * self.error
+
+    @property
+    def verdict(self) -> str:
+        """One of VERDICTS."""
+        better, worse, neither = VERDICTS
+        return neither if not self.told_apart else better if self.mean > 0 else worse
 
 
 @dataclass(frozen=True)

@@ -75,8 +75,9 @@ def test_of_a_single_fold_the_seeds_are_held_against_each_other() -> None:
 
 @pytest.mark.parametrize(("count", "quantile"), [(2, 12.71), (6, 2.57), (11, 2.23), (40, 2.23)])
 def test_few_differences_must_be_larger_to_be_told_apart(count: int, quantile: float) -> None:
-    assert Difference(-1.01 * quantile, 1.0, count).told_apart
-    assert not Difference(0.99 * quantile, 1.0, count).told_apart
+    assert Difference(-1.01 * quantile, 1.0, count).verdict == "worse"
+    assert Difference(1.01 * quantile, 1.0, count).verdict == "better"
+    assert Difference(0.99 * quantile, 1.0, count).verdict == "not told apart"
 
 
 def test_the_page_has_every_reading_named_and_every_cell(plan_of: Planner, fill: Filler, tmp_path: Path) -> None:
