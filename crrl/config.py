@@ -163,10 +163,18 @@ class FeatureConfig:
     both layers, 2048."""
     feature_deviation: float | None = None
     """Standardise each feature to mean 0 and this standard deviation over the training clips; None: leave them."""
+    feature_takes: int = 0
+    """Shrink directions in which features of a training clip differ from those of this many other takes of it, turned,
+    stretched, cut and at another pace (within-class covariance normalisation); 0: leave them."""
 
     def __post_init__(self) -> None:
         deviation = self.feature_deviation
         _require(deviation is None or deviation > 0, f"feature_deviation is {deviation}: it must be positive or None")
+        _require(self.feature_takes >= 0, f"feature_takes is {self.feature_takes}: it must not be negative")
+        _require(
+            self.feature_takes == 0 or deviation is not None,
+            "feature_takes needs feature_deviation: directions of features on one scale are compared",
+        )
 
 
 @dataclass(frozen=True)
@@ -326,5 +334,5 @@ def preset(dataset: Dataset = "synthetic", recipe: Recipe = "paper") -> Config:
         ),
         encoder=EncoderConfig(input_gain=3.0),
         turns=TurnConfig(turn_yaw=45.0, turn_tilt=10.0),
-        features=FeatureConfig() if easy else FeatureConfig(pooling="moments", feature_deviation=0.1),
+        features=FeatureConfig() if easy else FeatureConfig(pooling="moments", feature_deviation=0.1, feature_takes=6),
     )

@@ -9,8 +9,13 @@ from torch import Tensor
 
 from crrl import ops
 from crrl.data import ClipTensors
-from crrl.data.clips import IntArray
+from crrl.data.augmentation import another_take
 from crrl.models import FeatureExtractor
+
+MOST_CLIPS = 2048
+"""More training clips than twice this many are thinned out before other takes of them are encoded."""
+DIRECTIONS = 128
+"""How many nuisances are shrunk at most."""
 
 
 @torch.no_grad()
@@ -34,21 +39,54 @@ def encode(
     return torch.empty_like(result).index_copy_(0, by_length.to(result.device), result)
 
 
-def standardise(extractor: FeatureExtractor, tensors: ClipTensors, train: IntArray, deviation: float | None) -> None:
-    """Give each feature mean 0 and the standard deviation `deviation` over the clips `train`; None: leave all as is.
+@torch.no_grad()
+def fit(
+    extractor: FeatureExtractor,
+    tensors: ClipTensors,
+    train: Tensor,
+    pooled: Tensor,
+    feature_deviation: float | None,
+    feature_takes: int,
+) -> None:
+    """Standardise an extractor's features over the training clips and shrink their nuisances.
 
-    A feature that never changes stays 0.
+    What it was fitted to before is forgotten. A feature that never changes becomes 0.
+
+    Args:
+        train: int64 [N], the training clips, on the CPU.
+        pooled: their pooled hidden states [N, F], `encode(extractor.pooled, tensors, train)`.
+        feature_deviation, feature_takes: of `crrl.config.FeatureConfig`.
     """
-    if deviation is None:
-        return
     extractor.center.zero_()
     extractor.scale.fill_(1)
-    center, scale = standards(encode(extractor, tensors, torch.from_numpy(train)), deviation)
-    extractor.center.copy_(center)
-    extractor.scale.copy_(scale)
+    extractor.nuisances = pooled.new_zeros(pooled.shape[1], 0)
+    if feature_deviation is not None:
+        own = pooled.std(0, correction=0)
+        extractor.center.copy_(pooled.mean(0))
+        extractor.scale.copy_(torch.where(own > 1e-6, feature_deviation / own.clamp(min=1e-6), 0))
+    if feature_takes:
+        chosen = torch.arange(0, len(train), max(1, len(train) // MOST_CLIPS))
+        known = extractor.adjusted(pooled[chosen.to(pooled.device)])
+        extractor.nuisances = _nuisances(extractor, tensors, train[chosen], known, feature_takes)
 
 
-def standards(features: Tensor, deviation: float) -> tuple[Tensor, Tensor]:
-    """What to subtract from features like these, [N, D], and then to multiply them by; [D] each."""
-    own = features.std(0, correction=0)
-    return features.mean(0), torch.where(own > 1e-6, deviation / own.clamp(min=1e-6), 0)
+def _nuisances(extractor: FeatureExtractor, tensors: ClipTensors, clips: Tensor, known: Tensor, takes: int) -> Tensor:
+    """FeatureExtractor.nuisances from how the features of `clips`, `known` [N, F], differ in other takes of them.
+
+    Along a principal axis of these differences with variance e, features keep √(m / (m + e)) of their length, m the
+    mean variance over all axes: within-class covariance normalisation (Hatch, Kajarekar, Stolcke, Interspeech 2006,
+    smoothed), a class being a clip. Other takes are the same for the same clips.
+    """
+    scatter = torch.zeros(known.shape[1], known.shape[1], dtype=torch.float64, device=known.device)
+    with torch.random.fork_rng([known.device] if known.is_cuda else []):
+        torch.manual_seed(0)
+        for _ in range(takes):
+            difference = encode(lambda x, lengths: extractor(*another_take(x, lengths)), tensors, clips) - known
+            scatter += (difference.t() @ difference).double()
+    scatter /= takes * len(known)
+    variances, axes = torch.linalg.eigh(scatter)
+    largest = variances[-DIRECTIONS:].clamp(min=0)
+    mean = scatter.diagonal().mean().clamp(min=1e-30)
+    lost = 1 - torch.sqrt(mean / (mean + largest))
+    nuisances: Tensor = axes[:, -DIRECTIONS:] * lost.sqrt()
+    return nuisances.float()

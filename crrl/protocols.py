@@ -18,7 +18,7 @@ from crrl.config import DATASETS, Config, Dataset
 from crrl.data import ClipTensors, Prepared, prepare
 from crrl.errors import CrrlError
 from crrl.evaluation import Features
-from crrl.features import encode, standards
+from crrl.features import encode, fit
 from crrl.finetuning import FineTuning, fine_tune
 from crrl.models import Encoder, FeatureExtractor
 from crrl.runs import EncoderFile, RunFolder, load_encoder
@@ -168,22 +168,20 @@ class Evaluation:
     def _features(self, name: str) -> tuple[Features, dict[str, Features]]:
         """Features, by the candidate of that name, of the training clips and of each test set; each clip's once.
 
-        What was trained is standardised by its own training clips, which those of a transfer are not.
+        What was trained is fitted to its own training clips, which those of a transfer are not.
         """
-        extractor, deviation = self.candidates[name], self.config.features.feature_deviation
-        anew = self.options.transfer or name != self.config.method
-        if anew:
-            extractor.center.zero_()
-            extractor.scale.fill_(1)
+        extractor = self.candidates[name]
         clips = torch.unique(torch.cat([self.train, *self.tests.values()]))
-        features = encode(extractor, self.tensors, clips).cpu()
+        pooled = encode(extractor.pooled, self.tensors, clips)
+        if self.options.transfer or name != self.config.method:
+            train = torch.searchsorted(clips, self.train).to(pooled.device)
+            settings = self.config.features.feature_deviation, self.config.features.feature_takes
+            fit(extractor, self.tensors, self.train, pooled[train], *settings)
+        features = extractor.adjusted(pooled).cpu()
 
         def take(index: Tensor) -> Tensor:
             return features[torch.searchsorted(clips, index)]
 
-        if anew and deviation is not None:
-            center, scale = standards(take(self.train), deviation)
-            features = (features - center) * scale
         sets = {test: Features(take(index), self.tensors.labels[index]) for test, index in self.tests.items()}
         return Features(take(self.train), self.tensors.labels[self.train]), sets
 

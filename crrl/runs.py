@@ -22,7 +22,7 @@ from crrl.errors import CrrlError
 from crrl.files import explain_os_errors, read_json, write_file, write_json
 from crrl.models import Encoder, FeatureExtractor
 
-FORMAT = 2
+FORMAT = 3
 """Version of the facts kept in an encoder file."""
 
 
@@ -131,6 +131,7 @@ def save_encoder(path: Path, features: FeatureExtractor, prepared: Prepared, met
         "hidden_size": encoder.gru.hidden_size,
         "dropout": encoder.gru.dropout,
         "pooling": features.pooling,
+        "nuisances": features.nuisances.shape[1],
         "preprocessor": prepared.preprocessor.to_dict(),
         "fingerprint": prepared.fingerprint,
     }
@@ -160,7 +161,7 @@ def load_encoder(path: Path) -> EncoderFile:
         )
     preprocessor = Preprocessor.from_dict(facts["preprocessor"])
     encoder = Encoder(3 * preprocessor.num_joints, facts["hidden_size"], facts["dropout"])
-    features = FeatureExtractor(encoder, facts["pooling"]).eval()
+    features = FeatureExtractor(encoder, facts["pooling"], facts["nuisances"]).eval()
     load_weights(features, weights, path)
     return EncoderFile(features, preprocessor, facts["method"], facts["fingerprint"])
 

@@ -97,6 +97,8 @@ def test_the_command_line_starts_from_the_preset(dataset: Dataset, recipe: Recip
         (TurnConfig, {"turn_yaw": -1.0}),
         (TurnConfig, {"turn_tilt": -1.0}),
         (FeatureConfig, {"feature_deviation": 0.0}),
+        (FeatureConfig, {"feature_takes": -1, "feature_deviation": 0.1}),
+        (FeatureConfig, {"feature_takes": 6}),
         (Config, {"batch_size": 0}),
         (Config, {"weight_decay": -1.0}),
         (Config, {"checkpoint_every": 0}),
@@ -104,5 +106,5 @@ def test_the_command_line_starts_from_the_preset(dataset: Dataset, recipe: Recip
     ],
 )
 def test_a_setting_out_of_range_is_named(kind: Any, setting: dict[str, Any]) -> None:
-    with pytest.raises(CrrlError, match=list(setting)[-1]):
+    with pytest.raises(CrrlError, match=next(iter(setting))):
         kind(**setting)

@@ -1,12 +1,14 @@
 """Augmentations of coordinates (Section IV-D2): Gaussian noise, shear (Eq. 9), rotation (Eqs. 10-13); random turns.
 
-Each takes x [B, T, J·3] and gives the same shape, drawn anew for every clip on x's device, without reading from it.
-What is exactly zero stays zero: absent joints and bodies, and padded frames.
+Each takes x [B, T, J·3] and gives the same shape, drawn anew for every clip on x's device, without reading from it;
+`another_take` alone changes lengths, and reads them. What is exactly zero stays zero: absent joints and bodies, and
+padded frames.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +18,15 @@ NOISE_STD = 0.05
 """Of N(0, 0.05), whose second figure is read as in the public code of the paper's [51]; as a variance it gave 0.22."""
 MAX_ANGLE = math.pi / 4
 """Largest rotation about each axis, radians."""
+
+TAKE_YAW, TAKE_TILT = 90.0, 10.0
+"""How another take is turned: standard deviations in degrees, as of `RandomTurn`."""
+TAKE_STRETCH = 0.1
+"""Standard deviation of the logarithm of what each axis is stretched by."""
+TAKE_KEPT = 0.7
+"""Smallest part of the frames that is kept."""
+TAKE_PACE = 0.2
+"""Standard deviation of the logarithm of how much longer it lasts."""
 
 
 def noise(x: Tensor) -> Tensor:
@@ -95,3 +106,34 @@ def _turned(a: Tensor, b: Tensor, deviation: float) -> tuple[Tensor, Tensor]:
     angle = math.radians(deviation) * torch.randn(len(a), 1, 1, device=a.device)
     cos, sin = angle.cos(), angle.sin()
     return cos * a - sin * b, sin * a + cos * b
+
+
+def another_take(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """The movements of clips x [B, T, J·3] as another camera, body, cut and pace might have given them.
+
+    Each clip is stretched along each axis, turned, cut to a piece and played at another speed, between its frames by
+    linear interpolation.
+
+    Args:
+        lengths: int64 [B], valid frames, at least 1.
+
+    Returns:
+        [B, T', J·3], 0 at padded frames, and their int64 [B].
+    """
+
+    def draw(of: Callable[..., Tensor], *shape: int) -> Tensor:
+        return of(len(x), *shape, device=x.device)
+
+    joints = x.reshape(*x.shape[:2], -1, 3) * torch.exp(TAKE_STRETCH * draw(torch.randn, 1, 1, 3))
+    turned = RandomTurn(TAKE_YAW, TAKE_TILT)(joints.flatten(2))
+    kept = torch.ceil(lengths * (TAKE_KEPT + (1 - TAKE_KEPT) * draw(torch.rand))).long()
+    start = ((lengths - kept + 1) * draw(torch.rand)).long()
+    after = torch.round(kept * torch.exp(TAKE_PACE * draw(torch.randn))).long().clamp(min=1)
+    frame = torch.arange(int(after.max()), device=x.device)
+    position = (frame * ((kept - 1) / (after - 1).clamp(min=1))[:, None]).minimum(kept[:, None] - 1)
+    left = position.long()
+    right = (left + 1).minimum(kept[:, None] - 1)
+    clip = torch.arange(len(x), device=x.device)[:, None]
+    a, b = turned[clip, start[:, None] + left], turned[clip, start[:, None] + right]
+    played = torch.lerp(a, b, (position - left).to(x.dtype)[:, :, None])
+    return torch.where((frame < after[:, None])[:, :, None], played, 0), after

@@ -1,4 +1,4 @@
-"""The features of a clip: hidden states pooled over its frames, and standardised by those of the training clips."""
+"""The features of a clip: hidden states pooled over its frames, standardised, and with their nuisances shrunk."""
 
 from __future__ import annotations
 
@@ -20,27 +20,38 @@ class FeatureExtractor(nn.Module):
         encoder: gives D hidden states per layer and frame.
         pooling: mean, TAP of the top layer (Section IV-B, last paragraph), D features; moments, the mean and the
             standard deviation over the clip's frames of both layers, 4·D features.
+        nuisances: how many directions are shrunk.
 
     Attributes:
-        center, scale: float32 [features], subtracted and multiplied by; 0 and 1 until `crrl.features.standardise`.
+        center, scale: float32 [features], subtracted and multiplied by; 0 and 1 until `crrl.features.fit`.
+        nuisances: float32 [features, directions], N: features f become f - N·Nᵀ·f. Its columns are orthogonal, and
+            shorter than 1: a column of length l leaves 1 - l² of what lies along it.
     """
 
     center: Tensor
     scale: Tensor
+    nuisances: Tensor
 
-    def __init__(self, encoder: Encoder, pooling: Pooling = "mean"):
+    def __init__(self, encoder: Encoder, pooling: Pooling = "mean", nuisances: int = 0):
         super().__init__()
         self.encoder = encoder
         self.pooling = pooling
         size = encoder.features * (1 if pooling == "mean" else 4)
         self.register_buffer("center", torch.zeros(size))
         self.register_buffer("scale", torch.ones(size))
+        self.register_buffer("nuisances", torch.zeros(size, nuisances))
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Features [B, F] of coordinates x [B, T, J·3]."""
-        return (self._pooled(x, lengths) - self.center) * self.scale
+        return self.adjusted(self.pooled(x, lengths))
 
-    def _pooled(self, x: Tensor, lengths: Tensor) -> Tensor:
+    def adjusted(self, pooled: Tensor) -> Tensor:
+        """Features [B, F] of pooled hidden states [B, F]."""
+        standard = (pooled - self.center) * self.scale
+        return standard - (standard @ self.nuisances) @ self.nuisances.t()
+
+    def pooled(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Hidden states of coordinates x [B, T, J·3], pooled and no more, [B, F]."""
         if self.pooling == "mean":
             return self.encoder.pooled(x, lengths)
         layers = self.encoder.each_layer(x, lengths)

@@ -41,7 +41,7 @@ TARGETS: dict[str, Target] = {
         "Settings of SER",
         _row("the recipe", "ser"),
         _row("SGD at 0.004 in steps", "ser", optimizer_ser="sgd", lr_ser=0.004, schedule_ser="steps"),
-        _row("TAP as it is for features", "ser", pooling="mean", feature_deviation=None),
+        _row("TAP as it is for features", "ser", pooling="mean", feature_deviation=None, feature_takes=0),
         _row("nothing turned", "ser", turn_yaw=0.0, turn_tilt=0.0),
         _row("axes scaled apart", "ser", normalization="clip-axis"),
         _row("no view transform", "ser", view_joints=None),

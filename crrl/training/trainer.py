@@ -11,7 +11,7 @@ from crrl.config import Config, Switch
 from crrl.data import ClipTensors, Prepared
 from crrl.data.augmentation import RandomTurn
 from crrl.errors import CrrlError
-from crrl.features import standardise
+from crrl.features import encode, fit
 from crrl.methods import METHODS, PhasePlan, first_alone
 from crrl.models import Encoder, FeatureExtractor
 from crrl.runs import RunFolder, load_encoder, save_encoder
@@ -120,7 +120,9 @@ class Trainer:
     def _save(self, path: Path, encoder: Encoder, method: str) -> None:
         if self.ranks.rank == 0:
             features = FeatureExtractor(encoder.eval(), self.config.features.pooling)
-            standardise(features, self.tensors, self.train_clips, self.config.features.feature_deviation)
+            train = torch.from_numpy(self.train_clips)
+            settings = self.config.features.feature_deviation, self.config.features.feature_takes
+            fit(features, self.tensors, train, encode(features.pooled, self.tensors, train), *settings)
             save_encoder(path, features, self.prepared, method)
         self.ranks.wait()  # the others read it only once it is there
 

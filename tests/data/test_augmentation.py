@@ -14,7 +14,7 @@ pytest.importorskip("hypothesis", reason="hypothesis is not installed")
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crrl.data.augmentation import noise, rotation, rotation_matrix, shear, shear_matrix
+from crrl.data.augmentation import another_take, noise, rotation, rotation_matrix, shear, shear_matrix
 
 Augment = Callable[[Tensor], Tensor]
 ALL = pytest.mark.parametrize("augment", [noise, shear, rotation])
@@ -110,3 +110,49 @@ def test_it_keeps_its_precision_under_autocast_and_looks_at_no_number(augment: A
             results.append(augment(x))
     assert torch.equal(*results)
     assert augment(x.to("meta")).shape == x.shape
+
+
+def test_another_take_is_a_stretched_and_turned_piece_at_another_pace() -> None:
+    torch.manual_seed(0)
+    clips, frames = 300, 40
+    time = torch.arange(frames, dtype=torch.float64)[:, None] * torch.ones(3, dtype=torch.float64)
+    x = torch.cat([basis(clips, frames), time.expand(clips, frames, 3)], dim=2)  # a fourth joint tells the time
+    lengths = torch.randint(10, frames + 1, (clips,))
+    take, after = another_take(x, lengths)
+    assert after.max() == take.shape[1]
+    clocks = []
+    for clip, length, count in zip(take, lengths.tolist(), after.tolist(), strict=True):
+        assert not clip[count:].any()
+        matrix = clip[:count, :9].view(count, 3, 3).transpose(1, 2)
+        torch.testing.assert_close(matrix, matrix[:1].expand_as(matrix))
+        squares = matrix[0].t() @ matrix[0]  # of a turn after a stretch: the squares of the latter on the diagonal
+        assert (squares - squares.diagonal().diag()).abs().max() < 1e-6
+        clock = torch.linalg.lstsq(matrix[0], clip[:count, 9:].t()).solution.mean(0)
+        torch.testing.assert_close(clock.diff(), clock.diff()[:1].expand(count - 1), atol=1e-5, rtol=0)
+        assert clock[0] >= -1e-5
+        assert clock[-1] <= length - 1 + 1e-5
+        kept = round(float(clock[-1] - clock[0])) + 1
+        assert kept >= 0.7 * length
+        clocks.append((float(clock[0]), kept / length, count / kept, *squares.diagonal().sqrt().log().tolist()))
+    starts, kept, pace, *stretches = torch.tensor(clocks).t()
+    assert starts.max() > 5
+    assert 0.8 < kept.mean() < 0.9
+    assert pace.log().std() == pytest.approx(0.2, rel=0.15)
+    for stretch in stretches:
+        assert stretch.std() == pytest.approx(0.1, rel=0.15)
+
+
+def test_another_take_keeps_zeros_single_frames_and_precision() -> None:
+    x = torch.rand(5, 6, 9) + 0.1
+    x[:, :, 3:6] = 0
+    lengths = torch.tensor([6, 1, 3, 2, 1])
+    for row, length in enumerate(lengths):
+        x[row, length:] = 0
+    with torch.autocast("cpu", torch.bfloat16):
+        take, after = another_take(x, lengths)
+    assert take.dtype == torch.float32
+    assert (after[lengths == 1] == 1).all()
+    assert not take[:, :, 3:6].any()
+    assert take.isfinite().all()
+    for clip, count in zip(take, after, strict=True):
+        assert clip[:count, :3].any(1).all()

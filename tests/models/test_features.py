@@ -45,3 +45,13 @@ def test_features_are_shifted_and_scaled() -> None:
     model.center.fill_(0.5)
     model.scale.fill_(3)
     torch.testing.assert_close(model(clips(), LENGTHS), 3 * (plain - 0.5))
+
+
+def test_nuisances_leave_the_rest_and_of_themselves_what_their_length_says() -> None:
+    model = FeatureExtractor(encoder(), "moments", nuisances=2)
+    size = len(model.center)
+    plain = model(clips(), LENGTHS)
+    axes = torch.linalg.qr(torch.randn(size, size, generator=torch.Generator().manual_seed(0)))[0]
+    model.nuisances.copy_(axes[:, :2] * torch.tensor([1.0, 0.25]).sqrt())
+    expected = plain @ axes * torch.cat([torch.tensor([0.0, 0.75]), torch.ones(size - 2)])
+    torch.testing.assert_close(model(clips(), LENGTHS) @ axes, expected, atol=1e-5, rtol=1e-4)
