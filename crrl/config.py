@@ -297,8 +297,9 @@ def preset(dataset: Dataset = "synthetic", recipe: Recipe = "paper") -> Config:
 
     `paper`: optimizer, schedule and sizes of Section IV-B. `tuned`: Adam under one-cycle, a projected decoder of 256
     units, more negatives, larger velocities and first weights, one scale per clip, random turns, and moments of both
-    layers as features; on synthetic fewer epochs and the paper's features, as its clips are told apart by the moments
-    of any encoder. Both apply the view transform where the joints are known, though the paper names it for NTU alone.
+    layers as features, less moved by how a clip was taken; on synthetic fewer epochs and the paper's features, as its
+    clips are told apart by the moments of any encoder. Both apply the view transform where the joints are known, though
+    the paper names it for NTU alone.
     """
     facts = DATASETS[dataset]
     paper = Config(

@@ -49,10 +49,11 @@ TARGETS: dict[str, Target] = {
         _row("40 epochs", "ser", epochs_ser=40),
     ),
     "settings-crrl": _target(
-        "Settings of CRRL: the weight of distillation and the teacher",
+        "Settings of CRRL: the weight of distillation, the features and the teacher",
         _row("the recipe (λ_d = 0.1)", "crrl"),
         _row("λ_d = 0.3", "crrl", distill_weight=0.3),
         _row("λ_d = 1", "crrl", distill_weight=1.0),
+        _row("features without other takes", "crrl", feature_takes=0),
         _row("a teacher with m_mlp = 0.9999", "crrl", momentum_mlp=0.9999),
     ),
 }

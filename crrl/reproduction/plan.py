@@ -335,7 +335,12 @@ def _runs(row: Row, column: Column, seed: int, finder: Finder, settings: Setting
 
 
 def make_run(config: Config, material: Material) -> Run:
-    """The run of a configuration, and of its first phase where that is a method of its own."""
+    """The run of a configuration, and of its first phase where that is a method of its own.
+
+    The second phase takes over weights alone: whatever its features, the first has the recipe's.
+    """
     if len(METHODS[config.method]) == 1:
         return Run(config, material, None)
-    return Run(config, material, Run(replace(config, method=first_alone(config.method)), material, None))
+    features = preset(config.dataset, config.recipe).features
+    first = replace(config, method=first_alone(config.method), features=features)
+    return Run(config, material, Run(first, material, None))

@@ -160,7 +160,7 @@ def test_quoted_rows_stand_beside_and_take_part_in_the_order(plan_of: Planner, f
 
 def test_alternatives_are_held_against_the_recipe(plan_of: Planner, fill: Filler, tmp_path: Path) -> None:
     plan = plan_of("settings-crrl", "nw-ucla", recipe="tuned")
-    accuracies = ((70, 72, 74, 76, 78, 80), (71, 72.5, 75, 76.5, 79, 81), (60, 72, 74, 76, 78), ())
+    accuracies = ((70, 72, 74, 76, 78, 80), (71, 72.5, 75, 76.5, 79, 81), (60, 72, 74, 76, 78), (), ())
     for seeds, row in zip(plan.cells.values(), accuracies, strict=True):
         for run, accuracy in zip(seeds[0], row, strict=False):
             runs = fill(run, "linear", accuracy)

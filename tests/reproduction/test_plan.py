@@ -190,9 +190,9 @@ def test_a_setting_that_the_first_phase_does_not_read_leaves_it_shared(plan_of: 
     for run in plan.runs:
         if run.first:
             teachers[run.first.name].append(run.name)
-    assert len(teachers) == 6 * 2, "the recipe's, for all weights of distillation, and another's"
+    assert len(teachers) == 6 * 2, "the recipe's, for all weights of distillation and features, and another's"
     assert not any("distill" in name for name in teachers)
-    assert sorted({len(students) for students in teachers.values()}) == [1, 3]
+    assert sorted({len(students) for students in teachers.values()}) == [1, 4]
     of_cml = plan_of("settings-cml", "nw-ucla", datasets=["nw-ucla"], recipe="tuned")
     assert teachers.keys() <= {run.name for run in of_cml.runs}
 
