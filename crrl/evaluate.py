@@ -12,12 +12,12 @@ import tyro
 from crrl.config import choose_device
 from crrl.errors import run_command
 from crrl.files import write_json
-from crrl.protocols import ONLY_WITH, EvaluateOptions, Evaluation, Protocol, Rows
+from crrl.protocols import FROZEN, ONLY_WITH, EvaluateOptions, Evaluation, Protocol, Rows
 from crrl.runs import RunFolder
 
 
 def write(work: Evaluation, protocol: Protocol, rows: Rows) -> None:
-    """Keep a protocol's rows in the run folder as JSON; those of a transfer in a file of their own."""
+    """Keep a protocol's rows in the run folder as JSON; of a transfer, or of other features, in a file of their own."""
     config, target, options = work.config, work.target, work.options
     means = {row: {test: statistics.mean(v) for test, v in values.items()} for row, values in rows.items()}
     report: dict[str, Any] = {
@@ -32,6 +32,7 @@ def write(work: Evaluation, protocol: Protocol, rows: Rows) -> None:
     if any(len(values) > 1 for tests in rows.values() for values in tests.values()):
         report["draws"] = rows
     suffix = f"-{target.dataset}-{target.split}" if options.transfer else ""
+    suffix += f"-features-{options.features}" if options.features and protocol in FROZEN else ""
     write_json(work.run.path / f"evaluation-{protocol}{suffix}.json", report)
 
 
@@ -40,6 +41,8 @@ def table(work: Evaluation, protocol: Protocol, rows: Rows) -> str:
     config, target = work.config, work.target
     title = f"{target.dataset}, {target.split}: {measure(protocol)[0]}, % ({protocol})"
     lines = [f"pretrained on {config.dataset}, {config.split_name}"] if work.options.transfer else []
+    if work.options.features and protocol in FROZEN:
+        lines.append(f"features of recipe {work.options.features}")
     width = max(48, len(title) + 2, *(len(row) + 4 for row in rows))
     sizes = [f"{name} ({size})" for name, size in work.sizes().items()]
     lines.append(f"{title:{width}}" + "".join(f"{size:>14}" for size in sizes))

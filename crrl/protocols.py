@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from crrl import evaluation
-from crrl.config import DATASETS, Config, Dataset
+from crrl.config import DATASETS, Config, Dataset, Recipe, preset
 from crrl.data import ClipTensors, Prepared, prepare
 from crrl.errors import CrrlError
 from crrl.evaluation import Features
@@ -24,11 +24,13 @@ from crrl.models import Encoder, FeatureExtractor
 from crrl.runs import EncoderFile, RunFolder, load_encoder
 
 Protocol = Literal["linear", "knn", "retrieval", "fine-tune", "semi-supervised"]
+FROZEN = ("linear", "knn", "retrieval")
 TRAINED = ("fine-tune", "semi-supervised")
 """Protocols that train the encoder, too; the others go by its features, which are computed once for all of them."""
 
 ONLY_WITH: dict[str, tuple[str, ...]] = {
     "neighbours": ("knn",),
+    "features": FROZEN,
     "labels": ("semi-supervised",),
     "draws": ("semi-supervised",),
     "epochs": TRAINED,
@@ -54,6 +56,8 @@ class EvaluateOptions:
     classifier trained end to end; semi-supervised: that with a part of the labels. Give it again for another table."""
     neighbours: int = 1
     """knn: how many vote, with one vote each; of a draw the larger summed similarity wins."""
+    features: Recipe | None = None
+    """linear, knn, retrieval: features as of this recipe, fitted to the training clips; None: the run's own."""
     labels: tuple[float, ...] = (0.01, 0.05, 0.1)
     """semi-supervised: parts of the training clips that keep their labels, drawn from every class, at least one."""
     draws: int = 5
@@ -161,21 +165,23 @@ class Evaluation:
         torch.manual_seed(config.seed)
         sizes = config.encoder
         encoder = Encoder(self.tensors.channels, sizes.hidden_size, sizes.dropout, sizes.input_gain)
-        random = FeatureExtractor(encoder, config.features.pooling).eval()
-        self.candidates = {config.method: trained.features.to(device), "random encoder": random.to(device)}
+        self.kind = preset(config.dataset, options.features).features if options.features else config.features
+        random = FeatureExtractor(encoder, self.kind.pooling)
+        own = FeatureExtractor(trained.features.encoder, self.kind.pooling) if options.features else trained.features
+        self.candidates = {config.method: own.eval().to(device), "random encoder": random.eval().to(device)}
         self.features = lru_cache(maxsize=None)(self._features)
 
     def _features(self, name: str) -> tuple[Features, dict[str, Features]]:
         """Features, by the candidate of that name, of the training clips and of each test set; each clip's once.
 
-        What was trained is fitted to its own training clips, which those of a transfer are not.
+        What was trained is fitted already, but not to the clips of a transfer, nor as another recipe does.
         """
         extractor = self.candidates[name]
         clips = torch.unique(torch.cat([self.train, *self.tests.values()]))
         pooled = encode(extractor.pooled, self.tensors, clips)
-        if self.options.transfer or name != self.config.method:
+        if self.options.transfer or self.options.features or name != self.config.method:
             train = torch.searchsorted(clips, self.train).to(pooled.device)
-            settings = self.config.features.feature_deviation, self.config.features.feature_takes
+            settings = self.kind.feature_deviation, self.kind.feature_takes
             fit(extractor, self.tensors, self.train, pooled[train], *settings)
         features = extractor.adjusted(pooled).cpu()
 

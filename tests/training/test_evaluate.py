@@ -132,6 +132,29 @@ def test_an_encoder_is_transferred_to_another_data_set_of_as_many_joints(
     assert 0 < sum(kept["test_clips"].values()) < 20
 
 
+def test_features_of_another_recipe_need_no_other_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    protocols = ["--protocol", "knn", "--protocol", "fine-tune", *QUICK]
+    assert evaluate.main([str(run), *protocols, "--features", "tuned"]) == 0
+    assert capsys.readouterr().out.count("features of recipe tuned") == 1
+    assert json.loads((run / "evaluation-knn-features-tuned.json").read_text())["settings"]["features"] == "tuned"
+    assert not (run / "evaluation-fine-tune-features-tuned.json").exists()
+
+
+def test_features_of_a_recipe_are_those_that_its_own_runs_have(clip_folder: Path, tmp_path: Path) -> None:
+    epochs = ["--epochs-ser", "1", "--method", "ser", "--data", str(clip_folder)]
+    results = []
+    for name, own in (
+        ("without", ["--pooling", "mean", "--feature-deviation", "None", "--feature-takes", "0"]),
+        ("with", []),
+    ):
+        options = ["--dataset", "folder", "--recipe", "tuned", "--hidden-size", "8", *own, *epochs]
+        train.main([*options, "--out", str(tmp_path / name)])
+        evaluate.main([str(tmp_path / name), "--protocol", "retrieval", *(["--features", "tuned"] if own else [])])
+        file = "evaluation-retrieval-features-tuned.json" if own else "evaluation-retrieval.json"
+        results.append(json.loads((tmp_path / name / file).read_text())["map_percent"])
+    assert results[0] == results[1]
+
+
 def test_a_transfer_to_another_joint_count_is_refused(run: Path, tmp_path: Path) -> None:
     data = other_clips(tmp_path / "other", joints=4)
     with pytest.raises(CrrlError, match=r"skeletons of folder have 4 joints, .* was trained on 5"):
@@ -145,6 +168,7 @@ def test_a_transfer_to_another_joint_count_is_refused(run: Path, tmp_path: Path)
     ("options", "message"),
     [
         (["--neighbours", "3"], "--neighbours goes with --protocol knn alone"),
+        (["--protocol", "fine-tune", "--features", "paper"], "--features goes with --protocol linear or knn or retr"),
         (["--protocol", "knn", "--labels", "0.1"], "--labels goes with --protocol semi-supervised alone"),
         (["--protocol", "linear", "--batch-size", "8"], "--batch-size goes with --protocol fine-tune or semi"),
         (["--protocol", "knn", "--neighbours", "0"], "take 1 at least"),
