@@ -311,7 +311,7 @@ def preset(dataset: Dataset = "synthetic", recipe: Recipe = "paper") -> Config:
     if recipe == "paper":
         return paper
     easy = dataset == "synthetic"
-    epochs_cml, epochs_ser = (20, 20) if easy else (60, 80)
+    epochs_cml, epochs_ser = (20, 20) if easy else (60, 40)
     return replace(
         paper,
         recipe="tuned",

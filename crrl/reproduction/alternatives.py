@@ -46,7 +46,7 @@ TARGETS: dict[str, Target] = {
         _row("axes scaled apart", "ser", normalization="clip-axis"),
         _row("no view transform", "ser", view_joints=None),
         _row("first weights as PyTorch's", "ser", input_gain=1.0),
-        _row("40 epochs", "ser", epochs_ser=40),
+        _row("80 epochs", "ser", epochs_ser=80),
     ),
     "settings-crrl": _target(
         "Settings of CRRL: the weight of distillation, the features and the teacher",
