@@ -21,6 +21,7 @@ from crrl.runs import RunFolder
 
 LOOK_EVERY = 0.5
 """Seconds between looks at a run's progress."""
+AGAIN = "wait for it, then run the same command again"
 
 
 class Failed(Exception):
@@ -28,7 +29,7 @@ class Failed(Exception):
 
 
 class Busy(Exception):
-    """Another process works on a run: its record is left alone."""
+    """Another process works on a run, or on its first phase: its record is left alone."""
 
 
 class Campaign:
@@ -42,6 +43,7 @@ class Campaign:
         self.plan, self.runs = plan, runs
         self.commit = commit()
         self.failures: dict[str, str] = {}
+        self._busy: set[str] = set()
         with explain_os_errors(self.runs, "create"):
             self.runs.mkdir(parents=True, exist_ok=True)
 
@@ -57,8 +59,7 @@ class Campaign:
 
         def done(run: Run) -> bool:
             evaluation = self.evaluation(run)
-            trained = RunFolder(self.runs / run.name).encoder_path.exists()
-            return trained and (evaluation is None or evaluation.exists())
+            return self._trained(run) and (evaluation is None or evaluation.exists())
 
         return [run for run in self.plan.runs if not done(run)]
 
@@ -94,14 +95,20 @@ class Campaign:
                 record.write(folder)
         except Busy as error:
             self.failures[run.name] = str(error)
+            self._busy.add(run.name)
 
     def _complete(self, run: Run, record: Record, lock: int, advance: Callable[[int], None]) -> None:
-        if run.first is not None and run.first.name in self.failures:
-            raise Failed(f"its first phase, {run.first.name}, failed")
-        if not RunFolder(self.runs / run.name).encoder_path.exists():
+        if not self._trained(run):
+            if run.first is not None and not self._trained(run.first):
+                if run.first.name in self._busy:
+                    raise Busy(f"another process works on its first phase, {run.first.name}: {AGAIN}")
+                raise Failed(f"its first phase, {run.first.name}, failed")
             self._train(run, record, lock, advance)
         if self.evaluation(run) is not None:
             self._evaluate(run, lock)
+
+    def _trained(self, run: Run) -> bool:
+        return RunFolder(self.runs / run.name).encoder_path.exists()
 
     def _train(self, run: Run, record: Record, lock: int, advance: Callable[[int], None]) -> None:
         folder = self.runs / run.name
@@ -190,7 +197,7 @@ def alone(folder: Path) -> Iterator[int]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise Busy("another process works on this run: wait for it, then run the same command again") from error
+            raise Busy(f"another process works on this run: {AGAIN}") from error
         yield file.fileno()
 
 

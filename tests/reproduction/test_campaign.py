@@ -12,7 +12,7 @@ import pytest
 from crrl.errors import Interrupted
 from crrl.reproduction import Campaign, campaign
 from crrl.reproduction.campaign import Busy, Failed, alone, execute
-from crrl.reproduction.plan import Plan
+from crrl.reproduction.plan import Plan, Run
 from crrl.reproduction.records import Record
 
 Planner = Callable[..., Plan]
@@ -142,3 +142,38 @@ def test_two_campaigns_do_not_work_on_one_run(tmp_path: Path) -> None:
         pass
     with alone(tmp_path / "run"):
         pass
+
+
+def test_what_waits_for_a_first_phase_at_work_elsewhere_has_not_failed(
+    plan_of: Planner, tmp_path: Path, fake: Fake
+) -> None:
+    plan = plan_of("table4", "nw-ucla")
+    first, second = plan.runs
+    work = Campaign(plan, tmp_path)
+    with alone(tmp_path / first.name):
+        work.work()
+    assert fake.commands == []
+    assert work.failures[second.name].startswith(f"another process works on its first phase, {first.name}: wait")
+    assert Record.read(tmp_path / second.name).failure == ""
+
+
+def test_a_first_phase_that_was_finished_elsewhere_meanwhile_is_used(
+    plan_of: Planner, tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of("table4", "nw-ucla")
+    first, second = plan.runs
+    work = Campaign(plan, tmp_path)
+    attempt = work._attempt
+
+    def elsewhere(run: Run, advance: Callable[[int], None]) -> None:
+        if run is not first:
+            return attempt(run, advance)
+        with alone(tmp_path / first.name):
+            attempt(run, advance)
+            (tmp_path / first.name / "encoder.safetensors").touch()
+
+    monkeypatch.setattr(work, "_attempt", elsewhere)
+    work.work()
+    assert list(work.failures) == [first.name]
+    assert [command.split()[1] for command in fake.commands] == ["crrl.train", "crrl.evaluate"]
+    assert all(second.name in command for command in fake.commands)
