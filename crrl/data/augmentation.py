@@ -126,7 +126,7 @@ def another_take(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
 
     joints = x.reshape(*x.shape[:2], -1, 3) * torch.exp(TAKE_STRETCH * draw(torch.randn, 1, 1, 3))
     turned = RandomTurn(TAKE_YAW, TAKE_TILT)(joints.flatten(2))
-    kept = torch.ceil(lengths * (TAKE_KEPT + (1 - TAKE_KEPT) * draw(torch.rand))).long()
+    kept = torch.ceil(lengths * (TAKE_KEPT + (1 - TAKE_KEPT) * draw(torch.rand))).long().minimum(lengths)
     start = ((lengths - kept + 1) * draw(torch.rand)).long()
     after = torch.round(kept * torch.exp(TAKE_PACE * draw(torch.randn))).long().clamp(min=1)
     frame = torch.arange(int(after.max()), device=x.device)
