@@ -37,9 +37,10 @@ class FeatureExtractor(nn.Module):
         self.encoder = encoder
         self.pooling = pooling
         size = encoder.features * (1 if pooling == "mean" else 4)
-        self.register_buffer("center", torch.zeros(size))
-        self.register_buffer("scale", torch.ones(size))
-        self.register_buffer("nuisances", torch.zeros(size, nuisances))
+        device = next(encoder.parameters()).device
+        self.register_buffer("center", torch.zeros(size, device=device))
+        self.register_buffer("scale", torch.ones(size, device=device))
+        self.register_buffer("nuisances", torch.zeros(size, nuisances, device=device))
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Features [B, F] of coordinates x [B, T, J·3]."""

@@ -47,6 +47,11 @@ def test_features_are_shifted_and_scaled() -> None:
     torch.testing.assert_close(model(clips(), LENGTHS), 3 * (plain - 0.5))
 
 
+def test_what_is_fitted_lies_where_the_encoder_does() -> None:
+    model = FeatureExtractor(encoder().to("meta"), "moments")
+    assert {buffer.device.type for buffer in model.buffers()} == {"meta"}
+
+
 def test_nuisances_leave_the_rest_and_of_themselves_what_their_length_says() -> None:
     model = FeatureExtractor(encoder(), "moments", nuisances=2)
     size = len(model.center)
