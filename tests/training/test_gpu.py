@@ -11,6 +11,7 @@ import torch
 pytest.importorskip("tyro", reason="tyro is not installed: the commands need it")
 pytest.importorskip("tensorboard", reason="TensorBoard is not installed: the commands need it")
 
+import crrl
 from crrl import evaluate, train
 
 pytestmark = [
@@ -37,3 +38,14 @@ def test_a_run_begun_on_the_gpu_is_evaluated_and_finished_on_the_cpu(options: li
     (run / "encoder.safetensors").unlink()
     assert train.main(["--resume", str(run), "--device", "cpu"]) == 0
     assert evaluate.main([str(run), "--device", "cpu"]) == 0
+
+
+def test_features_are_fitted_where_the_encoder_was_trained(options: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    features = ["--pooling", "moments", "--feature-deviation", "0.1", "--feature-takes", "2"]
+    assert train.main([*options, *features, "--device", "cuda", "--out", str(run)]) == 0
+    nuisances = crrl.load(run).features.nuisances
+    assert nuisances.isfinite().all()
+    assert nuisances.any()
+    for device in ("cuda", "cpu"):
+        assert evaluate.main([str(run), "--device", device, "--protocol", "knn", "--features", "tuned"]) == 0
