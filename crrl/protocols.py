@@ -25,8 +25,9 @@ from crrl.runs import EncoderFile, RunFolder, load_encoder
 
 Protocol = Literal["linear", "knn", "retrieval", "fine-tune", "semi-supervised"]
 FROZEN = ("linear", "knn", "retrieval")
+"""Protocols that go by the encoder's features, which are computed once for all of them."""
 TRAINED = ("fine-tune", "semi-supervised")
-"""Protocols that train the encoder, too; the others go by its features, which are computed once for all of them."""
+"""Protocols that train the encoder, too."""
 
 ONLY_WITH: dict[str, tuple[str, ...]] = {
     "neighbours": ("knn",),
