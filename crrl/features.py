@@ -74,8 +74,8 @@ def _nuisances(extractor: FeatureExtractor, tensors: ClipTensors, clips: Tensor,
     """FeatureExtractor.nuisances from how the features of `clips`, `known` [N, F], differ in other takes of them.
 
     Along a principal axis of these differences with variance e, one of the DIRECTIONS largest, features keep
-    √(m / (m + e)) of their length, m the mean variance over all axes: within-class covariance normalisation (Hatch, Kajarekar, Stolcke, Interspeech 2006,
-    smoothed), a class being a clip. Other takes are the same for the same clips.
+    √(m / (m + e)) of their length, m the mean variance over all axes: within-class covariance normalisation (Hatch,
+    Kajarekar, Stolcke, Interspeech 2006, smoothed), a class being a clip. Other takes are the same for the same clips.
     """
     scatter = torch.zeros(known.shape[1], known.shape[1], dtype=torch.float64, device=known.device)
     with torch.random.fork_rng([known.device] if known.is_cuda else []):
