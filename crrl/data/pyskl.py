@@ -1,7 +1,8 @@
 """The pickles of pyskl and MMAction2: {"split": {name: [clip names]}, "annotations": [{...}]}, skeletons in 3D or 2D.
 
 An annotation has, as pyskl's tools/data/README.md says, frame_dir (the clip's name), label, total_frames, keypoint
-[M, T, V, C] and, in 2D, keypoint_score [M, T, V].
+[M, T, V, C] and, in 2D, keypoint_score [M, T, V]. MMAction2 0.x has two files in place of "split", each a list of
+annotations alone: ntu60_xsub_train.pkl and ntu60_xsub_val.pkl, say.
 """
 
 from __future__ import annotations
@@ -31,52 +32,91 @@ from crrl.errors import CrrlError
 
 BODIES = 2
 """Bodies kept of each clip."""
+SIDES = ("val", "test")
+"""What the side of a split that is not for training is called."""
 
 Array = npt.NDArray[Any]
 
 
 def find_files(root: Path) -> list[Path]:
-    """The one .pkl file in `root`, or `root` itself.
+    """The one .pkl file in `root`, or `root` itself; or the two of MMAction2 0.x, that for training first.
 
     Raises:
         CrrlError: there is none, or several: one of them is to be named itself.
     """
+    for train in root.glob("*train.pkl"):
+        others = {train.with_name(re.sub(r"train\.pkl$", f"{side}.pkl", train.name)) for side in SIDES}
+        rest = set(root.glob("*.pkl")) - {train}
+        if len(rest) == 1 and rest <= others:
+            return [train, *rest]
     return [only_file(root, ["*.pkl"], "pyskl annotation file (ntu60_3danno.pkl, say)", itself=True)]
 
 
 def load(files: list[Path]) -> Clips:
-    """Read the file that `find_files` found: [ΣT, M·V, 3], M = 2 if any clip shows two bodies, else 1.
+    """Read the one or two files that `find_files` found: [ΣT, M·V, 3], M = 2 if any clip shows two bodies, else 1.
 
     Of more bodies the two that move most are kept. A 2D joint becomes (x, y, 0) in pixels; one of score 0 is absent. A
     clip that shows no body in any frame is left out, with a warning.
     The splits are the file's: "xsub_train" with "xsub_val" (or "xsub_test") is called "cross-subject", xview
-    "cross-view", xset "cross-setup", others as they are; "train" with "val" "default".
+    "cross-view", xset "cross-setup", others as they are; "train" with "val" "default". Two files are one split, called
+    so by what their names hold of these, else "default".
 
     Raises:
-        CrrlError: the file is damaged, holds something that a restricted unpickler refuses, or does not keep to the
+        CrrlError: a file is damaged, holds something that a restricted unpickler refuses, or does not keep to the
             format; no clip shows a body.
     """
-    path = files[0]
-    content = read_pickle(path)
-    if not isinstance(content, dict) or not isinstance(content.get("annotations"), list) or not content["annotations"]:
-        raise CrrlError(f'{path} is no pyskl pickle: a dict with "split" and a list of "annotations" is needed')
-    annotations: list[Any] = content["annotations"]
-    counts = [_check(f"{path}, annotations[{place}]", item) for place, item in enumerate(annotations)]
+    source = files[0] if len(files) == 1 else files[0].parent
+    places, annotations, split = _of_one_file(*files) if len(files) == 1 else _of_two_files(*files)
+    counts = [_check(*item) for item in zip(places, annotations, strict=True)]
     names: list[str] = [item["frame_dir"] for item in annotations]
     labels = np.array([item["label"] for item in annotations], np.int64)
-    check_unique(path, names)
-    splits = _splits(path, content.get("split"), names)
-    warn_if_coarse(path, min((item["keypoint"].dtype for item in annotations), key=lambda dtype: dtype.itemsize))
+    check_unique(source, names)
+    splits = _splits(source, split, names)
+    warn_if_coarse(source, min((item["keypoint"].dtype for item in annotations), key=lambda dtype: dtype.itemsize))
     bodies = min(max(counts), BODIES)
     clips = Clips.from_arrays(
         _clips(annotations, bodies),
         labels=labels,
-        names=[f"{path}, {name}" for name in names],
+        names=[f"{place} ({name})" for place, name in zip(places, names, strict=True)],
         class_names=[str(number) for number in range(1, int(labels.max()) + 2)],
         **ntu_facts(names),
         allow_empty=True,
     )
-    return leave_out_empty(path, replace(clips, names=tuple(names), splits=splits))
+    return leave_out_empty(source, replace(clips, names=tuple(names), splits=splits))
+
+
+def _of_one_file(path: Path) -> tuple[list[str], list[Any], object]:
+    """Where each annotation lies, for messages; the annotations; the members of each split by name."""
+    content = read_pickle(path)
+    if _is_list(content):
+        raise CrrlError(
+            f"{path} is a list of annotations, as MMAction2 0.x has one for training and one for validation: give "
+            f"--data a folder with these two alone (NAME_train.pkl, NAME_val.pkl)"
+        )
+    annotations = content.get("annotations") if isinstance(content, dict) else None
+    if not isinstance(content, dict) or not isinstance(annotations, list) or not annotations:
+        raise CrrlError(f'{path} is no pyskl pickle: a dict with "split" and a list of "annotations" is needed')
+    return [f"{path}, annotations[{place}]" for place in range(len(annotations))], annotations, content.get("split")
+
+
+def _of_two_files(*files: Path) -> tuple[list[str], list[Any], object]:
+    """The same of the two lists of MMAction2 0.x."""
+    places, annotations, split = [], [], {}
+    called = next((word for word in files[0].stem.split("_") if ntu_split(word, "")), "")
+    for path, side in zip(files, ("train", "val"), strict=True):
+        content = read_pickle(path)
+        if not isinstance(content, list) or not _is_list(content):
+            raise CrrlError(
+                f"{path} is no list of annotations, as MMAction2 0.x has them beside each other: restore it"
+            )
+        places += [f"{path}, [{place}]" for place in range(len(content))]
+        annotations += content
+        split[f"{called}_{side}"] = [item.get("frame_dir") for item in content]
+    return places, annotations, split
+
+
+def _is_list(content: object) -> bool:
+    return isinstance(content, list) and len(content) > 0 and all(isinstance(item, dict) for item in content)
 
 
 def _check(where: str, item: object) -> int:
@@ -148,7 +188,7 @@ def _splits(path: Path, split: object, names: list[str]) -> dict[str, Split]:
     for name, train in sides.items():
         if "train" not in name:
             continue
-        others = (sides.get(name.replace("train", other)) for other in ("val", "test"))
+        others = (sides.get(name.replace("train", other)) for other in SIDES)
         test = next((other for other in others if other is not None), None)
         if test is None:
             raise CrrlError(f"{path}: split {name[:80]!r} has no counterpart for testing (val or test); add it")

@@ -194,6 +194,67 @@ def test_numpys_numbers_serve_as_label_and_length(tmp_path: Path) -> None:
     assert load(tmp_path).labels.tolist() == [0, 1, 1]
 
 
+def write_lists(root: Path, train: object, val: object, names: tuple[str, str]) -> Path:
+    for name, value in zip(names, (train, val), strict=True):
+        (root / f"{name}.pkl").write_bytes(pickle.dumps(value))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("names", "called"),
+    [
+        (("ntu60_xsub_train", "ntu60_xsub_val"), "cross-subject"),
+        (("ntu120_xset_train", "ntu120_xset_test"), "cross-setup"),
+        (("xview_train", "xview_val"), "cross-view"),
+        (("gym_train", "gym_val"), "default"),
+        (("train", "test"), "default"),
+    ],
+)
+def test_the_two_lists_of_mmaction2_are_one_split(tmp_path: Path, names: tuple[str, str], called: str) -> None:
+    items = content()["annotations"]
+    write_lists(tmp_path, items[:2], items[2:], names)
+    clips = load(tmp_path)
+    write(tmp_path, content())
+    alone = load(tmp_path / "ntu60_3danno.pkl")
+    np.testing.assert_array_equal(clips.frames, alone.frames)
+    assert (clips.names, clips.labels.tolist()) == (alone.names, alone.labels.tolist())
+    assert list(clips.splits) == [called]
+    assert (clips.split(called).train.tolist(), clips.split(called).test["all"].tolist()) == ([0, 1], [2])
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "problem"),
+    [
+        pytest.param([], content()["annotations"][2:], "gym_train.pkl is no list of annotations", id="empty"),
+        pytest.param(content()["annotations"][:2], [3], "gym_val.pkl is no list of annotations", id="numbers"),
+        pytest.param(content()["annotations"][:2], content(), "gym_val.pkl is no list of annotations", id="a dict"),
+        pytest.param(content()["annotations"][:2], [{}], "gym_val.pkl, [0] has no name", id="no name"),
+        pytest.param(
+            content()["annotations"][:2],
+            [annotation("c", 0, np.full((1, 2, 25, 3), np.nan))],
+            "gym_val.pkl, [0] (c) holds NaN",
+            id="NaN",
+        ),
+        pytest.param(content()["annotations"][:2], content()["annotations"][1:], "twice", id="a clip on both sides"),
+    ],
+)
+def test_damaged_lists_are_one_line_with_the_place(tmp_path: Path, train: object, val: object, problem: str) -> None:
+    write_lists(tmp_path, train, val, ("gym_train", "gym_val"))
+    with pytest.raises(CrrlError) as caught:
+        load(tmp_path)
+    assert re.fullmatch(rf"{re.escape(str(tmp_path))}.*{re.escape(problem)}.*", str(caught.value))
+
+
+def test_one_list_alone_asks_for_the_other(tmp_path: Path) -> None:
+    items = content()["annotations"]
+    write_lists(tmp_path, items[:2], items[2:], ("xsub_train", "xsub_val"))
+    with pytest.raises(CrrlError, match=r"xsub_train\.pkl is a list of annotations, .* give --data a folder"):
+        load(tmp_path / "xsub_train.pkl")
+    (tmp_path / "xsub_val.pkl").rename(tmp_path / "xview_val.pkl")
+    with pytest.raises(CrrlError, match=r"here are xsub_train\.pkl, xview_val\.pkl: give --data that file, or"):
+        load(tmp_path)
+
+
 def change(**fields: Any) -> Callable[[dict[str, Any]], object]:
     """Fields of the second annotation; None removes one."""
 
