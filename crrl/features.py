@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from crrl import ops
 from crrl.data import ClipTensors
@@ -78,9 +80,10 @@ def _nuisances(extractor: FeatureExtractor, tensors: ClipTensors, clips: Tensor,
     Kajarekar, Stolcke, Interspeech 2006, smoothed), a class being a clip. Other takes are the same for the same clips.
     """
     scatter = torch.zeros(known.shape[1], known.shape[1], dtype=torch.float64, device=known.device)
+    shown = 0.2 if sys.stderr.isatty() else 60
     with torch.random.fork_rng([known.device] if known.is_cuda else []):
         torch.manual_seed(0)
-        for _ in range(takes):
+        for _ in tqdm(range(takes), "features of other takes", unit="take", mininterval=shown, leave=False):
             difference = encode(lambda x, lengths: extractor(*another_take(x, lengths)), tensors, clips) - known
             scatter += (difference.t() @ difference).double()
     scatter /= takes * len(known)
