@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -105,7 +105,7 @@ def _of_two_files(*files: Path) -> tuple[list[str], list[Any], object]:
     called = next((word for word in files[0].stem.split("_") if ntu_split(word, "")), "")
     for path, side in zip(files, ("train", "val"), strict=True):
         content = read_pickle(path)
-        if not isinstance(content, list) or not _is_list(content):
+        if not _is_list(content):
             raise CrrlError(
                 f"{path} is no list of annotations, as MMAction2 0.x has them beside each other: restore it"
             )
@@ -115,7 +115,7 @@ def _of_two_files(*files: Path) -> tuple[list[str], list[Any], object]:
     return places, annotations, split
 
 
-def _is_list(content: object) -> bool:
+def _is_list(content: object) -> TypeGuard[list[dict[str, Any]]]:
     return isinstance(content, list) and len(content) > 0 and all(isinstance(item, dict) for item in content)
 
 
