@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from crrl.data import folder
+from crrl.data.chunks import Files, Shown, read_in_order
 from crrl.data.clips import Clips, FloatArray
 from crrl.data.kinematics import Matrix, euler_rotation, joint_positions
-from crrl.data.parallel import in_order
 from crrl.data.text import Line, line_error, numbers, read_lines
 from crrl.errors import CrrlError
 
@@ -50,21 +50,22 @@ def load(files: list[Path]) -> Clips:
     Raises:
         CrrlError: a file is damaged or has another skeleton than the first.
     """
-    with closing(in_order(_read_clip, files[1:], "read bvh")) as clips:
+    with closing(read_in_order(_read_clip, [(path,) for path in files[1:]], "read bvh")) as clips:
         return folder.load(files, _of_one_skeleton(files[1:], clips))
 
 
-def _read_clip(path: Path) -> tuple[Skeleton, FloatArray]:
-    skeleton, motion = read_file(path)
-    return skeleton, positions(skeleton, motion)
+def _read_clip(files: Files) -> Shown:
+    """The clip of a file, after names and parents of its joints."""
+    skeleton, motion = read_file(files[0])
+    return [([skeleton.names, skeleton.parents], positions(skeleton, motion))]
 
 
-def _of_one_skeleton(paths: list[Path], clips: Iterable[tuple[Skeleton, FloatArray]]) -> Iterator[FloatArray]:
-    """The clips without their skeletons, which are all like the first."""
-    first: Skeleton | None = None
-    for path, (skeleton, frames) in zip(paths, clips, strict=True):
-        first = first or skeleton
-        if skeleton.names != first.names or skeleton.parents != first.parents:
+def _of_one_skeleton(paths: list[Path], clips: Iterable[Shown]) -> Iterator[FloatArray]:
+    """The clips without their joints' names and parents, which are all like those of the first."""
+    first = None
+    for path, [(joints, frames)] in zip(paths, clips, strict=True):
+        first = first or joints
+        if joints != first:
             raise CrrlError(f"{path} has another skeleton than {paths[0]}: one per data set; convert or remove it")
         yield frames
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 import re
 from contextlib import closing
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from crrl.data import asf
-from crrl.data.clips import Clips, FloatArray, IntArray, Split
+from crrl.data.chunks import Files, Shown, read_in_order
+from crrl.data.clips import Clips, IntArray, Split
 from crrl.data.folder import LABELS, read_rows
 from crrl.data.naming import by_stem
-from crrl.data.parallel import in_order
 from crrl.errors import CrrlError
 
 JOINTS = (
@@ -96,12 +97,15 @@ def load(files: list[Path]) -> Clips:
     trials = read_trials(labels_path)
     motions = {path.name: path for path in paths}
     class_names = sorted({label for _, _, label in trials})
-    skeletons = {path: _read_skeleton(path) for path in paths if path.suffix == ".asf"}
+    _read_skeleton.cache_clear()
+    for path in paths:
+        if path.suffix == ".asf":
+            _read_skeleton(path)  # a damaged one is told before any trial is read
     names = [name for _, name, _ in trials]
-    pairs = [(motions[name], skeletons[_skeleton_path(motions[name])]) for name in names]
-    with closing(in_order(_read_clip, pairs, "read cmu")) as frames:
+    pairs = [(motions[name], _skeleton_path(motions[name])) for name in names]
+    with closing(read_in_order(_read_clip, pairs, "read cmu")) as shown:
         clips = Clips.from_arrays(
-            frames,
+            (frames for [(_, frames)] in shown),
             labels=[class_names.index(label) for _, _, label in trials],
             names=[str(motions[name]) for name in names],
             class_names=class_names,
@@ -123,6 +127,7 @@ def _skeleton_path(motion: Path) -> Path:
     return motion.with_name(f"{motion.name.partition('_')[0]}.asf")
 
 
+@cache  # emptied by `load`: a subject's trials share their skeleton
 def _read_skeleton(path: Path) -> asf.Skeleton:
     skeleton = asf.read_skeleton(path)
     different = sorted(set(JOINTS).symmetric_difference(skeleton.names))
@@ -131,12 +136,13 @@ def _read_skeleton(path: Path) -> asf.Skeleton:
     return skeleton
 
 
-def _read_clip(pair: tuple[Path, asf.Skeleton]) -> FloatArray:
-    """One trial, float32 [T, 31, 3] in metres, of its .amc file and its skeleton."""
-    path, skeleton = pair
+def _read_clip(pair: Files) -> Shown:
+    """One trial, float32 [T, 31, 3] in metres, of its .amc file and its .asf file."""
+    path, skeleton_path = pair
+    skeleton = _read_skeleton(skeleton_path)
     frames = asf.positions(skeleton, asf.read_motion(path, skeleton))
     frames = frames[:, [skeleton.names.index(name) for name in JOINTS]]
-    return frames * np.float32(INCH / skeleton.unit)
+    return [(None, frames * np.float32(INCH / skeleton.unit))]
 
 
 def _folds(clips: Clips) -> dict[str, Split]:

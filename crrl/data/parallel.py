@@ -52,22 +52,30 @@ def in_order(function: Callable[[Item], Result], items: Sequence[Item], what: st
     Raises:
         CrrlError: a worker was killed. What `function` raises for an item comes in the place of its result.
     """
-    few = len(items) < FEW
-    processes = 1 if few or multiprocessing.parent_process() else min(_workers.get() or cores(), len(items))
-    with progress(what, len(items), disable=few) as bar, closing(_results(function, items, processes)) as results:
+    processes = processes_for(len(items), len(items))
+    results = compute(function, items, processes, "run the same command again, with fewer workers")
+    with progress(what, len(items)) as bar, closing(results):
         for result in results:
             bar.update()
             yield result
 
 
-def _results(
-    function: Callable[[Item], Result], items: Sequence[Item], processes: int
+def processes_for(files: int, tasks: int) -> int:
+    """How many processes are to read so many files in so many tasks; 1: none but this one."""
+    if files < FEW or multiprocessing.parent_process():
+        return 1
+    return min(_workers.get() or cores(), tasks)
+
+
+def compute(
+    function: Callable[[Item], Result], items: Sequence[Item], processes: int, remedy: str
 ) -> Generator[Result, None, None]:
+    """What `in_order` gives, by so many processes and without a bar; `remedy`: for who has had a worker killed."""
     if processes == 1:
         yield from map(function, items)
         return
     waiting: deque[Future[Result]] = deque()
-    with worker_pool(processes, "run the same command again, with fewer workers") as pool:
+    with _worker_pool(processes, remedy) as pool:
         for item in items:
             waiting.append(pool.submit(function, item))
             if len(waiting) == AHEAD * processes:
@@ -77,7 +85,7 @@ def _results(
 
 
 @contextmanager
-def worker_pool(processes: int, remedy: str) -> Iterator[ProcessPoolExecutor]:
+def _worker_pool(processes: int, remedy: str) -> Iterator[ProcessPoolExecutor]:
     """Worker processes, gone at the end of the block; what they have not begun by then is not done.
 
     Raises:
@@ -92,10 +100,13 @@ def worker_pool(processes: int, remedy: str) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def progress(what: str, total: int, initial: int = 0, disable: bool = False) -> Any:
-    """A bar over `total` files on stderr, `initial` of them done; a line now and then where stderr is no terminal."""
+def progress(what: str, total: int, initial: int = 0) -> Any:
+    """A bar over `total` files on stderr, `initial` of them done; a line now and then where stderr is no terminal.
+
+    Few files have none.
+    """
     interval = 0.2 if sys.stderr.isatty() else 30
-    return tqdm(total=total, initial=initial, desc=what, unit="file", mininterval=interval, disable=disable)
+    return tqdm(total=total, initial=initial, desc=what, unit="file", mininterval=interval, disable=total < FEW)
 
 
 def cores() -> int:

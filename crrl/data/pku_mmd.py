@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 
 from crrl.data.arrays import join_bodies
+from crrl.data.chunks import Files, Shown, read_in_order
 from crrl.data.clips import Clips, FloatArray, IntArray, Split, join
 from crrl.data.naming import by_stem
-from crrl.data.parallel import in_order
 from crrl.data.text import Line, line_error, numbers, read_lines
 from crrl.errors import CrrlError
 
@@ -57,14 +57,6 @@ class Action(NamedTuple):
     def name(self) -> str:
         """The clip's name: video and line of its label file."""
         return f"{self.video}:{self.line}"
-
-
-class _Shown(NamedTuple):
-    """What an action's frames show, float32 [T, 50, 3], and where they were read; None: nobody in any frame."""
-
-    action: Action
-    where: str
-    frames: FloatArray | None
 
 
 def find_files(root: Path) -> list[Path]:
@@ -136,8 +128,8 @@ def load(files: list[Path]) -> Clips:
     pairs = list(zip(paths[::2], paths[1::2], strict=True))
     kept: list[Action] = []
     empty: list[Action] = []
-    with closing(in_order(_read_video, pairs, "read pku-mmd")) as videos:
-        frames, offsets = join(_clips(videos, kept, empty))
+    with closing(read_in_order(_read_video, pairs, "read pku-mmd")) as videos:
+        frames, offsets = join(_clips(pairs, videos, kept, empty))
     if empty:
         said = f"{len(empty)} actions of PKU-MMD have no frame that shows a body and are left out"
         warnings.warn(f"{said}, the first {empty[0].name}", stacklevel=2)
@@ -156,19 +148,25 @@ def load(files: list[Path]) -> Clips:
     )
 
 
-def _clips(videos: Iterable[list[_Shown]], kept: list[Action], empty: list[Action]) -> Iterator[tuple[str, FloatArray]]:
+def _clips(
+    pairs: Iterable[Files], videos: Iterable[Shown], kept: list[Action], empty: list[Action]
+) -> Iterator[tuple[str, FloatArray]]:
     """The clips of all videos, each after where it was read; `kept` gets their actions, `empty` the others."""
-    for video in videos:
-        for shown in video:
-            if shown.frames is None:
-                empty.append(shown.action)
-            else:
-                kept.append(shown.action)
-                yield shown.where, shown.frames
+    for (_, skeleton_path), video in zip(pairs, videos, strict=True):
+        for facts, frames in video:
+            action = Action(*facts)
+            if len(frames) == 0:
+                empty.append(action)
+                continue
+            kept.append(action)
+            yield f"{skeleton_path}, frames {action.start} to {action.end}", frames
 
 
-def _read_video(paths: tuple[Path, Path]) -> list[_Shown]:
-    """The actions of a video, of its label file and its skeleton file."""
+def _read_video(paths: Files) -> Shown:
+    """The actions of a video, of its label file and its skeleton file: the fields of `Action`, float32 [T, 50, 3].
+
+    T is 0 where no frame shows a body.
+    """
     label_path, skeleton_path = paths
     actions = read_labels(label_path)
     lines = _frames(skeleton_path)
@@ -182,8 +180,8 @@ def _read_video(paths: tuple[Path, Path]) -> list[_Shown]:
                 "the one or the other is damaged or cut short; restore it",
             )
         bodies = numbers(skeleton_path, lines[action.start : action.end], 3 * BODIES * NUM_JOINTS)
-        frames = join_bodies(bodies.reshape(-1, BODIES, NUM_JOINTS, 3)) if bodies.any() else None
-        found.append(_Shown(action, f"{skeleton_path}, frames {action.start} to {action.end}", frames))
+        frames = join_bodies(bodies.reshape(-1, BODIES, NUM_JOINTS, 3))
+        found.append(([*action], frames if bodies.any() else frames[:0]))
     return found
 
 

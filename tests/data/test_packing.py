@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from crrl.data import Clips, Preprocessing, ntu, packing, parallel, prepared, sources
+from crrl.data.chunks import Chunk
 from crrl.data.packing import prepare_folder
 from crrl.errors import CrrlError, Interrupted
 
@@ -59,9 +60,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     made: list[str] = []
     original = packing.make_chunk
 
-    def make_chunk(dataset: str, root: Path, files: Any, target: Path) -> int:
-        made.append(files[0].stem)
-        return original(dataset, root, files, target)
+    def make_chunk(dataset: str, root: Path, chunk: Chunk) -> None:
+        made.append(chunk.items[0][0].stem)
+        original(dataset, root, chunk)
 
     monkeypatch.setattr(packing, "make_chunk", make_chunk)
     return made
@@ -114,11 +115,11 @@ def test_several_workers_give_the_same_bytes_as_one(raw: Path, tmp_path: Path) -
 def stop_after(monkeypatch: pytest.MonkeyPatch, chunks: int, stop: Callable[[], None]) -> None:
     original, made = packing.make_chunk, []
 
-    def make_chunk(*arguments: Any) -> int:
+    def make_chunk(*arguments: Any) -> None:
         if len(made) == chunks:
             stop()
         made.append(1)
-        return original(*arguments)
+        original(*arguments)
 
     monkeypatch.setattr(packing, "make_chunk", make_chunk)
 
