@@ -128,12 +128,19 @@ class ReconstructionConfig:
     """λ_d of Eq. 8 (methods crrl and ser-distill-cml)."""
     teacher_dropout: bool = False
     """Leave the frozen teacher's dropout on, as the authors' code does."""
+    teacher_takes: int = 0
+    """What the teacher gives is its mean over a clip and this many other takes of it, as --feature-takes has them."""
 
     def __post_init__(self) -> None:
         _require(self.epochs_ser > 0, f"epochs_ser is {self.epochs_ser}: at least 1 is needed")
         _require(self.lr_ser > 0, f"lr_ser is {self.lr_ser}: it must be positive")
         _require(self.decoder_hidden is None or self.decoder_hidden > 0, "decoder_hidden must be positive or None")
         _require(self.distill_weight > 0, f"distill_weight is {self.distill_weight}: it must be positive")
+        _require(self.teacher_takes >= 0, f"teacher_takes is {self.teacher_takes}: it must not be negative")
+        _require(
+            not (self.teacher_takes and self.teacher_dropout),
+            "teacher_takes goes without teacher_dropout: the mean over takes is computed once",
+        )
 
 
 @dataclass(frozen=True)
@@ -148,6 +155,9 @@ class TurnConfig:
     """About the vertical axis Y; 0: not at all."""
     turn_tilt: float = 0.0
     """About the axes Z and X; 0: not at all."""
+    takes: bool = False
+    """Clips are stretched as well, cut, and played at another pace: other takes, as --feature-takes has them, but for
+    these angles. Cut and pace are those of what is recited, too."""
 
     def __post_init__(self) -> None:
         for name in ("turn_yaw", "turn_tilt"):
@@ -166,6 +176,9 @@ class FeatureConfig:
     feature_takes: int = 0
     """Shrink directions in which features of a training clip differ from those of this many other takes of it, turned,
     stretched, cut and at another pace (within-class covariance normalisation); 0: leave them."""
+    feature_neighbours: int = 0
+    """With --feature-takes, shrink as well directions in which features of two training clips differ that are among
+    each other's nearest, this many each; 0: do not."""
 
     def __post_init__(self) -> None:
         deviation = self.feature_deviation
@@ -174,6 +187,12 @@ class FeatureConfig:
         _require(
             self.feature_takes == 0 or deviation is not None,
             "feature_takes needs feature_deviation: directions of features on one scale are compared",
+        )
+        neighbours = self.feature_neighbours
+        _require(neighbours >= 0, f"feature_neighbours is {neighbours}: it must not be negative")
+        _require(
+            neighbours == 0 or self.feature_takes > 0,
+            "feature_neighbours needs feature_takes: clips are compared once other takes have shown what to leave out",
         )
 
 
@@ -311,7 +330,7 @@ def preset(dataset: Dataset = "synthetic", recipe: Recipe = "paper") -> Config:
     if recipe == "paper":
         return paper
     easy = dataset == "synthetic"
-    epochs_cml, epochs_ser = (20, 20) if easy else (60, 40)
+    epochs_cml, epochs_ser = (20, 20) if easy else (150, 40)
     return replace(
         paper,
         recipe="tuned",
@@ -332,8 +351,10 @@ def preset(dataset: Dataset = "synthetic", recipe: Recipe = "paper") -> Config:
             lr_ser=2e-3,
             schedule_ser="one-cycle",
             decoder_hidden=256,
+            distill_weight=10.0,
+            teacher_takes=8,
         ),
         encoder=EncoderConfig(input_gain=3.0),
-        turns=TurnConfig(turn_yaw=45.0, turn_tilt=10.0),
-        features=FeatureConfig() if easy else FeatureConfig(pooling="moments", feature_deviation=0.1, feature_takes=6),
+        turns=TurnConfig(turn_yaw=90.0, turn_tilt=10.0, takes=True),
+        features=FeatureConfig() if easy else FeatureConfig("moments", 0.1, feature_takes=6, feature_neighbours=10),
     )

@@ -182,8 +182,7 @@ class Evaluation:
         pooled = encode(extractor.pooled, self.tensors, clips)
         if self.options.transfer or self.options.features or name != self.config.method:
             train = torch.searchsorted(clips, self.train).to(pooled.device)
-            settings = self.kind.feature_deviation, self.kind.feature_takes
-            fit(extractor, self.tensors, self.train, pooled[train], *settings)
+            fit(extractor, self.tensors, self.train, pooled[train], self.kind)
         features = extractor.adjusted(pooled).cpu()
 
         def take(index: Tensor) -> Tensor:

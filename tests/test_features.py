@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from crrl.config import FeatureConfig
 from crrl.data import Clips, ClipTensors
-from crrl.data.augmentation import another_take
 from crrl.data.clips import IntArray
-from crrl.features import encode, fit
+from crrl.features import STRENGTH, encode, encode_takes, fit
 from crrl.models import Encoder, FeatureExtractor
 
 TRAIN = np.array([0, 2, 3, 5, 6])
@@ -35,11 +35,32 @@ def fitted(
     train: IntArray = TRAIN,
     feature_deviation: float | None = 0.1,
     feature_takes: int = 0,
+    feature_neighbours: int = 0,
 ) -> torch.Tensor:
     """Features of all clips."""
     index = torch.from_numpy(train)
-    fit(extractor, tensors, index, encode(extractor.pooled, tensors, index), feature_deviation, feature_takes)
+    settings = FeatureConfig("moments", feature_deviation, feature_takes, feature_neighbours)
+    fit(extractor, tensors, index, encode(extractor.pooled, tensors, index), settings)
     return encode(extractor, tensors, torch.arange(7))
+
+
+def takes_of(extractor: FeatureExtractor, tensors: ClipTensors, count: int) -> list[torch.Tensor]:
+    """The standardised features of other takes of the training clips."""
+    fitted(extractor, tensors)
+    return list(encode_takes(extractor, tensors, torch.from_numpy(TRAIN), count))
+
+
+def spread(differences: torch.Tensor) -> torch.Tensor:
+    """Their scatter matrix, of mean variance 1."""
+    scatter = differences.double().t() @ differences.double()
+    return scatter / scatter.diagonal().mean()
+
+
+def whitening(scatter: torch.Tensor) -> torch.Tensor:
+    """What shrinks a direction of variance e to √(m / (m + STRENGTH·e))."""
+    mean = scatter.diagonal().mean()
+    variances, axes = torch.linalg.eigh(scatter)
+    return axes @ torch.diag((mean / (mean + STRENGTH * variances.clamp(min=0))).sqrt()) @ axes.t()
 
 
 def test_the_training_clips_get_mean_0_and_the_deviation_asked_for(
@@ -57,34 +78,46 @@ def test_none_leaves_the_features_as_they_are(extractor: FeatureExtractor, tenso
     assert torch.equal(fitted(extractor, tensors, feature_deviation=None), before)
 
 
-@pytest.mark.parametrize("takes", [0, 2])
-def test_a_feature_that_never_changes_is_0(extractor: FeatureExtractor, tensors: ClipTensors, takes: int) -> None:
-    assert not fitted(extractor, tensors, TRAIN[3:4], feature_takes=takes).any()  # one clip
+@pytest.mark.parametrize(("takes", "neighbours"), [(0, 0), (2, 0), (2, 3)])
+def test_a_feature_that_never_changes_is_0(
+    extractor: FeatureExtractor, tensors: ClipTensors, takes: int, neighbours: int
+) -> None:
+    assert not fitted(extractor, tensors, TRAIN[3:4], 0.1, takes, neighbours).any()  # one clip
 
 
 def test_what_tells_takes_apart_is_shrunk_as_the_formula_says(
     extractor: FeatureExtractor, tensors: ClipTensors
 ) -> None:
-    standard = fitted(extractor, tensors).double()
-    shrunk = fitted(extractor, tensors, feature_takes=3).double()
-    with torch.random.fork_rng([]):
-        torch.manual_seed(0)
-        assert extractor.nuisances.shape == (48, 48)
-        extractor.nuisances = torch.zeros(48, 0)
-        index = torch.from_numpy(TRAIN)
-        takes = [encode(lambda x, lengths: extractor(*another_take(x, lengths)), tensors, index) for _ in range(3)]
-    difference = (torch.stack(takes).double() - standard[TRAIN]).flatten(0, 1)
-    scatter = difference.t() @ difference / len(difference)
-    mean = scatter.diagonal().mean() * torch.eye(48, dtype=torch.float64)
-    variances, axes = torch.linalg.eigh(mean + scatter)
-    whitening = axes @ torch.diag((mean[0, 0] / variances).sqrt()) @ axes.t()
-    torch.testing.assert_close(shrunk, standard @ whitening, atol=2e-6, rtol=1e-5)
+    takes = takes_of(extractor, tensors, 3)
+    standard = fitted(extractor, tensors)
+    shrunk = fitted(extractor, tensors, feature_takes=3)
+    assert extractor.nuisances.shape == (48, 48)
+    scatter = spread((torch.stack(takes) - standard[TRAIN]).flatten(0, 1))
+    torch.testing.assert_close(shrunk.double(), standard.double() @ whitening(scatter), atol=2e-6, rtol=1e-5)
+
+
+def test_what_tells_neighbours_apart_is_shrunk_as_much(extractor: FeatureExtractor, tensors: ClipTensors) -> None:
+    takes = takes_of(extractor, tensors, 3)
+    standard = fitted(extractor, tensors)
+    of_takes = spread((torch.stack(takes) - standard[TRAIN]).flatten(0, 1))
+    near = torch.nn.functional.normalize(standard[TRAIN].double() @ whitening(of_takes), dim=1)
+    similarity = near @ near.t() - 9 * torch.eye(len(TRAIN))
+    second = similarity.topk(2, dim=1).values[:, 1:]
+    mutual = (similarity >= second) & (similarity >= second.t())
+    pairs = [(a, b) for a, b in mutual.nonzero().tolist() if a < b]
+    assert 0 < len(pairs) < 10  # of 5 clips
+    differences = torch.stack([standard[TRAIN[a]] - standard[TRAIN[b]] for a, b in pairs])
+    shrunk = fitted(extractor, tensors, feature_takes=3, feature_neighbours=2).double()
+    expected = standard.double() @ whitening(of_takes + spread(differences))
+    torch.testing.assert_close(shrunk, expected, atol=2e-6, rtol=1e-5)
 
 
 def test_the_takes_are_the_same_each_time_and_leave_the_random_state_alone(
     extractor: FeatureExtractor, tensors: ClipTensors
 ) -> None:
     first = fitted(extractor, tensors, feature_takes=2)
+    one, other = takes_of(extractor, tensors, 2)
+    assert not torch.allclose(one, other)
     torch.rand(3)
     state = torch.get_rng_state()
     assert torch.equal(fitted(extractor, tensors, feature_takes=2), first)

@@ -25,7 +25,7 @@ ALLOWED = {
     "methods": set(),
     "config": {"data", "errors", "methods", "models"},
     "runs": {"config", "data", "models", "files", "errors"},
-    "features": {"ops", "data", "models"},
+    "features": {"ops", "config", "data", "models"},
     "training": {"ops", "optim", "config", "methods", "data", "models", "features", "runs", "files", "errors"},
     "evaluation": {"ops"},
     "finetuning": {"evaluation", "ops", "optim", "data", "models", "features", "errors"},

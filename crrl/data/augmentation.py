@@ -1,8 +1,8 @@
 """Augmentations of coordinates (Section IV-D2): Gaussian noise, shear (Eq. 9), rotation (Eqs. 10-13); random turns.
 
 Each takes x [B, T, J·3] and gives the same shape, drawn anew for every clip on x's device, without reading from it;
-`another_take` alone changes lengths, and reads them. What is exactly zero stays zero: absent joints and bodies, and
-padded frames.
+`replay` and `another_take` alone change lengths. What is exactly zero stays zero: absent joints and bodies, and padded
+frames.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from crrl.data.batches import Batch
+from crrl.reference.motion import take_frames, velocity
+
 NOISE_STD = 0.05
 """Of N(0, 0.05), whose second figure is read as in the public code of the paper's [51]; as a variance it gave 0.22."""
 MAX_ANGLE = math.pi / 4
@@ -22,7 +25,7 @@ MAX_ANGLE = math.pi / 4
 TAKE_YAW, TAKE_TILT = 90.0, 10.0
 """How another take is turned: standard deviations in degrees, as of `RandomTurn`."""
 TAKE_STRETCH = 0.1
-"""Standard deviation of the logarithm of what each axis is stretched by."""
+"""And how it is stretched."""
 TAKE_KEPT = 0.7
 """Smallest part of the frames that is kept."""
 TAKE_PACE = 0.2
@@ -75,26 +78,31 @@ def _transformed(x: Tensor, matrices: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class RandomTurn:
-    """Turns each clip of a batch by normally distributed angles, in degrees; both 0: leaves them as they are.
+    """Stretches and turns each clip of a batch, by factors and angles of its own; all 0: leaves them as they are.
 
     The view transform goes by one frame, which every camera measures differently: this makes up for it.
 
     Attributes:
-        yaw: standard deviation of the angle about the vertical axis Y.
-        tilt: standard deviation of the angles about Z and then X.
+        yaw: standard deviation of the angle about the vertical axis Y, degrees.
+        tilt: standard deviation of the angles about Z and then X, degrees.
+        stretch: standard deviation of the logarithm of what each axis is stretched by, before the turns.
     """
 
     yaw: float = 0.0
     tilt: float = 0.0
+    stretch: float = 0.0
 
     def __bool__(self) -> bool:
-        return self.yaw > 0 or self.tilt > 0
+        return self.yaw > 0 or self.tilt > 0 or self.stretch > 0
 
     def __call__(self, clips: Tensor) -> Tensor:
-        """clips [B, T, J·3], coordinates or velocities, each clip turned by angles of its own."""
+        """clips [B, T, J·3], coordinates or velocities, each stretched and turned as a whole."""
         if not self:
             return clips
-        x, y, z = clips.reshape(*clips.shape[:2], -1, 3).unbind(3)
+        joints = clips.reshape(*clips.shape[:2], -1, 3)
+        if self.stretch:
+            joints = joints * torch.exp(self.stretch * torch.randn(len(clips), 1, 1, 3, device=clips.device))
+        x, y, z = joints.unbind(3)
         z, x = _turned(z, x, self.yaw)
         x, y = _turned(x, y, self.tilt)
         y, z = _turned(y, z, self.tilt)
@@ -108,32 +116,39 @@ def _turned(a: Tensor, b: Tensor, deviation: float) -> tuple[Tensor, Tensor]:
     return cos * a - sin * b, sin * a + cos * b
 
 
-def another_take(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """The movements of clips x [B, T, J·3] as another camera, body, cut and pace might have given them.
-
-    Each clip is stretched along each axis, turned, cut to a piece and played at another speed, between its frames by
-    linear interpolation.
+def replay(x: Tensor, lengths: Tensor, frames: int | None = None) -> tuple[Tensor, Tensor]:
+    """Clips, each cut to a piece that is played at another pace, between its frames by linear interpolation.
 
     Args:
         lengths: int64 [B], valid frames, at least 1.
+        frames: how many the result has at most, played faster where they would not do. None: as many as are needed,
+            which alone has to be read from x's device.
 
     Returns:
         [B, T', J·3], 0 at padded frames, and their int64 [B].
     """
 
-    def draw(of: Callable[..., Tensor], *shape: int) -> Tensor:
-        return of(len(x), *shape, device=x.device)
+    def draw(of: Callable[..., Tensor]) -> Tensor:
+        return of(len(x), device=x.device)
 
-    joints = x.reshape(*x.shape[:2], -1, 3) * torch.exp(TAKE_STRETCH * draw(torch.randn, 1, 1, 3))
-    turned = RandomTurn(TAKE_YAW, TAKE_TILT)(joints.flatten(2))
     kept = torch.ceil(lengths * (TAKE_KEPT + (1 - TAKE_KEPT) * draw(torch.rand))).long().minimum(lengths)
     start = ((lengths - kept + 1) * draw(torch.rand)).long()
-    after = torch.round(kept * torch.exp(TAKE_PACE * draw(torch.randn))).long().clamp(min=1)
-    frame = torch.arange(int(after.max()), device=x.device)
+    after = torch.round(kept * torch.exp(TAKE_PACE * draw(torch.randn))).long().clamp(min=1, max=frames)
+    frame = torch.arange(int(after.max()) if frames is None else frames, device=x.device)
     position = (frame * ((kept - 1) / (after - 1).clamp(min=1))[:, None]).minimum(kept[:, None] - 1)
     left = position.long()
     right = (left + 1).minimum(kept[:, None] - 1)
-    clip = torch.arange(len(x), device=x.device)[:, None]
-    a, b = turned[clip, start[:, None] + left], turned[clip, start[:, None] + right]
+    a, b = (take_frames(x, start[:, None] + side) for side in (left, right))
     played = torch.lerp(a, b, (position - left).to(x.dtype)[:, :, None])
     return torch.where((frame < after[:, None])[:, :, None], played, 0), after
+
+
+def replayed(batch: Batch) -> Batch:
+    """`replay` of a batch's clips, and the velocities (Eq. 2) of what comes out; no frame is added, no number read."""
+    x, lengths = replay(batch.x, batch.lengths, batch.x.shape[1])
+    return Batch(x, None if batch.v is None else velocity(x, lengths), lengths, batch.index)
+
+
+def another_take(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Clips as another camera, body, cut and pace might have given them: turned and stretched, then `replay`."""
+    return replay(RandomTurn(TAKE_YAW, TAKE_TILT, TAKE_STRETCH)(x), lengths)

@@ -48,7 +48,10 @@ class FeatureExtractor(nn.Module):
 
     def adjusted(self, pooled: Tensor) -> Tensor:
         """Features [B, F] of pooled hidden states [B, F]."""
-        standard = (pooled - self.center) * self.scale
+        return self.shrunk((pooled - self.center) * self.scale)
+
+    def shrunk(self, standard: Tensor) -> Tensor:
+        """Features [B, F] of standardised ones [B, F]: the nuisances shrunk."""
         return standard - (standard @ self.nuisances) @ self.nuisances.t()
 
     def pooled(self, x: Tensor, lengths: Tensor) -> Tensor:

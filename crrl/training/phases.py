@@ -9,9 +9,9 @@ from torch import Tensor
 
 from crrl.config import Config
 from crrl.data import Batch, ClipTensors
-from crrl.data.augmentation import RandomTurn, noise, rotation, shear
+from crrl.data.augmentation import RandomTurn, noise, replayed, rotation, shear
 from crrl.data.clips import IntArray
-from crrl.features import encode
+from crrl.features import encode, encode_takes
 from crrl.methods import PhasePlan
 from crrl.models import ContrastiveMotionLearner, Decoder, Encoder, InformationFuser, SequenceReconstructor
 from crrl.optim import Follow
@@ -63,8 +63,9 @@ class Phase:
     Args:
         plan: what it is. module: all that is trained and saved. ranks: the processes that train together.
         teacher: gives TAP(f_t(x)) of a batch, for a plan that has one.
-        turn: turns what the encoder reads; the clip as it is remains what is recited and what the teacher saw.
+        turn: turns what the encoders read; the clip as it is remains what is recited and what the teacher saw.
         velocity_scale: factor of the velocities that the key encoder reads.
+        takes: clips are cut and at another pace in every batch, for each encoder anew; they are so recited.
 
     Attributes:
         name: of the phase. with_velocity: whether its batches hold velocities.
@@ -79,8 +80,9 @@ class Phase:
         teacher: Teacher | None = None,
         turn: RandomTurn = NO_TURN,
         velocity_scale: float = 1.0,
+        takes: bool = False,
     ):
-        self.module, self._turn, self._velocity_scale = module, turn, velocity_scale
+        self.module, self._turn, self._velocity_scale, self._takes = module, turn, velocity_scale, takes
         self.name = plan.step
         self.with_velocity = plan.contrast == "velocity" or "velocity" in plan.recite
         self.losses = ("loss", *module.losses)
@@ -96,20 +98,31 @@ class Phase:
     def loss(self, batch: Batch, share: Share) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to minimise and its parts to report, means over the rank's share of a batch."""
         target = None if self._teacher is None else self._teacher.features(batch)
-        alone, seen, view = self._ranks.size == 1, self._turn(batch.x), self._view(batch)
-        loss, parts, keys = self.module(batch.x, batch.lengths, target, view, batch.v, seen, enqueue=alone)
+        alone, shown = self._ranks.size == 1, self._replayed(batch)
+        seen, (view, view_lengths) = self._turn(shown.x), self._view(batch)
+        loss, parts, keys = self.module(
+            shown.x, shown.lengths, target, view, shown.v, seen, enqueue=alone, view_lengths=view_lengths
+        )
         if keys is not None and not alone:
             self._keys = self._ranks.gather(keys, share)
         return loss, parts
 
-    def _view(self, batch: Batch) -> Tensor | None:
-        """What the key encoder sees: velocities, turned by angles of their own and scaled, or augmented coordinates."""
+    def _replayed(self, batch: Batch) -> Batch:
+        return replayed(batch) if self._takes else batch
+
+    def _view(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
+        """What the key encoder sees: velocities, turned by angles of their own and scaled, or augmented coordinates.
+
+        And its lengths, where they are its own.
+        """
         if self.module.learner is None:
-            return None
+            return None, None
+        shown = self._replayed(batch)
+        lengths = shown.lengths if self._takes else None
         if self._augment is not None:
-            return self._augment(batch.x)
-        assert batch.v is not None
-        return self._velocity_scale * self._turn(batch.v)
+            return self._augment(shown.x), lengths
+        assert shown.v is not None
+        return self._velocity_scale * self._turn(shown.v), lengths
 
     def after_step(self) -> None:
         """What happens once the weights are updated."""
@@ -124,20 +137,22 @@ class Teacher:
         encoder: the encoder; no gradient ever reaches it.
         tensors: the clips. train: int64 [N_train], those it will be asked about.
         dropout: leave its dropout on, and compute its features anew for each batch.
+        takes: without dropout, its features are the mean over a clip and this many other takes of it.
     """
 
-    def __init__(self, encoder: Encoder, tensors: ClipTensors, train: IntArray, dropout: bool):
+    def __init__(self, encoder: Encoder, tensors: ClipTensors, train: IntArray, dropout: bool, takes: int = 0):
         self._encoder = encoder.requires_grad_(False).train(dropout)
         self._cached: Tensor | None = None
         if not dropout:
             index = torch.from_numpy(train)
             known = encode(encoder.pooled, tensors, index)
+            known = sum(encode_takes(encoder.pooled, tensors, index, takes), known) / (1 + takes)
             self._cached = known.new_zeros(len(tensors.labels), known.shape[1])
             self._cached[index.to(known.device)] = known
 
     @torch.no_grad()
     def features(self, batch: Batch) -> Tensor:
-        """TAP of the teacher's hidden states (Algorithm 1, line 30), [B, D]."""
+        """TAP of the teacher's hidden states (Algorithm 1, line 30), or its mean over takes, [B, D]."""
         if self._cached is None:
             return self._encoder.pooled(batch.x, batch.lengths)
         return self._cached[batch.index]

@@ -9,7 +9,7 @@ import torch
 
 from crrl.config import Config, Switch
 from crrl.data import ClipTensors, Prepared
-from crrl.data.augmentation import RandomTurn
+from crrl.data.augmentation import TAKE_STRETCH, RandomTurn
 from crrl.errors import CrrlError
 from crrl.features import encode, fit
 from crrl.methods import METHODS, PhasePlan, first_alone
@@ -121,8 +121,8 @@ class Trainer:
         if self.ranks.rank == 0:
             features = FeatureExtractor(encoder.eval(), self.config.features.pooling)
             train = torch.from_numpy(self.train_clips)
-            settings = self.config.features.feature_deviation, self.config.features.feature_takes
-            fit(features, self.tensors, train, encode(features.pooled, self.tensors, train), *settings)
+            pooled = encode(features.pooled, self.tensors, train)
+            fit(features, self.tensors, train, pooled, self.config.features)
             save_encoder(path, features, self.prepared, method)
         self.ranks.wait()  # the others read it only once it is there
 
@@ -131,12 +131,15 @@ class Trainer:
         if plan.teacher or plan.start == "previous":
             previous = self._load_first(self.run.teacher_path).to(self.device)
         if plan.teacher and previous is not None:
-            teacher = Teacher(previous, self.tensors, self.train_clips, self.config.ser.teacher_dropout)
+            ser = self.config.ser
+            teacher = Teacher(previous, self.tensors, self.train_clips, ser.teacher_dropout, ser.teacher_takes)
         torch.manual_seed(self._plans[plan.step].seed)
         compiled = fast_paths(self.config, self.device)["decoder"][0] == "compiled"
         module = build_module(plan, self.config, self.tensors.channels, previous, compiled)
-        turn = RandomTurn(self.config.turns.turn_yaw, self.config.turns.turn_tilt)
-        return Phase(plan, module.to(self.device), self.ranks, teacher, turn, self.config.cml.velocity_scale)
+        turns = self.config.turns
+        turn = RandomTurn(turns.turn_yaw, turns.turn_tilt, TAKE_STRETCH if turns.takes else 0.0)
+        scale = self.config.cml.velocity_scale
+        return Phase(plan, module.to(self.device), self.ranks, teacher, turn, scale, turns.takes)
 
     def _load_first(self, path: Path) -> Encoder:
         """The first phase's encoder from its file.

@@ -14,7 +14,15 @@ pytest.importorskip("hypothesis", reason="hypothesis is not installed")
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crrl.data.augmentation import another_take, noise, rotation, rotation_matrix, shear, shear_matrix
+from crrl.data.augmentation import (
+    another_take,
+    noise,
+    replay,
+    rotation,
+    rotation_matrix,
+    shear,
+    shear_matrix,
+)
 
 Augment = Callable[[Tensor], Tensor]
 ALL = pytest.mark.parametrize("augment", [noise, shear, rotation])
@@ -156,3 +164,16 @@ def test_another_take_keeps_zeros_single_frames_and_precision() -> None:
     assert take.isfinite().all()
     for clip, count in zip(take, after, strict=True):
         assert clip[:count, :3].any(1).all()
+
+
+def test_a_replay_fits_the_frames_there_are_and_looks_at_no_number() -> None:
+    x, lengths = torch.rand(200, 8, 3), torch.randint(1, 9, (200,))
+    free, after = replay(x, lengths)
+    assert free.shape[1] == after.max() > 8
+    played, after = replay(x, lengths, 8)
+    assert played.shape == x.shape
+    assert after.max() == 8
+    for clip, count in zip(played, after, strict=True):
+        assert clip[:count].all()
+        assert not clip[count:].any()
+    assert replay(x.to("meta"), lengths.to("meta"), 8)[0].shape == x.shape

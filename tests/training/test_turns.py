@@ -1,17 +1,20 @@
-"""Random turns: rigid, of the clip as a whole, about the axes and by the angles asked for."""
+"""Random turns: rigid, of the clip as a whole, about the axes and by the angles asked for; what each step reads."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from crrl.data import Batch
-from crrl.data.augmentation import RandomTurn
-from crrl.methods import CML, SER
+from crrl.data import Batch, Clips, ClipTensors
+from crrl.data.augmentation import RandomTurn, replay
+from crrl.features import encode, encode_takes
+from crrl.methods import CML, METHODS, SER
 from crrl.models import ContrastiveMotionLearner, Decoder, Encoder, InformationFuser, SequenceReconstructor
-from crrl.reference.motion import velocity
-from crrl.training.phases import Phase
+from crrl.reference.losses import distillation_loss
+from crrl.reference.motion import temporal_average, velocity
+from crrl.training.phases import Phase, Teacher
 from crrl.training.ranks import Ranks
 
 
@@ -68,6 +71,16 @@ def test_angles_have_the_standard_deviation_asked_for(turn: RandomTurn, seen: in
     assert angles.mean().item() == pytest.approx(0, abs=1)
 
 
+def test_a_stretch_is_of_each_axis_and_the_same_in_all_frames_of_a_clip() -> None:
+    torch.manual_seed(5)
+    x = torch.ones(4000, 2, 6)
+    stretched = joints(RandomTurn(stretch=0.1)(x))
+    assert torch.equal(stretched, stretched[:, :1, :1].expand_as(stretched))
+    factors = stretched[:, 0, 0].log()
+    torch.testing.assert_close(factors.std(0), torch.full((3,), 0.1), rtol=0.05, atol=0)
+    torch.testing.assert_close(factors.T.corrcoef(), torch.eye(3), atol=0.06, rtol=0)
+
+
 def test_it_computes_in_float32_under_autocast() -> None:
     torch.manual_seed(5)
     expected = RandomTurn(yaw=45, tilt=10)(clips())
@@ -116,3 +129,55 @@ def test_step_2_turns_what_the_encoder_reads_alone() -> None:
     torch.manual_seed(9)
     h = reconstructor.encoder(turn(one.x), one.lengths)
     torch.testing.assert_close(loss, reconstructor.loss_r(one.x, h, one.lengths))
+
+
+def tensors() -> ClipTensors:
+    rng = np.random.default_rng(0)
+    arrays = [rng.uniform(-1, 1, (length, 5, 3)).astype(np.float32) for length in (9, 4, 1, 7, 6)]
+    clips = Clips.from_arrays(arrays, labels=[0] * 5, names=list("abcde"), class_names=["any"])
+    return ClipTensors(clips, torch.device("cpu"))
+
+
+def test_a_teacher_gives_the_mean_over_a_clip_and_other_takes_of_it() -> None:
+    torch.manual_seed(10)
+    encoder, known, train = Encoder(15, 6).eval(), tensors(), np.array([0, 1, 3, 4])
+    teacher = Teacher(encoder, known, train, dropout=False, takes=3)
+    index = torch.from_numpy(train)
+    takes = [encode(encoder.pooled, known, index), *encode_takes(encoder.pooled, known, index, 3)]
+    given = teacher.features(known.batch(torch.tensor([3, 0])))
+    torch.testing.assert_close(given, torch.stack(takes).mean(0)[[2, 0]])
+    assert not torch.allclose(given, takes[0][[2, 0]])
+
+
+def test_with_takes_a_cut_clip_at_another_pace_is_turned_and_recited() -> None:
+    torch.manual_seed(11)
+    student, turn = METHODS["crrl"][1], RandomTurn(yaw=45, stretch=0.1)
+    fuser = InformationFuser(SequenceReconstructor(Encoder(15, 6, dropout=0), Decoder(12, 15, 5, dropout=0)), 2.0)
+    assert fuser.reconstructor is not None
+    assert fuser.mlp is not None
+    one = tensors().batch(torch.arange(5))
+    teacher = Teacher(Encoder(15, 6), tensors(), np.arange(5), dropout=False, takes=2)
+    torch.manual_seed(12)
+    loss, parts = Phase(student, fuser, Ranks(), teacher, turn, takes=True).loss(one, Ranks().share(5))
+    torch.manual_seed(12)
+    x, lengths = replay(one.x, one.lengths, one.x.shape[1])
+    h = fuser.encoder(turn(x), lengths)
+    l_r = fuser.reconstructor.loss_r(x, h, lengths)
+    l_d = distillation_loss(teacher.features(one), fuser.mlp(temporal_average(h, lengths)))
+    torch.testing.assert_close(parts, {"loss_r": l_r.detach(), "loss_d": l_d.detach()})
+    torch.testing.assert_close(loss, l_r + 2 * l_d)
+
+
+def test_with_takes_the_keys_are_of_a_cut_and_pace_of_their_own() -> None:
+    one, turn, expected = tensors().batch(torch.arange(5), with_velocity=True), RandomTurn(yaw=45), learner()
+    phase = Phase(CML, InformationFuser(learner=learner()), Ranks(), turn=turn, velocity_scale=10.0, takes=True)
+    torch.manual_seed(14)
+    loss, _ = phase.loss(one, Ranks().share(5))
+    torch.manual_seed(14)
+    frames = one.x.shape[1]
+    x, lengths = replay(one.x, one.lengths, frames)
+    seen = turn(x)
+    other, view_lengths = replay(one.x, one.lengths, frames)
+    assert not torch.equal(lengths, view_lengths)
+    h, keys = expected.encode(seen, 10 * turn(velocity(other, view_lengths)), lengths, view_lengths)
+    torch.testing.assert_close(loss, expected.loss(temporal_average(h, lengths), keys))
