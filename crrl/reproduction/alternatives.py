@@ -25,35 +25,37 @@ def _target(title: str, *rows: Row) -> Target:
     return Target(title, FOLDS, rows, notes=NOTES, against_first=True)
 
 
+TURNED_ALONE = {"takes": False}
+PLAIN = {"feature_takes": 0, "feature_neighbours": 0}
+
 TARGETS: dict[str, Target] = {
     "settings-cml": _target(
         "Settings of CML",
         _row("the recipe", "cml"),
         _row("SGD at a constant 0.01", "cml", optimizer_cml="sgd", lr_cml=0.01, schedule_cml="constant"),
-        _row("velocities as they are", "cml", velocity_scale=1.0),
+        _row("turned alone, not other takes", "cml", **TURNED_ALONE),
         _row("K = 64", "cml", queue_size=64),
         _row("τ = 0.05", "cml", temperature=0.05),
-        _row("τ = 0.2", "cml", temperature=0.2),
         _row("m_mlp = 0.9999", "cml", momentum_mlp=0.9999),
-        _row("120 epochs", "cml", epochs_cml=120),
+        _row("60 epochs", "cml", epochs_cml=60),
     ),
     "settings-ser": _target(
         "Settings of SER",
         _row("the recipe", "ser"),
         _row("SGD at 0.004 in steps", "ser", optimizer_ser="sgd", lr_ser=0.004, schedule_ser="steps"),
-        _row("TAP as it is for features", "ser", pooling="mean", feature_deviation=None, feature_takes=0),
-        _row("nothing turned", "ser", turn_yaw=0.0, turn_tilt=0.0),
-        _row("axes scaled apart", "ser", normalization="clip-axis"),
+        _row("TAP as it is for features", "ser", pooling="mean", feature_deviation=None, **PLAIN),
+        _row("turned alone, not other takes", "ser", **TURNED_ALONE),
         _row("no view transform", "ser", view_joints=None),
         _row("first weights as PyTorch's", "ser", input_gain=1.0),
         _row("80 epochs", "ser", epochs_ser=80),
     ),
     "settings-crrl": _target(
-        "Settings of CRRL: the weight of distillation, the features and the teacher",
-        _row("the recipe (λ_d = 0.1)", "crrl"),
-        _row("λ_d = 0.3", "crrl", distill_weight=0.3),
+        "Settings of CRRL: the weight of distillation, the teacher, other takes and the features",
+        _row("the recipe", "crrl"),
         _row("λ_d = 1", "crrl", distill_weight=1.0),
-        _row("features without other takes", "crrl", feature_takes=0),
-        _row("a teacher with m_mlp = 0.9999", "crrl", momentum_mlp=0.9999),
+        _row("a teacher of the clip alone", "crrl", teacher_takes=0),
+        _row("turned alone, not other takes", "crrl", **TURNED_ALONE),
+        _row("features without neighbours", "crrl", feature_neighbours=0),
+        _row("features without other takes", "crrl", **PLAIN),
     ),
 }

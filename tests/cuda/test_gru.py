@@ -17,8 +17,9 @@ from crrl.reference.gru import Weights
 VARIANTS = ("cluster", "l2")
 MODES = ("fp32", "tf32", "bf16", "fp16")
 
-TOLERANCE = {"fp32": 1e-6, "tf32": 6e-4, "fp16": 2e-3, "bf16": 1.2e-2}
-"""Largest error over largest value: some roundings of the operand (2^-24, 2^-11, 2^-11, 2^-9)."""
+TOLERANCE = {"fp32": 2e-6, "tf32": 6e-4, "fp16": 2e-3, "bf16": 1.2e-2}
+"""Largest error over largest value: some roundings of the operand (2^-24, 2^-11, 2^-11, 2^-9); PyTorch's own products,
+which differ from processor to processor, leave up to 1.2e-6 in float32."""
 
 
 class Native:

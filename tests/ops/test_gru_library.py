@@ -12,7 +12,8 @@ from crrl.ops import library
 from crrl.reference import gru as reference
 from crrl.reference.gru import Weights
 
-pytest.importorskip("crrl._cpu", reason="the C++ extension is not built")
+native = pytest.importorskip("crrl._cpu", reason="the C++ extension is not built")
+needs_bf16 = pytest.mark.skipif(native.gru_isa(bf16=True) is None, reason="this processor has no bfloat16")
 
 LENGTHS = torch.tensor([5, 2, 7])
 ALL_CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
@@ -36,7 +37,7 @@ def as_weights(flat: list[Tensor]) -> list[Weights]:
     return [tuple(flat[i : i + 4]) for i in range(0, len(flat), 4)]  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=needs_bf16)])
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize(
     ("directions", "bias", "state", "lengths"), [(2, True, True, LENGTHS), (1, False, False, None)]
@@ -101,11 +102,8 @@ def test_export_keeps_it_as_one_operator() -> None:
         assert torch.equal(got, want)
 
 
+@needs_bf16
 def test_autocast_computes_in_bf16() -> None:
-    from crrl._cpu import gru_isa
-
-    if gru_isa(bf16=True) is None:
-        pytest.skip("this processor has no bfloat16")
     x, h0, weights = tensors()
     narrow = [tensor.detach().bfloat16() for tensor in (x, h0, *weights)]
     with torch.autocast("cpu", torch.bfloat16):
