@@ -27,8 +27,9 @@ train: $(READY) ## Pre-train on synthetic data into RUN and evaluate
 		--dataset synthetic --recipe tuned --fused --out $(RUN))
 	$(BIN)/python -m crrl.evaluate $(RUN) --protocol linear --protocol knn
 
+# One process a core, each computing on it alone: tests are small, and one thread is all that most can use.
 test: lint ## Lint, then run the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 bench: $(READY) $(PEERS) ## Run the benchmarks of CPUs
 	$(BIN)/python -m pytest bench/ -m "not gpu"
