@@ -139,7 +139,7 @@ class ReconstructionConfig:
         _require(self.teacher_takes >= 0, f"teacher_takes is {self.teacher_takes}: it must not be negative")
         _require(
             not (self.teacher_takes and self.teacher_dropout),
-            "teacher_takes goes without teacher_dropout: the mean over takes is computed once",
+            "teacher_takes is computed once, so teacher_dropout needs --teacher-takes 0",
         )
 
 
@@ -192,7 +192,7 @@ class FeatureConfig:
         _require(neighbours >= 0, f"feature_neighbours is {neighbours}: it must not be negative")
         _require(
             neighbours == 0 or self.feature_takes > 0,
-            "feature_neighbours needs feature_takes: clips are compared once other takes have shown what to leave out",
+            "feature_neighbours needs feature_takes, without which clips are not compared: give --feature-neighbours 0",
         )
 
 
@@ -315,9 +315,9 @@ def preset(dataset: Dataset = "synthetic", recipe: Recipe = "paper") -> Config:
     """The settings of a recipe on a data set.
 
     `paper`: optimizer, schedule and sizes of Section IV-B. `tuned`: Adam under one-cycle, a projected decoder of 256
-    units, more negatives, larger velocities and first weights, one scale per clip, and random turns; but on synthetic,
-    whose clips are soon told apart, also other takes of the clips for encoders and teacher, more epochs of CML, a
-    larger λ_d, and as features moments of both layers, less moved by how a clip was taken. Both apply the view
+    units, more negatives, larger velocities and first weights, one scale per clip, and random turns; on all sets except
+    synthetic, whose clips are soon told apart, also other takes of the clips for encoders and teacher, more epochs of
+    CML, a larger λ_d, and as features moments of both layers, less moved by how a clip was taken. Both apply the view
     transform where the joints are known, though the paper names it for NTU alone.
     """
     facts = DATASETS[dataset]

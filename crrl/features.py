@@ -23,6 +23,9 @@ DIRECTIONS = 256
 STRENGTH = 8.0
 """How strongly: a nuisance as large as the mean over all directions keeps a third of its length."""
 
+SEEN = 1e-10
+"""Smaller mean variances of standardised features are rounding, not differences."""
+
 
 @torch.no_grad()
 def encode(
@@ -47,12 +50,13 @@ def encode(
 
 @torch.no_grad()
 def encode_takes(
-    features: Callable[[Tensor, Tensor], Tensor], tensors: ClipTensors, index: Tensor, takes: int
+    features: Callable[[Tensor, Tensor], Tensor], tensors: ClipTensors, index: Tensor, takes: int, silent: bool = False
 ) -> Iterator[Tensor]:
     """features(x, lengths) of `takes` other takes of the clips `index`, [N, D] each; the same for the same clips."""
     device = tensors.frames.device
     shown = 0.2 if sys.stderr.isatty() else 60
-    for number in tqdm(range(takes), "features of other takes", unit="take", mininterval=shown, leave=False):
+    numbers = tqdm(range(takes), "features of other takes", unit="take", mininterval=shown, leave=False, disable=silent)
+    for number in numbers:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(number)
             take = encode(lambda x, lengths: features(*another_take(x, lengths)), tensors, index)
@@ -90,10 +94,10 @@ def fit(
 
 
 def _spread(differences: Iterable[Tensor]) -> Tensor:
-    """The scatter matrix [F, F] of differences [N, F], float64, whose mean variance is 1; 0 where there are none."""
-    scatter = sum((some.t() @ some).double() for some in differences)
+    """The scatter matrix [F, F] of differences [N, F], float64, of mean variance 1; about 0 where none are seen."""
+    scatter = sum((some.t() @ some).double() / max(1, len(some)) for some in differences)
     assert isinstance(scatter, Tensor)
-    return scatter / scatter.diagonal().mean().clamp(min=1e-30)
+    return scatter / scatter.diagonal().mean().clamp(min=SEEN)
 
 
 def _neighbours(features: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""What all tests share: a cache of their own, real data where there is any, repeatable properties, an emulated GPU."""
+"""What all tests share: a cache and random numbers of their own, real data where there is any, an emulated GPU."""
 
 from __future__ import annotations
 
@@ -30,6 +30,12 @@ with suppress(ImportError):  # without it the modules that need it are skipped
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or fills the user's cache of prepared sets."""
     monkeypatch.setenv("CRRL_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True)
+def _own_random_numbers() -> None:
+    """A test draws the same numbers whichever tests its process ran before."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -143,10 +143,10 @@ def replay(x: Tensor, lengths: Tensor, frames: int | None = None) -> tuple[Tenso
     return torch.where((frame < after[:, None])[:, :, None], played, 0), after
 
 
-def replayed(batch: Batch) -> Batch:
-    """`replay` of a batch's clips, and the velocities (Eq. 2) of what comes out; no frame is added, no number read."""
+def replayed(batch: Batch, with_velocity: bool) -> Batch:
+    """`replay` of a batch's clips, and if asked the velocities (Eq. 2) of these; no frame is added, no number read."""
     x, lengths = replay(batch.x, batch.lengths, batch.x.shape[1])
-    return Batch(x, None if batch.v is None else velocity(x, lengths), lengths, batch.index)
+    return Batch(x, velocity(x, lengths) if with_velocity else None, lengths, batch.index)
 
 
 def another_take(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,17 +1,18 @@
 """What is read of many files, kept in chunks, so that a command that was stopped goes on where it was.
 
 A chunk is what a few files hold, in a file of its own, called by a hash of all that it depends on: the code that reads,
-and the files' names, sizes and times. One that is there and whole is not made again. `crrl prepare` keeps chunks of all
-data sets whose files are many and slow to read: of one clip a file by itself (`packing`), of others in `read_in_order`.
+and the files' names and contents, or sizes and times. One that is there and whole is not made again. `crrl prepare`
+keeps chunks of all data sets whose files are many and slow to read: of one clip a file by itself (`packing`), of others
+in `read_in_order`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from math import prod
 from pathlib import Path
@@ -70,22 +71,32 @@ class Place:
 
     Attributes:
         folder: an existing folder. root: that of the data set: a file is known by its path below it.
-        code: a hash of the code that reads.
+        code: a hash of the code that reads. digests: a hash of a file's content, by its path below the root; of a file
+            that is not there, size and time of the last change stand for it.
     """
 
     folder: Path
     root: Path
     code: str
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     def chunks(self, items: Sequence[Files], size: int) -> list[Chunk]:
         """Items in their order, `size` to a chunk. A file that is changed or replaced gives its chunk another name."""
         chunks = []
         for start in range(0, len(items), size):
             some = items[start : start + size]
-            states = [_state(self.root, path) for files in some for path in files]
+            states = [self._state(path) for files in some for path in files]
             key = content_hash([self.code, json.dumps(states)])
             chunks.append(Chunk(some, self.folder / f"{start:06}-{key[:16]}.npz"))
         return chunks
+
+    def _state(self, path: Path) -> tuple[str | int, ...]:
+        name = below(self.root, path)
+        if name in self.digests:
+            return name, self.digests[name]
+        with explain_os_errors(path, "read"):
+            state = path.stat()
+        return name, state.st_size, state.st_mtime_ns
 
 
 _place: ContextVar[Place | None] = ContextVar("place", default=None)
@@ -168,13 +179,6 @@ def below(root: Path, path: Path) -> str:
     if path == root:
         return path.name
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
-
-
-def _state(root: Path, path: Path) -> tuple[str, int, int]:
-    """A file's place below `root`, its size and the time of its last change."""
-    with explain_os_errors(path, "read"):
-        state = path.stat()
-    return below(root, path), state.st_size, state.st_mtime_ns
 
 
 def _save(path: Path, arrays: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,8 +76,7 @@ def prepare_folder(
     place = Place(partial_folder(out), root, content_hash(source.code_parts()))
     with explain_os_errors(place.folder, "write"), _work_folder(place.folder) as whole, use_workers(workers):
         if source.clip_files is None:
-            with keep_in(place):
-                clips, found = _load_whole(source, root)
+            clips, found = _load_whole(source, place)
             clips.save(whole)
         else:
             clips, found = _Reader(dataset, place, missing, skip_damaged).read(whole)
@@ -107,11 +106,12 @@ def _work_folder(folder: Path) -> Iterator[Path]:
             folder.rmdir()
 
 
-def _load_whole(source: Source, root: Path) -> tuple[Clips, Found]:
-    files = source.find_files(root)
-    inputs = {below(root, path): digest(path) for path in files}
+def _load_whole(source: Source, place: Place) -> tuple[Clips, Found]:
+    files = source.find_files(place.root)
+    inputs = {below(place.root, path): digest(path) for path in files}
     assert source.load is not None
-    clips = source.load(files)
+    with keep_in(replace(place, digests=inputs)):
+        clips = source.load(files)
     return clips, Found(inputs, clips.dropped)
 
 

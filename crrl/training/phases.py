@@ -68,7 +68,7 @@ class Phase:
         takes: clips are cut and at another pace in every batch, for each encoder anew; they are so recited.
 
     Attributes:
-        name: of the phase. with_velocity: whether its batches hold velocities.
+        name: of the phase. with_velocity: whether its batches are to hold velocities; those of takes are computed here.
         losses: names of the loss and, after it, of its parts.
     """
 
@@ -84,7 +84,8 @@ class Phase:
     ):
         self.module, self._turn, self._velocity_scale, self._takes = module, turn, velocity_scale, takes
         self.name = plan.step
-        self.with_velocity = plan.contrast == "velocity" or "velocity" in plan.recite
+        self._recites_velocity = "velocity" in plan.recite
+        self.with_velocity = not takes and (plan.contrast == "velocity" or self._recites_velocity)
         self.losses = ("loss", *module.losses)
         self._augment = None if plan.contrast is None else AUGMENTATIONS.get(plan.contrast)
         self._ranks, self._teacher = ranks, teacher
@@ -98,7 +99,7 @@ class Phase:
     def loss(self, batch: Batch, share: Share) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to minimise and its parts to report, means over the rank's share of a batch."""
         target = None if self._teacher is None else self._teacher.features(batch)
-        alone, shown = self._ranks.size == 1, self._replayed(batch)
+        alone, shown = self._ranks.size == 1, self._shown(batch, self._recites_velocity)
         seen, (view, view_lengths) = self._turn(shown.x), self._view(batch)
         loss, parts, keys = self.module(
             shown.x, shown.lengths, target, view, shown.v, seen, enqueue=alone, view_lengths=view_lengths
@@ -107,8 +108,8 @@ class Phase:
             self._keys = self._ranks.gather(keys, share)
         return loss, parts
 
-    def _replayed(self, batch: Batch) -> Batch:
-        return replayed(batch) if self._takes else batch
+    def _shown(self, batch: Batch, with_velocity: bool) -> Batch:
+        return replayed(batch, with_velocity) if self._takes else batch
 
     def _view(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
         """What the key encoder sees: velocities, turned by angles of their own and scaled, or augmented coordinates.
@@ -117,7 +118,7 @@ class Phase:
         """
         if self.module.learner is None:
             return None, None
-        shown = self._replayed(batch)
+        shown = self._shown(batch, with_velocity=self._augment is None)
         lengths = shown.lengths if self._takes else None
         if self._augment is not None:
             return self._augment(shown.x), lengths
@@ -138,15 +139,24 @@ class Teacher:
         tensors: the clips. train: int64 [N_train], those it will be asked about.
         dropout: leave its dropout on, and compute its features anew for each batch.
         takes: without dropout, its features are the mean over a clip and this many other takes of it.
+        silent: show no bar.
     """
 
-    def __init__(self, encoder: Encoder, tensors: ClipTensors, train: IntArray, dropout: bool, takes: int = 0):
+    def __init__(
+        self,
+        encoder: Encoder,
+        tensors: ClipTensors,
+        train: IntArray,
+        dropout: bool,
+        takes: int = 0,
+        silent: bool = False,
+    ):
         self._encoder = encoder.requires_grad_(False).train(dropout)
         self._cached: Tensor | None = None
         if not dropout:
             index = torch.from_numpy(train)
             known = encode(encoder.pooled, tensors, index)
-            known = sum(encode_takes(encoder.pooled, tensors, index, takes), known) / (1 + takes)
+            known = sum(encode_takes(encoder.pooled, tensors, index, takes, silent), known) / (1 + takes)
             self._cached = known.new_zeros(len(tensors.labels), known.shape[1])
             self._cached[index.to(known.device)] = known
 

@@ -132,7 +132,9 @@ class Trainer:
             previous = self._load_first(self.run.teacher_path).to(self.device)
         if plan.teacher and previous is not None:
             ser = self.config.ser
-            teacher = Teacher(previous, self.tensors, self.train_clips, ser.teacher_dropout, ser.teacher_takes)
+            teacher = Teacher(
+                previous, self.tensors, self.train_clips, ser.teacher_dropout, ser.teacher_takes, self.ranks.rank > 0
+            )
         torch.manual_seed(self._plans[plan.step].seed)
         compiled = fast_paths(self.config, self.device)["decoder"][0] == "compiled"
         module = build_module(plan, self.config, self.tensors.channels, previous, compiled)

@@ -230,16 +230,23 @@ def test_a_file_that_changed_is_read_again_with_its_chunk(
     assert found == raw.prepare(tmp_path / "whole")
 
 
-def test_each_file_of_an_item_counts_by_its_time_too(raw: Raw, ready: Path, made: list[int]) -> None:
+@pytest.mark.parametrize("changed", [True, False], ids=["of the same time", "touched"])
+def test_each_file_of_an_item_counts_by_its_content_alone(
+    raw: Raw, ready: Path, tmp_path: Path, made: list[int], changed: bool
+) -> None:
     name, expected = {
         "cmu": ("01.asf", [0, 4, 8]),
         "bvh": ("13.bvh", [12]),
         "pku-mmd": ("label/0013-L.txt", [12]),
     }[raw.dataset]
-    state = (raw.root / name).stat()
-    os.utime(raw.root / name, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
-    raw.prepare(ready)
-    assert made == expected
+    path = raw.root / name
+    state = path.stat()
+    if changed:
+        path.write_bytes(path.read_bytes() + b"\n")
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns + (not changed)))
+    found = raw.prepare(ready)
+    assert made == (expected if changed else [])
+    assert found == raw.prepare(tmp_path / "whole")
 
 
 def test_other_code_reads_all_again(raw: Raw, ready: Path, monkeypatch: pytest.MonkeyPatch, made: list[int]) -> None:

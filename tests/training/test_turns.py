@@ -169,8 +169,9 @@ def test_with_takes_a_cut_clip_at_another_pace_is_turned_and_recited() -> None:
 
 
 def test_with_takes_the_keys_are_of_a_cut_and_pace_of_their_own() -> None:
-    one, turn, expected = tensors().batch(torch.arange(5), with_velocity=True), RandomTurn(yaw=45), learner()
+    one, turn, expected = tensors().batch(torch.arange(5)), RandomTurn(yaw=45), learner()
     phase = Phase(CML, InformationFuser(learner=learner()), Ranks(), turn=turn, velocity_scale=10.0, takes=True)
+    assert not phase.with_velocity, "it computes those of the takes"
     torch.manual_seed(14)
     loss, _ = phase.loss(one, Ranks().share(5))
     torch.manual_seed(14)
