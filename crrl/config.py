@@ -139,7 +139,7 @@ class ReconstructionConfig:
         _require(self.teacher_takes >= 0, f"teacher_takes is {self.teacher_takes}: it must not be negative")
         _require(
             not (self.teacher_takes and self.teacher_dropout),
-            "teacher_takes is computed once, so teacher_dropout needs --teacher-takes 0",
+            "teacher_takes are averaged once, for a teacher without teacher_dropout: give --teacher-takes 0",
         )
 
 
@@ -186,7 +186,7 @@ class FeatureConfig:
         _require(self.feature_takes >= 0, f"feature_takes is {self.feature_takes}: it must not be negative")
         _require(
             self.feature_takes == 0 or deviation is not None,
-            "feature_takes needs feature_deviation: directions of features on one scale are compared",
+            "feature_takes needs feature_deviation, as directions of features on one scale are compared: give one",
         )
         neighbours = self.feature_neighbours
         _require(neighbours >= 0, f"feature_neighbours is {neighbours}: it must not be negative")

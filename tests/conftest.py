@@ -1,4 +1,4 @@
-"""What all tests share: a cache and random numbers of their own, real data where there is any, an emulated GPU."""
+"""What all tests share: a cache, random numbers, real data if there is any, repeatable properties, an emulated GPU."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Augmentations of coordinates (Section IV-D2): Gaussian noise, shear (Eq. 9), rotation (Eqs. 10-13); random turns.
 
 Each takes x [B, T, J·3] and gives the same shape, drawn anew for every clip on x's device, without reading from it;
-`replay` and `another_take` alone change lengths. What is exactly zero stays zero: absent joints and bodies, and padded
-frames.
+`replay`, `replayed` and `another_take` alone change lengths. What is exactly zero stays zero: absent joints and bodies,
+and padded frames.
 """
 
 from __future__ import annotations

@@ -25,15 +25,14 @@ def _target(title: str, *rows: Row) -> Target:
     return Target(title, FOLDS, rows, notes=NOTES, against_first=True)
 
 
-TURNED_ALONE = {"takes": False}
-PLAIN = {"feature_takes": 0, "feature_neighbours": 0}
+NO_TAKES = {"feature_takes": 0, "feature_neighbours": 0}
 
 TARGETS: dict[str, Target] = {
     "settings-cml": _target(
         "Settings of CML",
         _row("the recipe", "cml"),
         _row("SGD at a constant 0.01", "cml", optimizer_cml="sgd", lr_cml=0.01, schedule_cml="constant"),
-        _row("turned alone, not other takes", "cml", **TURNED_ALONE),
+        _row("turned alone, not other takes", "cml", takes=False),
         _row("K = 64", "cml", queue_size=64),
         _row("τ = 0.05", "cml", temperature=0.05),
         _row("m_mlp = 0.9999", "cml", momentum_mlp=0.9999),
@@ -43,8 +42,8 @@ TARGETS: dict[str, Target] = {
         "Settings of SER",
         _row("the recipe", "ser"),
         _row("SGD at 0.004 in steps", "ser", optimizer_ser="sgd", lr_ser=0.004, schedule_ser="steps"),
-        _row("TAP as it is for features", "ser", pooling="mean", feature_deviation=None, **PLAIN),
-        _row("turned alone, not other takes", "ser", **TURNED_ALONE),
+        _row("TAP as it is for features", "ser", pooling="mean", feature_deviation=None, **NO_TAKES),
+        _row("turned alone, not other takes", "ser", takes=False),
         _row("no view transform", "ser", view_joints=None),
         _row("first weights as PyTorch's", "ser", input_gain=1.0),
         _row("80 epochs", "ser", epochs_ser=80),
@@ -54,8 +53,8 @@ TARGETS: dict[str, Target] = {
         _row("the recipe", "crrl"),
         _row("λ_d = 1", "crrl", distill_weight=1.0),
         _row("a teacher of the clip alone", "crrl", teacher_takes=0),
-        _row("turned alone, not other takes", "crrl", **TURNED_ALONE),
+        _row("turned alone, not other takes", "crrl", takes=False),
         _row("features without neighbours", "crrl", feature_neighbours=0),
-        _row("features without other takes", "crrl", **PLAIN),
+        _row("features without other takes", "crrl", **NO_TAKES),
     ),
 }

@@ -17,9 +17,8 @@ from crrl.reference.gru import Weights
 VARIANTS = ("cluster", "l2")
 MODES = ("fp32", "tf32", "bf16", "fp16")
 
-TOLERANCE = {"fp32": 2e-6, "tf32": 6e-4, "fp16": 2e-3, "bf16": 1.2e-2}
-"""Largest error over largest value: some roundings of the operand (2^-24, 2^-11, 2^-11, 2^-9); PyTorch's own products,
-which differ from processor to processor, leave up to 1.2e-6 in float32."""
+TOLERANCE = {"fp32": 1e-6, "tf32": 6e-4, "fp16": 2e-3, "bf16": 1.2e-2}
+"""Largest error over largest value: some roundings of the operand (2^-24, 2^-11, 2^-11, 2^-9)."""
 
 
 class Native:
@@ -100,10 +99,10 @@ class Layer:
         return [*(output.detach() for output in outputs), *gradients]
 
 
-def assert_close(made: list[Tensor], truth: list[Tensor], mode: str) -> None:
+def assert_close(made: list[Tensor], truth: list[Tensor], mode: str, slack: int = 1) -> None:
     for got, want in zip(made, truth, strict=True):
         error = (got.double() - want).abs().max() / want.abs().max()
-        assert error <= TOLERANCE[mode], error
+        assert error <= slack * TOLERANCE[mode], error
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -131,7 +130,8 @@ def test_large_sizes_take_other_tiles(native: Native, mode: str, batch: int, hid
 @pytest.mark.parametrize("mode", ["fp32", "tf32", "bf16"])
 def test_the_widest_layer_goes_through_global_memory(any_native: Native, mode: str) -> None:
     layer = Layer(mode, 2, 2, 1024, directions=1)
-    assert_close(layer.run(), layer.expected(), mode)
+    # Sums are long, and PyTorch's own products add up otherwise on each processor: 1.2e-6 was seen in float32.
+    assert_close(layer.run(), layer.expected(), mode, slack=2 if mode == "fp32" else 1)
     assert [plan.variant for plan in any_native.plans] == ["l2", "l2"]
     assert any_native.plans[0].units == (32 if mode == "bf16" else 16)
 
