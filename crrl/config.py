@@ -12,7 +12,7 @@ import torch
 from crrl.data.preprocessing import Preprocessing
 from crrl.errors import CrrlError
 from crrl.methods import METHODS, Method
-from crrl.models import Pooling
+from crrl.models import FeatureKind
 
 Dataset = Literal["synthetic", "ntu60", "ntu120", "cmu", "pku-mmd", "nw-ucla", "folder", "prepared"]
 Recipe = Literal["paper", "tuned"]
@@ -128,72 +128,12 @@ class ReconstructionConfig:
     """λ_d of Eq. 8 (methods crrl and ser-distill-cml)."""
     teacher_dropout: bool = False
     """Leave the frozen teacher's dropout on, as the authors' code does."""
-    teacher_takes: int = 0
-    """What the teacher gives is its mean over a clip and this many other takes of it, as --feature-takes has them."""
 
     def __post_init__(self) -> None:
         _require(self.epochs_ser > 0, f"epochs_ser is {self.epochs_ser}: at least 1 is needed")
         _require(self.lr_ser > 0, f"lr_ser is {self.lr_ser}: it must be positive")
         _require(self.decoder_hidden is None or self.decoder_hidden > 0, "decoder_hidden must be positive or None")
         _require(self.distill_weight > 0, f"distill_weight is {self.distill_weight}: it must be positive")
-        _require(self.teacher_takes >= 0, f"teacher_takes is {self.teacher_takes}: it must not be negative")
-        _require(
-            not (self.teacher_takes and self.teacher_dropout),
-            "teacher_takes are averaged once, for a teacher without teacher_dropout: give --teacher-takes 0",
-        )
-
-
-@dataclass(frozen=True)
-class TurnConfig:
-    """Random turns of clips in training, drawn anew for every clip and step: normal, by standard deviation in degrees.
-
-    Step 1 turns coordinates and velocities apart; step 2 turns what the student's encoder reads, while the clip as it
-    is remains what it recites and what the teacher sees.
-    """
-
-    turn_yaw: float = 0.0
-    """About the vertical axis Y; 0: not at all."""
-    turn_tilt: float = 0.0
-    """About the axes Z and X; 0: not at all."""
-    takes: bool = False
-    """Clips are stretched as well, cut, and played at another pace: other takes, as --feature-takes has them, but for
-    these angles. Cut and pace are those of what is recited, too."""
-
-    def __post_init__(self) -> None:
-        for name in ("turn_yaw", "turn_tilt"):
-            _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}: it must not be negative")
-
-
-@dataclass(frozen=True)
-class FeatureConfig:
-    """What is made of the hidden states, for a classifier and for `embed`."""
-
-    pooling: Pooling = "mean"
-    """mean: TAP of the top layer, 512 features (Section IV-B); moments: mean and standard deviation over the frames of
-    both layers, 2048."""
-    feature_deviation: float | None = None
-    """Standardise each feature to mean 0 and this standard deviation over the training clips; None: leave them."""
-    feature_takes: int = 0
-    """Shrink directions in which features of a training clip differ from those of this many other takes of it, turned,
-    stretched, cut and at another pace (within-class covariance normalisation); 0: leave them."""
-    feature_neighbours: int = 0
-    """With --feature-takes, shrink as well directions in which features of two training clips differ that are among
-    each other's nearest, this many each; 0: do not."""
-
-    def __post_init__(self) -> None:
-        deviation = self.feature_deviation
-        _require(deviation is None or deviation > 0, f"feature_deviation is {deviation}: it must be positive or None")
-        _require(self.feature_takes >= 0, f"feature_takes is {self.feature_takes}: it must not be negative")
-        _require(
-            self.feature_takes == 0 or deviation is not None,
-            "feature_takes needs feature_deviation, as directions of features on one scale are compared: give one",
-        )
-        neighbours = self.feature_neighbours
-        _require(neighbours >= 0, f"feature_neighbours is {neighbours}: it must not be negative")
-        _require(
-            neighbours == 0 or self.feature_takes > 0,
-            "feature_neighbours needs feature_takes, without which clips are not compared: give --feature-neighbours 0",
-        )
 
 
 @dataclass(frozen=True)
@@ -228,6 +168,10 @@ class Config:
     """L2 penalty, both steps."""
     precision: Precision = "fp32"
     """bf16: matrix products in bfloat16 (torch.autocast), weights, sums and optimizer in float32."""
+    turn_yaw: float | Literal["auto"] = 0.0
+    """Clips are turned about the vertical axis Y in training, by angles drawn anew for each clip, encoder and step;
+    this is their standard deviation in degrees. auto: three times as far as the training clips face apart, so hardly
+    where one camera saw all of them from one side. 0: not at all."""
     max_norm: float = 0.0
     """Gradients whose norm is larger are scaled down to it, both steps; 0: never."""
     capture: Switch = "auto"
@@ -240,8 +184,10 @@ class Config:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     cml: ContrastConfig = field(default_factory=ContrastConfig)
     ser: ReconstructionConfig = field(default_factory=ReconstructionConfig)
-    turns: TurnConfig = field(default_factory=TurnConfig)
-    features: FeatureConfig = field(default_factory=FeatureConfig)
+    features: FeatureKind = "paper"
+    """What is made of the hidden states, for a classifier and for `embed`. paper: TAP of the top layer, 512 features
+    (Section IV-B); tuned: mean and standard deviation over the frames of both layers, 2048, standardised, with the
+    directions shrunk in which other takes of a training clip, and training clips near each other, differ."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**31, f"seed is {self.seed}: it must be in [0, 2^31)")
@@ -250,6 +196,8 @@ class Config:
         _require(
             self.capture != "on" or self.fused, "capture needs --fused: the reference reads lengths from the device"
         )
+        yaw = self.turn_yaw
+        _require(yaw == "auto" or yaw >= 0, f"turn_yaw is {yaw}: it must be auto, or degrees and not negative")
         _require(self.max_norm >= 0, f"max_norm is {self.max_norm}: it must not be negative")
         _require(self.checkpoint_every > 0, f"checkpoint_every is {self.checkpoint_every}: at least 1 is needed")
         _require(
@@ -315,10 +263,10 @@ def preset(dataset: Dataset = "synthetic", recipe: Recipe = "paper") -> Config:
     """The settings of a recipe on a data set.
 
     `paper`: optimizer, schedule and sizes of Section IV-B. `tuned`: Adam under one-cycle, a projected decoder of 256
-    units, more negatives, larger velocities and first weights, one scale per clip, and random turns; on all sets except
-    synthetic, whose clips are soon told apart, also other takes of the clips for encoders and teacher, more epochs of
-    CML, a larger λ_d, and as features moments of both layers, less moved by how a clip was taken. Both apply the view
-    transform where the joints are known, though the paper names it for NTU alone.
+    units, more negatives, a larger λ_d, larger velocities and first weights, one scale per clip, clips turned as
+    far as the data set asks for, and features of both layers, less moved by how a clip was taken; the same on all data
+    sets but for what a clip is. Both apply the view transform where the joints are known, though the paper names it
+    for NTU alone.
     """
     facts = DATASETS[dataset]
     paper = Config(
@@ -329,14 +277,15 @@ def preset(dataset: Dataset = "synthetic", recipe: Recipe = "paper") -> Config:
     )
     if recipe == "paper":
         return paper
-    small = replace(
+    return replace(
         paper,
         recipe="tuned",
         drop_last=False,
         weight_decay=0.0,
         preprocessing=replace(paper.preprocessing, normalization="clip"),
+        encoder=EncoderConfig(input_gain=3.0),
         cml=ContrastConfig(
-            epochs_cml=20,
+            epochs_cml=60,
             optimizer_cml="adam",
             lr_cml=1e-3,
             schedule_cml="one-cycle",
@@ -344,17 +293,13 @@ def preset(dataset: Dataset = "synthetic", recipe: Recipe = "paper") -> Config:
             velocity_scale=10.0,
         ),
         ser=ReconstructionConfig(
-            epochs_ser=20, optimizer_ser="adam", lr_ser=2e-3, schedule_ser="one-cycle", decoder_hidden=256
+            epochs_ser=40,
+            optimizer_ser="adam",
+            lr_ser=2e-3,
+            schedule_ser="one-cycle",
+            decoder_hidden=256,
+            distill_weight=10.0,
         ),
-        encoder=EncoderConfig(input_gain=3.0),
-        turns=TurnConfig(turn_yaw=45.0, turn_tilt=10.0),
-    )
-    if dataset == "synthetic":
-        return small
-    return replace(
-        small,
-        cml=replace(small.cml, epochs_cml=150),
-        ser=replace(small.ser, epochs_ser=40, distill_weight=10.0, teacher_takes=8),
-        turns=TurnConfig(turn_yaw=90.0, turn_tilt=10.0, takes=True),
-        features=FeatureConfig("moments", 0.1, feature_takes=6, feature_neighbours=10),
+        turn_yaw="auto",
+        features="tuned",
     )

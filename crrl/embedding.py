@@ -32,7 +32,7 @@ class SkeletonEncoder:
 
     def embed(self, clips: Sequence[npt.ArrayLike]) -> FloatArray:
         """Features of raw clips, each [T, J, 3] in the units of the training data: float32 [N, 512], or
-        [N, 2048] where the run's pooling is moments.
+        [N, 2048] where its features are tuned.
 
         Raises:
             CrrlError: no clips, an empty clip, NaN, or another joint count than the encoder was trained on.

@@ -11,11 +11,16 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from crrl import ops
-from crrl.config import FeatureConfig
 from crrl.data import ClipTensors
 from crrl.data.augmentation import another_take
 from crrl.models import FeatureExtractor
 
+DEVIATION = 0.1
+"""Of each feature over the training clips, so that the linear protocol's learning rate suits them."""
+TAKES = 6
+"""How many other takes of each training clip features are compared on."""
+NEIGHBOURS = 10
+"""Clips that are among each other's so many nearest are taken for alike."""
 MOST_CLIPS = 2048
 """More training clips than twice this many are thinned out before other takes of them are encoded."""
 DIRECTIONS = 256
@@ -50,47 +55,48 @@ def encode(
 
 @torch.no_grad()
 def encode_takes(
-    features: Callable[[Tensor, Tensor], Tensor], tensors: ClipTensors, index: Tensor, takes: int, silent: bool = False
+    features: Callable[[Tensor, Tensor], Tensor], tensors: ClipTensors, index: Tensor, takes: int, yaw: float
 ) -> Iterator[Tensor]:
-    """features(x, lengths) of `takes` other takes of the clips `index`, [N, D] each; the same for the same clips."""
+    """features(x, lengths) of `takes` other takes of the clips `index`, [N, D] each; the same for the same clips.
+
+    Args:
+        yaw: how far they are turned, as `another_take` has it.
+    """
     device = tensors.frames.device
     shown = 0.2 if sys.stderr.isatty() else 60
-    numbers = tqdm(range(takes), "features of other takes", unit="take", mininterval=shown, leave=False, disable=silent)
-    for number in numbers:
+    for number in tqdm(range(takes), "features of other takes", unit="take", mininterval=shown, leave=False):
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(number)
-            take = encode(lambda x, lengths: features(*another_take(x, lengths)), tensors, index)
+            take = encode(lambda x, lengths: features(*another_take(x, lengths, yaw)), tensors, index)
         yield take
 
 
 @torch.no_grad()
-def fit(
-    extractor: FeatureExtractor, tensors: ClipTensors, train: Tensor, pooled: Tensor, settings: FeatureConfig
-) -> None:
-    """Standardise an extractor's features over the training clips and shrink their nuisances, as `settings` say.
+def fit(extractor: FeatureExtractor, tensors: ClipTensors, train: Tensor, pooled: Tensor, yaw: float) -> None:
+    """Fit features of the kind "tuned" to the training clips; the paper's are what they are.
 
-    What it was fitted to before is forgotten. A feature that never changes becomes 0.
+    Each is standardised over the training clips; one that never changes becomes 0. Then the directions are shrunk in
+    which a clip's features differ from those of TAKES other takes of it, and in which clips differ that are among each
+    other's NEIGHBOURS nearest. What the extractor was fitted to before is forgotten.
 
     Args:
         train: int64 [N], the training clips, on the CPU.
         pooled: their pooled hidden states [N, F], `encode(extractor.pooled, tensors, train)`.
+        yaw: how far other takes are turned, as `another_take` has it.
     """
-    extractor.center.zero_()
-    extractor.scale.fill_(1)
+    if extractor.kind == "paper":
+        return
+    own = pooled.std(0, correction=0)
+    extractor.center.copy_(pooled.mean(0))
+    extractor.scale.copy_(torch.where(own > 1e-6, DEVIATION / own.clamp(min=1e-6), 0))
     extractor.nuisances = pooled.new_zeros(pooled.shape[1], 0)
-    if settings.feature_deviation is not None:
-        own = pooled.std(0, correction=0)
-        extractor.center.copy_(pooled.mean(0))
-        extractor.scale.copy_(torch.where(own > 1e-6, settings.feature_deviation / own.clamp(min=1e-6), 0))
-    if settings.feature_takes:
-        chosen = torch.arange(0, len(train), max(1, len(train) // MOST_CLIPS))
-        known = extractor.adjusted(pooled[chosen.to(pooled.device)])
-        takes = encode_takes(extractor, tensors, train[chosen], settings.feature_takes)
-        nuisance = _spread(take - known for take in takes)
-        extractor.nuisances = _nuisances(nuisance)
-        if settings.feature_neighbours:
-            one, other = _neighbours(extractor.shrunk(known), settings.feature_neighbours)
-            extractor.nuisances = _nuisances(nuisance + _spread([known[one] - known[other]]))
+    chosen = torch.arange(0, len(train), max(1, len(train) // MOST_CLIPS))
+    known = extractor.adjusted(pooled[chosen.to(pooled.device)])
+    takes = encode_takes(extractor, tensors, train[chosen], TAKES, yaw)
+    of_takes = _spread(take - known for take in takes)
+    extractor.nuisances = _nuisances(of_takes)
+    one, other = _neighbours(extractor.shrunk(known))
+    extractor.nuisances = _nuisances(of_takes + _spread([known[one] - known[other]]))
 
 
 def _spread(differences: Iterable[Tensor]) -> Tensor:
@@ -100,11 +106,11 @@ def _spread(differences: Iterable[Tensor]) -> Tensor:
     return scatter / scatter.diagonal().mean().clamp(min=SEEN)
 
 
-def _neighbours(features: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The clips of each pair that are among each other's `count` nearest by cosine, of features [N, F]."""
+def _neighbours(features: Tensor) -> tuple[Tensor, Tensor]:
+    """The clips of each pair that are among each other's NEIGHBOURS nearest by cosine, of features [N, F]."""
     directions = F.normalize(features, dim=1)
     similarity = (directions @ directions.t()).fill_diagonal_(-torch.inf)
-    nearest = similarity.topk(min(count, len(features) - 1), dim=1).indices
+    nearest = similarity.topk(min(NEIGHBOURS, len(features) - 1), dim=1).indices
     near = torch.zeros_like(similarity, dtype=torch.bool).scatter_(1, nearest, True)
     one, other = (near & near.t()).triu().nonzero().unbind(1)
     return one, other

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from crrl import evaluation
 from crrl.config import DATASETS, Config, Dataset, Recipe, preset
 from crrl.data import ClipTensors, Prepared, prepare
+from crrl.data.augmentation import choose_yaw
 from crrl.errors import CrrlError
 from crrl.evaluation import Features
 from crrl.features import encode, fit
@@ -166,9 +167,11 @@ class Evaluation:
         torch.manual_seed(config.seed)
         sizes = config.encoder
         encoder = Encoder(self.tensors.channels, sizes.hidden_size, sizes.dropout, sizes.input_gain)
-        self.kind = preset(config.dataset, options.features).features if options.features else config.features
-        random = FeatureExtractor(encoder, self.kind.pooling)
-        own = FeatureExtractor(trained.features.encoder, self.kind.pooling) if options.features else trained.features
+        self.kind = options.features or config.features
+        recipe = preset(config.dataset, options.features) if options.features else config
+        self.yaw = choose_yaw(recipe.turn_yaw, self.tensors, split.train)
+        random = FeatureExtractor(encoder, self.kind)
+        own = FeatureExtractor(trained.features.encoder, self.kind) if options.features else trained.features
         self.candidates = {config.method: own.eval().to(device), "random encoder": random.eval().to(device)}
         self.features = lru_cache(maxsize=None)(self._features)
 
@@ -182,7 +185,7 @@ class Evaluation:
         pooled = encode(extractor.pooled, self.tensors, clips)
         if self.options.transfer or self.options.features or name != self.config.method:
             train = torch.searchsorted(clips, self.train).to(pooled.device)
-            fit(extractor, self.tensors, self.train, pooled[train], self.kind)
+            fit(extractor, self.tensors, self.train, pooled[train], self.yaw)
         features = extractor.adjusted(pooled).cpu()
 
         def take(index: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from crrl.errors import CrrlError
 from crrl.files import explain_os_errors, read_json, write_file, write_json
 from crrl.models import Encoder, FeatureExtractor
 
-FORMAT = 3
+FORMAT = 4
 """Version of the facts kept in an encoder file."""
 
 
@@ -130,7 +130,7 @@ def save_encoder(path: Path, features: FeatureExtractor, prepared: Prepared, met
         "method": method,
         "hidden_size": encoder.gru.hidden_size,
         "dropout": encoder.gru.dropout,
-        "pooling": features.pooling,
+        "features": features.kind,
         "nuisances": features.nuisances.shape[1],
         "preprocessor": prepared.preprocessor.to_dict(),
         "fingerprint": prepared.fingerprint,
@@ -161,7 +161,7 @@ def load_encoder(path: Path) -> EncoderFile:
         )
     preprocessor = Preprocessor.from_dict(facts["preprocessor"])
     encoder = Encoder(3 * preprocessor.num_joints, facts["hidden_size"], facts["dropout"])
-    features = FeatureExtractor(encoder, facts["pooling"], facts["nuisances"]).eval()
+    features = FeatureExtractor(encoder, facts["features"], facts["nuisances"]).eval()
     load_weights(features, weights, path)
     return EncoderFile(features, preprocessor, facts["method"], facts["fingerprint"])
 

@@ -41,7 +41,7 @@ def encoder_file(tmp_path: Path) -> Path:
 def standardised_file(encoder_file: Path, tmp_path: Path) -> Path:
     """The same encoder with other features: moments of both layers, shifted and scaled."""
     file = load_encoder(encoder_file)
-    features = FeatureExtractor(file.features.encoder, "moments")
+    features = FeatureExtractor(file.features.encoder, "tuned")
     features.center.fill_(0.25)
     features.scale.fill_(2)
     clips = Clips.from_arrays(CLIPS, labels=[0] * len(CLIPS), names=list(map(str, LENGTHS)), class_names=["any"])

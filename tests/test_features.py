@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from crrl.config import FeatureConfig
 from crrl.data import Clips, ClipTensors
 from crrl.data.clips import IntArray
-from crrl.features import STRENGTH, encode, encode_takes, fit
+from crrl.features import STRENGTH, TAKES, encode, encode_takes, fit
 from crrl.models import Encoder, FeatureExtractor
 
 TRAIN = np.array([0, 2, 3, 5, 6])
@@ -26,28 +25,27 @@ def tensors() -> ClipTensors:
 @pytest.fixture
 def extractor() -> FeatureExtractor:
     torch.manual_seed(0)
-    return FeatureExtractor(Encoder(9, 6), "moments").eval()
+    return FeatureExtractor(Encoder(9, 6), "tuned").eval()
 
 
-def fitted(
-    extractor: FeatureExtractor,
-    tensors: ClipTensors,
-    train: IntArray = TRAIN,
-    feature_deviation: float | None = 0.1,
-    feature_takes: int = 0,
-    feature_neighbours: int = 0,
-) -> torch.Tensor:
-    """Features of all clips."""
+def fitted(extractor: FeatureExtractor, tensors: ClipTensors, train: IntArray = TRAIN, yaw: float = 60) -> torch.Tensor:
+    """Features of all clips, fitted to some."""
     index = torch.from_numpy(train)
-    settings = FeatureConfig("moments", feature_deviation, feature_takes, feature_neighbours)
-    fit(extractor, tensors, index, encode(extractor.pooled, tensors, index), settings)
+    fit(extractor, tensors, index, encode(extractor.pooled, tensors, index), yaw)
     return encode(extractor, tensors, torch.arange(7))
 
 
-def takes_of(extractor: FeatureExtractor, tensors: ClipTensors, count: int) -> list[torch.Tensor]:
-    """The standardised features of other takes of the training clips."""
+def standardised(extractor: FeatureExtractor, tensors: ClipTensors) -> torch.Tensor:
+    """What standardising alone makes of the features of all clips, [7, 48]."""
+    pooled = encode(extractor.pooled, tensors, torch.arange(7))
+    return 0.1 * (pooled - pooled[TRAIN].mean(0)) / pooled[TRAIN].std(0, correction=0)
+
+
+def takes_of(extractor: FeatureExtractor, tensors: ClipTensors) -> torch.Tensor:
+    """The standardised features of other takes of the training clips, [TAKES, 5, 48]."""
     fitted(extractor, tensors)
-    return list(encode_takes(extractor, tensors, torch.from_numpy(TRAIN), count))
+    extractor.nuisances = extractor.nuisances[:, :0]
+    return torch.stack(list(encode_takes(extractor, tensors, torch.from_numpy(TRAIN), TAKES, 60)))
 
 
 def spread(differences: torch.Tensor) -> torch.Tensor:
@@ -63,43 +61,27 @@ def whitening(scatter: torch.Tensor) -> torch.Tensor:
     return axes @ torch.diag((mean / (mean + STRENGTH * variances.clamp(min=0))).sqrt()) @ axes.t()
 
 
-def test_the_training_clips_get_mean_0_and_the_deviation_asked_for(
-    extractor: FeatureExtractor, tensors: ClipTensors
+def test_the_papers_features_are_left_as_they_are(tensors: ClipTensors) -> None:
+    extractor = FeatureExtractor(Encoder(9, 6)).eval()
+    assert torch.equal(fitted(extractor, tensors), encode(extractor.encoder.pooled, tensors, torch.arange(7)))
+
+
+def test_what_an_earlier_call_has_fitted_is_forgotten(extractor: FeatureExtractor, tensors: ClipTensors) -> None:
+    first = fitted(extractor, tensors)
+    fitted(extractor, tensors, TRAIN[:3], yaw=0)
+    assert torch.equal(fitted(extractor, tensors), first)
+
+
+def test_a_feature_that_never_changes_is_0(extractor: FeatureExtractor, tensors: ClipTensors) -> None:
+    assert not fitted(extractor, tensors, TRAIN[3:4]).any()  # one clip
+
+
+def test_what_tells_takes_and_neighbours_apart_is_shrunk_as_the_formula_says(
+    extractor: FeatureExtractor, tensors: ClipTensors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for _ in range(2):  # what an earlier call has set is forgotten
-        features = fitted(extractor, tensors)[TRAIN]
-        torch.testing.assert_close(features.mean(0), torch.zeros(48), atol=1e-5, rtol=0)
-        torch.testing.assert_close(features.std(0, correction=0), torch.full((48,), 0.1))
-
-
-def test_none_leaves_the_features_as_they_are(extractor: FeatureExtractor, tensors: ClipTensors) -> None:
-    before = encode(extractor.pooled, tensors, torch.arange(7))
-    fitted(extractor, tensors, feature_takes=1)
-    assert torch.equal(fitted(extractor, tensors, feature_deviation=None), before)
-
-
-@pytest.mark.parametrize(("takes", "neighbours"), [(0, 0), (2, 0), (2, 3)])
-def test_a_feature_that_never_changes_is_0(
-    extractor: FeatureExtractor, tensors: ClipTensors, takes: int, neighbours: int
-) -> None:
-    assert not fitted(extractor, tensors, TRAIN[3:4], 0.1, takes, neighbours).any()  # one clip
-
-
-def test_what_tells_takes_apart_is_shrunk_as_the_formula_says(
-    extractor: FeatureExtractor, tensors: ClipTensors
-) -> None:
-    takes = takes_of(extractor, tensors, 3)
-    standard = fitted(extractor, tensors)
-    shrunk = fitted(extractor, tensors, feature_takes=3)
-    assert extractor.nuisances.shape == (48, 48)
-    scatter = spread((torch.stack(takes) - standard[TRAIN]).flatten(0, 1))
-    torch.testing.assert_close(shrunk.double(), standard.double() @ whitening(scatter), atol=2e-6, rtol=1e-5)
-
-
-def test_what_tells_neighbours_apart_is_shrunk_as_much(extractor: FeatureExtractor, tensors: ClipTensors) -> None:
-    takes = takes_of(extractor, tensors, 3)
-    standard = fitted(extractor, tensors)
-    of_takes = spread((torch.stack(takes) - standard[TRAIN]).flatten(0, 1))
+    monkeypatch.setattr("crrl.features.NEIGHBOURS", 2)
+    takes, standard = takes_of(extractor, tensors), standardised(extractor, tensors)
+    of_takes = spread((takes - standard[TRAIN]).flatten(0, 1))
     near = torch.nn.functional.normalize(standard[TRAIN].double() @ whitening(of_takes), dim=1)
     similarity = near @ near.t() - 9 * torch.eye(len(TRAIN))
     second = similarity.topk(2, dim=1).values[:, 1:]
@@ -107,20 +89,25 @@ def test_what_tells_neighbours_apart_is_shrunk_as_much(extractor: FeatureExtract
     pairs = [(a, b) for a, b in mutual.nonzero().tolist() if a < b]
     assert 0 < len(pairs) < 10  # of 5 clips
     differences = torch.stack([standard[TRAIN[a]] - standard[TRAIN[b]] for a, b in pairs])
-    shrunk = fitted(extractor, tensors, feature_takes=3, feature_neighbours=2).double()
+    shrunk = fitted(extractor, tensors).double()
+    assert extractor.nuisances.shape == (48, 48)
     expected = standard.double() @ whitening(of_takes + spread(differences))
     torch.testing.assert_close(shrunk, expected, atol=2e-6, rtol=1e-5)
+
+
+def test_how_far_takes_are_turned_matters(extractor: FeatureExtractor, tensors: ClipTensors) -> None:
+    assert not torch.allclose(fitted(extractor, tensors, yaw=0), fitted(extractor, tensors, yaw=90))
 
 
 def test_the_takes_are_the_same_each_time_and_leave_the_random_state_alone(
     extractor: FeatureExtractor, tensors: ClipTensors
 ) -> None:
-    first = fitted(extractor, tensors, feature_takes=2)
-    one, other = takes_of(extractor, tensors, 2)
+    first = fitted(extractor, tensors)
+    one, other = takes_of(extractor, tensors)[:2]
     assert not torch.allclose(one, other)
     torch.rand(3)
     state = torch.get_rng_state()
-    assert torch.equal(fitted(extractor, tensors, feature_takes=2), first)
+    assert torch.equal(fitted(extractor, tensors), first)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -129,8 +116,7 @@ def test_of_many_clips_a_part_is_taken_anew(
 ) -> None:
     monkeypatch.setattr("crrl.features.MOST_CLIPS", 2)
     asked = []
-    monkeypatch.setattr("crrl.features.another_take", lambda x, lengths: asked.append(len(x)) or (x, lengths))
-    fitted(extractor, tensors, feature_takes=2)
-    assert asked == [3, 3]  # every second of 5 clips
+    monkeypatch.setattr("crrl.features.another_take", lambda x, lengths, yaw: asked.append(len(x)) or (x, lengths))
+    fitted(extractor, tensors)
+    assert asked == [3] * TAKES  # every second of 5 clips
     assert extractor.nuisances.isfinite().all()
-    assert not extractor.nuisances.any()  # these takes do not differ

@@ -1,8 +1,8 @@
 """Augmentations of coordinates (Section IV-D2): Gaussian noise, shear (Eq. 9), rotation (Eqs. 10-13); random turns.
 
 Each takes x [B, T, J·3] and gives the same shape, drawn anew for every clip on x's device, without reading from it;
-`replay`, `replayed` and `another_take` alone change lengths. What is exactly zero stays zero: absent joints and bodies,
-and padded frames.
+`replay` and `another_take` alone change lengths, and read the longest. What is exactly zero stays zero: absent joints
+and bodies, and padded frames.
 """
 
 from __future__ import annotations
@@ -10,20 +10,29 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from crrl.data.batches import Batch
-from crrl.reference.motion import take_frames, velocity
+from crrl.data.batches import ClipTensors
+from crrl.data.clips import IntArray
+from crrl.reference.motion import take_frames
 
 NOISE_STD = 0.05
 """Of N(0, 0.05), whose second figure is read as in the public code of the paper's [51]; as a variance it gave 0.22."""
 MAX_ANGLE = math.pi / 4
 """Largest rotation about each axis, radians."""
 
-TAKE_YAW, TAKE_TILT = 90.0, 10.0
-"""How another take is turned: standard deviations in degrees, as of `RandomTurn`."""
+WIDER = 3.0
+"""How much farther clips are turned than they face apart."""
+MOST_YAW = 90.0
+"""And how far at most, degrees."""
+PROCRUSTES_ROUNDS = 10
+"""How often the mean pose is made anew, by which the facing of clips is measured."""
+
+TAKE_TILT = 10.0
+"""How another take is tilted: a standard deviation in degrees, as of `RandomTurn`."""
 TAKE_STRETCH = 0.1
 """And how it is stretched."""
 TAKE_KEPT = 0.7
@@ -116,13 +125,11 @@ def _turned(a: Tensor, b: Tensor, deviation: float) -> tuple[Tensor, Tensor]:
     return cos * a - sin * b, sin * a + cos * b
 
 
-def replay(x: Tensor, lengths: Tensor, frames: int | None = None) -> tuple[Tensor, Tensor]:
+def replay(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Clips, each cut to a piece that is played at another pace, between its frames by linear interpolation.
 
     Args:
         lengths: int64 [B], valid frames, at least 1.
-        frames: how many the result has at most, played faster where they would not do. None: as many as are needed,
-            which alone has to be read from x's device.
 
     Returns:
         [B, T', J·3], 0 at padded frames, and their int64 [B].
@@ -133,8 +140,8 @@ def replay(x: Tensor, lengths: Tensor, frames: int | None = None) -> tuple[Tenso
 
     kept = torch.ceil(lengths * (TAKE_KEPT + (1 - TAKE_KEPT) * draw(torch.rand))).long().minimum(lengths)
     start = ((lengths - kept + 1) * draw(torch.rand)).long()
-    after = torch.round(kept * torch.exp(TAKE_PACE * draw(torch.randn))).long().clamp(min=1, max=frames)
-    frame = torch.arange(int(after.max()) if frames is None else frames, device=x.device)
+    after = torch.round(kept * torch.exp(TAKE_PACE * draw(torch.randn))).long().clamp(min=1)
+    frame = torch.arange(int(after.max()), device=x.device)
     position = (frame * ((kept - 1) / (after - 1).clamp(min=1))[:, None]).minimum(kept[:, None] - 1)
     left = position.long()
     right = (left + 1).minimum(kept[:, None] - 1)
@@ -143,12 +150,47 @@ def replay(x: Tensor, lengths: Tensor, frames: int | None = None) -> tuple[Tenso
     return torch.where((frame < after[:, None])[:, :, None], played, 0), after
 
 
-def replayed(batch: Batch, with_velocity: bool) -> Batch:
-    """`replay` of a batch's clips, and if asked the velocities (Eq. 2) of these; no frame is added, no number read."""
-    x, lengths = replay(batch.x, batch.lengths, batch.x.shape[1])
-    return Batch(x, velocity(x, lengths) if with_velocity else None, lengths, batch.index)
+def another_take(x: Tensor, lengths: Tensor, yaw: float) -> tuple[Tensor, Tensor]:
+    """Clips as another camera, body, cut and pace might have given them: turned and stretched, then `replay`.
+
+    Args:
+        yaw: standard deviation of the angle about the vertical axis, degrees.
+    """
+    return replay(RandomTurn(yaw, TAKE_TILT, TAKE_STRETCH)(x), lengths)
 
 
-def another_take(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Clips as another camera, body, cut and pace might have given them: turned and stretched, then `replay`."""
-    return replay(RandomTurn(TAKE_YAW, TAKE_TILT, TAKE_STRETCH)(x), lengths)
+def choose_yaw(setting: float | Literal["auto"], tensors: ClipTensors, train: IntArray) -> float:
+    """The standard deviation, degrees, by which clips are turned about the vertical: the setting, or as they face.
+
+    A camera that nobody has trained with may see people from farther aside than all of the training clips show, and
+    turns cost what is told apart by its direction alone: hence WIDER times as far as the training clips face apart.
+
+    Args:
+        setting: degrees, or auto. train: int64 [N], the training clips.
+    """
+    if setting != "auto":
+        return setting
+    first = tensors.frames[tensors.offsets[torch.from_numpy(train).to(tensors.offsets.device)]]
+    return min(WIDER * facing_deviation(first.view(len(first), -1, 3)), MOST_YAW)
+
+
+def facing_deviation(poses: Tensor) -> float:
+    """How far clips face apart: the standard deviation, degrees, of the angles about Y that bring poses together.
+
+    Each pose is turned onto the mean of all, and the mean made anew from the turned poses, until it stands still
+    (Procrustes analysis in the horizontal plane). Joints that are exactly zero are absent and do not count.
+
+    Args:
+        poses: [N, J, 3], one of each clip, such as its first frame; at least 1.
+    """
+    present = (poses != 0).any(2)
+    centre = poses.sum(1, keepdim=True) / present.sum(1).clamp(min=1)[:, None, None]
+    x, _, z = ((poses - centre) * present[:, :, None]).double().unbind(2)
+    flat = torch.complex(x, z)
+    flat = flat / flat.abs().square().sum(1, keepdim=True).sqrt().clamp(min=1e-12)
+    mean = flat.mean(0)
+    for _ in range(PROCRUSTES_ROUNDS):
+        turns = torch.sgn((flat.conj() * mean).sum(1))
+        mean = (flat * turns[:, None]).mean(0)
+    angles = torch.angle(turns * turns.mean().conj())
+    return math.degrees(float(angles.std(correction=0)))

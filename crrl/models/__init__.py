@@ -1,7 +1,7 @@
 """The method, module by module, as in Section III of the paper."""
 
 from crrl.models.contrast import ContrastiveMotionLearner
-from crrl.models.features import FeatureExtractor, Pooling
+from crrl.models.features import FeatureExtractor, FeatureKind
 from crrl.models.fusion import InformationFuser
 from crrl.models.layers import Encoder, MLPHead
 from crrl.models.reconstruction import Decoder, SequenceReconstructor
@@ -11,8 +11,8 @@ __all__ = [
     "Decoder",
     "Encoder",
     "FeatureExtractor",
+    "FeatureKind",
     "InformationFuser",
     "MLPHead",
-    "Pooling",
     "SequenceReconstructor",
 ]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from crrl.models.layers import Encoder
 from crrl.reference.motion import temporal_average, temporal_deviation
 
-Pooling = Literal["mean", "moments"]
+FeatureKind = Literal["paper", "tuned"]
 
 
 class FeatureExtractor(nn.Module):
@@ -18,8 +18,8 @@ class FeatureExtractor(nn.Module):
 
     Args:
         encoder: gives D hidden states per layer and frame.
-        pooling: mean, TAP of the top layer (Section IV-B, last paragraph), D features; moments, the mean and the
-            standard deviation over the clip's frames of both layers, 4·D features.
+        kind: paper, TAP of the top layer (Section IV-B, last paragraph), D features; tuned, the mean and the standard
+            deviation over the clip's frames of both layers, 4·D features, fitted by `crrl.features.fit`.
         nuisances: how many directions are shrunk.
 
     Attributes:
@@ -32,11 +32,11 @@ class FeatureExtractor(nn.Module):
     scale: Tensor
     nuisances: Tensor
 
-    def __init__(self, encoder: Encoder, pooling: Pooling = "mean", nuisances: int = 0):
+    def __init__(self, encoder: Encoder, kind: FeatureKind = "paper", nuisances: int = 0):
         super().__init__()
         self.encoder = encoder
-        self.pooling = pooling
-        size = encoder.features * (1 if pooling == "mean" else 4)
+        self.kind = kind
+        size = encoder.features * (1 if kind == "paper" else 4)
         device = next(encoder.parameters()).device
         self.register_buffer("center", torch.zeros(size, device=device))
         self.register_buffer("scale", torch.ones(size, device=device))
@@ -56,7 +56,7 @@ class FeatureExtractor(nn.Module):
 
     def pooled(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Hidden states of coordinates x [B, T, J·3], pooled and no more, [B, F]."""
-        if self.pooling == "mean":
+        if self.kind == "paper":
             return self.encoder.pooled(x, lengths)
         layers = self.encoder.each_layer(x, lengths)
         return torch.cat([pool(h, lengths) for pool in (temporal_average, temporal_deviation) for h in layers], dim=1)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from crrl.config import Config
 from crrl.data import Batch, ClipTensors
-from crrl.data.augmentation import RandomTurn, noise, replayed, rotation, shear
+from crrl.data.augmentation import RandomTurn, noise, rotation, shear
 from crrl.data.clips import IntArray
-from crrl.features import encode, encode_takes
+from crrl.features import encode
 from crrl.methods import PhasePlan
 from crrl.models import ContrastiveMotionLearner, Decoder, Encoder, InformationFuser, SequenceReconstructor
 from crrl.optim import Follow
@@ -65,10 +65,9 @@ class Phase:
         teacher: gives TAP(f_t(x)) of a batch, for a plan that has one.
         turn: turns what the encoders read; the clip as it is remains what is recited and what the teacher saw.
         velocity_scale: factor of the velocities that the key encoder reads.
-        takes: clips are cut and at another pace in every batch, for each encoder anew; they are so recited.
 
     Attributes:
-        name: of the phase. with_velocity: whether its batches are to hold velocities; those of takes are computed here.
+        name: of the phase. with_velocity: whether its batches are to hold velocities.
         losses: names of the loss and, after it, of its parts.
     """
 
@@ -80,12 +79,10 @@ class Phase:
         teacher: Teacher | None = None,
         turn: RandomTurn = NO_TURN,
         velocity_scale: float = 1.0,
-        takes: bool = False,
     ):
-        self.module, self._turn, self._velocity_scale, self._takes = module, turn, velocity_scale, takes
+        self.module, self._turn, self._velocity_scale = module, turn, velocity_scale
         self.name = plan.step
-        self._recites_velocity = "velocity" in plan.recite
-        self.with_velocity = not takes and (plan.contrast == "velocity" or self._recites_velocity)
+        self.with_velocity = plan.contrast == "velocity" or "velocity" in plan.recite
         self.losses = ("loss", *module.losses)
         self._augment = None if plan.contrast is None else AUGMENTATIONS.get(plan.contrast)
         self._ranks, self._teacher = ranks, teacher
@@ -99,31 +96,20 @@ class Phase:
     def loss(self, batch: Batch, share: Share) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to minimise and its parts to report, means over the rank's share of a batch."""
         target = None if self._teacher is None else self._teacher.features(batch)
-        alone, shown = self._ranks.size == 1, self._shown(batch, self._recites_velocity)
-        seen, (view, view_lengths) = self._turn(shown.x), self._view(batch)
-        loss, parts, keys = self.module(
-            shown.x, shown.lengths, target, view, shown.v, seen, enqueue=alone, view_lengths=view_lengths
-        )
+        alone, seen, view = self._ranks.size == 1, self._turn(batch.x), self._view(batch)
+        loss, parts, keys = self.module(batch.x, batch.lengths, target, view, batch.v, seen, enqueue=alone)
         if keys is not None and not alone:
             self._keys = self._ranks.gather(keys, share)
         return loss, parts
 
-    def _shown(self, batch: Batch, with_velocity: bool) -> Batch:
-        return replayed(batch, with_velocity) if self._takes else batch
-
-    def _view(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
-        """What the key encoder sees: velocities, turned by angles of their own and scaled, or augmented coordinates.
-
-        And its lengths, where they are its own.
-        """
+    def _view(self, batch: Batch) -> Tensor | None:
+        """What the key encoder sees: velocities, turned by angles of their own and scaled, or augmented coordinates."""
         if self.module.learner is None:
-            return None, None
-        shown = self._shown(batch, with_velocity=self._augment is None)
-        lengths = shown.lengths if self._takes else None
+            return None
         if self._augment is not None:
-            return self._augment(shown.x), lengths
-        assert shown.v is not None
-        return self._velocity_scale * self._turn(shown.v), lengths
+            return self._augment(batch.x)
+        assert batch.v is not None
+        return self._velocity_scale * self._turn(batch.v)
 
     def after_step(self) -> None:
         """What happens once the weights are updated."""
@@ -138,31 +124,20 @@ class Teacher:
         encoder: the encoder; no gradient ever reaches it.
         tensors: the clips. train: int64 [N_train], those it will be asked about.
         dropout: leave its dropout on, and compute its features anew for each batch.
-        takes: without dropout, its features are the mean over a clip and this many other takes of it.
-        silent: show no bar.
     """
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        tensors: ClipTensors,
-        train: IntArray,
-        dropout: bool,
-        takes: int = 0,
-        silent: bool = False,
-    ):
+    def __init__(self, encoder: Encoder, tensors: ClipTensors, train: IntArray, dropout: bool):
         self._encoder = encoder.requires_grad_(False).train(dropout)
         self._cached: Tensor | None = None
         if not dropout:
             index = torch.from_numpy(train)
             known = encode(encoder.pooled, tensors, index)
-            known = sum(encode_takes(encoder.pooled, tensors, index, takes, silent), known) / (1 + takes)
             self._cached = known.new_zeros(len(tensors.labels), known.shape[1])
             self._cached[index.to(known.device)] = known
 
     @torch.no_grad()
     def features(self, batch: Batch) -> Tensor:
-        """TAP of the teacher's hidden states (Algorithm 1, line 30), or its mean over takes, [B, D]."""
+        """TAP of the teacher's hidden states (Algorithm 1, line 30), [B, D]."""
         if self._cached is None:
             return self._encoder.pooled(batch.x, batch.lengths)
         return self._cached[batch.index]

@@ -9,7 +9,7 @@ import torch
 
 from crrl.config import Config, Switch
 from crrl.data import ClipTensors, Prepared
-from crrl.data.augmentation import TAKE_STRETCH, RandomTurn
+from crrl.data.augmentation import RandomTurn, choose_yaw
 from crrl.errors import CrrlError
 from crrl.features import encode, fit
 from crrl.methods import METHODS, PhasePlan, first_alone
@@ -60,6 +60,9 @@ def fast_paths(config: Config, device: torch.device) -> dict[str, tuple[str, str
 class Trainer:
     """Runs the phases of a method in a run folder, from the start or from its checkpoint.
 
+    Attributes:
+        yaw: by how many degrees clips are turned about the vertical, a standard deviation.
+
     Raises:
         CrrlError: the training clips do not fill a batch, or the given teacher does not fit.
     """
@@ -72,6 +75,7 @@ class Trainer:
         self.tensors = ClipTensors(prepared.clips, device)
         self.train_clips = prepared.clips.split(config.split_name).train
         self.device = device
+        self.yaw = choose_yaw(config.turn_yaw, self.tensors, self.train_clips)
         self.phases = METHODS[config.method]
         self._plans = {phase.step: self._plan(phase) for phase in self.phases}
         self._given: Encoder | None = None
@@ -119,10 +123,10 @@ class Trainer:
 
     def _save(self, path: Path, encoder: Encoder, method: str) -> None:
         if self.ranks.rank == 0:
-            features = FeatureExtractor(encoder.eval(), self.config.features.pooling)
+            features = FeatureExtractor(encoder.eval(), self.config.features)
             train = torch.from_numpy(self.train_clips)
             pooled = encode(features.pooled, self.tensors, train)
-            fit(features, self.tensors, train, pooled, self.config.features)
+            fit(features, self.tensors, train, pooled, self.yaw)
             save_encoder(path, features, self.prepared, method)
         self.ranks.wait()  # the others read it only once it is there
 
@@ -131,17 +135,12 @@ class Trainer:
         if plan.teacher or plan.start == "previous":
             previous = self._load_first(self.run.teacher_path).to(self.device)
         if plan.teacher and previous is not None:
-            ser = self.config.ser
-            teacher = Teacher(
-                previous, self.tensors, self.train_clips, ser.teacher_dropout, ser.teacher_takes, self.ranks.rank > 0
-            )
+            teacher = Teacher(previous, self.tensors, self.train_clips, self.config.ser.teacher_dropout)
         torch.manual_seed(self._plans[plan.step].seed)
         compiled = fast_paths(self.config, self.device)["decoder"][0] == "compiled"
         module = build_module(plan, self.config, self.tensors.channels, previous, compiled)
-        turns = self.config.turns
-        turn = RandomTurn(turns.turn_yaw, turns.turn_tilt, TAKE_STRETCH if turns.takes else 0.0)
         scale = self.config.cml.velocity_scale
-        return Phase(plan, module.to(self.device), self.ranks, teacher, turn, scale, turns.takes)
+        return Phase(plan, module.to(self.device), self.ranks, teacher, RandomTurn(self.yaw), scale)
 
     def _load_first(self, path: Path) -> Encoder:
         """The first phase's encoder from its file.

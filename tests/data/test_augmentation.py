@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from crrl.data.augmentation import (
     another_take,
     noise,
-    replay,
     rotation,
     rotation_matrix,
     shear,
@@ -126,7 +125,7 @@ def test_another_take_is_a_stretched_and_turned_piece_at_another_pace() -> None:
     time = torch.arange(frames, dtype=torch.float64)[:, None] * torch.ones(3, dtype=torch.float64)
     x = torch.cat([basis(clips, frames), time.expand(clips, frames, 3)], dim=2)  # a fourth joint tells the time
     lengths = torch.randint(10, frames + 1, (clips,))
-    take, after = another_take(x, lengths)
+    take, after = another_take(x, lengths, 90)
     assert after.max() == take.shape[1]
     clocks = []
     for clip, length, count in zip(take, lengths.tolist(), after.tolist(), strict=True):
@@ -157,31 +156,10 @@ def test_another_take_keeps_zeros_single_frames_and_precision() -> None:
     for row, length in enumerate(lengths):
         x[row, length:] = 0
     with torch.autocast("cpu", torch.bfloat16):
-        take, after = another_take(x, lengths)
+        take, after = another_take(x, lengths, 90)
     assert take.dtype == torch.float32
     assert (after[lengths == 1] <= 2).all()
     assert not take[:, :, 3:6].any()
     assert take.isfinite().all()
     for clip, count in zip(take, after, strict=True):
         assert clip[:count, :3].any(1).all()
-
-
-def test_a_replay_fits_the_frames_there_are_and_looks_at_no_number() -> None:
-    x, lengths = (
-        torch.arange(1.0, 9)[:, None].expand(200, 8, 3),
-        torch.randint(1, 9, (200,)),
-    )  # a frame tells its number
-    torch.manual_seed(1)
-    free, needed = replay(x, lengths)
-    assert free.shape[1] == needed.max() > 8
-    torch.manual_seed(1)
-    played, after = replay(x, lengths, 8)
-    assert played.shape == x.shape
-    assert torch.equal(after, needed.clamp(max=8))
-    for clip, count, whole, count_of_whole in zip(played, after, free, needed, strict=True):
-        assert torch.equal(clip[0], whole[0])
-        if count > 1:  # played faster, not cut off
-            torch.testing.assert_close(clip[count - 1], whole[count_of_whole - 1])
-        assert clip[:count].all()
-        assert not clip[count:].any()
-    assert replay(x.to("meta"), lengths.to("meta"), 8)[0].shape == x.shape

@@ -30,7 +30,7 @@ def test_the_mean_is_tap() -> None:
 
 def test_moments_are_mean_and_deviation_of_both_layers_over_the_clips_own_frames() -> None:
     model, x = encoder(), clips()
-    features = FeatureExtractor(model, "moments")(x, LENGTHS)
+    features = FeatureExtractor(model, "tuned")(x, LENGTHS)
     lower = torch.nn.GRU(9, 8, bidirectional=True, batch_first=True)
     lower.load_state_dict({name: w for name, w in model.gru.state_dict().items() if "_l0" in name})
     for row, length in enumerate(LENGTHS.tolist()):
@@ -40,7 +40,7 @@ def test_moments_are_mean_and_deviation_of_both_layers_over_the_clips_own_frames
 
 
 def test_features_are_shifted_and_scaled() -> None:
-    model = FeatureExtractor(encoder(), "moments")
+    model = FeatureExtractor(encoder(), "tuned")
     plain = model(clips(), LENGTHS)
     model.center.fill_(0.5)
     model.scale.fill_(3)
@@ -48,12 +48,12 @@ def test_features_are_shifted_and_scaled() -> None:
 
 
 def test_what_is_fitted_lies_where_the_encoder_does() -> None:
-    model = FeatureExtractor(encoder().to("meta"), "moments")
+    model = FeatureExtractor(encoder().to("meta"), "tuned")
     assert {buffer.device.type for buffer in model.buffers()} == {"meta"}
 
 
 def test_nuisances_leave_the_rest_and_of_themselves_what_their_length_says() -> None:
-    model = FeatureExtractor(encoder(), "moments", nuisances=2)
+    model = FeatureExtractor(encoder(), "tuned", nuisances=2)
     size = len(model.center)
     plain = model(clips(), LENGTHS)
     axes = torch.linalg.qr(torch.randn(size, size, generator=torch.Generator().manual_seed(0)))[0]

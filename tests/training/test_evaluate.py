@@ -143,8 +143,7 @@ def test_features_of_another_recipe_need_no_other_run(run: Path, capsys: pytest.
 def test_features_of_a_recipe_are_those_that_its_own_runs_have(clip_folder: Path, tmp_path: Path) -> None:
     epochs = ["--epochs-ser", "1", "--method", "ser", "--data", str(clip_folder)]
     results = []
-    papers = ["--pooling", "mean", "--feature-deviation", "None", "--feature-takes", "0", "--feature-neighbours", "0"]
-    for name, own in (("without", papers), ("with", [])):
+    for name, own in (("without", ["--features", "paper"]), ("with", [])):
         options = ["--dataset", "folder", "--recipe", "tuned", "--hidden-size", "8", *own, *epochs]
         train.main([*options, "--out", str(tmp_path / name)])
         evaluate.main([str(tmp_path / name), "--protocol", "retrieval", *(["--features", "tuned"] if own else [])])

@@ -42,7 +42,7 @@ def test_a_run_begun_on_the_gpu_is_evaluated_and_finished_on_the_cpu(options: li
 
 def test_features_are_fitted_where_the_encoder_was_trained(options: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
-    features = ["--pooling", "moments", "--feature-deviation", "0.1", "--feature-takes", "2"]
+    features = ["--features", "tuned"]
     assert train.main([*options, *features, "--device", "cuda", "--out", str(run)]) == 0
     nuisances = crrl.load(run).features.nuisances
     assert nuisances.isfinite().all()

@@ -36,10 +36,10 @@ class FixedTeacher:
         return batch.x.new_ones(len(batch.x), 12)
 
 
-def start(plan: PhasePlan, turn: RandomTurn = RandomTurn(), takes: bool = False) -> Phase:  # noqa: B008
+def start(plan: PhasePlan, turn: RandomTurn = RandomTurn()) -> Phase:  # noqa: B008
     module = build_module(plan, SETTINGS, 9, previous=Encoder(9, 6, dropout=0))
     teacher = FixedTeacher() if plan.teacher else None
-    return Phase(plan, module, Ranks(), teacher, turn, takes=takes)  # type: ignore[arg-type]
+    return Phase(plan, module, Ranks(), teacher, turn)  # type: ignore[arg-type]
 
 
 PLANS = sorted({plan for phases in METHODS.values() for plan in phases}, key=str)
@@ -65,11 +65,10 @@ def make(phase: Phase, device: str = "cpu", max_norm: float = 0.0) -> tuple[Step
 
 @every_phase
 @pytest.mark.parametrize("max_norm", [0.0, 1.0])
-@pytest.mark.parametrize("takes", [False, True])
-def test_no_number_of_a_device_is_looked_at(plan: PhasePlan, max_norm: float, takes: bool) -> None:
+def test_no_number_of_a_device_is_looked_at(plan: PhasePlan, max_norm: float) -> None:
     """On the meta device there are no numbers: whatever asked for one would raise."""
     with ops.use_backends("gru_layer=torch"):
-        step, _ = make(start(plan, RandomTurn(45, 10), takes), "meta", max_norm)
+        step, _ = make(start(plan, RandomTurn(45, 10)), "meta", max_norm)
         step.begin_epoch(torch.zeros(8, dtype=torch.int64, device="meta"), 0)
         step(Ranks().share(4), full=True)
     assert step.loss.is_meta

@@ -45,7 +45,7 @@ def clip_tensors() -> ClipTensors:
     return ClipTensors(made, DEVICE)
 
 
-def start(tensors: ClipTensors, plan: PhasePlan, dropout: float, takes: bool) -> Phase:
+def start(tensors: ClipTensors, plan: PhasePlan, dropout: float, turned: bool) -> Phase:
     config = Config(
         encoder=EncoderConfig(HIDDEN, dropout),
         cml=ContrastConfig(queue_size=24, momentum_encoder=0.9),
@@ -53,19 +53,19 @@ def start(tensors: ClipTensors, plan: PhasePlan, dropout: float, takes: bool) ->
     )
     previous, train = Encoder(CHANNELS, HIDDEN, dropout).to(DEVICE), torch.arange(CLIPS).numpy()
     teacher = Teacher(previous, tensors, train, dropout=dropout > 0) if plan.teacher else None
-    turn = RandomTurn(45.0, 10.0, 0.1) if takes else RandomTurn()
-    return Phase(plan, build_module(plan, config, CHANNELS, previous).to(DEVICE), Ranks(), teacher, turn, takes=takes)
+    turn = RandomTurn(45.0, 10.0, 0.1) if turned else RandomTurn()
+    return Phase(plan, build_module(plan, config, CHANNELS, previous).to(DEVICE), Ranks(), teacher, turn)
 
 
 PLANS = sorted({plan for phases in METHODS.values() for plan in phases}, key=str)
 every_phase = pytest.mark.parametrize("plan", PLANS, ids=str)
 
 
-def stepped(plan: PhasePlan, dropout: float, capture: bool, takes: bool = False) -> Step:
+def stepped(plan: PhasePlan, dropout: float, capture: bool, turned: bool = False) -> Step:
     """A step at its start, the same one each time."""
     torch.manual_seed(0)
     tensors = clip_tensors()
-    phase = start(tensors, plan, dropout, takes)
+    phase = start(tensors, plan, dropout, turned)
     phase.module.train()
     parameters = [parameter for parameter in phase.module.parameters() if parameter.requires_grad]
     optimizer = FlatAdam(parameters, lr=1e-3, max_norm=1.0, follow=phase.follow, spare=len(phase.losses))
@@ -86,17 +86,17 @@ def losses(step: Step, epochs: int, seed: int = 1) -> Tensor:
 
 
 @every_phase
-@pytest.mark.parametrize(("dropout", "takes"), [(0.0, False), (0.5, False), (0.0, True)])
-def test_captured_and_eager_runs_have_the_same_losses(plan: PhasePlan, dropout: float, takes: bool) -> None:
-    eager, captured = (stepped(plan, dropout, capture, takes) for capture in (False, True))
+@pytest.mark.parametrize(("dropout", "turned"), [(0.0, False), (0.5, False), (0.0, True)])
+def test_captured_and_eager_runs_have_the_same_losses(plan: PhasePlan, dropout: float, turned: bool) -> None:
+    eager, captured = (stepped(plan, dropout, capture, turned) for capture in (False, True))
     want, got = losses(eager, 3), losses(captured, 3)
     torch.testing.assert_close(got, want, rtol=SAME, atol=0)
     torch.testing.assert_close(captured.sums, eager.sums, rtol=SAME, atol=0)
     weights, others = eager.optimizer.flat, captured.optimizer.flat
     assert (others - weights).norm() <= 1e-2 * weights.norm()  # Adam lets a gradient that is all rounding move a weight
     assert int(captured.number) == int(eager.number) == 12
-    if dropout or takes:  # it matters which numbers it draws
-        other = losses(stepped(plan, dropout, False, takes), 3, seed=2)
+    if dropout or turned:  # it matters which numbers it draws
+        other = losses(stepped(plan, dropout, False, turned), 3, seed=2)
         assert (other - want).abs().max() > 3 * SAME * want.abs().max()
 
 
@@ -110,9 +110,9 @@ def test_the_fused_step_has_the_references_losses(plan: PhasePlan) -> None:
 
 
 @every_phase
-@pytest.mark.parametrize("takes", [False, True])
-def test_a_step_waits_for_nothing(plan: PhasePlan, takes: bool) -> None:
-    step = stepped(plan, 0.5, False, takes)
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_step_waits_for_nothing(plan: PhasePlan, turned: bool) -> None:
+    step = stepped(plan, 0.5, False, turned)
     losses(step, 1)
     step.begin_epoch(step.order.clone(), 0)
     torch.cuda.synchronize()

@@ -8,13 +8,11 @@ import torch
 from torch import Tensor
 
 from crrl.data import Batch, Clips, ClipTensors
-from crrl.data.augmentation import RandomTurn, replay
-from crrl.features import encode, encode_takes
-from crrl.methods import CML, METHODS, SER
+from crrl.data.augmentation import RandomTurn, choose_yaw, facing_deviation
+from crrl.methods import CML, SER
 from crrl.models import ContrastiveMotionLearner, Decoder, Encoder, InformationFuser, SequenceReconstructor
-from crrl.reference.losses import distillation_loss
-from crrl.reference.motion import temporal_average, velocity
-from crrl.training.phases import Phase, Teacher
+from crrl.reference.motion import velocity
+from crrl.training.phases import Phase
 from crrl.training.ranks import Ranks
 
 
@@ -138,47 +136,29 @@ def tensors() -> ClipTensors:
     return ClipTensors(clips, torch.device("cpu"))
 
 
-def test_a_teacher_gives_the_mean_over_a_clip_and_other_takes_of_it() -> None:
-    torch.manual_seed(10)
-    encoder, known, train = Encoder(15, 6).eval(), tensors(), np.array([0, 1, 3, 4])
-    teacher = Teacher(encoder, known, train, dropout=False, takes=3)
-    index = torch.from_numpy(train)
-    takes = [encode(encoder.pooled, known, index), *encode_takes(encoder.pooled, known, index, 3)]
-    given = teacher.features(known.batch(torch.tensor([3, 0])))
-    torch.testing.assert_close(given, torch.stack(takes).mean(0)[[2, 0]])
-    assert not torch.allclose(given, takes[0][[2, 0]])
+def test_facing_is_measured_in_degrees_about_the_vertical_wherever_clips_stand_and_however_large_they_are() -> None:
+    generator = torch.Generator().manual_seed(10)
+    pose = torch.randn(15, 3, generator=generator) * torch.tensor([0.3, 0.8, 0.1])
+    angles = torch.randn(2000, generator=generator) * torch.pi / 6
+    cos, sin = angles.cos()[:, None], angles.sin()[:, None]
+    x, y, z = (pose + 0.02 * torch.randn(2000, 15, 3, generator=generator)).unbind(2)
+    poses = torch.stack([cos * x + sin * z, y, cos * z - sin * x], 2)
+    poses = poses * (1 + torch.rand(2000, 1, 1, generator=generator)) + torch.randn(2000, 1, 3, generator=generator)
+    assert facing_deviation(poses) == pytest.approx(30, rel=0.05)
+    poses[:, 11] = 0  # a joint that is never seen
+    assert facing_deviation(poses) == pytest.approx(30, rel=0.05)
 
 
-def test_with_takes_a_cut_clip_at_another_pace_is_turned_and_recited() -> None:
-    torch.manual_seed(11)
-    student, turn = METHODS["crrl"][1], RandomTurn(yaw=45, stretch=0.1)
-    fuser = InformationFuser(SequenceReconstructor(Encoder(15, 6, dropout=0), Decoder(12, 15, 5, dropout=0)), 2.0)
-    assert fuser.reconstructor is not None
-    assert fuser.mlp is not None
-    one = tensors().batch(torch.arange(5))
-    teacher = Teacher(Encoder(15, 6), tensors(), np.arange(5), dropout=False, takes=2)
-    torch.manual_seed(12)
-    loss, parts = Phase(student, fuser, Ranks(), teacher, turn, takes=True).loss(one, Ranks().share(5))
-    torch.manual_seed(12)
-    x, lengths = replay(one.x, one.lengths, one.x.shape[1])
-    h = fuser.encoder(turn(x), lengths)
-    l_r = fuser.reconstructor.loss_r(x, h, lengths)
-    l_d = distillation_loss(teacher.features(one), fuser.mlp(temporal_average(h, lengths)))
-    torch.testing.assert_close(parts, {"loss_r": l_r.detach(), "loss_d": l_d.detach()})
-    torch.testing.assert_close(loss, l_r + 2 * l_d)
+def test_poses_that_face_alike_or_show_nobody_do_not_differ() -> None:
+    pose = torch.randn(1, 9, 3, generator=torch.Generator().manual_seed(11))
+    assert facing_deviation(pose.repeat(5, 1, 1)) == pytest.approx(0, abs=1e-3)
+    assert facing_deviation(pose) == pytest.approx(0, abs=1e-3)
+    assert facing_deviation(torch.zeros(4, 9, 3)) == 0
 
 
-def test_with_takes_the_keys_are_of_a_cut_and_pace_of_their_own() -> None:
-    one, turn, expected = tensors().batch(torch.arange(5)), RandomTurn(yaw=45), learner()
-    phase = Phase(CML, InformationFuser(learner=learner()), Ranks(), turn=turn, velocity_scale=10.0, takes=True)
-    assert not phase.with_velocity, "it computes those of the takes"
-    torch.manual_seed(14)
-    loss, _ = phase.loss(one, Ranks().share(5))
-    torch.manual_seed(14)
-    frames = one.x.shape[1]
-    x, lengths = replay(one.x, one.lengths, frames)
-    seen = turn(x)
-    other, view_lengths = replay(one.x, one.lengths, frames)
-    assert not torch.equal(lengths, view_lengths)
-    h, keys = expected.encode(seen, 10 * turn(velocity(other, view_lengths)), lengths, view_lengths)
-    torch.testing.assert_close(loss, expected.loss(temporal_average(h, lengths), keys))
+def test_auto_turns_three_times_as_far_as_the_training_clips_face_apart_and_a_number_as_far_as_it_says() -> None:
+    known, train = tensors(), np.array([0, 1, 3])
+    assert choose_yaw(12.5, known, train) == 12.5
+    first = known.frames[known.offsets[torch.from_numpy(train)]].view(3, 5, 3)
+    assert choose_yaw("auto", known, train) == min(3 * facing_deviation(first), 90)
+    assert choose_yaw("auto", known, train[:1]) == pytest.approx(0, abs=1e-3)
