@@ -24,8 +24,8 @@ $(READY): pyproject.toml constraints.txt setup.py $(NATIVE)
 # A run that was begun is taken up again where it stopped.
 train: $(READY) ## Pre-train on synthetic data into RUN and evaluate
 	$(BIN)/python -m crrl.train $(if $(wildcard $(RUN)/config.json),--resume $(RUN),\
-		--dataset synthetic --recipe tuned --fused --out $(RUN))
-	$(BIN)/python -m crrl.evaluate $(RUN) --protocol linear --protocol knn
+		--dataset synthetic --recipe tuned --epochs-cml 20 --epochs-ser 20 --fused --out $(RUN))
+	$(BIN)/python -m crrl.evaluate $(RUN) --protocol linear --protocol logistic --protocol knn
 
 # One process a core, each computing on it alone: tests are small, and one thread is all that most can use.
 test: lint ## Lint, then run the tests

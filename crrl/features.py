@@ -21,6 +21,8 @@ TAKES = 6
 """How many other takes of each training clip features are compared on."""
 NEIGHBOURS = 10
 """Clips that are among each other's so many nearest are taken for alike."""
+TRUST = 0.25
+"""How much what tells these apart counts beside what tells takes of one clip apart."""
 MOST_CLIPS = 2048
 """More training clips than twice this many are thinned out before other takes of them are encoded."""
 DIRECTIONS = 256
@@ -96,7 +98,7 @@ def fit(extractor: FeatureExtractor, tensors: ClipTensors, train: Tensor, pooled
     of_takes = _spread(take - known for take in takes)
     extractor.nuisances = _nuisances(of_takes)
     one, other = _neighbours(extractor.shrunk(known))
-    extractor.nuisances = _nuisances(of_takes + _spread([known[one] - known[other]]))
+    extractor.nuisances = _nuisances(of_takes + TRUST * _spread([known[one] - known[other]]))
 
 
 def _spread(differences: Iterable[Tensor]) -> Tensor:

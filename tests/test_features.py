@@ -8,7 +8,7 @@ import torch
 
 from crrl.data import Clips, ClipTensors
 from crrl.data.clips import IntArray
-from crrl.features import STRENGTH, TAKES, encode, encode_takes, fit
+from crrl.features import STRENGTH, TAKES, TRUST, encode, encode_takes, fit
 from crrl.models import Encoder, FeatureExtractor
 
 TRAIN = np.array([0, 2, 3, 5, 6])
@@ -91,7 +91,7 @@ def test_what_tells_takes_and_neighbours_apart_is_shrunk_as_the_formula_says(
     differences = torch.stack([standard[TRAIN[a]] - standard[TRAIN[b]] for a, b in pairs])
     shrunk = fitted(extractor, tensors).double()
     assert extractor.nuisances.shape == (48, 48)
-    expected = standard.double() @ whitening(of_takes + spread(differences))
+    expected = standard.double() @ whitening(of_takes + TRUST * spread(differences))
     torch.testing.assert_close(shrunk, expected, atol=2e-6, rtol=1e-5)
 
 
