@@ -115,7 +115,7 @@ def two_splits(monkeypatch: pytest.MonkeyPatch, loads: list[int]) -> None:
 
     def load(files: list[Path]) -> Clips:
         clips = source.load(files)
-        (split,) = clips.splits.values()
+        split = clips.split("default")
         return replace(clips, splits={"default": split, "other": Split(split.test["all"], {"all": split.train})})
 
     monkeypatch.setitem(sources.SOURCES, "folder", replace(source, load=load))

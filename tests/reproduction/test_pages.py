@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crrl.reproduction import TARGETS, Settings, make_plan, measured_by, write_page
+from crrl.reproduction import write_page
 from crrl.reproduction.plan import Plan
 from crrl.reproduction.records import Record
 from crrl.reproduction.results import Cell, Difference, collect
@@ -109,7 +109,7 @@ def test_the_csv_has_the_same_cells(plan_of: Planner, fill: Filler, tmp_path: Pa
     plan = plan_of("table6", "nw-ucla", seeds=3)
     write_page(plan, fill_table_6(plan, fill), tmp_path / "out", "")
     rows = list(csv.DictReader((tmp_path / "out" / "table6.csv").open()))
-    assert len(rows) == 8 * 4
+    assert len(rows) == (8 + 1) * 4, "Rand-Enc is a row already, raw is not"
     (crrl,) = [row for row in rows if (row["row"], row["reading"], row["tests"]) == ("CRRL", "last epoch", "all")]
     assert float(crrl["ours_mean"]) == pytest.approx(87.0)
     assert float(crrl["difference"]) == pytest.approx(3.2)
@@ -184,7 +184,7 @@ def test_the_same_runs_measured_another_way_have_no_paper_beside_them(
     plan_of: Planner, fill: Filler, tmp_path: Path
 ) -> None:
     by_linear = plan_of("table6", "nw-ucla")
-    plan = make_plan("table6-knn", measured_by(TARGETS["table6"], "knn"), ["nw-ucla"], Settings())
+    plan = by_linear.measured_by("knn")
     assert [run.name for run in plan.runs] == [run.name for run in by_linear.runs]
     for run in plan.runs:
         runs = fill(run, "knn", 80.0)
@@ -192,7 +192,9 @@ def test_the_same_runs_measured_another_way_have_no_paper_beside_them(
     assert text.startswith("# Table VI: fusion strategies, by knn\n")
     assert rows_of(text, 1)["CRRL"] == "80.0"
     assert "paper's" not in text
-    assert [row.name for row in measured_by(TARGETS["table5"], "linear").rows] == ["CRRL (Ours)"], "none that is quoted"
+    by_linear = plan_of("table5", "nw-ucla").measured_by("linear")
+    assert [row.name for row in by_linear.target.rows] == ["CRRL (Ours)"], "none that is quoted"
+    assert [(number, seeds[0][0].config.method) for (number, _), seeds in by_linear.cells.items()] == [(0, "crrl")]
 
 
 def test_an_order_needs_numbers_that_differ(plan_of: Planner, fill: Filler, tmp_path: Path) -> None:

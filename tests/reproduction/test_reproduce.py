@@ -27,7 +27,7 @@ def test_a_table_its_figure_and_a_run_that_was_cut_off(
     assert quick("table4", clip_folder, tmp_path) == 0
     page = tmp_path / "pages" / "table4.md"
     assert capsys.readouterr().out == f"page: {page}\n"
-    (crrl,) = tmp_path.glob("folder-default-crrl-paper-quick-seed0-*")
+    (crrl,) = tmp_path.glob(f"{clip_folder.name}-default-crrl-paper-quick-seed0-*")
     accuracy = json.loads((crrl / "evaluation-linear.json").read_text())["accuracy_percent"]["crrl, last epoch"]["all"]
     assert f"| CRRL (Ours) | – · {accuracy:.1f} · – |" in page.read_text()
     assert "quick: 2 epochs" in page.read_text()
@@ -37,7 +37,7 @@ def test_a_table_its_figure_and_a_run_that_was_cut_off(
     assert quick("figure6", clip_folder, tmp_path) == 0
     captured = capsys.readouterr()
     assert "2 runs, 0 of them to do" in captured.err
-    rows = (tmp_path / "pages" / "figure6-folder-default.csv").read_text().splitlines()
+    rows = (tmp_path / "pages" / f"figure6-{clip_folder.name}-default.csv").read_text().splitlines()
     assert len(rows) == 1 + 2 * 2
     right = [float(row.split(",")[3]) for row in rows[1:] if row.split(",")[1] == row.split(",")[2]]
     assert sum(right) / 2 == pytest.approx(accuracy), "5 test clips of each class"
