@@ -302,11 +302,8 @@ def data_sets(datasets: Sequence[str], folders: Sequence[Path]) -> dict[str, Dat
 
 def _names(folders: Sequence[Path]) -> list[str]:
     """Ends of the folders' paths, the shortest that tell all apart, from data sets too."""
-    for parts in count(1):
-        names = ["/".join(folder.parts[-parts:]) for folder in folders]
-        if len({*names, *DATASETS}) == len(names) + len(DATASETS):
-            return names
-    raise AssertionError
+    longer = (["/".join(folder.parts[-parts:]) for folder in folders] for parts in count(1))
+    return next(names for names in longer if len({*names, *DATASETS}) == len(names) + len(DATASETS))
 
 
 def make_plan(name: str, target: Target, datasets: Sequence[str], settings: Settings) -> Plan:
