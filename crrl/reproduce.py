@@ -12,7 +12,7 @@ import tyro
 
 from crrl.config import Dataset, Precision, Recipe
 from crrl.errors import CrrlError, Interrupted, run_command
-from crrl.reproduction import TARGETS, Campaign, Settings, TargetName, make_plan, measured_by, write_page
+from crrl.reproduction import TARGETS, Campaign, Settings, TargetName, make_plan, write_page
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,13 @@ class ReproduceOptions:
     out: Path | None = None
     """Folder of the pages; without it RUNS/pages."""
     data: tuple[Path, ...] = ()
-    """Folders of data sets; each set is taken from the first that has it. Without it $CRRL_DATA."""
-    protocol: Literal["linear", "knn"] | None = None
-    """Measure another way than the paper's table; the page is then called TARGET-PROTOCOL and has no paper's number."""
+    """Folders of data sets; each set is taken from the first that has it, but each folder of clips of your own (folder)
+    is a data set, called as the folder is. Without it $CRRL_DATA."""
+    protocol: tuple[Literal["linear", "knn", "logistic"], ...] = ()
+    """Measure another way than the paper's table, or several; the page is then called TARGET-PROTOCOL and has no
+    paper's number."""
+    jobs: int = 1
+    """Runs at a time: of several each is a process of one thread; a single one takes all cores."""
     precision: Precision = "fp32"
     """bf16: matrix products in bfloat16."""
     fused: bool = True
@@ -47,6 +51,8 @@ class ReproduceOptions:
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise CrrlError(f"--seeds is {self.seeds}: at least 1 is needed")
+        if self.jobs < 1:
+            raise CrrlError(f"--jobs is {self.jobs}: at least 1 is needed")
         if self.quick and self.seeds > 1:
             raise CrrlError("--quick is a smoke test of 1 seed: leave out --seeds, or --quick")
         if self.protocol and self.target.startswith("figure"):
@@ -61,23 +67,26 @@ def main(arguments: list[str] | None = None) -> int:
     """Run and write; returns the exit code: 1 where a run failed."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = tyro.cli(ReproduceOptions, prog="python -m crrl.reproduce", args=arguments)
-    name, target = str(options.target), TARGETS[options.target]
-    if options.protocol not in (None, target.protocol):
-        name, target = f"{name}-{options.protocol}", measured_by(target, options.protocol)
-    plan = make_plan(name, target, options.dataset, options.settings)
+    own = TARGETS[options.target].protocol
+    plan = make_plan(str(options.target), TARGETS[options.target], options.dataset, options.settings)
     for dataset, reason in plan.skipped.items():
         print(f"{dataset} is left out: {reason}", file=sys.stderr)
-    campaign = Campaign(plan, options.runs)
-    print(f"{len(plan.runs)} runs, {len(campaign.missing())} of them to do, in {campaign.runs}", file=sys.stderr)
+    protocols = dict.fromkeys(options.protocol or (own,))
+    plans = [plan if protocol == own else plan.measured_by(protocol) for protocol in protocols]
+    campaign = Campaign(plans, options.runs, options.jobs)
+    to_do = f"{len(campaign.missing())} of them to do"
+    print(f"{len(campaign.planned)} runs, {to_do}, in {campaign.runs}", file=sys.stderr)
     command = shlex.join(["python", "-m", "crrl.reproduce", *arguments])
     out = options.out or options.runs / "pages"
     try:
         campaign.work()
     except Interrupted:
-        page = write_page(plan, campaign.runs, out, command, with_figures=False)
-        print(f"page of what there is: {page}; the same command goes on", file=sys.stderr)
+        for plan in plans:
+            page = write_page(plan, campaign.runs, out, command, with_figures=False)
+            print(f"page of what there is: {page}; the same command goes on", file=sys.stderr)
         raise
-    print(f"page: {write_page(plan, campaign.runs, out, command)}")
+    for plan in plans:
+        print(f"page: {write_page(plan, campaign.runs, out, command)}")
     for name, reason in campaign.failures.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
     return 1 if campaign.failures else 0

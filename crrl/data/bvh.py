@@ -43,7 +43,7 @@ class Skeleton:
 
 
 def load(files: list[Path]) -> Clips:
-    """Read the clips that `find_files` found: labels.csv, classes and the split "default" as `folder` has them.
+    """Read the clips that `find_files` found: labels.csv, classes and splits as `folder` has them.
 
     Joints, in the file's unit of length, are all of the file's, End Sites (tips of head, hands and feet) included.
 

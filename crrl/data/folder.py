@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from crrl.data.clips import Clips, FloatArray, IntArray, Split, check_clip
+from crrl.data.folds import validation_folds
 from crrl.errors import CrrlError
 from crrl.files import explain_damage, explain_os_errors
 
@@ -99,9 +100,10 @@ def read_clip(path: Path) -> FloatArray:
 
 
 def load(files: list[Path], contents: Iterable[object] | None = None) -> Clips:
-    """Read the clips that `find_files` found, with one split, "default".
+    """Read the clips that `find_files` found, with the split "default" and folds of its training clips alone.
 
-    Its test clips are those marked test in the column split; without that column, every fifth clip of each class.
+    The test clips of "default" are those marked test in the column split; without that column, every fifth clip of each
+    class. They are on neither side of the folds (`validation_folds`).
 
     Args:
         files: labels.csv, then the clip files. contents: a clip, [T, J, 3], of each of these; None: they hold arrays.
@@ -126,7 +128,8 @@ def load(files: list[Path], contents: Iterable[object] | None = None) -> Clips:
             f"{labels_path} needs clips for training and for testing: mark some of each in its column split"
         )
     split = Split(np.flatnonzero(~test), {"all": np.flatnonzero(test)})
-    return replace(clips, names=tuple(row["file"] for row in rows), splits={"default": split})
+    splits = {"default": split, **validation_folds(split.train, clips.labels, clips.subjects)}
+    return replace(clips, names=tuple(row["file"] for row in rows), splits=splits)
 
 
 def _every_fifth(labels: IntArray) -> np.ndarray:

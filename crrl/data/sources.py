@@ -144,6 +144,23 @@ def data_root(dataset: str, data: Path | None) -> Path:
     return root
 
 
+def own_folders(folders: Sequence[Path]) -> list[Path]:
+    """Those of `folders` (none: $CRRL_DATA) that are read as `folder`, whole or damaged: absolute, each once.
+
+    Raises:
+        CrrlError: one was prepared, and its manifest is damaged or of another version.
+    """
+    root = os.environ.get("CRRL_DATA")
+    given = folders or ([Path(root)] if root else [])
+    return [place for place in dict.fromkeys(Path(os.path.abspath(each)) for each in given) if _is_own(place)]
+
+
+def _is_own(root: Path) -> bool:
+    if prepared.is_prepared(root):
+        return prepared.read_manifest(root)["dataset"] in FORMATS
+    return (root / folder.LABELS).is_file()
+
+
 def prepare(dataset: str, data: Path | None, split: str, steps: Preprocessing) -> Prepared:
     """The preprocessed data set, from the cache when its content and these steps were prepared before.
 

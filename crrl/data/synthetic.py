@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crrl.data.clips import Clips, IntArray, Split
+from crrl.data.folds import validation_folds
 
 Array = npt.NDArray[np.float64]
 Pose = Mapping[str, Array | float]
@@ -239,7 +240,8 @@ def generate(seed: int = 0) -> Clips:
     """Make the data set: 14 actions, 12 subjects, 2 repetitions, 3 cameras, 1008 clips at 30 frames a second.
 
     Frames are float32 [ΣT, 25, 3] in metres in the camera's frame (x to the camera's left, y up, z away from it). The
-    splits are "cross-subject" (the default), "cross-view", and "validation" within the former's training half.
+    splits are "cross-subject" (the default), "cross-view", and within the former's training half "validation" and the
+    folds "validation-1" to "validation-4", of two subjects each.
 
     Args:
         seed: at least 0; the same seed gives the same clips.
@@ -256,19 +258,20 @@ def generate(seed: int = 0) -> Clips:
     labels, subjects, views = np.array(facts, np.int64).T
     classes = tuple(_ACTIONS)
     made = Clips.from_arrays(clips, labels=labels, names=names, class_names=classes, subjects=subjects, views=views)
-    made.splits.update(_splits(subjects, views))
+    made.splits.update(_splits(labels, subjects, views))
     return made
 
 
-def _splits(subjects: IntArray, views: IntArray) -> dict[str, Split]:
+def _splits(labels: IntArray, subjects: IntArray, views: IntArray) -> dict[str, Split]:
     def split(train: npt.NDArray[np.bool_], test: npt.NDArray[np.bool_]) -> Split:
         return Split(np.flatnonzero(train), {"all": np.flatnonzero(test)})
 
-    return {
+    known = {
         "cross-subject": split(subjects <= 8, subjects > 8),
         "cross-view": split(views != 1, views == 1),
         "validation": split(subjects <= 6, (subjects > 6) & (subjects <= 8)),
     }
+    return known | validation_folds(known["cross-subject"].train, labels, subjects)
 
 
 def _stream(seed: int, kind: str, *key: int) -> np.random.Generator:

@@ -6,10 +6,10 @@ from crrl.reproduction import alternatives, paper
 from crrl.reproduction.alternatives import AlternativeName
 from crrl.reproduction.campaign import Campaign
 from crrl.reproduction.pages import write_page
-from crrl.reproduction.paper import PaperName, measured_by
+from crrl.reproduction.paper import PaperName
 from crrl.reproduction.plan import Settings, make_plan
 
 TargetName = Literal[PaperName, AlternativeName]
 TARGETS = paper.TARGETS | alternatives.TARGETS
 
-__all__ = ["TARGETS", "Campaign", "Settings", "TargetName", "make_plan", "measured_by", "write_page"]
+__all__ = ["TARGETS", "Campaign", "Settings", "TargetName", "make_plan", "write_page"]

@@ -1,27 +1,33 @@
-"""Runs what a plan lacks, one process a run: resumes what was cut off, and goes on where one fails."""
+"""Runs what plans lack, one process a run: resumes what was cut off, and goes on where one fails."""
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 from tqdm import tqdm
 
 from crrl.errors import catch_stop_signals
 from crrl.files import explain_os_errors
+from crrl.reproduction.paper import Protocol
 from crrl.reproduction.plan import Plan, Run
 from crrl.reproduction.records import Record, commit, epochs_done
 from crrl.runs import RunFolder
 
-LOOK_EVERY = 0.5
-"""Seconds between looks at a run's progress."""
+LOOK_EVERY = 0.1
+"""Seconds between looks at the processes at work."""
 AGAIN = "wait for it, then run the same command again"
+Process = subprocess.Popen[bytes]
+Work = Generator[Process, None, None]
+"""Something that is done step by step: it yields the process that it waits for, and ends it at once when closed."""
 
 
 class Failed(Exception):
@@ -33,84 +39,113 @@ class Busy(Exception):
 
 
 class Campaign:
-    """Trains and evaluates the runs of a plan below the folder `runs`.
+    """Trains and evaluates the runs of plans, which may share them, below the folder `runs`.
+
+    Args:
+        jobs: runs at a time. Of several each is a process of one thread; a single one takes all cores.
 
     Raises:
         CrrlError: the folder cannot be written.
     """
 
-    def __init__(self, plan: Plan, runs: Path):
-        self.plan, self.runs = plan, runs
+    def __init__(self, plans: Sequence[Plan], runs: Path, jobs: int = 1):
+        self.plans, self.runs, self.jobs = plans, runs, jobs
         self.commit = commit()
         self.failures: dict[str, str] = {}
         self._busy: set[str] = set()
+        self._done: dict[str, int] = {}
         with explain_os_errors(self.runs, "create"):
             self.runs.mkdir(parents=True, exist_ok=True)
 
-    def evaluation(self, run: Run) -> Path | None:
-        """The file that the run's evaluation leaves; None: it is not tested."""
-        protocol = self.plan.target.protocol
-        if protocol == "loss" or run.name not in self.plan.tested:
-            return None
-        return self.runs / run.name / f"evaluation-{protocol}.json"
+    @cached_property
+    def planned(self) -> list[Run]:
+        """The runs of all plans, each once, first phases before what needs them."""
+        return list({run.name: run for plan in self.plans for run in plan.runs}.values())
 
     def missing(self) -> list[Run]:
         """Runs that are not trained, or not evaluated."""
+        return [run for run in self.planned if not self._trained(run) or self._untested(run)]
 
-        def done(run: Run) -> bool:
-            evaluation = self.evaluation(run)
-            return self._trained(run) and (evaluation is None or evaluation.exists())
-
-        return [run for run in self.plan.runs if not done(run)]
+    def _untested(self, run: Run) -> list[Protocol]:
+        """The protocols by which a run is still to be evaluated."""
+        wanted = dict.fromkeys(plan.target.protocol for plan in self.plans if plan.tests(run))
+        folder = self.runs / run.name
+        return [protocol for protocol in wanted if not (folder / f"evaluation-{protocol}.json").exists()]
 
     def work(self) -> None:
         """Do all that is missing; what fails is in `failures` afterwards, by the run's name.
 
         Raises:
-            Interrupted: a signal came; the run at work has saved its checkpoint.
+            Interrupted: a signal came; the runs at work have saved their checkpoints.
         """
         missing = self.missing()
         if not missing:
             return
-        total, started = sum(run.work for run in missing), time.perf_counter()
-        shown = 0.2 if sys.stderr.isatty() else 60
-        with tqdm(total=total, unit="clip", desc=self.plan.name, mininterval=shown) as bar:
-            before = 0
-            for number, run in enumerate(missing, 1):
-                say(bar, f"[{number}/{len(missing)}] {run.name}{time_left(bar, started)}")
-                self._attempt(run, lambda done, before=before: move(bar, before + done))  # type: ignore[misc]
-                before += run.work
-                move(bar, before)
+        total, shown = sum(run.work for run in missing), 0.2 if sys.stderr.isatty() else 60
+        with (
+            tqdm(total=total, unit="clip", desc=self.plans[0].name, mininterval=shown) as bar,
+            catch_stop_signals() as signals,
+        ):
+            self._work(missing, bar, signals)
 
-    def _attempt(self, run: Run, advance: Callable[[int], None]) -> None:
+    def _work(self, missing: list[Run], bar: tqdm, signals: list[int]) -> None:
+        """Keep so many runs at work until all are done, or a signal is there, which then goes to all of them."""
+        started, waiting = time.perf_counter(), list(missing)
+        active: dict[str, Work] = {}
+        try:
+            while waiting or active:
+                while len(active) < self.jobs and (run := next_ready(waiting, active)):
+                    waiting.remove(run)
+                    number = len(missing) - len(waiting)
+                    say(bar, f"[{number}/{len(missing)}] {run.name}{time_left(bar, started)}")
+                    active[run.name] = self._attempt(run)
+                processes = {name: next(work, None) for name, work in active.items()}
+                active = {name: work for name, work in active.items() if processes[name]}
+                move(bar, sum(self._done.values()))
+                if signals:
+                    return stop([process for process in processes.values() if process], signals[0])
+                if len(active) == len(processes):
+                    time.sleep(LOOK_EVERY)
+        finally:
+            for work in active.values():
+                work.close()
+
+    def _attempt(self, run: Run) -> Work:
         folder = self.runs / run.name
         try:
             with alone(folder) as lock:
                 record = Record.read(folder)
                 record.failure = ""
                 try:
-                    self._complete(run, record, lock, advance)
+                    yield from self._complete(run, record, lock)
                 except Failed as error:
                     record.failure = self.failures[run.name] = str(error)
                 record.write(folder)
         except Busy as error:
             self.failures[run.name] = str(error)
             self._busy.add(run.name)
+        self._done[run.name] = run.work
 
-    def _complete(self, run: Run, record: Record, lock: int, advance: Callable[[int], None]) -> None:
+    def _complete(self, run: Run, record: Record, lock: int) -> Work:
         if not self._trained(run):
             if run.first is not None and not self._trained(run.first):
                 if run.first.name in self._busy:
                     raise Busy(f"another process works on its first phase, {run.first.name}: {AGAIN}")
                 raise Failed(f"its first phase, {run.first.name}, failed")
-            self._train(run, record, lock, advance)
-        if self.evaluation(run) is not None:
-            self._evaluate(run, lock)
+            yield from self._train(run, record, lock)
+        if protocols := self._untested(run):
+            command = ["-m", "crrl.evaluate", *run.evaluation(self.runs, *protocols)]
+            yield from execute(command, self.runs / run.name / "evaluate.log", lock, self._environment, lambda: None)
 
     def _trained(self, run: Run) -> bool:
         return RunFolder(self.runs / run.name).encoder_path.exists()
 
-    def _train(self, run: Run, record: Record, lock: int, advance: Callable[[int], None]) -> None:
+    @property
+    def _environment(self) -> dict[str, str]:
+        """Of the processes."""
+        return dict(os.environ) if self.jobs == 1 else {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def _train(self, run: Run, record: Record, lock: int) -> Work:
         folder = self.runs / run.name
         command = ["-m", "crrl.train", *run.training(self.runs)]
         record.command = shlex.join(["python", *command])
@@ -123,43 +158,41 @@ class Campaign:
 
         def look() -> None:
             record.seconds = before + time.perf_counter() - since
-            advance(epochs_done(folder) * run.material.train_clips)
+            self._done[run.name] = epochs_done(folder) * run.material.train_clips
 
         try:
-            execute(command, folder / "train.log", lock, look)
+            yield from execute(command, folder / "train.log", lock, self._environment, look)
         finally:
             look()
             record.write(folder)
 
-    def _evaluate(self, run: Run, lock: int) -> None:
-        folder = self.runs / run.name
-        command = ["-m", "crrl.evaluate", *run.evaluation(self.runs, self.plan.target.protocol)]
-        execute(command, folder / "evaluate.log", lock, lambda: None)
+
+def next_ready(waiting: Sequence[Run], active: Container[str]) -> Run | None:
+    """The first run whose own first phase neither waits nor is at work; None where there is none."""
+    names = {run.name for run in waiting}
+    return next(
+        (run for run in waiting if not run.first or not (run.first.name in names or run.first.name in active)), None
+    )
 
 
-def execute(command: list[str], log: Path, lock: int, look: Callable[[], None]) -> None:
+def execute(command: list[str], log: Path, lock: int, environment: Mapping[str, str], look: Callable[[], None]) -> Work:
     """Run Python with these arguments in a process group of its own, its output in `log`; `look` is called meanwhile.
 
     Raises:
         Failed: it did not end well; with its last line.
-        Interrupted: a signal came, was passed on, and the process has ended; a second one ends it at once.
     """
-    with explain_os_errors(log, "write"), open(log, "wb") as output, catch_stop_signals() as signals:
+    with explain_os_errors(log, "write"), open(log, "wb") as output:
         process = subprocess.Popen(
             [sys.executable, *command],
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
             pass_fds=(lock,),
+            env=environment,
         )
         try:
-            told = False
             while process.poll() is None:
-                if signals and not told:
-                    process.send_signal(signals[0])
-                    told = True
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(LOOK_EVERY)
+                yield process
                 look()
         finally:
             if process.poll() is None:
@@ -167,6 +200,14 @@ def execute(command: list[str], log: Path, lock: int, look: Callable[[], None]) 
                 process.wait()
     if process.returncode != 0:
         raise Failed(reason(process.returncode, log))
+
+
+def stop(processes: Sequence[Process], signum: int) -> None:
+    """Pass a signal on, and wait until all have saved and ended."""
+    for process in processes:
+        process.send_signal(signum)
+    for process in processes:
+        process.wait()
 
 
 def reason(code: int, log: Path) -> str:

@@ -13,7 +13,7 @@ from crrl.reproduction import figures
 from crrl.reproduction.figures import Missing
 from crrl.reproduction.inspection import Inspected, confusion, inspect
 from crrl.reproduction.paper import CONFUSIONS, Column
-from crrl.reproduction.plan import Plan
+from crrl.reproduction.plan import Plan, file_word
 from crrl.reproduction.records import losses
 from crrl.reproduction.results import Scores
 from crrl.reproduction.sheets import write_csv
@@ -38,7 +38,7 @@ class Canvas:
         return f"{self.column.name}, recipe {self.plan.settings.recipe}{self.plan.mark}"
 
     def path(self, suffix: str) -> Path:
-        place = f"{self.column.dataset}-{self.column.splits[0]}"
+        place = f"{file_word(self.column.dataset)}-{self.column.splits[0]}"
         return self.out / f"{self.plan.name}-{place}{suffix}"
 
 

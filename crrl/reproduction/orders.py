@@ -6,7 +6,7 @@ from itertools import combinations, pairwise
 from statistics import fmean
 
 from crrl.reproduction.paper import Column, Target
-from crrl.reproduction.results import VERDICTS, Scores
+from crrl.reproduction.results import FLOORS, VERDICTS, Scores
 
 SHOWN = 4
 """Pairs that changed places which are named; of more the largest."""
@@ -19,6 +19,24 @@ def order_lines(target: Target, scores: Scores, columns: tuple[Column, ...]) -> 
     """
     say = _told_apart if target.against_first else _order
     return [line for column in columns if (line := say(target, scores, column))]
+
+
+def floor_line(target: Target, scores: Scores, columns: tuple[Column, ...]) -> str:
+    """A sentence that names the rows of ours that are below a floor; empty where no floor is known."""
+    said = []
+    for name in FLOORS:
+        known = [column for column in columns if (name, column) in scores.cells and scores.cells[name, column].values]
+        below = {column: _rows_below(target, scores, column, name) for column in known}
+        named = [f"{', '.join(rows)} ({column.name})" for column, rows in below.items() if rows]
+        if known:
+            said.append(f"Below {name}: {'; '.join(named) or 'none'}.")
+    return " ".join(said)
+
+
+def _rows_below(target: Target, scores: Scores, column: Column, floor: str) -> list[str]:
+    bound = scores.cells[floor, column].mean
+    means = [(row.name, scores.cells[number, column].mean) for number, row in enumerate(target.rows)]
+    return [name for name, mean in means if mean is not None and bound is not None and mean < bound]
 
 
 def _told_apart(target: Target, scores: Scores, column: Column) -> str:

@@ -8,18 +8,19 @@ from pathlib import Path
 
 from crrl.files import explain_os_errors, write_file
 from crrl.reproduction.drawings import draw
-from crrl.reproduction.orders import order_lines
-from crrl.reproduction.paper import Column, paper_number
+from crrl.reproduction.orders import floor_line, order_lines
+from crrl.reproduction.paper import Column, Row, paper_number
 from crrl.reproduction.plan import QUICK_EPOCHS, Plan
 from crrl.reproduction.records import Record
-from crrl.reproduction.results import HEADLINES, Scores, collect
+from crrl.reproduction.results import HEADLINES, Key, Overall, Scores, collect, lines, overall
 from crrl.reproduction.sheets import write_csv
 from crrl.runs import RunFolder
 
-KINDS = {"ours": "", "supervised": " (supervised, quoted)", "unsupervised": " (unsupervised, quoted)"}
+KINDS = {"ours": "", "floor": "", "supervised": " (supervised, quoted)", "unsupervised": " (unsupervised, quoted)"}
 FIELDS = (
     *("target", "dataset", "column", "splits", "protocol", "reading", "tests", "row", "kind", "recipe", "quick"),
     *("paper", "ours_mean", "ours_std", "seeds", "difference", "beyond_first", "beyond_first_error"),
+    *("mean_rank", "worst_set", "worst_beyond_first", "worst_beyond_first_error"),
 )
 
 
@@ -87,22 +88,72 @@ def _failures(plan: Plan, runs: Path) -> list[str]:
 
 def _section(plan: Plan, scores: Scores) -> str:
     protocol, reading = plan.target.protocol, scores.reading
-    columns = [column for column in plan.columns if column in scores.columns]
+    columns = _columns(plan, scores)
     headline = reading == HEADLINES[protocol]
     if not columns and not (headline and scores.tests in ("all", "training clips")):
         return ""
     columns = columns or list(plan.columns)
     tests = scores.tests if protocol == "loss" else f"{scores.tests} test clips"
-    title = f"## {protocol}, {reading}, {tests}{plan.mark}"
+    measured = protocol if protocol == reading else f"{protocol}, {reading}"
+    title = f"## {measured}, {tests}{plan.mark}"
     head = [["", *(f"{column.dataset}<br>{column.label}{_size(plan, column, scores.tests)}" for column in columns)]]
     rows = [
-        [row.name + KINDS[row.kind], *(_text(number, column, scores, plan) for column in columns)]
-        for number, row in enumerate(plan.target.rows)
+        [row.name + KINDS[row.kind], *(_text(key, row, column, scores, plan) for column in columns)]
+        for key, row in lines(plan.target)
     ]
     parts = [title, _remarks(scores, headline, plan.target.has_numbers), _markdown(head + rows)]
+    parts.append(floor_line(plan.target, scores, tuple(columns)))
     if headline and protocol != "loss":
         parts.append("\n".join(f"- {line}" for line in order_lines(plan.target, scores, tuple(columns))))
+    if _is_chosen_by(plan, scores):
+        parts.append(_over_sets(plan, scores, columns))
     return "\n\n".join(part for part in parts if part)
+
+
+def _columns(plan: Plan, scores: Scores) -> list[Column]:
+    """The columns that a reading fills."""
+    return [column for column in plan.columns if column in scores.columns]
+
+
+def _is_chosen_by(plan: Plan, scores: Scores) -> bool:
+    """Whether settings are chosen by this reading."""
+    return plan.target.against_first and scores.reading == HEADLINES[plan.target.protocol]
+
+
+def _over_sets(plan: Plan, scores: Scores, columns: list[Column]) -> str:
+    """Each row on all sets at once: by how much it is behind the first where it is worst. Empty for a single set."""
+    found = overall(scores, columns)
+    if not found:
+        return ""
+    first, *_ = names = [row.name for row in plan.target.rows]
+    sets = [_set_name(column, columns) for column in columns]
+    of = f" of {len(plan.columns)}" if len(columns) < len(plan.columns) else ""
+    title = f"### {len(columns)}{of} data sets together: {', '.join(sets)}"
+    text = (
+        f"Mean rank: a row's rank within a set, 1 for the best row, on average over the sets. Worst set: the one in "
+        f"which the row does worst beside “{first}”, and its difference from it there. Rows are sorted by that "
+        "difference: the bold one does best in its worst set."
+    )
+    rows = [["", "mean rank", "worst set"]]
+    for place, row in enumerate(found):
+        name = names[row.number] if place else f"**{names[row.number]}**"
+        rows.append([name, f"{row.rank:.1f}", _worst_text(row, _set_name(row.worst, columns), plan)])
+    lacking = [name for number, name in enumerate(names) if number not in {row.number for row in found}]
+    missing = f"Not in every set: {', '.join(lacking)}." if lacking else ""
+    return "\n\n".join(part for part in (title, text, _markdown(rows), missing) if part)
+
+
+def _set_name(column: Column, columns: list[Column]) -> str:
+    """The data set's name, with the label where another column is of the same."""
+    same = [other for other in columns if other.dataset == column.dataset]
+    return column.name if len(same) > 1 else column.dataset
+
+
+def _worst_text(row: Overall, name: str, plan: Plan) -> str:
+    if row.number == 0:
+        return "the others are held against it"
+    digits = _digits(plan)
+    return f"{name}: {_signed(row.lead, digits)}" + ("" if row.error is None else f" ± {row.error:.{digits}f}")
 
 
 def _elsewhere(plan: Plan) -> str:
@@ -139,11 +190,11 @@ def _digits(plan: Plan) -> int:
     return 2 if plan.target.protocol == "loss" else 1
 
 
-def _text(number: int, column: Column, scores: Scores, plan: Plan) -> str:
+def _text(key: Key, row: Row, column: Column, scores: Scores, plan: Plan) -> str:
     """One cell: paper · ours · difference, or ours · difference from the first row."""
-    row, cell, digits = plan.target.rows[number], scores.cells[number, column], _digits(plan)
+    cell, digits = scores.cells[key, column], _digits(plan)
     paper = "–" if cell.paper is None else f"{cell.paper:.{digits}f}"
-    if row.kind != "ours":
+    if row.kind not in ("ours", "floor"):
         return paper
     ours = "–"
     if cell.mean is not None:
@@ -151,7 +202,7 @@ def _text(number: int, column: Column, scores: Scores, plan: Plan) -> str:
         if len(cell.values) < plan.settings.seeds:
             ours += f" ({len(cell.values)} of {plan.settings.seeds} seeds)"
     if plan.target.against_first:
-        found = scores.beyond_first(number, column)
+        found = scores.beyond_first(key, column)
         return f"{ours} · " + (f"{_signed(found.mean, digits)} ± {found.error:.{digits}f}" if found else "–")
     if not plan.target.has_numbers:
         return ours
@@ -179,7 +230,7 @@ def _runs(plan: Plan, runs: Path) -> str:
         time = f"{record.seconds:.0f} s" if record.seconds else "–"
         rows.append([f"`{run.name}`", time, ", ".join(record.commits) or "–", state])
         commands.append(record.command or shlex.join(["python", "-m", "crrl.train", *run.training(runs)]))
-        if plan.target.protocol != "loss" and run.name in plan.tested:
+        if plan.tests(run):
             evaluation = run.evaluation(runs, plan.target.protocol)
             commands.append(shlex.join(["python", "-m", "crrl.evaluate", *evaluation]))
     return "\n\n".join(["## Runs", _markdown(rows), "```sh\n" + "\n".join(commands) + "\n```"])
@@ -188,16 +239,28 @@ def _runs(plan: Plan, runs: Path) -> str:
 def _csv_rows(plan: Plan, scores: list[Scores]) -> Iterable[tuple[object, ...]]:
     settings = plan.settings
     for each in scores:
-        for (number, column), cell in each.cells.items():
-            row = plan.target.rows[number]
-            yield (
-                *(plan.name, column.dataset, column.label, " ".join(column.splits), plan.target.protocol),
-                *(each.reading, each.tests, row.name, row.kind, settings.recipe, "yes" if settings.quick else "no"),
-                *(cell.paper, cell.mean, cell.std, len(cell.values) if row.kind == "ours" else None, cell.difference),
-                *_beyond(plan, each, number, column),
-            )
+        together = _together(plan, each)
+        for key, row in lines(plan.target):
+            for column in plan.columns:
+                cell = each.cells[key, column]
+                seeds = len(cell.values) if row.kind in ("ours", "floor") else None
+                yield (
+                    *(plan.name, column.dataset, column.label, " ".join(column.splits), plan.target.protocol),
+                    *(each.reading, each.tests, row.name, row.kind),
+                    *(settings.recipe, "yes" if settings.quick else "no"),
+                    *(cell.paper, cell.mean, cell.std, seeds, cell.difference),
+                    *_beyond(plan, each, key, column),
+                    *together.get(key, (None,) * 4),
+                )
 
 
-def _beyond(plan: Plan, scores: Scores, number: int, column: Column) -> tuple[float | None, float | None]:
-    found = scores.beyond_first(number, column) if plan.target.against_first else None
+def _beyond(plan: Plan, scores: Scores, key: Key, column: Column) -> tuple[float | None, float | None]:
+    found = scores.beyond_first(key, column) if plan.target.against_first else None
     return (found.mean, found.error) if found else (None, None)
+
+
+def _together(plan: Plan, scores: Scores) -> dict[Key, tuple[object, ...]]:
+    """The fields of all sets together, by row, where the page has them."""
+    columns = _columns(plan, scores)
+    rows = overall(scores, columns) if _is_chosen_by(plan, scores) else []
+    return {row.number: (row.rank, _set_name(row.worst, columns), row.lead, row.error) for row in rows}

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from crrl.methods import Method
 
-Protocol = Literal["linear", "knn", "loss"]
+Protocol = Literal["linear", "knn", "logistic", "loss"]
 PaperName = Literal[
     "table1",
     "table2",
@@ -24,13 +24,16 @@ PaperName = Literal[
     "figure7",
     "figure8",
 ]
-RowKind = Literal["ours", "supervised", "unsupervised"]
+RowKind = Literal["ours", "supervised", "unsupervised", "floor"]
 Numbers = tuple[float | None, ...]
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: a data set and the split (all of a cross validation's folds) whose accuracies it holds."""
+    """One column: a data set and the split (all of a cross validation's folds) whose accuracies it holds.
+
+    The data set has its name in a configuration; a folder of clips of the user's own has the folder's.
+    """
 
     dataset: str
     label: str
@@ -49,7 +52,8 @@ class Row:
         name: as printed. paper: its numbers, one for each column of the target (None: not printed).
         method: whose encoder is tested; None: the random encoder, or a row that is quoted.
         settings: where the run departs from the recipe, as (name of the option, value).
-        kind: "ours" is run; the others are other papers' results, quoted as this paper prints them.
+        kind: "ours" is run; "floor" is tested beside every run, below all rows; the others are other papers' results,
+            quoted as this paper prints them.
         loss: of a figure of losses, which one: a key of metrics.jsonl.
     """
 
@@ -67,7 +71,7 @@ class Target:
 
     Attributes:
         title: its caption. columns: those the paper has; other data sets get columns of their own (`columns_of`).
-        protocol: what is measured: accuracy by a linear classifier or by 1-NN, or the last epoch's training loss.
+        protocol: what is measured: accuracy by a classifier or by 1-NN, or the last epoch's training loss.
         notes: what a reader must know about the numbers.
         against_first: the rows are held against the first one, not against the paper.
     """
@@ -277,9 +281,12 @@ TARGETS: dict[str, Target] = {
 }
 
 
-def columns_of(target: Target, dataset: str, default_split: str) -> tuple[Column, ...]:
-    """The columns of a data set: the target's own, else those that the data set is known for, else its one split."""
+def columns_of(target: Target, dataset: str, default_split: str, folds: tuple[str, ...] = ()) -> tuple[Column, ...]:
+    """The columns of a data set: the target's own, else `folds` of its training clips, where rows are held against the
+    first one, else those that the data set is known for, else its one split."""
     own = tuple(column for column in target.columns if column.dataset == dataset)
+    if not own and folds and target.against_first:
+        return (Column(dataset, f"training clips, {len(folds)} folds", folds),)
     return own or KNOWN.get(dataset) or (Column(dataset, default_split, (default_split,)),)
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from crrl.config import Config, Dataset, Precision, Recipe, preset
+from crrl.config import DATASETS, Config, Dataset, Precision, Recipe, preset
 from crrl.data import Preprocessing, prepare
+from crrl.data.folds import fold_names
+from crrl.data.sources import own_folders
 from crrl.errors import CrrlError
 from crrl.files import content_hash
 from crrl.methods import METHODS, Method, first_alone
-from crrl.reproduction.paper import Column, Protocol, Row, Target, columns_of
+from crrl.reproduction.paper import Column, Protocol, Row, Target, columns_of, measured_by
 
 QUICK_EPOCHS = 2
 EVALUATION_EPOCHS = 2
@@ -63,12 +67,14 @@ class Material:
     Attributes:
         data: the folder of its files, None: $CRRL_DATA, or none needed. fingerprint: of its clips.
         train_clips: how many train. tests: clips of each test set.
+        folds: splits of the data set that are folds of its training clips alone.
     """
 
     data: Path | None
     fingerprint: str
     train_clips: int
     tests: dict[str, int]
+    folds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,9 +94,16 @@ class Run:
         matter = set(_leaves(_determining(config))).difference(unsaid)
         parts = [f"{name}-{_short(value)}" for name, value in departures(config).items() if name in matter]
         fast = "bf16" if config.precision == "bf16" else ""
-        words = [config.dataset, config.split_name, config.method, *parts, config.recipe, fast, quick]
+        words = [self._dataset, config.split_name, config.method, *parts, config.recipe, fast, quick]
         said = "-".join(word for word in (*words, f"seed{config.seed}", self._hash()[:8]) if word)
         return said.replace("_", "-")
+
+    @property
+    def _dataset(self) -> str:
+        """The data set's name; of clips of the user's own their folder's."""
+        if self.config.dataset != "folder" or self.material.data is None:
+            return self.config.dataset
+        return file_word(self.material.data.name)
 
     def _hash(self) -> str:
         return content_hash([json.dumps(_determining(self.config), sort_keys=True), self.material.fingerprint])
@@ -116,9 +129,11 @@ class Run:
             options += _option(name, value)
         return [*options, "--out", str(runs / self.name)]
 
-    def evaluation(self, runs: Path, protocol: Protocol) -> list[str]:
+    def evaluation(self, runs: Path, *protocols: Protocol) -> list[str]:
         """The arguments of crrl.evaluate that test it."""
-        options = [str(runs / self.name), "--protocol", protocol]
+        options = [str(runs / self.name)]
+        for protocol in protocols:
+            options += ["--protocol", protocol]
         if self.config.device != "auto":
             options += ["--device", self.config.device]
         if self.material.data is not None:
@@ -137,6 +152,11 @@ def _determining(config: Config) -> dict[str, Any]:
     elif not any(phase.teacher for phase in phases):
         settings["ser"] = {key: value for key, value in settings["ser"].items() if key not in TEACHING}
     return settings
+
+
+def file_word(name: str) -> str:
+    """A name, or its first 40 characters, as a part of a file's name."""
+    return re.sub(r"[^\w.]+", "-", name)[:40].strip("-.")
 
 
 def _leaves(settings: dict[str, Any]) -> Iterator[str]:
@@ -219,10 +239,71 @@ class Plan:
         """Names of the runs that stand in a cell; the others are first phases alone."""
         return {run.name for seeds in self.cells.values() for runs in seeds for run in runs}
 
+    def tests(self, run: Run) -> bool:
+        """Whether a run's encoder is evaluated."""
+        return self.target.protocol != "loss" and run.name in self.tested
+
     def beside(self, column: Column, seed: int) -> list[list[Run]]:
-        """For each split of a column the runs beside which the random encoder of a seed is tested."""
+        """For each split of a column the runs beside which the floors of a seed are tested: all of them have the same.
+
+        Of a target that is held against its first row those of this row, as others may prepare clips in another way.
+        """
         rows = [seeds[seed] for (_, other), seeds in self.cells.items() if other == column]
-        return [list(runs) for runs in zip(*rows, strict=True)]
+        return [list(runs) for runs in zip(*rows[: 1 if self.target.against_first else None], strict=True)]
+
+    def measured_by(self, protocol: Protocol) -> Plan:
+        """The same runs measured another way, on a page of its own."""
+        numbers = [number for number, row in enumerate(self.target.rows) if row.kind == "ours"]
+        cells = {(numbers.index(number), column): runs for (number, column), runs in self.cells.items()}
+        return replace(self, name=f"{self.name}-{protocol}", target=measured_by(self.target, protocol), cells=cells)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set to look for: its name in a configuration, and who finds its clips."""
+
+    dataset: Dataset
+    finder: Finder
+
+    def material(self, split: str, settings: Settings) -> Material:
+        """A split as the recipe prepares it.
+
+        Raises:
+            CrrlError: it is not at hand.
+        """
+        return self.finder.find(settings.config(self.dataset, split))
+
+    def folds(self, settings: Settings) -> tuple[str, ...]:
+        """The folds of its training clips; none where it has none or is not at hand."""
+        try:
+            return self.material(DATASETS[self.dataset].split, settings).folds
+        except CrrlError:
+            return ()
+
+
+def data_sets(datasets: Sequence[str], folders: Sequence[Path]) -> dict[str, DataSet]:
+    """The data sets by the names that pages give them.
+
+    Each folder (none given: $CRRL_DATA) that holds clips of the user's own is one, called as it is; all others are
+    looked for in all folders.
+
+    Raises:
+        CrrlError: a folder was prepared, and its manifest is damaged.
+    """
+    everywhere = Finder(folders)
+    found: dict[str, DataSet] = {}
+    for dataset in datasets:
+        own = own_folders(folders) if dataset == "folder" else []
+        finders = {name: Finder((folder,)) for name, folder in zip(_names(own), own, strict=True)}
+        for name, finder in (finders or {dataset: everywhere}).items():
+            found[name] = DataSet(cast(Dataset, dataset), finder)
+    return found
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Ends of the folders' paths, the shortest that tell all apart, from data sets too."""
+    longer = (["/".join(folder.parts[-parts:]) for folder in folders] for parts in count(1))
+    return next(names for names in longer if len({*names, *DATASETS}) == len(names) + len(DATASETS))
 
 
 def make_plan(name: str, target: Target, datasets: Sequence[str], settings: Settings) -> Plan:
@@ -231,16 +312,17 @@ def make_plan(name: str, target: Target, datasets: Sequence[str], settings: Sett
     Raises:
         CrrlError: none of the data sets is at hand.
     """
-    wanted = list(dict.fromkeys(datasets or (column.dataset for column in target.columns)))
-    if target.against_first:
-        target = replace(target, rows=tuple(row for row in target.rows if _departs(row, target, wanted[0], settings)))
-    finder = Finder(settings.folders)
-    columns, skipped, materials = _search(target, wanted, settings, finder)
+    sets = data_sets(datasets or [column.dataset for column in target.columns], settings.folders)
+    columns, skipped, materials = _search(target, sets, settings)
     if not columns:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
         raise CrrlError(f"no data set for {name} is at hand ({reasons}); --dataset synthetic needs no files")
+    if target.against_first:
+        recipes = [preset(sets[column.dataset].dataset, settings.recipe) for column in columns]
+        rows = tuple(row for row in target.rows if row is target.rows[0] or _departs(row, recipes, settings))
+        target = replace(target, rows=rows)
     cells = {
-        (number, column): [_runs(row, column, seed, finder, settings) for seed in range(settings.seeds)]
+        (number, column): [_runs(row, column, seed, sets[column.dataset], settings) for seed in range(settings.seeds)]
         for number, row in enumerate(target.rows)
         for column in columns
         if row.method is not None
@@ -249,19 +331,19 @@ def make_plan(name: str, target: Target, datasets: Sequence[str], settings: Sett
 
 
 def _search(
-    target: Target, datasets: Sequence[str], settings: Settings, finder: Finder
+    target: Target, sets: Mapping[str, DataSet], settings: Settings
 ) -> tuple[list[Column], dict[str, str], dict[tuple[str, str], Material]]:
     """The columns at hand, what is left out and why, and the splits of the former."""
     columns: list[Column] = []
     skipped: dict[str, str] = {}
     materials: dict[tuple[str, str], Material] = {}
-    for dataset in datasets:
+    for dataset, found in sets.items():
         missing: dict[str, str] = {}
         before = len(columns)
-        for column in _columns(target, dataset, settings):
+        for column in _columns(target, dataset, found, settings):
             try:
                 for split in column.splits:
-                    materials[dataset, split] = finder.find(settings.config(dataset, split))
+                    materials[dataset, split] = found.material(split, settings)
                 columns.append(column)
             except CrrlError as error:
                 missing[column.name] = str(error)
@@ -269,17 +351,18 @@ def _search(
     return columns, skipped, materials
 
 
-def _columns(target: Target, dataset: str, settings: Settings) -> tuple[Column, ...]:
-    columns = columns_of(target, dataset, preset(cast(Dataset, dataset)).split_name)
+def _columns(target: Target, name: str, found: DataSet, settings: Settings) -> tuple[Column, ...]:
+    known = not target.against_first or any(column.dataset == name for column in target.columns)
+    folds = () if known else found.folds(settings)
+    columns = columns_of(target, name, DATASETS[found.dataset].split, folds)
     if settings.quick:
         return (replace(columns[0], splits=columns[0].splits[:1]),)
     return columns
 
 
-def _departs(row: Row, target: Target, dataset: str, settings: Settings) -> bool:
-    """Whether a row is not the recipe again, in this data set; the first one, which is, stays."""
-    config = preset(cast(Dataset, dataset), settings.recipe)
-    return row is target.rows[0] or changed(config, _settings(row, settings)) != config
+def _departs(row: Row, recipes: Sequence[Config], settings: Settings) -> bool:
+    """Whether a row is not the recipe again on all data sets."""
+    return any(changed(recipe, _settings(row, settings)) != recipe for recipe in recipes)
 
 
 def _settings(row: Row, settings: Settings) -> dict[str, Any]:
@@ -320,17 +403,18 @@ class Finder:
             chosen = prepared.clips.split(split)
             tests = {name: len(index) for name, index in chosen.test.items()}
             data = None if folder is None or dataset == "synthetic" else folder.absolute()
-            return Material(data, prepared.fingerprint, len(chosen.train), tests)
+            folds = fold_names(prepared.clips.splits)
+            return Material(data, prepared.fingerprint, len(chosen.train), tests, folds)
         raise CrrlError("; ".join(reasons))
 
 
-def _runs(row: Row, column: Column, seed: int, finder: Finder, settings: Settings) -> list[Run]:
+def _runs(row: Row, column: Column, seed: int, found: DataSet, settings: Settings) -> list[Run]:
     """A run for each split of the column."""
     runs = []
     for split in column.splits:
-        config = replace(settings.config(column.dataset, split), method=cast(Method, row.method), seed=seed)
+        config = replace(settings.config(found.dataset, split), method=cast(Method, row.method), seed=seed)
         config = changed(config, _settings(row, settings))
-        runs.append(make_run(config, finder.find(config)))
+        runs.append(make_run(config, found.finder.find(config)))
     return runs
 
 

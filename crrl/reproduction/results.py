@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -9,16 +10,21 @@ from statistics import fmean, stdev
 from crrl.errors import CrrlError
 from crrl.files import read_json
 from crrl.methods import METHODS
-from crrl.reproduction.paper import Column, paper_number
+from crrl.reproduction.paper import Column, Row, Target, paper_number
 from crrl.reproduction.plan import Plan, Run
 from crrl.reproduction.records import losses
 
-HEADLINES = {"linear": "last epoch", "knn": "1-NN", "loss": "last epoch"}
+HEADLINES = {"linear": "last epoch", "knn": "1-NN", "logistic": "logistic", "loss": "last epoch"}
 """The reading of each protocol that stands for it; all others come after it."""
+Key = int | str
+"""A row by its number, or a floor by its name."""
 Readings = dict[tuple[str, str], float]
 """Numbers of one encoder by (reading, test set)."""
 Found = list[list[Readings]]
 """[seeds][folds]."""
+RANDOM = "random encoder"
+FLOORS = (RANDOM, "raw")
+"""What is tested beside every run: an encoder that has learned nothing, and the coordinates without one."""
 VERDICTS = ("better", "worse", "not told apart")
 T_QUANTILES = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
 """Student's t with 1, 2, ... degrees of freedom exceeds it, up or down, one time in 20; with more less than 2.23."""
@@ -80,34 +86,94 @@ class Cell:
         Seeds of one fold share its clips: they are averaged first, and what is left are the folds. Of a single fold
         the seeds are.
         """
+        found = self._differences(other)
+        return Difference(fmean(found), stdev(found) / len(found) ** 0.5, len(found)) if len(found) > 1 else None
+
+    def lead(self, other: Cell) -> float | None:
+        """The mean of ours less another row's, over the seeds that both have; None where there is none."""
+        found = self._differences(other)
+        return fmean(found) if found else None
+
+    def _differences(self, other: Cell) -> list[float]:
+        """One a fold, or of a single fold one a seed."""
         pairs = [(self.runs[seed], other.runs[seed]) for seed in self.runs if seed in other.runs]
         by_seed = [[a - b for a, b in zip(*pair, strict=True)] for pair in pairs]
         by_fold = [fmean(differences) for differences in zip(*by_seed, strict=True)]
-        found = by_fold if len(by_fold) > 1 else [difference for (difference,) in by_seed]
-        return Difference(fmean(found), stdev(found) / len(found) ** 0.5, len(found)) if len(found) > 1 else None
+        return by_fold if len(by_fold) > 1 else [difference for (difference,) in by_seed]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """A whole table read one way: `reading` as crrl.evaluate names it, on one test set."""
+    """A whole table read one way: `reading` as crrl.evaluate names it, on one test set; of losses without floors."""
 
     reading: str
     tests: str
-    cells: dict[tuple[int, Column], Cell]
+    cells: dict[tuple[Key, Column], Cell]
 
     @property
     def columns(self) -> set[Column]:
         """Columns with any number of ours."""
         return {column for (_, column), cell in self.cells.items() if cell.values}
 
-    def beyond_first(self, number: int, column: Column) -> Difference | None:
-        """A row against the first, which has none itself."""
-        return self.cells[number, column].beyond(self.cells[0, column]) if number else None
+    def beyond_first(self, key: Key, column: Column) -> Difference | None:
+        """A row or a floor against the first row, which has none itself."""
+        return None if key == 0 else self.cells[key, column].beyond(self.cells[0, column])
+
+
+def lines(target: Target) -> list[tuple[Key, Row]]:
+    """The rows of a target and below them the floors, where they are no rows already."""
+    is_row = any(row.kind == "ours" and row.method is None for row in target.rows)
+    shown = () if target.protocol == "loss" else FLOORS[1:] if is_row else FLOORS
+    return [*enumerate(target.rows), *((name, Row(name, kind="floor")) for name in shown)]
+
+
+@dataclass(frozen=True)
+class Overall:
+    """A row on several sets, each a column.
+
+    Attributes:
+        number: of the row. rank: the mean of its ranks, 1 for the best row of a set; equal rows share theirs.
+        worst: where it is least beyond the first row. lead: its lead there, or lag if below 0. error: of that.
+    """
+
+    number: int
+    rank: float
+    worst: Column
+    lead: float
+    error: float | None
+
+
+def overall(scores: Scores, columns: Sequence[Column]) -> list[Overall]:
+    """The rows that all columns have, the one whose worst lead is the best first; none for fewer than two columns."""
+    if len(columns) < 2:
+        return []
+    leads: dict[int, dict[Column, float]] = {}
+    for number in dict.fromkeys(key for key, _ in scores.cells if isinstance(key, int)):
+        found = {column: scores.cells[number, column].lead(scores.cells[0, column]) for column in columns}
+        leads[number] = {column: lead for column, lead in found.items() if lead is not None}
+    whole = [number for number, found in leads.items() if len(found) == len(columns)]
+    ranks = [_ranks({number: leads[number][column] for number in whole}) for column in columns]
+    rows = []
+    for number in whole:
+        worst, lead = min(leads[number].items(), key=lambda item: item[1])
+        beyond = scores.beyond_first(number, worst)
+        rank = fmean(each[number] for each in ranks)
+        rows.append(Overall(number, rank, worst, lead, beyond.error if beyond else None))
+    return sorted(rows, key=lambda row: (-row.lead, row.rank))
+
+
+def _ranks(values: dict[int, float]) -> dict[int, float]:
+    """The place of each, 1 for the largest; equal ones share the mean of theirs."""
+    everyone = values.values()
+    return {
+        number: 1 + sum(other > value for other in everyone) + (sum(other == value for other in everyone) - 1) / 2
+        for number, value in values.items()
+    }
 
 
 def collect(plan: Plan, runs: Path) -> list[Scores]:
     """Every reading of a target's table, the headline on all test clips first."""
-    found = {
+    found: dict[tuple[Key, Column], Found] = {
         (number, column): _found(plan, number, column, runs)
         for number, row in enumerate(plan.target.rows)
         for column in plan.columns
@@ -117,20 +183,24 @@ def collect(plan: Plan, runs: Path) -> list[Scores]:
     known = (key for seeds in found.values() for folds in seeds for fold in folds for key in fold)
     readings = dict.fromkeys([headline, *known])
     ordered = sorted(readings, key=lambda key: key[0] != headline[0])
+    if plan.target.protocol != "loss":
+        found |= {(name, column): _floor(plan, column, name, runs) for name in FLOORS for column in plan.columns}
     return [_scores(plan, reading, tests, found) for reading, tests in ordered]
 
 
-def _scores(plan: Plan, reading: str, tests: str, found: dict[tuple[int, Column], Found]) -> Scores:
-    cells = {}
-    for number, row in enumerate(plan.target.rows):
-        for column in plan.columns:
-            seeds = enumerate(found.get((number, column), []))
-            whole = {
-                seed: tuple(fold[reading, tests] for fold in folds)
-                for seed, folds in seeds
-                if all((reading, tests) in fold for fold in folds)
-            }
-            cells[number, column] = Cell(paper_number(plan.target, row, column), whole)
+def _scores(plan: Plan, reading: str, tests: str, found: dict[tuple[Key, Column], Found]) -> Scores:
+    cells: dict[tuple[Key, Column], Cell] = {
+        (number, column): Cell(paper_number(plan.target, row, column), {})
+        for number, row in enumerate(plan.target.rows)
+        for column in plan.columns
+    }
+    for place, seeds in found.items():
+        whole = {
+            seed: tuple(fold[reading, tests] for fold in folds)
+            for seed, folds in enumerate(seeds)
+            if all((reading, tests) in fold for fold in folds)
+        }
+        cells[place] = Cell(cells[place].paper if place in cells else None, whole)
     return Scores(reading, tests, cells)
 
 
@@ -138,8 +208,7 @@ def _found(plan: Plan, number: int, column: Column, runs: Path) -> Found:
     """What is read in a cell."""
     row = plan.target.rows[number]
     if row.method is None:
-        candidates = [plan.beside(column, seed) for seed in range(plan.settings.seeds)]
-        return [[_random(fold, plan, runs) for fold in folds] for folds in candidates]
+        return _floor(plan, column, RANDOM, runs)
     if row.loss:
         return [[_loss(run, row.loss, runs) for run in folds] for folds in plan.cells[number, column]]
     return [[read(run, plan, runs) for run in folds] for folds in plan.cells[number, column]]
@@ -155,13 +224,17 @@ def _last_phase_epochs(run: Run) -> int:
     return run.config.cml.epochs_cml if step == "cml" else run.config.ser.epochs_ser
 
 
-def _random(candidates: list[Run], plan: Plan, runs: Path) -> Readings:
-    """The random encoder, as tested beside the first of these runs that is evaluated."""
-    return next((found for run in candidates if (found := read(run, plan, runs, random=True))), {})
+def _floor(plan: Plan, column: Column, name: str, runs: Path) -> Found:
+    """What is read of a floor, as tested beside the first run of each split and seed that has it."""
+
+    def beside(candidates: list[Run]) -> Readings:
+        return next((found for run in candidates if (found := read(run, plan, runs, name))), {})
+
+    return [[beside(fold) for fold in plan.beside(column, seed)] for seed in range(plan.settings.seeds)]
 
 
-def read(run: Run, plan: Plan, runs: Path, random: bool = False) -> Readings:
-    """The accuracies, in percent, of a run's encoder or of the random one beside it; none where it is not evaluated.
+def read(run: Run, plan: Plan, runs: Path, floor: str = "") -> Readings:
+    """The accuracies, in percent, of a run's encoder or of a floor beside it; none where it is not evaluated.
 
     Raises:
         CrrlError: the evaluation's file is damaged or of another version.
@@ -169,7 +242,7 @@ def read(run: Run, plan: Plan, runs: Path, random: bool = False) -> Readings:
     path = runs / run.name / f"evaluation-{plan.target.protocol}.json"
     if not path.exists():
         return {}
-    start = "random encoder, " if random else f"{run.config.method}, "
+    start = f"{floor or run.config.method}, "
     try:
         return {
             (row.removeprefix(start), tests): float(accuracy)

@@ -55,6 +55,23 @@ def cached() -> list[Path]:
     return list(cache_folder().iterdir())
 
 
+def test_folders_of_clips_of_ones_own_are_told_from_others(
+    root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path_factory.mktemp("places")
+    prepare_whole("folder", root, place / "own")
+    prepare_whole("synthetic", None, place / "other")
+    (place / "empty").mkdir()
+    own, *rest = (place / name for name in ("own", "other", "empty", "missing"))
+    assert sources.own_folders([*rest, root, own, own, root / ".." / root.name]) == [root, own]
+    monkeypatch.chdir(place)
+    assert sources.own_folders([Path("own")]) == [own]
+    monkeypatch.setenv("CRRL_DATA", str(root))
+    assert sources.own_folders([]) == [root]
+    monkeypatch.delenv("CRRL_DATA")
+    assert sources.own_folders([]) == []
+
+
 def test_a_prepared_set_is_preprocessed_by_its_preprocessor(root: Path) -> None:
     prepared = prepare_folder(root)
     raw = sources.SOURCES["folder"].load(sources.SOURCES["folder"].find_files(root))
@@ -115,7 +132,7 @@ def two_splits(monkeypatch: pytest.MonkeyPatch, loads: list[int]) -> None:
 
     def load(files: list[Path]) -> Clips:
         clips = source.load(files)
-        (split,) = clips.splits.values()
+        split = clips.split("default")
         return replace(clips, splits={"default": split, "other": Split(split.test["all"], {"all": split.train})})
 
     monkeypatch.setitem(sources.SOURCES, "folder", replace(source, load=load))

@@ -201,7 +201,8 @@ def test_left_handers_mirror_right_handers() -> None:
 
 
 def test_splits_cover_and_do_not_overlap(clips: Clips) -> None:
-    assert list(clips.splits) == ["cross-subject", "cross-view", "validation"]
+    folds = [f"validation-{number}" for number in range(1, 5)]
+    assert list(clips.splits) == ["cross-subject", "cross-view", "validation", *folds]
     for name, facts in (("cross-subject", clips.subjects), ("cross-view", clips.views)):
         split = clips.split(name)
         assert not set(facts[split.train]) & set(facts[split.test["all"]])
@@ -215,3 +216,14 @@ def test_validation_lies_within_the_training_half(clips: Clips) -> None:
     assert sorted([*split.train, *split.test["all"]]) == sorted(outer)
     assert set(clips.subjects[split.train]) == set(range(1, 7))
     assert set(clips.subjects[split.test["all"]]) == {7, 8}
+
+
+def test_folds_are_of_two_subjects_of_the_training_half_each(clips: Clips) -> None:
+    outer, held_out = clips.split("cross-subject").train, []
+    for number in range(1, 5):
+        split = clips.split(f"validation-{number}")
+        assert sorted([*split.train, *split.test["all"]]) == sorted(outer)
+        held_out.append(set(clips.subjects[split.test["all"]]))
+        assert not held_out[-1] & set(clips.subjects[split.train])
+    assert list(map(len, held_out)) == [2, 2, 2, 2]
+    assert set.union(*held_out) == set(range(1, 9))

@@ -13,6 +13,7 @@ from crrl.data import Preprocessing
 from crrl.errors import CrrlError
 from crrl.reproduction import TARGETS, Settings, TargetName, make_plan
 from crrl.reproduction.plan import Finder, Material, Plan, Run
+from crrl.reproduction.results import HEADLINES
 
 
 @pytest.fixture
@@ -23,7 +24,8 @@ def plan_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Plan]:
         def look(self: Finder, dataset: str, split: str, steps: Preprocessing) -> Material:
             if dataset not in at_hand:
                 raise CrrlError(f"no files of {dataset}")
-            return Material(None, f"fingerprint of {dataset}", 100, {"all": 40, "clean": 30})
+            folds = ("validation-1", "validation-2") if dataset == "synthetic" else ()
+            return Material(None, f"fingerprint of {dataset}", 100, {"all": 40, "clean": 30}, folds)
 
         monkeypatch.setattr(Finder, "_look", look)
         return make_plan(name, TARGETS[name], datasets or (), replace(Settings(), **settings))
@@ -35,12 +37,14 @@ def plan_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Plan]:
 def fill(tmp_path: Path) -> Callable[..., Path]:
     """Makes the folder of a finished run below tmp_path, evaluated as crrl.evaluate leaves it; returns tmp_path."""
 
-    def make(run: Run, protocol: str, accuracy: float, random: float = 50.0) -> Path:
-        method, reading = run.config.method, {"linear": "last epoch", "knn": "1-NN"}[protocol]
+    def make(run: Run, protocol: str, accuracy: float, random: float = 50.0, raw: float | None = None) -> Path:
+        method, reading = run.config.method, HEADLINES[protocol]
         rows = {
             f"{method}, {reading}": {"all": accuracy, "clean": accuracy - 5},
             f"random encoder, {reading}": {"all": random, "clean": random - 1},
         }
+        if raw is not None:  # files of before it was tested have none
+            rows[f"raw, {reading}"] = {"all": raw, "clean": raw - 2}
         if protocol == "linear":  # the best epoch is 2 points above the last
             best = "best epoch on test"
             rows[f"{method}, {best}"] = {"all": accuracy + 2, "clean": accuracy - 3}

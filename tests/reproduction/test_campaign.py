@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from crrl.errors import Interrupted
 from crrl.reproduction import Campaign, campaign
-from crrl.reproduction.campaign import Busy, Failed, alone, execute
+from crrl.reproduction.campaign import Busy, Failed, Work, alone, execute
 from crrl.reproduction.plan import Plan, Run
 from crrl.reproduction.records import Record
 
@@ -24,22 +26,33 @@ class Fake:
     def __init__(self, failing: str = "nothing fails"):
         self.failing = failing
         self.commands: list[str] = []
+        self.threads: set[str | None] = set()
+        self.events: list[tuple[str, str]] = []
+        """("begins" or "ends", the run's name), in order."""
 
-    def __call__(self, command: list[str], log: Path, lock: int, look: Callable[[], None]) -> None:
+    def __call__(
+        self, command: list[str], log: Path, lock: int, environment: Mapping[str, str], look: Callable[[], None]
+    ) -> Iterator[str]:
         self.commands.append(" ".join(command))
+        self.threads.add(environment.get("OMP_NUM_THREADS"))
+        self.events.append(("begins", log.parent.name))
+        yield "a process"
         look()
+        self.events.append(("ends", log.parent.name))
         if self.failing in log.parent.name:
             raise Failed("the training of cml is no longer finite")
         if "crrl.train" in command:
             (log.parent / "encoder.safetensors").touch()
-        else:
-            (log.parent / f"evaluation-{command[command.index('--protocol') + 1]}.json").write_text("{}")
+        for flag, protocol in pairwise(command):
+            if flag == "--protocol":
+                (log.parent / f"evaluation-{protocol}.json").write_text("{}")
 
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     fake = Fake()
     monkeypatch.setattr(campaign, "execute", fake)
+    monkeypatch.setattr(campaign, "LOOK_EVERY", 0)
     return fake
 
 
@@ -47,29 +60,29 @@ def test_every_run_is_trained_once_and_what_stands_in_a_cell_is_evaluated(
     plan_of: Planner, tmp_path: Path, fake: Fake
 ) -> None:
     plan = plan_of("table4", "nw-ucla", seeds=2)
-    Campaign(plan, tmp_path).work()
+    Campaign([plan], tmp_path).work()
     assert [command.split()[1] for command in fake.commands] == 2 * ["crrl.train", "crrl.train", "crrl.evaluate"]
     record = Record.read(tmp_path / plan.runs[1].name)
     assert f"--teacher {tmp_path / plan.runs[0].name}" in record.command
     assert (len(record.commits), record.failure) == (1, "")
     assert record.seconds > 0
-    Campaign(plan, tmp_path).work()
+    Campaign([plan], tmp_path).work()
     assert len(fake.commands) == 6, "all of it is done"
 
 
 def test_another_table_trains_only_what_it_does_not_share(plan_of: Planner, tmp_path: Path, fake: Fake) -> None:
-    Campaign(plan_of("table4", "nw-ucla"), tmp_path).work()
+    Campaign([plan_of("table4", "nw-ucla")], tmp_path).work()
     fake.commands.clear()
-    Campaign(plan_of("table6", "nw-ucla"), tmp_path).work()
+    Campaign([plan_of("table6", "nw-ucla")], tmp_path).work()
     trained = [command for command in fake.commands if "crrl.train" in command]
     assert len(trained) == 5
     assert not any("--method cml " in command for command in trained)
 
 
 def test_a_protocol_that_is_missing_is_evaluated_without_training(plan_of: Planner, tmp_path: Path, fake: Fake) -> None:
-    Campaign(plan_of("table4", "nw-ucla"), tmp_path).work()
+    Campaign([plan_of("table4", "nw-ucla")], tmp_path).work()
     fake.commands.clear()
-    Campaign(plan_of("table5", "nw-ucla"), tmp_path).work()
+    Campaign([plan_of("table5", "nw-ucla")], tmp_path).work()
     (command,) = fake.commands
     assert command.endswith("--protocol knn")
 
@@ -80,7 +93,7 @@ def test_what_was_cut_off_is_resumed(plan_of: Planner, tmp_path: Path, fake: Fak
     folder.mkdir()
     (folder / "config.json").touch()
     Record("python -m crrl.train ...", ["abc"], 40.0).write(folder)
-    Campaign(plan, tmp_path).work()
+    Campaign([plan], tmp_path).work()
     assert fake.commands[0] == f"-m crrl.train --resume {folder} --device auto"
     record = Record.read(folder)
     assert record.seconds >= 40
@@ -91,7 +104,7 @@ def test_what_was_cut_off_is_resumed(plan_of: Planner, tmp_path: Path, fake: Fak
 def test_a_failed_run_stops_those_that_need_it_and_no_other(plan_of: Planner, tmp_path: Path, fake: Fake) -> None:
     plan = plan_of("table6", "nw-ucla")
     fake.failing = "cross-view-cml-paper"
-    work = Campaign(plan, tmp_path)
+    work = Campaign([plan], tmp_path)
     work.work()
     failed = {run.config.method: work.failures.get(run.name, "") for run in plan.runs}
     assert failed["cml"] == "the training of cml is no longer finite"
@@ -100,8 +113,50 @@ def test_a_failed_run_stops_those_that_need_it_and_no_other(plan_of: Planner, tm
     assert not any(failed[method] for method in ("ser", "cml-ser-joint", "ser-pretrain-cml", "ser-distill-cml"))
     assert Record.read(tmp_path / plan.runs[0].name).failure == failed["cml"]
     fake.failing = "nothing fails"
-    Campaign(plan, tmp_path).work()
+    Campaign([plan], tmp_path).work()
     assert Record.read(tmp_path / plan.runs[0].name).failure == "", "tried again, and well"
+
+
+def test_protocols_are_evaluated_by_one_command_and_only_those_that_are_missing(
+    plan_of: Planner, tmp_path: Path, fake: Fake
+) -> None:
+    plan = plan_of("table6", "nw-ucla")
+    plans = [plan.measured_by("logistic"), plan.measured_by("knn")]
+    Campaign(plans[1:], tmp_path).work()
+    fake.commands.clear()
+    changed = tmp_path / plan.runs[0].name / "evaluation-knn.json"
+    changed.unlink()
+    Campaign(plans, tmp_path).work()
+    assert all("crrl.evaluate" in command for command in fake.commands)
+    assert len(fake.commands) == len(plan.runs)
+    ends = [command.split(" --protocol ", 1)[1] for command in fake.commands]
+    assert ends == ["logistic --protocol knn", *["logistic"] * (len(plan.runs) - 1)]
+    assert Campaign([plan], tmp_path).missing() == plan.runs, "by the table's own protocol"
+
+
+def test_so_many_runs_work_at_a_time_each_after_its_first_phase(plan_of: Planner, tmp_path: Path, fake: Fake) -> None:
+    plan = plan_of("table6", "nw-ucla", seeds=2)
+    Campaign([plan], tmp_path, jobs=3).work()
+    at_work: set[str] = set()
+    most, trained = 0, set()
+    for event, name in fake.events:
+        first = next(run.first for run in plan.runs if run.name == name)
+        assert event == "ends" or first is None or first.name in trained - at_work
+        (at_work.add if event == "begins" else at_work.remove)(name)
+        trained.add(name)
+        most = max(most, len(at_work))
+    assert most == 3
+    assert trained == {run.name for run in plan.runs}
+    assert fake.threads == {"1"}
+
+
+def test_a_single_run_at_a_time_takes_all_cores(
+    plan_of: Planner, tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    Campaign([plan_of("table4", "nw-ucla")], tmp_path).work()
+    assert fake.threads == {None}
+    assert [event for event, _ in fake.events] == ["begins", "ends"] * 3
 
 
 @pytest.fixture
@@ -109,32 +164,73 @@ def lock(tmp_path: Path) -> int:
     return os.open(tmp_path / "lock", os.O_CREAT | os.O_RDWR)
 
 
+def finish(work: Work) -> None:
+    for _ in work:
+        time.sleep(0.01)
+
+
 def test_a_process_that_fails_gives_its_last_line(tmp_path: Path, lock: int) -> None:
-    code = "import sys; print('working'); sys.exit('error: no such folder; give another')"
+    def run(code: str) -> None:
+        finish(execute(["-c", code], tmp_path / "log", lock, os.environ, lambda: None))
+
     with pytest.raises(Failed, match=r"^no such folder; give another$"):
-        execute(["-c", code], tmp_path / "log", lock, lambda: None)
+        run("import sys; print('working'); sys.exit('error: no such folder; give another')")
     with pytest.raises(Failed, match=r"^ended by SIGKILL \(out of memory\?\)$"):
-        execute(["-c", "import os; os.kill(os.getpid(), 9)"], tmp_path / "log", lock, lambda: None)
+        run("import os; os.kill(os.getpid(), 9)")
     with pytest.raises(Failed, match="exit code 3"):
-        execute(["-c", "raise SystemExit(3)"], tmp_path / "log", lock, lambda: None)
+        run("raise SystemExit(3)")
 
 
-def test_a_signal_is_passed_on_once_and_the_process_may_save(tmp_path: Path, lock: int) -> None:
-    code = (
-        "import signal, sys, pathlib, time\n"
-        f"signal.signal(signal.SIGINT, lambda *_: (pathlib.Path({str(tmp_path / 'saved')!r}).touch(), sys.exit(130)))\n"
-        f"pathlib.Path({str(tmp_path / 'ready')!r}).touch()\n"
-        "time.sleep(60)\n"
-    )
+def at_work(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """Has every run execute this Python code, with `here`, its folder, in which it leaves a file "ready"; once two
+    have, SIGINT comes."""
     sent = []
 
-    def look() -> None:
-        if (tmp_path / "ready").exists() and not sent:
-            sent.append(os.kill(os.getpid(), signal.SIGINT))
+    def train(self: Campaign, run: Run, record: Record, lock: int) -> Work:
+        here = self.runs / run.name
 
+        def look() -> None:
+            if len(list(self.runs.glob("*/ready"))) == 2 and not sent:
+                sent.append(os.kill(os.getpid(), signal.SIGINT))
+
+        start = f"import os, pathlib, signal, sys, time\nhere = pathlib.Path({str(here)!r})\n"
+        yield from execute(["-c", start + code], here / "log", lock, os.environ, look)
+
+    monkeypatch.setattr(Campaign, "_train", train)
+
+
+def test_a_signal_is_passed_on_to_all_at_work_which_may_save_and_nothing_else_begins(
+    plan_of: Planner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "signal.signal(signal.SIGINT, lambda *_: (time.sleep(0.3), (here / 'saved').touch(), sys.exit(130)))\n"
+        "(here / 'ready').touch()\n"
+        "time.sleep(60)\n"
+    )
+    at_work(monkeypatch, code)
+    work = Campaign([plan_of("table6", "nw-ucla", seeds=2)], tmp_path, jobs=2)
     with pytest.raises(Interrupted):
-        execute(["-c", code], tmp_path / "log", lock, look)
-    assert (tmp_path / "saved").exists()
+        work.work()
+    assert len(list(tmp_path.glob("*/saved"))) == 2
+    assert len(list(tmp_path.iterdir())) == 2
+    assert not work.failures, "what was stopped has not failed"
+
+
+def test_a_second_signal_ends_all_at_once(plan_of: Planner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        "def ask_again(*_):\n"
+        "    os.mkdir(here.parent / 'asked')\n"  # the first alone can
+        "    os.kill(os.getppid(), signal.SIGINT)\n"
+        "signal.signal(signal.SIGINT, ask_again)\n"
+        "(here / 'ready').write_text(str(os.getpid()))\n"
+        "time.sleep(60)\n"
+    )
+    at_work(monkeypatch, code)
+    with pytest.raises(KeyboardInterrupt):
+        Campaign([plan_of("table6", "nw-ucla")], tmp_path, jobs=2).work()
+    for path in tmp_path.glob("*/ready"):
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(path.read_text()), 0)
 
 
 def test_two_campaigns_do_not_work_on_one_run(tmp_path: Path) -> None:
@@ -144,12 +240,13 @@ def test_two_campaigns_do_not_work_on_one_run(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
 def test_what_waits_for_a_first_phase_at_work_elsewhere_has_not_failed(
-    plan_of: Planner, tmp_path: Path, fake: Fake
+    plan_of: Planner, tmp_path: Path, fake: Fake, jobs: int
 ) -> None:
     plan = plan_of("table4", "nw-ucla")
     first, second = plan.runs
-    work = Campaign(plan, tmp_path)
+    work = Campaign([plan], tmp_path, jobs)
     with alone(tmp_path / first.name):
         work.work()
     assert fake.commands == []
@@ -162,14 +259,15 @@ def test_a_first_phase_that_was_finished_elsewhere_meanwhile_is_used(
 ) -> None:
     plan = plan_of("table4", "nw-ucla")
     first, second = plan.runs
-    work = Campaign(plan, tmp_path)
+    work = Campaign([plan], tmp_path)
     attempt = work._attempt
 
-    def elsewhere(run: Run, advance: Callable[[int], None]) -> None:
+    def elsewhere(run: Run) -> Work:
         if run is not first:
-            return attempt(run, advance)
+            yield from attempt(run)
+            return
         with alone(tmp_path / first.name):
-            attempt(run, advance)
+            yield from attempt(run)
             (tmp_path / first.name / "encoder.safetensors").touch()
 
     monkeypatch.setattr(work, "_attempt", elsewhere)

@@ -6,13 +6,14 @@ import builtins
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from crrl.reproduction import TARGETS, Settings, make_plan, measured_by, write_page
+from crrl.reproduction import write_page
 from crrl.reproduction.plan import Plan
 from crrl.reproduction.records import Record
 from crrl.reproduction.results import Cell, Difference, collect
@@ -109,7 +110,7 @@ def test_the_csv_has_the_same_cells(plan_of: Planner, fill: Filler, tmp_path: Pa
     plan = plan_of("table6", "nw-ucla", seeds=3)
     write_page(plan, fill_table_6(plan, fill), tmp_path / "out", "")
     rows = list(csv.DictReader((tmp_path / "out" / "table6.csv").open()))
-    assert len(rows) == 8 * 4
+    assert len(rows) == (8 + 1) * 4, "Rand-Enc is a row already, raw is not"
     (crrl,) = [row for row in rows if (row["row"], row["reading"], row["tests"]) == ("CRRL", "last epoch", "all")]
     assert float(crrl["ours_mean"]) == pytest.approx(87.0)
     assert float(crrl["difference"]) == pytest.approx(3.2)
@@ -180,11 +181,151 @@ def test_alternatives_are_held_against_the_recipe(plan_of: Planner, fill: Filler
         assert table[row]["beyond_first"] == table[row]["beyond_first_error"] == ""
 
 
+def over_sets(plan: Plan, fill: Filler, by_row: dict[str, tuple[float, ...]]) -> Path:
+    """Fill rows with an accuracy for each column: of every fold, a point more in each fold after the first."""
+    numbers = {row.name: number for number, row in enumerate(plan.target.rows)}
+    for name, accuracies in by_row.items():
+        for column, accuracy in zip(plan.columns, accuracies, strict=False):
+            for fold, run in enumerate(plan.cells[numbers[name], column][0]):
+                runs = fill(run, "linear", accuracy + fold, raw=20.0)
+    return runs
+
+
+SETS = {
+    "the recipe": (70.0, 80.0),
+    "λ_d = 1": (75.0, 78.0),
+    "a teacher of the clip alone": (71.0, 80.5),
+    "turned alone, not other takes": (60.0, 81.0),
+    "features without other takes": (74.0,),
+}
+"""Accuracies on NW-UCLA and on synthetic."""
+
+
+@pytest.fixture
+def two_sets(plan_of: Planner) -> Plan:
+    """Rows that both data sets have, though some are the recipe itself on the second."""
+    plan = plan_of("settings-crrl", "nw-ucla", "synthetic", datasets=["nw-ucla", "synthetic"], recipe="tuned")
+    other = plan_of("settings-crrl", "nw-ucla", datasets=["nw-ucla"], recipe="tuned", seeds=1)
+    assert [row.name for row in plan.target.rows] == [row.name for row in other.target.rows]
+    synthetic = plan.columns[1]
+    for number in range(1, len(plan.target.rows)):  # as if none of them were
+        ((run, *_),) = plan.cells[number, synthetic]
+        departing = [replace(run, config=replace(run.config, seed=100 + number, split=s)) for s in synthetic.splits]
+        plan.cells[number, synthetic] = [departing]
+    return plan
+
+
+def test_over_several_sets_rows_are_sorted_by_their_worst(two_sets: Plan, fill: Filler, tmp_path: Path) -> None:
+    text = write_page(two_sets, over_sets(two_sets, fill, SETS), tmp_path / "out", "").read_text()
+    section = text.split("\n### ")[1].split("\n## ")[0]
+    assert section.startswith("2 data sets together: nw-ucla, synthetic\n")
+    table = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")]
+    assert table[1:] == [
+        ["**a teacher of the clip alone**", "2.0", "synthetic: +0.5 ± 0.0"],
+        ["the recipe", "3.0", "the others are held against it"],
+        ["λ_d = 1", "2.5", "synthetic: −2.0 ± 0.0"],
+        ["turned alone, not other takes", "2.5", "nw-ucla: −10.0 ± 0.0"],
+    ]
+    assert "Not in every set: features without neighbours, features without other takes." in section
+    assert text.count("\n### ") == 2, "by the last epoch, on all and on clean clips; not by one that test clips chose"
+    rows = list(csv.DictReader((tmp_path / "out" / "settings-crrl.csv").open()))
+    headline = [row for row in rows if (row["reading"], row["tests"]) == ("last epoch", "all")]
+    found = {row["row"]: [row[name] for name in list(row)[-4:]] for row in headline}
+    assert found["λ_d = 1"] == ["2.5", "synthetic", "-2.0", "0.0"]
+    assert found["the recipe"][::2] == ["3.0", "0.0"]
+    assert found["features without other takes"] == found["raw"] == [""] * 4
+    assert not any(row["mean_rank"] for row in rows if row["reading"] == "best epoch on test")
+
+
+def test_equal_rows_share_their_ranks(two_sets: Plan, fill: Filler, tmp_path: Path) -> None:
+    names = [row.name for row in two_sets.target.rows]
+    accuracies = dict(zip(names, ((70.0, 80.0), (70.0, 80.0), (70.0, 90.0), (65.0, 80.0)), strict=False))
+    text = write_page(two_sets, over_sets(two_sets, fill, accuracies), tmp_path / "out", "").read_text()
+    section = text.split("\n### ")[1].split("\n## ")[0]
+    ranks = {row.split(" | ")[0]: row.split(" | ")[1] for row in section.splitlines() if " | " in row}
+    assert ranks[f"| {names[0]}"] == ranks[f"| {names[1]}"] == "2.5", "2 of 1, 2, 3 and 3 of 2, 3, 4"
+    assert ranks[f"| **{names[2]}**"] == "1.5"
+    assert ranks[f"| {names[3]}"] == "3.5"
+
+
+def test_a_single_set_is_not_summed_up(plan_of: Planner, fill: Filler, tmp_path: Path) -> None:
+    plan = plan_of("settings-crrl", "nw-ucla", recipe="tuned")
+    for run in plan.runs:
+        runs = fill(run, "linear", 70.0)
+    text = write_page(plan, runs, tmp_path / "out", "").read_text()
+    assert "together" not in text
+    assert not any(row["mean_rank"] for row in csv.DictReader((tmp_path / "out" / "settings-crrl.csv").open()))
+
+
+def test_floors_stand_below_the_rows_and_what_is_below_them_is_named(
+    plan_of: Planner, fill: Filler, tmp_path: Path
+) -> None:
+    plan = plan_of("table8", "nw-ucla", datasets=["nw-ucla"], seeds=2)
+    (column,) = plan.columns
+    for number, accuracy in enumerate([45.0, 62.0, 70.0]):
+        for seed in (0, 1):
+            run = plan.cells[number, column][seed][0]
+            runs = fill(run, "linear", accuracy, random=50.0 + 2 * seed, raw=65.0)
+    text = write_page(plan, runs, tmp_path / "out", "").read_text()
+    rows = rows_of(text, 1)
+    assert list(rows)[-2:] == ["random encoder", "raw"]
+    assert rows["random encoder"] == "– · 51.0 ± 1.4 · –"
+    assert rows["raw"] == "– · 65.0 ± 0.0 · –"
+    below = "Below random encoder: forward (nw-ucla C-View). Below raw: forward, reverse (nw-ucla C-View)."
+    assert text.split("\n## ")[1].count(below) == 1
+    table = list(csv.DictReader((tmp_path / "out" / "table8.csv").open()))
+    floors = [row for row in table if (row["kind"], row["reading"], row["tests"]) == ("floor", "last epoch", "clean")]
+    assert [(row["row"], float(row["ours_mean"]), row["seeds"]) for row in floors] == [
+        ("random encoder", 50.0, "2"),
+        ("raw", 63.0, "2"),
+    ]
+
+
+def test_the_random_encoder_is_no_floor_where_it_is_a_row(plan_of: Planner, fill: Filler, tmp_path: Path) -> None:
+    plan = plan_of("table6", "nw-ucla", seeds=3)
+    text = write_page(plan, fill_table_6(plan, fill), tmp_path / "out", "").read_text()
+    rows = rows_of(text, 1)
+    assert list(rows)[-1] == "raw"
+    assert rows["raw"] == "– · – · –", "files of before it was tested"
+    assert "random encoder" not in rows
+    assert "\nBelow random encoder: none.\n" in text
+    assert "Below raw" not in text
+
+
+def test_floors_of_settings_are_those_beside_the_recipe(plan_of: Planner, fill: Filler, tmp_path: Path) -> None:
+    plan = plan_of("settings-ser", "nw-ucla", recipe="tuned")
+    for (number, _), (runs_of_row,) in reversed(plan.cells.items()):
+        for fold, run in enumerate(runs_of_row):
+            runs = fill(run, "linear", 70.0 + fold, random=40.0 + number, raw=69.0 + 2 * fold + number)
+    rows = rows_of(write_page(plan, runs, tmp_path / "out", "").read_text(), 1)
+    assert rows["random encoder"] == "40.0 · −32.5 ± 0.8"
+    assert rows["raw"] == "74.0 · +1.5 ± 0.8"
+
+
+def test_losses_have_no_floors(plan_of: Planner, tmp_path: Path) -> None:
+    plan = plan_of("figure4", "ntu60", quick=True)
+    log_losses(plan, tmp_path)
+    text = write_page(plan, tmp_path, tmp_path / "out", "").read_text()
+    assert "\n| raw |" not in text
+    assert "\n| random encoder |" not in text
+
+
+def test_logistic_is_a_way_to_measure(plan_of: Planner, fill: Filler, tmp_path: Path) -> None:
+    plan = plan_of("table6", "nw-ucla").measured_by("logistic")
+    for run in plan.runs:
+        runs = fill(run, "logistic", 80.0, random=60.0, raw=70.0)
+    text = write_page(plan, runs, tmp_path / "out", "").read_text()
+    assert "\n## logistic, all test clips\n" in text
+    rows = rows_of(text, 1)
+    assert (rows["CRRL"], rows["Rand-Enc"], rows["raw"]) == ("80.0", "60.0", "70.0")
+    assert "--protocol logistic" in text
+
+
 def test_the_same_runs_measured_another_way_have_no_paper_beside_them(
     plan_of: Planner, fill: Filler, tmp_path: Path
 ) -> None:
     by_linear = plan_of("table6", "nw-ucla")
-    plan = make_plan("table6-knn", measured_by(TARGETS["table6"], "knn"), ["nw-ucla"], Settings())
+    plan = by_linear.measured_by("knn")
     assert [run.name for run in plan.runs] == [run.name for run in by_linear.runs]
     for run in plan.runs:
         runs = fill(run, "knn", 80.0)
@@ -192,7 +333,9 @@ def test_the_same_runs_measured_another_way_have_no_paper_beside_them(
     assert text.startswith("# Table VI: fusion strategies, by knn\n")
     assert rows_of(text, 1)["CRRL"] == "80.0"
     assert "paper's" not in text
-    assert [row.name for row in measured_by(TARGETS["table5"], "linear").rows] == ["CRRL (Ours)"], "none that is quoted"
+    by_linear = plan_of("table5", "nw-ucla").measured_by("linear")
+    assert [row.name for row in by_linear.target.rows] == ["CRRL (Ours)"], "none that is quoted"
+    assert [(number, seeds[0][0].config.method) for (number, _), seeds in by_linear.cells.items()] == [(0, "crrl")]
 
 
 def test_an_order_needs_numbers_that_differ(plan_of: Planner, fill: Filler, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from crrl.config import preset
@@ -75,3 +77,13 @@ def test_a_data_set_that_the_table_lacks_gets_columns_without_numbers() -> None:
     assert paper_number(target, target.rows[0], columns[0]) is None
     assert columns_of(target, "folder", "default") == (Column("folder", "default", ("default",)),)
     assert len(columns_of(target, "ntu60", "cross-subject")) == 2
+
+
+def test_settings_are_tested_on_folds_where_there_are_any_and_tables_are_not() -> None:
+    folds = ("validation-1", "validation-2", "validation-3")
+    held_against_first = replace(TARGETS["table6"], against_first=True)
+    (column,) = columns_of(held_against_first, "synthetic", "cross-subject", folds)
+    assert (column.name, column.splits) == ("synthetic training clips, 3 folds", folds)
+    assert columns_of(held_against_first, "folder", "default", ())[0].splits == ("default",)
+    assert columns_of(held_against_first, "nw-ucla", "cross-view", folds)[0].splits == ("cross-view",), "the target's"
+    assert columns_of(TARGETS["table6"], "synthetic", "cross-subject", folds)[0].splits == ("cross-subject",)

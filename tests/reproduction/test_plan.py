@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,6 +129,102 @@ def test_a_data_set_is_taken_from_the_first_folder_that_has_it(clip_folder: Path
     assert (material.data, material.train_clips, material.tests) == (clip_folder, 40, {"all": 10})
     with pytest.raises(CrrlError, match=str(tmp_path)):
         Finder((tmp_path,)).find(preset("folder"))
+
+
+@pytest.fixture
+def two_folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Two folders of clips, of three subjects each, of which the last tests; and one that holds something else."""
+    for name, joints in (("lab", 5), ("street", 7)):
+        (tmp_path / name).mkdir()
+        lines = ["file,label,split,subject"]
+        for number in range(12):
+            clip = np.random.default_rng(number).normal(size=(6, joints, 3))
+            np.save(tmp_path / name / f"{number}.npy", clip)
+            lines.append(f"{number}.npy,{'ab'[number % 2]},{'test' if number >= 8 else 'train'},{number // 4}")
+        (tmp_path / name / "labels.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "other").mkdir()
+    return tmp_path / "lab", tmp_path / "street"
+
+
+def plan_on(name: TargetName, *folders: Path, datasets: Sequence[str] = ("folder",), **settings: object) -> Plan:
+    return make_plan(name, TARGETS[name], datasets, replace(Settings(folders=folders), **settings))
+
+
+def test_each_folder_of_clips_is_a_data_set_called_as_it_is(two_folders: tuple[Path, Path], tmp_path: Path) -> None:
+    plan = plan_on("table4", tmp_path / "other", *two_folders, tmp_path / "lab" / ".." / "lab")
+    assert [(column.dataset, column.splits) for column in plan.columns] == [
+        ("lab", ("default",)),
+        ("street", ("default",)),
+    ]
+    assert plan.skipped == {}
+    (number,) = {number for number, _ in plan.cells}
+    for column, folder in zip(plan.columns, two_folders, strict=True):
+        ((run,),) = plan.cells[number, column]
+        assert run.name.startswith(f"{folder.name}-default-crrl-paper-seed0-")
+        for each in (run, run.first):
+            options = each.training(tmp_path / "runs")
+            assert options[options.index("--data") + 1] == str(folder)
+            assert options[options.index("--dataset") + 1] == "folder"
+        assert str(folder) in run.evaluation(tmp_path / "runs", "linear")
+
+
+def test_settings_are_tested_on_the_folds_that_a_folder_has(two_folders: tuple[Path, Path]) -> None:
+    for row in (4, 5, 6, 7):  # its second training subject: the first is the only one
+        change_subject(two_folders[1], row, 0)
+    plan = plan_on("settings-crrl", *two_folders, recipe="tuned")
+    assert [(column.name, column.splits) for column in plan.columns] == [
+        ("lab training clips, 2 folds", ("validation-1", "validation-2")),
+        ("street default", ("default",)),
+    ]
+    names = [run.name for run in plan.runs]
+    assert len(set(names)) == len(names)
+    quick = plan_on("settings-crrl", *two_folders, quick=True)
+    assert [column.splits for column in quick.columns] == [("validation-1",), ("default",)]
+
+
+def change_subject(folder: Path, row: int, subject: int) -> None:
+    lines = (folder / "labels.csv").read_text().splitlines()
+    lines[row + 1] = lines[row + 1].rsplit(",", 1)[0] + f",{subject}"
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+
+
+def test_folders_of_the_same_name_are_told_apart(two_folders: tuple[Path, Path], tmp_path: Path) -> None:
+    others = [(tmp_path / place / name) for place, name in (("home", "lab"), ("home", "synthetic"))]
+    for folder, other in zip(two_folders, others, strict=True):
+        shutil.copytree(folder, other)
+    np.save(others[0] / "0.npy", np.ones((6, 5, 3)))
+    plan = plan_on("table4", two_folders[0], *others, datasets=["folder", "synthetic"])
+    assert [column.dataset for column in plan.columns] == [
+        *(f"{tmp_path.name}/lab", "home/lab", "home/synthetic"),
+        *("synthetic", "synthetic"),
+    ]
+    assert len({run.name for run in plan.runs}) == 2 * len(plan.columns)
+
+
+def test_a_damaged_folder_is_left_out_by_name_and_the_others_are_run(two_folders: tuple[Path, Path]) -> None:
+    lab, street = two_folders
+    (lab / "3.npy").unlink()
+    plan = plan_on("table4", lab, street)
+    assert [column.dataset for column in plan.columns] == ["street"]
+    assert list(plan.skipped) == ["lab"]
+    assert "3.npy, which is not there" in plan.skipped["lab"]
+
+
+def test_without_folders_given_the_one_of_the_environment_is_taken(
+    two_folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRRL_DATA", str(two_folders[1]))
+    assert [column.dataset for column in plan_on("table4").columns] == ["street"]
+
+
+def test_an_alternative_that_some_data_sets_have_themselves_stays_for_the_others(plan_of: Planner) -> None:
+    both = plan_of("settings-crrl", "nw-ucla", "synthetic", datasets=["synthetic", "nw-ucla"], recipe="tuned")
+    alone = plan_of("settings-crrl", "synthetic", datasets=["synthetic"], recipe="tuned")
+    assert both.target.rows == TARGETS["settings-crrl"].rows
+    (synthetic, _), left_out = both.columns, set(both.target.rows) - set(alone.target.rows)
+    assert left_out
+    for row in left_out:
+        assert both.cells[both.target.rows.index(row), synthetic] == both.cells[0, synthetic]
 
 
 def test_each_split_is_taken_from_the_folder_that_has_it(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_a_table_its_figure_and_a_run_that_was_cut_off(
     assert quick("table4", clip_folder, tmp_path) == 0
     page = tmp_path / "pages" / "table4.md"
     assert capsys.readouterr().out == f"page: {page}\n"
-    (crrl,) = tmp_path.glob("folder-default-crrl-paper-quick-seed0-*")
+    (crrl,) = tmp_path.glob(f"{clip_folder.name}-default-crrl-paper-quick-seed0-*")
     accuracy = json.loads((crrl / "evaluation-linear.json").read_text())["accuracy_percent"]["crrl, last epoch"]["all"]
     assert f"| CRRL (Ours) | – · {accuracy:.1f} · – |" in page.read_text()
     assert "quick: 2 epochs" in page.read_text()
@@ -37,7 +37,7 @@ def test_a_table_its_figure_and_a_run_that_was_cut_off(
     assert quick("figure6", clip_folder, tmp_path) == 0
     captured = capsys.readouterr()
     assert "2 runs, 0 of them to do" in captured.err
-    rows = (tmp_path / "pages" / "figure6-folder-default.csv").read_text().splitlines()
+    rows = (tmp_path / "pages" / f"figure6-{clip_folder.name}-default.csv").read_text().splitlines()
     assert len(rows) == 1 + 2 * 2
     right = [float(row.split(",")[3]) for row in rows[1:] if row.split(",")[1] == row.split(",")[2]]
     assert sum(right) / 2 == pytest.approx(accuracy), "5 test clips of each class"
@@ -51,6 +51,22 @@ def test_a_table_its_figure_and_a_run_that_was_cut_off(
     assert f"– · {accuracy:.1f} · –" in page.read_text()
 
 
+def test_several_protocols_are_a_page_each_of_the_same_runs(
+    clip_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--dataset", "folder", "--data", str(clip_folder), "--quick", "--jobs", "2", "--device", "cpu"]
+    command = ["table4", *arguments, "--runs", str(tmp_path), "--protocol", "linear", "knn"]
+    assert reproduce.main(command) == 0
+    captured = capsys.readouterr()
+    pages = [tmp_path / "pages" / f"{name}.md" for name in ("table4", "table4-knn")]
+    assert captured.out == "".join(f"page: {page}\n" for page in pages)
+    assert "2 runs, 2 of them to do" in captured.err
+    for page, reading in zip(pages, ("linear, last epoch", "knn, 1-NN"), strict=True):
+        assert f"## {reading}, all test clips (quick" in page.read_text()
+    (crrl,) = tmp_path.glob("*-crrl-*")
+    assert sorted(path.name for path in crrl.glob("evaluation-*")) == ["evaluation-knn.json", "evaluation-linear.json"]
+
+
 def test_figures_are_not_measured_another_way(tmp_path: Path) -> None:
     with pytest.raises(CrrlError, match="figure4 is drawn as it is"):
         reproduce.main(["figure4", "--protocol", "knn", "--runs", str(tmp_path / "runs")])
@@ -60,6 +76,7 @@ def test_figures_are_not_measured_another_way(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--seeds", "0"], "--seeds is 0"),
+        (["--jobs", "0"], "--jobs is 0"),
         (["--quick", "--seeds", "2"], "smoke test of 1 seed"),
         (["--dataset", "nw-ucla"], "no data set for table4 is at hand"),
     ],
