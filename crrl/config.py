@@ -263,10 +263,9 @@ def preset(dataset: Dataset = "synthetic", recipe: Recipe = "paper") -> Config:
     """The settings of a recipe on a data set.
 
     `paper`: optimizer, schedule and sizes of Section IV-B. `tuned`: Adam under one-cycle, a projected decoder of 256
-    units, more negatives, a larger λ_d, larger velocities and first weights, one scale per clip, clips turned as
-    far as the data set asks for, and features of both layers, less moved by how a clip was taken; the same on all data
-    sets but for what a clip is. Both apply the view transform where the joints are known, though the paper names it
-    for NTU alone.
+    units, a larger λ_d, larger velocities and first weights, 32 frames a clip on one scale, turned as far as the data
+    set asks for, and features of both layers, less moved by how a clip was taken; the same on all data sets but for the
+    joints of the view transform. Both apply it where these are known, though the paper names it for NTU alone.
     """
     facts = DATASETS[dataset]
     paper = Config(
@@ -282,14 +281,13 @@ def preset(dataset: Dataset = "synthetic", recipe: Recipe = "paper") -> Config:
         recipe="tuned",
         drop_last=False,
         weight_decay=0.0,
-        preprocessing=replace(paper.preprocessing, normalization="clip"),
+        preprocessing=replace(paper.preprocessing, max_frames=32, normalization="clip"),
         encoder=EncoderConfig(input_gain=3.0),
         cml=ContrastConfig(
             epochs_cml=60,
             optimizer_cml="adam",
             lr_cml=1e-3,
             schedule_cml="one-cycle",
-            queue_size=512,
             velocity_scale=10.0,
         ),
         ser=ReconstructionConfig(
