@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
+from crrl.data.folds import fold_names
 from crrl.files import explain_os_errors, write_file
 from crrl.reproduction.drawings import draw
 from crrl.reproduction.orders import floor_line, order_lines
@@ -105,8 +106,7 @@ def _section(plan: Plan, scores: Scores) -> str:
     parts.append(floor_line(plan.target, scores, tuple(columns)))
     if headline and protocol != "loss":
         parts.append("\n".join(f"- {line}" for line in order_lines(plan.target, scores, tuple(columns))))
-    if _is_chosen_by(plan, scores):
-        parts.append(_over_sets(plan, scores, columns))
+    parts.append(_over_sets(plan, scores))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -115,13 +115,16 @@ def _columns(plan: Plan, scores: Scores) -> list[Column]:
     return [column for column in plan.columns if column in scores.columns]
 
 
-def _is_chosen_by(plan: Plan, scores: Scores) -> bool:
-    """Whether settings are chosen by this reading."""
-    return plan.target.against_first and scores.reading == HEADLINES[plan.target.protocol]
+def _chosen_by(plan: Plan, scores: Scores) -> list[Column]:
+    """The columns by which settings are chosen, if this reading is one for that: those that no test clips are in."""
+    if not plan.target.against_first or scores.reading != HEADLINES[plan.target.protocol]:
+        return []
+    return [column for column in _columns(plan, scores) if fold_names(column.splits)]
 
 
-def _over_sets(plan: Plan, scores: Scores, columns: list[Column]) -> str:
+def _over_sets(plan: Plan, scores: Scores) -> str:
     """Each row on all sets at once: by how much it is behind the first where it is worst. Empty for a single set."""
+    columns = _chosen_by(plan, scores)
     found = overall(scores, columns)
     if not found:
         return ""
@@ -140,7 +143,10 @@ def _over_sets(plan: Plan, scores: Scores, columns: list[Column]) -> str:
         rows.append([name, f"{row.rank:.1f}", _worst_text(row, _set_name(row.worst, columns), plan)])
     lacking = [name for number, name in enumerate(names) if number not in {row.number for row in found}]
     missing = f"Not in every set: {', '.join(lacking)}." if lacking else ""
-    return "\n\n".join(part for part in (title, text, _markdown(rows), missing) if part)
+    tested = [column.name for column in _columns(plan, scores) if column not in columns]
+    if tested:
+        missing += f" Not among the sets, as nothing should be chosen by test clips: {', '.join(tested)}."
+    return "\n\n".join(part for part in (title, text, _markdown(rows), missing.strip()) if part)
 
 
 def _set_name(column: Column, columns: list[Column]) -> str:
@@ -261,6 +267,6 @@ def _beyond(plan: Plan, scores: Scores, key: Key, column: Column) -> tuple[float
 
 def _together(plan: Plan, scores: Scores) -> dict[Key, tuple[object, ...]]:
     """The fields of all sets together, by row, where the page has them."""
-    columns = _columns(plan, scores)
-    rows = overall(scores, columns) if _is_chosen_by(plan, scores) else []
-    return {row.number: (row.rank, _set_name(row.worst, columns), row.lead, row.error) for row in rows}
+    columns = _chosen_by(plan, scores)
+    found = overall(scores, columns)
+    return {row.number: (row.rank, _set_name(row.worst, columns), row.lead, row.error) for row in found}

@@ -237,6 +237,19 @@ def test_over_several_sets_rows_are_sorted_by_their_worst(two_sets: Plan, fill: 
     assert not any(row["mean_rank"] for row in rows if row["reading"] == "best epoch on test")
 
 
+def test_sets_that_are_tested_on_test_clips_choose_nothing(plan_of: Planner, fill: Filler, tmp_path: Path) -> None:
+    datasets = ["nw-ucla", "synthetic", "cmu"]
+    plan = plan_of("settings-crrl", *datasets, datasets=datasets, recipe="tuned")
+    for (number, _), (folds,) in plan.cells.items():
+        for run in folds:
+            runs = fill(run, "linear", 70.0 - (number and 30 * (run.config.dataset == "cmu")))
+    text = write_page(plan, runs, tmp_path / "out", "").read_text()
+    section = text.split("\n### ")[1].split("\n## ")[0]
+    assert section.startswith("2 of 3 data sets together: nw-ucla, synthetic\n")
+    assert "−" not in section
+    assert "Not among the sets, as nothing should be chosen by test clips: cmu 4 folds." in section
+
+
 def test_equal_rows_share_their_ranks(two_sets: Plan, fill: Filler, tmp_path: Path) -> None:
     names = [row.name for row in two_sets.target.rows]
     accuracies = dict(zip(names, ((70.0, 80.0), (70.0, 80.0), (70.0, 90.0), (65.0, 80.0)), strict=False))
