@@ -318,8 +318,8 @@ def make_plan(name: str, target: Target, datasets: Sequence[str], settings: Sett
         reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
         raise CrrlError(f"no data set for {name} is at hand ({reasons}); --dataset synthetic needs no files")
     if target.against_first:
-        recipes = [preset(sets[column.dataset].dataset, settings.recipe) for column in columns]
-        rows = tuple(row for row in target.rows if row is target.rows[0] or _departs(row, recipes, settings))
+        first, recipes = target.rows[0], [preset(sets[column.dataset].dataset, settings.recipe) for column in columns]
+        rows = tuple(row for row in target.rows if row is first or _departs(row, first, recipes, settings))
         target = replace(target, rows=rows)
     cells = {
         (number, column): [_runs(row, column, seed, sets[column.dataset], settings) for seed in range(settings.seeds)]
@@ -360,9 +360,11 @@ def _columns(target: Target, name: str, found: DataSet, settings: Settings) -> t
     return columns
 
 
-def _departs(row: Row, recipes: Sequence[Config], settings: Settings) -> bool:
-    """Whether a row is not the recipe again on all data sets."""
-    return any(changed(recipe, _settings(row, settings)) != recipe for recipe in recipes)
+def _departs(row: Row, first: Row, recipes: Sequence[Config], settings: Settings) -> bool:
+    """Whether a row is not the first one again on all data sets."""
+    return any(
+        changed(recipe, _settings(row, settings)) != changed(recipe, _settings(first, settings)) for recipe in recipes
+    )
 
 
 def _settings(row: Row, settings: Settings) -> dict[str, Any]:
