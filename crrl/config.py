@@ -17,7 +17,7 @@ from crrl.models import FeatureKind
 Dataset = Literal["synthetic", "ntu60", "ntu120", "cmu", "pku-mmd", "nw-ucla", "folder", "prepared"]
 Recipe = Literal["paper", "tuned"]
 OptimizerName = Literal["sgd", "adam"]
-Schedule = Literal["constant", "steps", "one-cycle"]
+Schedule = Literal["constant", "steps", "steps-18", "one-cycle"]
 Switch = Literal["auto", "on", "off"]
 Precision = Literal["fp32", "bf16"]
 
@@ -121,7 +121,8 @@ class ReconstructionConfig:
     lr_ser: float = 0.05
     """Learning rate of step 2 (its peak, under one-cycle)."""
     schedule_ser: Schedule = "steps"
-    """Learning-rate schedule of step 2; steps: times 0.5 after 20 and after 50 epochs."""
+    """Learning-rate schedule of step 2; steps: times 0.5 after 20 and after 50 epochs, steps-18: after 18 and 50, as
+    the authors' code has it for both steps."""
     decoder_hidden: int | None = None
     """Units of the decoder's GRU, projected to the coordinates; None: the GRU's hidden state is the output."""
     distill_weight: float = 0.1

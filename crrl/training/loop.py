@@ -24,8 +24,8 @@ from crrl.training.progress import Progress
 from crrl.training.ranks import LostRank, Ranks, Share
 from crrl.training.step import Step
 
-LR_DROPS = (20, 50)
-"""Epochs after which the learning rate halves under the schedule "steps" (Section IV-B)."""
+LR_DROPS = {"steps": (20, 50), "steps-18": (18, 50)}
+"""Epochs after which the learning rate halves, by schedule: as Section IV-B has it, and as the authors' code."""
 
 AGREE_EVERY = 10
 """Steps after which several ranks tell each other of signals, to stop after the same step."""
@@ -93,7 +93,7 @@ class Plan:
     def _schedule(self, optimizer: Optimizer) -> LRScheduler:
         if self.schedule == "one-cycle":
             return OneCycleLR(optimizer, max_lr=self.lr, total_steps=self.steps)
-        drops = LR_DROPS if self.schedule == "steps" else ()
+        drops = LR_DROPS.get(self.schedule, ())
         return MultiStepLR(optimizer, [epoch * self.steps_per_epoch for epoch in drops], gamma=0.5)
 
 

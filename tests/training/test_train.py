@@ -265,13 +265,14 @@ def test_resuming_a_finished_run_changes_nothing(options: list[str], tmp_path: P
     assert ((run / "encoder.safetensors").read_bytes(), (run / "metrics.jsonl").read_bytes()) == before
 
 
-def test_the_learning_rate_halves_after_epochs_20_and_50() -> None:
+@pytest.mark.parametrize(("schedule", "first"), [("steps", 20), ("steps-18", 18)])
+def test_the_learning_rate_halves_after_an_early_epoch_and_after_50(schedule: str, first: int) -> None:
     plan = loop.Plan(
-        clips=32, epochs=60, batch_size=8, drop_last=True, optimizer="sgd", lr=0.04, schedule="steps",
+        clips=32, epochs=60, batch_size=8, drop_last=True, optimizer="sgd", lr=0.04, schedule=schedule,
         weight_decay=0.0, max_norm=0.0, checkpoint_every=1, seed=0,
     )  # fmt: skip
     rates = plan.rates(FlatSGD([torch.zeros(1)]))
-    expected = torch.tensor([0.04] * 20 + [0.02] * 30 + [0.01] * 10, dtype=torch.float64)
+    expected = torch.tensor([0.04] * first + [0.02] * (50 - first) + [0.01] * 10, dtype=torch.float64)
     assert torch.equal(rates[::4, 0], expected)
     assert torch.equal(rates[:, 1], torch.full((240,), 0.9, dtype=torch.float64))
 
