@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from crrl.data.batches import Batch
-from crrl.reference.motion import take_frames, velocity
+from crrl.data.batches import Batch, played
+from crrl.reference.motion import velocity
 
 NOISE_STD = 0.05
 """Of N(0, 0.05), whose second figure is read as in the public code of the paper's [51]; as a variance it gave 0.22."""
@@ -136,11 +136,7 @@ def replay(x: Tensor, lengths: Tensor, frames: int | None = None) -> tuple[Tenso
     after = torch.round(kept * torch.exp(TAKE_PACE * draw(torch.randn))).long().clamp(min=1, max=frames)
     frame = torch.arange(int(after.max()) if frames is None else frames, device=x.device)
     position = (frame * ((kept - 1) / (after - 1).clamp(min=1))[:, None]).minimum(kept[:, None] - 1)
-    left = position.long()
-    right = (left + 1).minimum(kept[:, None] - 1)
-    a, b = (take_frames(x, start[:, None] + side) for side in (left, right))
-    played = torch.lerp(a, b, (position - left).to(x.dtype)[:, :, None])
-    return torch.where((frame < after[:, None])[:, :, None], played, 0), after
+    return torch.where((frame < after[:, None])[:, :, None], played(x, start, kept, position), 0), after
 
 
 def replayed(batch: Batch, with_velocity: bool) -> Batch:
