@@ -1,53 +1,101 @@
-"""The command `python -m crrl.evaluate`: score a run's encoder, with a random encoder beside it."""
+"""The command `python -m crrl.evaluate`: score a run's encoder, with what takes no training beside it."""
 
 from __future__ import annotations
 
+import re
 import statistics
 import sys
+import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
 import tyro
 
-from crrl.config import choose_device
+from crrl.config import Config, choose_device
 from crrl.errors import run_command
-from crrl.files import write_json
-from crrl.protocols import FROZEN, ONLY_WITH, EvaluateOptions, Evaluation, Protocol, Rows
+from crrl.files import read_json, write_json
+from crrl.protocols import (
+    BEST,
+    FROZEN,
+    LAST,
+    ONLY_WITH,
+    RANDOM,
+    RAW,
+    EvaluateOptions,
+    Evaluation,
+    Outcome,
+    Protocol,
+    Rows,
+)
 from crrl.runs import RunFolder
 
 
-def write(work: Evaluation, protocol: Protocol, rows: Rows) -> None:
-    """Keep a protocol's rows in the run folder as JSON; of a transfer, or of other features, in a file of their own."""
-    config, target, options = work.config, work.target, work.options
+def write(work: Evaluation, protocol: Protocol, outcome: Outcome) -> None:
+    """Keep a protocol's rows in the run folder as JSON, in a file of their own for each of its settings."""
+    config, target, options, rows = work.config, work.target, work.options, outcome.rows
     means = {row: {test: statistics.mean(v) for test, v in values.items()} for row, values in rows.items()}
+    asked = {name: getattr(options, name) for name, used in ONLY_WITH.items() if protocol in used}
     report: dict[str, Any] = {
         "protocol": protocol,
         "dataset": target.dataset,
         "split": target.split,
         "pretrained_on": {"dataset": config.dataset, "split": config.split_name},
-        "settings": {name: getattr(options, name) for name, used in ONLY_WITH.items() if protocol in used},
+        "settings": asked | outcome.settled,
         f"{measure(protocol)[1]}_percent": means,
         "test_clips": work.sizes(),
     }
+    if work.seen is not None:
+        report["test_clips_trained_on"] = work.seen
     if any(len(values) > 1 for tests in rows.values() for values in tests.values()):
         report["draws"] = rows
-    suffix = f"-{target.dataset}-{target.split}" if options.transfer else ""
-    suffix += f"-features-{options.features}" if options.features and protocol in FROZEN else ""
-    write_json(work.run.path / f"evaluation-{protocol}{suffix}.json", report)
+    if options.transfer and target.folder:
+        report["data"] = str(target.folder)
+    write_json(evaluation_path(work, protocol), report)
 
 
-def table(work: Evaluation, protocol: Protocol, rows: Rows) -> str:
-    """A protocol's rows as text; of several draws the mean and the standard deviation."""
+def evaluation_path(work: Evaluation, protocol: Protocol) -> Path:
+    """Where a protocol's rows are kept: the name has the options that are not the defaults, and a transfer's clips."""
+    options, target = work.options, work.target
+    words = ["evaluation", protocol]
+    for option, value in options.changed().items():
+        if protocol in ONLY_WITH[option]:
+            values = map(str, value if isinstance(value, tuple) else (value,))
+            words += [*([] if option == "neighbours" else [option.replace("_", "-")]), *values]
+    if options.transfer:
+        words += [target.dataset, target.split]
+    path = work.run.path / "-".join(words)
+    if options.transfer and target.folder:
+        path = apart(path, target.folder)
+    return path.with_name(f"{path.name}.json")
+
+
+def apart(path: Path, folder: Path) -> Path:
+    """`path` with the folder's name, and as much of what is above it as tells it from one that was tested before."""
+    for count in range(1, len(folder.parts) + 1):
+        said = re.sub(r"[^\w.-]+", "-", "-".join(folder.parts[-count:]))
+        longer = path.with_name(f"{path.name}-{said}")
+        file = path.with_name(f"{longer.name}.json")
+        if not file.exists() or read_json(file).get("data") == str(folder):
+            break
+    return longer
+
+
+def table(work: Evaluation, protocol: Protocol, outcome: Outcome) -> str:
+    """A protocol's rows as text; of several draws the mean and the standard deviation. What it has settled itself."""
     config, target = work.config, work.target
     title = f"{target.dataset}, {target.split}: {measure(protocol)[0]}, % ({protocol})"
     lines = [f"pretrained on {config.dataset}, {config.split_name}"] if work.options.transfer else []
     if work.options.features and protocol in FROZEN:
         lines.append(f"features of recipe {work.options.features}")
-    width = max(48, len(title) + 2, *(len(row) + 4 for row in rows))
+    width = max(48, len(title) + 2, *(len(row) + 4 for row in outcome.rows))
     sizes = [f"{name} ({size})" for name, size in work.sizes().items()]
     lines.append(f"{title:{width}}" + "".join(f"{size:>14}" for size in sizes))
-    for row, values in rows.items():
+    for row, values in outcome.rows.items():
         lines.append(f"  {row:{width - 2}}" + "".join(f"{cell(values[name]):>14}" for name in work.tests))
+    for setting, chosen in outcome.settled.items():
+        said = ", ".join(f"{value:g} for {what}" for what, value in chosen.items())
+        lines.append(f"{setting.replace('_', ' ')}: {said}")
     return "\n".join(lines)
 
 
@@ -62,6 +110,41 @@ def cell(values: list[float]) -> str:
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.1f}"
 
 
+def note(work: Evaluation) -> None:
+    """Say what one must know of the clips to read the tables."""
+    if work.seen:
+        warnings.warn(
+            f"{work.seen} of {len(work.tested)} test clips are training clips of the run: its encoder has seen them, "
+            "though no labels, and their accuracy says less about new clips",
+            stacklevel=2,
+        )
+    if classes := work.untrained_classes():
+        print(f"classes of test clips without a training clip: {', '.join(classes)}; they score 0")
+
+
+def shortfall(config: Config, rows: Rows) -> str | None:
+    """By how much the run's encoder is below what stands beside it, by the headline, in a line; None: it is not."""
+    start, found = f"{config.method}, ", []
+    for row, values in rows.items():
+        if not row.startswith(start) or row.endswith(BEST):
+            continue
+        reading = row.removeprefix(start)
+        labels = f" with {reading.removesuffix(f', {LAST}')}" if reading.endswith(f", {LAST}") else ""
+        for floor in (RANDOM, RAW):
+            beside = rows.get(f"{floor}, {reading}", values)["all"]
+            less = f"{statistics.mean(beside) - statistics.mean(values['all']):.1f}"
+            if float(less) > 0:
+                found.append(f"{less} points below {floor}{labels}")
+    return f"{config.method} is {', '.join(found)}: {advice(config)}" if found else None
+
+
+def advice(config: Config) -> str:
+    """What to try where features are worse than none."""
+    if config.recipe == "paper":
+        return "try --recipe tuned"
+    return "try more epochs (--epochs-cml), or less turning (--turn-yaw)"
+
+
 def evaluate(run: RunFolder, options: EvaluateOptions, device: torch.device) -> dict[Protocol, Rows]:
     """Print the tables of all protocols asked for, and keep each as evaluation-PROTOCOL.json in the run folder.
 
@@ -70,11 +153,15 @@ def evaluate(run: RunFolder, options: EvaluateOptions, device: torch.device) -> 
     """
     options.fine_tuning()  # says what is wrong with its settings before anything is computed
     work = Evaluation(run, options, device)
+    note(work)
     results: dict[Protocol, Rows] = {}
     for protocol in options.protocols:
-        results[protocol] = work.rows(protocol)
-        write(work, protocol, results[protocol])
-        print(table(work, protocol, results[protocol]))
+        outcome = work.outcome(protocol)
+        write(work, protocol, outcome)
+        print(table(work, protocol, outcome))
+        if line := shortfall(work.config, outcome.rows):
+            print(line)
+        results[protocol] = outcome.rows
     return results
 
 

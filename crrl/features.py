@@ -13,6 +13,7 @@ from tqdm import tqdm
 from crrl import ops
 from crrl.data import ClipTensors
 from crrl.data.augmentation import another_take
+from crrl.data.batches import resampled
 from crrl.models import FeatureExtractor
 
 DEVIATION = 0.1
@@ -29,6 +30,9 @@ DIRECTIONS = 256
 """How many nuisances are shrunk at most."""
 STRENGTH = 8.0
 """How strongly: a nuisance as large as the mean over all directions keeps a third of its length."""
+
+RAW_FRAMES = 32
+"""At which coordinates of clips of any length are compared."""
 
 SEEN = 1e-10
 """Smaller mean variances of standardised features are rounding, not differences."""
@@ -53,6 +57,11 @@ def encode(
         torch.cuda.synchronize(result.device)
     ops.raise_if_timed_out()
     return torch.empty_like(result).index_copy_(0, by_length.to(result.device), result)
+
+
+def raw(x: Tensor, lengths: Tensor) -> Tensor:
+    """Features that nothing was learnt for: coordinates x [B, T, J·3] of RAW_FRAMES frames, [B, RAW_FRAMES·J·3]."""
+    return resampled(x, lengths, RAW_FRAMES).flatten(1)
 
 
 @torch.no_grad()

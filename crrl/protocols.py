@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import MISSING, dataclass, fields
-from functools import lru_cache, partial
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -15,18 +16,20 @@ from tqdm import tqdm
 
 from crrl import evaluation
 from crrl.config import DATASETS, Config, Dataset, Recipe, preset
-from crrl.data import ClipTensors, Prepared, prepare
+from crrl.data import Clips, ClipTensors, Prepared, prepare
 from crrl.data.augmentation import choose_yaw
+from crrl.data.sources import data_root
 from crrl.errors import CrrlError
 from crrl.evaluation import Features
-from crrl.features import encode, fit
+from crrl.features import encode, fit, raw
 from crrl.finetuning import FineTuning, fine_tune
+from crrl.logistic import logistic_regression
 from crrl.models import Encoder, FeatureExtractor
 from crrl.runs import EncoderFile, RunFolder, load_encoder
 
-Protocol = Literal["linear", "knn", "retrieval", "fine-tune", "semi-supervised"]
-FROZEN = ("linear", "knn", "retrieval")
-"""Protocols that go by the encoder's features, which are computed once for all of them."""
+Protocol = Literal["linear", "logistic", "knn", "retrieval", "fine-tune", "semi-supervised"]
+FROZEN = ("linear", "logistic", "knn", "retrieval")
+"""Protocols that go by features, which are computed once for all of them."""
 TRAINED = ("fine-tune", "semi-supervised")
 """Protocols that train the encoder, too."""
 
@@ -42,24 +45,47 @@ ONLY_WITH: dict[str, tuple[str, ...]] = {
 }
 """Options that one of these protocols must be there for."""
 
+RANDOM, RAW = "random encoder", "raw"
+"""What stands beside the run's encoder: one that was not trained, and the clips' coordinates (crrl.features.raw)."""
+LAST, BEST = "last epoch", "best epoch on test"
+"""Rows of what is trained by epochs: the headline, and what is often published, chosen by the test clips themselves."""
+NAMED_BY_FOLDER = ("folder", "prepared")
+"""Data sets that are other clips in another folder."""
+
 Rows = dict[str, dict[str, list[float]]]
 """{row: {test set: percent, one value for each draw of labels}}."""
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What a protocol gives.
+
+    Attributes:
+        rows: of its table.
+        settled: settings that it has chosen itself, {setting: {what for: value}}: of logistic the strength for each
+            candidate, where encoders are trained the epochs that were run for each part of the labels.
+    """
+
+    rows: Rows
+    settled: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class EvaluateOptions:
-    """Score a run's encoder on the test clips of its split, with a randomly initialised encoder beside it."""
+    """Score a run's encoder on the test clips of its split; beside it stand a randomly initialised encoder and, where
+    features are tested, the clips' own coordinates."""
 
     run: tyro.conf.Positional[Path]
     """Run folder, as --out of crrl.train named it."""
     protocol: Annotated[tuple[Protocol, ...], tyro.conf.UseAppendAction] = ()
-    """linear (the default): a linear classifier on frozen features; knn: the label of the nearest training clips, by
-    cosine; retrieval: mean average precision of test clips among the training clips, by cosine; fine-tune: encoder and
+    """linear (the default): a linear classifier on frozen features; logistic: one that does not depend on their scale,
+    as strongly penalised as is best within the training clips; knn: the label of the nearest training clips, by cosine;
+    retrieval: mean average precision of test clips among the training clips, by cosine; fine-tune: encoder and
     classifier trained end to end; semi-supervised: that with a part of the labels. Give it again for another table."""
     neighbours: int = 1
     """knn: how many vote, with one vote each; of a draw the larger summed similarity wins."""
     features: Recipe | None = None
-    """linear, knn, retrieval: features as of this recipe, fitted to the training clips; None: the run's own."""
+    """linear, logistic, knn, retrieval: features as of this recipe, fitted to the training clips; None: the run's."""
     labels: tuple[float, ...] = (0.01, 0.05, 0.1)
     """semi-supervised: parts of the training clips that keep their labels, drawn from every class, at least one."""
     draws: int = 5
@@ -82,12 +108,10 @@ class EvaluateOptions:
     """Where to compute; auto: the GPU if there is one."""
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            with_protocols = ONLY_WITH.get(item.name)
-            changed = item.default is not MISSING and getattr(self, item.name) != item.default
-            if with_protocols and changed and not set(with_protocols) & set(self.protocols):
-                option = f"--{item.name.replace('_', '-')}"
-                raise CrrlError(f"{option} goes with --protocol {' or '.join(with_protocols)} alone")
+        for name in self.changed():
+            if not set(ONLY_WITH[name]) & set(self.protocols):
+                option = f"--{name.replace('_', '-')}"
+                raise CrrlError(f"{option} goes with --protocol {' or '.join(ONLY_WITH[name])} alone")
         if min(self.neighbours, self.draws) < 1:
             raise CrrlError("--neighbours and --draws take 1 at least")
         if not self.labels or not all(0 < part <= 1 for part in self.labels):
@@ -97,6 +121,11 @@ class EvaluateOptions:
     def protocols(self) -> tuple[Protocol, ...]:
         """Those asked for, each once; linear where none is."""
         return tuple(dict.fromkeys(self.protocol)) or ("linear",)
+
+    def changed(self) -> dict[str, Any]:
+        """Options of single protocols (ONLY_WITH) that are not their defaults."""
+        values = {name: getattr(self, name) for name in ONLY_WITH}
+        return {name: value for name, value in values.items() if value != getattr(EvaluateOptions, name)}
 
     @property
     def transfer(self) -> bool:
@@ -121,6 +150,11 @@ class Target:
             return cls(config.dataset, options.split or config.split_name, options.data or config.data)
         return cls(options.dataset, options.split or DATASETS[options.dataset].split, options.data)
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder that says which clips these are; None where the data set's name does."""
+        return data_root(self.dataset, self.data).resolve() if self.dataset in NAMED_BY_FOLDER else None
+
     def prepare(self, run: RunFolder, trained: EncoderFile, transfer: bool) -> Prepared:
         """The clips, preprocessed as the run says.
 
@@ -142,8 +176,32 @@ class Target:
         return prepared
 
 
+@dataclass(frozen=True)
+class Job:
+    """An encoder to be fine-tuned.
+
+    Attributes:
+        part: of the training clips, that have their labels. seed: of draw and training. index: int64 [M], these clips.
+    """
+
+    part: float
+    seed: int
+    index: Tensor
+
+    @property
+    def labelled(self) -> str:
+        """The labels it has, in words."""
+        return f"{100 * self.part:g} % of labels ({len(self.index)})"
+
+
 class Evaluation:
-    """A run's encoder and a random one on the clips of one split.
+    """A run's encoder, a random one and the raw coordinates on the clips of one split.
+
+    Attributes:
+        train, tests: int64 [N], the training clips and those of each test set.
+        encoders: the run's, by the name of its method, and the random one.
+        seen: of a transfer to another split of the run's own clips, test clips that the encoder was trained on; None:
+            the clips are others, or it is no transfer.
 
     Raises:
         CrrlError: there is no finished run, or the clips do not fit it.
@@ -158,12 +216,14 @@ class Evaluation:
         trained = load_encoder(run.encoder_path)
         self.run, self.options, self.config, self.target = run, options, config, Target.of(options, config)
         clips = self.target.prepare(run, trained, options.transfer).clips
-        self.tensors, self.classes = ClipTensors(clips, device), len(clips.class_names)
+        self.tensors, self.class_names = ClipTensors(clips, device), clips.class_names
+        self.subjects = torch.from_numpy(clips.subjects)
         split = clips.split(self.target.split)
         self.train = torch.from_numpy(split.train)
         self.tests = {name: torch.from_numpy(index) for name, index in split.test.items()}
         if options.neighbours > len(self.train):
             raise CrrlError(f"--neighbours {options.neighbours}: there are {len(self.train)} training clips")
+        self.seen = self._seen(clips, trained) if options.transfer else None
         torch.manual_seed(config.seed)
         sizes = config.encoder
         encoder = Encoder(self.tensors.channels, sizes.hidden_size, sizes.dropout, sizes.input_gain)
@@ -172,37 +232,56 @@ class Evaluation:
         self.yaw = choose_yaw(recipe.turn_yaw, self.tensors, split.train)
         random = FeatureExtractor(encoder, self.kind)
         own = FeatureExtractor(trained.features.encoder, self.kind) if options.features else trained.features
-        self.candidates = {config.method: own.eval().to(device), "random encoder": random.eval().to(device)}
+        self.encoders = {config.method: own.eval().to(device), RANDOM: random.eval().to(device)}
         self.features = lru_cache(maxsize=None)(self._features)
 
+    def _seen(self, clips: Clips, trained: EncoderFile) -> int | None:
+        name = self.config.split_name
+        if name in clips.splits:
+            with suppress(CrrlError):  # as of a split without test clips: no run was trained on it
+                own = prepare(self.target.dataset, self.target.data, name, trained.preprocessor.steps)
+                if own.fingerprint == trained.fingerprint:
+                    return int(torch.isin(self.tested, torch.from_numpy(clips.split(name).train)).sum())
+        return None
+
     def _features(self, name: str) -> tuple[Features, dict[str, Features]]:
-        """Features, by the candidate of that name, of the training clips and of each test set; each clip's once.
+        """Features, by the candidate of that name, of the training clips and of each test set; each clip's once."""
+        clips = torch.unique(torch.cat([self.train, self.tested]))
+        features = (encode(raw, self.tensors, clips) if name == RAW else self._encoded(name, clips)).cpu()
+
+        def take(index: Tensor) -> Features:
+            return Features(features[torch.searchsorted(clips, index)], self.tensors.labels[index])
+
+        return take(self.train), {test: take(index) for test, index in self.tests.items()}
+
+    def _encoded(self, name: str, clips: Tensor) -> Tensor:
+        """Features, [N, D], by an encoder of `clips`, int64 [N] in ascending order.
 
         What was trained is fitted already, but not to the clips of a transfer, nor as another recipe does.
         """
-        extractor = self.candidates[name]
-        clips = torch.unique(torch.cat([self.train, *self.tests.values()]))
+        extractor = self.encoders[name]
         pooled = encode(extractor.pooled, self.tensors, clips)
         if self.options.transfer or self.options.features or name != self.config.method:
             train = torch.searchsorted(clips, self.train).to(pooled.device)
             fit(extractor, self.tensors, self.train, pooled[train], self.yaw)
-        features = extractor.adjusted(pooled).cpu()
+        return extractor.adjusted(pooled)
 
-        def take(index: Tensor) -> Tensor:
-            return features[torch.searchsorted(clips, index)]
-
-        sets = {test: Features(take(index), self.tensors.labels[index]) for test, index in self.tests.items()}
-        return Features(take(self.train), self.tensors.labels[self.train]), sets
-
-    def rows(self, protocol: Protocol) -> Rows:
-        """The rows of a protocol, of each encoder in turn."""
+    def outcome(self, protocol: Protocol) -> Outcome:
+        """What a protocol gives for each candidate in turn: the run's encoder first."""
         if protocol in TRAINED:
             return self._fine_tuned(protocol)
-        rows: Rows = {}
-        for name in self.candidates:
-            for row, values in self._frozen(protocol, *self.features(name)).items():
-                rows[f"{name}, {row}"] = {test: [value] for test, value in values.items()}
-        return rows
+        outcome = Outcome({})
+        for name in (*self.encoders, RAW):
+            train, tests = self.features(name)
+            if protocol == "logistic":
+                accuracy, strength = logistic_regression(train, tests, self.subjects[self.train])
+                outcome.settled.setdefault("strength", {})[name] = strength
+                rows = {"logistic": accuracy}
+            else:
+                rows = self._frozen(protocol, train, tests)
+            for row, values in rows.items():
+                outcome.rows[f"{name}, {row}"] = {test: [value] for test, value in values.items()}
+        return outcome
 
     def _frozen(self, protocol: Protocol, train: Features, tests: dict[str, Features]) -> dict[str, dict[str, float]]:
         if protocol == "knn":
@@ -210,37 +289,47 @@ class Evaluation:
             return {f"{neighbours}-NN": evaluation.nearest_neighbours(train, tests, neighbours)}
         if protocol == "retrieval":
             return {"mAP": evaluation.mean_average_precision(train, tests)}
-        return last_and_best(evaluation.linear_probe(train, tests, self.classes, self.options.seed))
+        return last_and_best(evaluation.linear_probe(train, tests, len(self.class_names), self.options.seed))
 
-    def _fine_tuned(self, protocol: Protocol) -> Rows:
-        jobs, settings = self._jobs(protocol), self.options.fine_tuning()
-        clips = sum(settings.epochs_over(len(index)) * len(index) for _, _, index in jobs)
-        rows: Rows = {}
+    def _fine_tuned(self, protocol: Protocol) -> Outcome:
+        jobs, settings, classes = self._jobs(protocol), self.options.fine_tuning(), len(self.class_names)
+        clips = sum(settings.epochs_over(len(job.index)) * len(job.index) for job in jobs)
+        outcome = Outcome({}, {"epochs_run": {job.labelled: settings.epochs_over(len(job.index)) for job in jobs}})
         interval = 0.2 if sys.stderr.isatty() else 30
-        with tqdm(total=len(self.candidates) * clips, desc=protocol, unit="clip", mininterval=interval) as bar:
-            for name, extractor in self.candidates.items():
-                for labelled, seed, index in jobs:
-                    bar.set_description(f"{protocol}: {', '.join(filter(None, (name, labelled)))}", refresh=False)
-                    tune = partial(
-                        fine_tune, extractor.encoder, self.tensors, index, self.tests, self.classes, settings, seed
+        with tqdm(total=len(self.encoders) * clips, desc=protocol, unit="clip", mininterval=interval) as bar:
+            for name, extractor in self.encoders.items():
+                for job in jobs:
+                    what = f"{name}, {job.labelled}" if protocol == "semi-supervised" else name
+                    bar.set_description(f"{protocol}: {what}", refresh=False)
+                    history = fine_tune(
+                        extractor.encoder, self.tensors, job.index, self.tests, classes, settings, job.seed, bar.update
                     )
-                    for row, values in last_and_best(tune(bar.update)).items():
+                    for row, values in last_and_best(history).items():
                         for test, value in values.items():
-                            key = ", ".join(filter(None, (name, labelled, row)))
-                            rows.setdefault(key, {}).setdefault(test, []).append(value)
-        return rows
+                            outcome.rows.setdefault(f"{what}, {row}", {}).setdefault(test, []).append(value)
+        return outcome
 
-    def _jobs(self, protocol: Protocol) -> list[tuple[str, int, Tensor]]:
-        """What is to be trained: the labels it has, in words, its seed and its clips."""
-        options = self.options
+    def _jobs(self, protocol: Protocol) -> list[Job]:
+        options, labels = self.options, self.tensors.labels[self.train]
         if protocol == "fine-tune":
-            return [("", options.seed, self.train)]
-        jobs, labels = [], self.tensors.labels[self.train]
-        for part in options.labels:
-            for seed in range(options.seed, options.seed + options.draws):
-                index = self.train[evaluation.stratified(labels, part, seed)]
-                jobs.append((f"{100 * part:g} % of labels ({len(index)})", seed, index))
-        return jobs
+            return [Job(1, options.seed, self.train)]
+        return [
+            Job(part, seed, self.train[evaluation.stratified(labels, part, seed)])
+            for part in options.labels
+            for seed in range(options.seed, options.seed + options.draws)
+        ]
+
+    @property
+    def tested(self) -> Tensor:
+        """The clips of all test sets, int64 [N] in ascending order."""
+        tested: Tensor = torch.unique(torch.cat([*self.tests.values()]))
+        return tested
+
+    def untrained_classes(self) -> list[str]:
+        """Names of classes that test clips have and no training clip has."""
+        labels = self.tensors.labels
+        without = ~torch.isin(labels[self.tested], labels[self.train])
+        return [self.class_names[label] for label in torch.unique(labels[self.tested][without]).tolist()]
 
     def sizes(self) -> dict[str, int]:
         """Clips of each test set."""
@@ -248,8 +337,8 @@ class Evaluation:
 
 
 def last_and_best(history: dict[str, list[float]]) -> dict[str, dict[str, float]]:
-    """The headline, and beside it what is often published: the epoch that the test clips themselves chose."""
+    """The rows LAST and BEST, from the percent of each test set after every epoch."""
     return {
-        "last epoch": {name: values[-1] for name, values in history.items()},
-        "best epoch on test": {name: max(values) for name, values in history.items()},
+        LAST: {name: values[-1] for name, values in history.items()},
+        BEST: {name: max(values) for name, values in history.items()},
     }

@@ -8,7 +8,7 @@ import torch
 
 from crrl.data import Clips, ClipTensors
 from crrl.data.clips import IntArray
-from crrl.features import STRENGTH, TAKES, TRUST, encode, encode_takes, fit
+from crrl.features import RAW_FRAMES, STRENGTH, TAKES, TRUST, encode, encode_takes, fit, raw
 from crrl.models import Encoder, FeatureExtractor
 
 TRAIN = np.array([0, 2, 3, 5, 6])
@@ -120,3 +120,13 @@ def test_of_many_clips_a_part_is_taken_anew(
     fitted(extractor, tensors)
     assert asked == [3] * TAKES  # every second of 5 clips
     assert extractor.nuisances.isfinite().all()
+
+
+def test_raw_features_are_the_coordinates_frame_by_frame(tensors: ClipTensors) -> None:
+    features = encode(raw, tensors, torch.arange(7))
+    assert features.shape == (7, RAW_FRAMES * 3 * 3)
+    frames = features.view(7, RAW_FRAMES, 9)
+    first, last = tensors.offsets[:-1], tensors.offsets[1:] - 1
+    assert torch.equal(frames[:, 0], tensors.frames[first])
+    assert torch.equal(frames[:, -1], tensors.frames[last])
+    assert torch.equal(frames[3], tensors.frames[first[3]].expand(RAW_FRAMES, 9))  # a clip of one frame

@@ -28,8 +28,9 @@ ALLOWED = {
     "features": {"ops", "config", "data", "models"},
     "training": {"ops", "optim", "config", "methods", "data", "models", "features", "runs", "files", "errors"},
     "evaluation": {"ops"},
+    "logistic": {"evaluation"},
     "finetuning": {"evaluation", "ops", "optim", "data", "models", "features", "errors"},
-    "protocols": {"config", "data", "models", "features", "evaluation", "finetuning", "runs", "errors"},
+    "protocols": {"config", "data", "models", "features", "evaluation", "logistic", "finetuning", "runs", "errors"},
     "reproduction": {
         *("evaluation", "features", "runs", "config", "methods", "data", "files", "errors"),
     },

@@ -15,9 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from crrl.data.batches import ClipTensors
+from crrl.data.batches import ClipTensors, played
 from crrl.data.clips import IntArray
-from crrl.reference.motion import take_frames
 
 NOISE_STD = 0.05
 """Of N(0, 0.05), whose second figure is read as in the public code of the paper's [51]; as a variance it gave 0.22."""
@@ -143,11 +142,7 @@ def replay(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     after = torch.round(kept * torch.exp(TAKE_PACE * draw(torch.randn))).long().clamp(min=1)
     frame = torch.arange(int(after.max()), device=x.device)
     position = (frame * ((kept - 1) / (after - 1).clamp(min=1))[:, None]).minimum(kept[:, None] - 1)
-    left = position.long()
-    right = (left + 1).minimum(kept[:, None] - 1)
-    a, b = (take_frames(x, start[:, None] + side) for side in (left, right))
-    played = torch.lerp(a, b, (position - left).to(x.dtype)[:, :, None])
-    return torch.where((frame < after[:, None])[:, :, None], played, 0), after
+    return torch.where((frame < after[:, None])[:, :, None], played(x, start, kept, position), 0), after
 
 
 def another_take(x: Tensor, lengths: Tensor, yaw: float) -> tuple[Tensor, Tensor]:

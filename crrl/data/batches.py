@@ -9,6 +9,7 @@ from torch import Tensor
 
 from crrl import ops
 from crrl.data.clips import Clips
+from crrl.reference.motion import take_frames
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,29 @@ class ClipTensors:
         index = index.to(self.frames.device)
         x, v, lengths = ops.ragged_gather(self.frames, self.offsets, index, longest, with_velocity)
         return Batch(x, v, lengths, index)
+
+
+def played(x: Tensor, start: Tensor, kept: Tensor, position: Tensor) -> Tensor:
+    """A piece of each clip, between its frames by linear interpolation: x [B, T, C] → [B, T', C].
+
+    Args:
+        start, kept: int64 [B], its first frame and how many it has, at least 1.
+        position: [B, T'], when to look, in frames from `start` on; at most kept - 1.
+    """
+    left = position.long()
+    right = (left + 1).minimum(kept[:, None] - 1)
+    a, b = (take_frames(x, start[:, None] + side) for side in (left, right))
+    return torch.lerp(a, b, (position - left).to(x.dtype)[:, :, None])
+
+
+def resampled(x: Tensor, lengths: Tensor, frames: int) -> Tensor:
+    """Clips at one length: x [B, T, C] → [B, frames, C], at evenly spaced times from the first frame to the last.
+
+    Args:
+        lengths: int64 [B], valid frames, at least 1; of a clip of one frame that is repeated. frames: 2 or more.
+    """
+    position = torch.arange(frames, device=x.device) * (lengths[:, None] - 1) / (frames - 1)
+    return played(x, torch.zeros_like(lengths), lengths, position)
 
 
 def epoch_order(train: Tensor, seed: int, epoch: int) -> Tensor:

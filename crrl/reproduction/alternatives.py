@@ -11,11 +11,12 @@ AlternativeName = Literal["settings-cml", "settings-ser", "settings-crrl", "sett
 
 FOLDS = (Column("nw-ucla", "training views, 6 folds", tuple(f"validation-{number}" for number in range(1, 7))),)
 NOTES = (
-    "Encoders have 128 units a direction, half of the recipe's, so that all of this takes an hour or two. Each row departs from the recipe, the first row, in what it names. NW-UCLA is tested within its training views on "
-    "clips of a view and of subjects that were not trained on; other data sets within their training clips on clips of "
-    "subjects that were not trained on (where these are not known, on other clips of each class); those that have no "
-    "folds on their own test clips, by which nothing should be chosen. Alternatives that the recipe has itself are "
-    "left out; where it has one on some of the data sets alone, the difference there is 0.",
+    "Encoders have 128 units a direction, half of the recipe's, so that all of this takes an hour or two. Each row "
+    "departs from the recipe, the first row, in what it names. NW-UCLA is tested within its training views on clips of "
+    "a view and of subjects that were not trained on; other data sets within their training clips on clips of subjects "
+    "that were not trained on (where these are not known, on other clips of each class); those that have no folds on "
+    "their own test clips, by which nothing should be chosen. Alternatives that the recipe has itself are left out; "
+    "where it has one on some of the data sets alone, the difference there is 0.",
 )
 
 

@@ -8,7 +8,7 @@ import torch
 
 from crrl import ops
 from crrl.data import Clips, ClipTensors
-from crrl.data.batches import epoch_order
+from crrl.data.batches import epoch_order, resampled
 from crrl.ops import cpu
 
 pytest.importorskip("hypothesis", reason="hypothesis is not installed")
@@ -77,6 +77,23 @@ def test_tensors_know_channels_lengths_and_labels() -> None:
     tensors = ClipTensors(make_clips([3, 1, 2]), torch.device("cpu"))
     assert tensors.channels == 3 * JOINTS
     assert (tensors.lengths.tolist(), tensors.labels.tolist()) == ([3, 1, 2], [0, 1, 2])
+
+
+@given(lengths=st.lists(st.integers(1, 80), min_size=1, max_size=5), frames=st.integers(2, 40))
+def test_a_resampled_clip_is_its_linear_interpolation_from_the_first_to_the_last_frame(
+    lengths: list[int], frames: int
+) -> None:
+    clips = make_clips(lengths)
+    batch = ClipTensors(clips, torch.device("cpu")).batch(torch.arange(len(lengths)))
+    batch.x[torch.arange(batch.x.shape[1]) >= batch.lengths[:, None]] = torch.nan  # what is padded is not looked at
+    found = resampled(batch.x, batch.lengths, frames).numpy()
+    assert found.shape == (len(lengths), frames, 3 * JOINTS)
+    for i, length in enumerate(lengths):
+        clip = clips.clip(i).reshape(length, -1)
+        at = np.linspace(0, length - 1, frames)
+        expected = np.stack([np.interp(at, np.arange(length), channel) for channel in clip.T], axis=1)
+        np.testing.assert_allclose(found[i], expected, atol=1e-4)
+        np.testing.assert_array_equal(found[i, [0, -1]], clip[[0, -1]])
 
 
 TRAIN = torch.arange(100, 200, 2)
