@@ -193,11 +193,8 @@ def test_folders_of_the_same_name_are_told_apart(two_folders: tuple[Path, Path],
     for folder, other in zip(two_folders, others, strict=True):
         shutil.copytree(folder, other)
     np.save(others[0] / "0.npy", np.ones((6, 5, 3)))
-    plan = plan_on("table4", two_folders[0], *others, datasets=["folder", "synthetic"])
-    assert [column.dataset for column in plan.columns] == [
-        *(f"{tmp_path.name}/lab", "home/lab", "home/synthetic"),
-        *("synthetic", "synthetic"),
-    ]
+    plan = plan_on("table4", two_folders[0], *others)
+    assert [column.dataset for column in plan.columns] == [f"{tmp_path.name}/lab", "home/lab", "home/synthetic"]
     assert len({run.name for run in plan.runs}) == 2 * len(plan.columns)
 
 
