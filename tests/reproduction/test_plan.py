@@ -16,6 +16,7 @@ from crrl.data.packing import prepare_folder
 from crrl.errors import CrrlError
 from crrl.methods import METHODS, Method, first_alone
 from crrl.reproduction import TARGETS, Settings, TargetName, make_plan
+from crrl.reproduction.paper import Row
 from crrl.reproduction.plan import Finder, Material, Plan, departures, make_run
 
 Planner = Callable[..., Plan]
@@ -214,14 +215,20 @@ def test_without_folders_given_the_one_of_the_environment_is_taken(
     assert [column.dataset for column in plan_on("table4").columns] == ["street"]
 
 
-def test_an_alternative_that_some_data_sets_have_themselves_stays_for_the_others(plan_of: Planner) -> None:
-    both = plan_of("settings-crrl", "nw-ucla", "synthetic", datasets=["synthetic", "nw-ucla"], recipe="tuned")
-    alone = plan_of("settings-crrl", "synthetic", datasets=["synthetic"], recipe="tuned")
-    assert both.target.rows == TARGETS["settings-crrl"].rows
-    (synthetic, _), left_out = both.columns, set(both.target.rows) - set(alone.target.rows)
-    assert left_out
-    for row in left_out:
-        assert both.cells[both.target.rows.index(row), synthetic] == both.cells[0, synthetic]
+def test_an_alternative_that_some_data_sets_have_themselves_stays_for_the_others(
+    plan_of: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epochs = preset("synthetic", "tuned").cml.epochs_cml
+    assert epochs != preset("nw-ucla", "tuned").cml.epochs_cml
+    rows = (Row("the recipe", method="cml"), Row("as synthetic", method="cml", settings=(("epochs_cml", epochs),)))
+    monkeypatch.setitem(TARGETS, "settings-cml", replace(TARGETS["settings-cml"], rows=rows))
+    both = plan_of("settings-cml", "nw-ucla", "synthetic", datasets=["synthetic", "nw-ucla"], recipe="tuned")
+    synthetic, nw_ucla = both.columns
+    assert both.target.rows == rows
+    assert both.cells[1, synthetic] == both.cells[0, synthetic]
+    assert both.cells[1, nw_ucla] != both.cells[0, nw_ucla]
+    alone = plan_of("settings-cml", "synthetic", datasets=["synthetic"], recipe="tuned")
+    assert alone.target.rows == rows[:1]
 
 
 def test_each_split_is_taken_from_the_folder_that_has_it(tmp_path: Path) -> None:
