@@ -6,7 +6,7 @@ from itertools import combinations, pairwise
 from statistics import fmean
 
 from crrl.reproduction.paper import Column, Target
-from crrl.reproduction.results import FLOORS, VERDICTS, Scores
+from crrl.reproduction.results import FLOORS, RANDOM, VERDICTS, Scores
 
 SHOWN = 4
 """Pairs that changed places which are named; of more the largest."""
@@ -27,16 +27,18 @@ def floor_line(target: Target, scores: Scores, columns: tuple[Column, ...]) -> s
     for name in FLOORS:
         known = [column for column in columns if (name, column) in scores.cells and scores.cells[name, column].values]
         below = {column: _rows_below(target, scores, column, name) for column in known}
-        named = [f"{', '.join(rows)} ({column.name})" for column, rows in below.items() if rows]
+        named = [f"{rows} ({column.name})" for column, rows in below.items() if rows]
         if known:
-            said.append(f"Below {name}: {'; '.join(named) or 'none'}.")
+            said.append(f"Below {'the ' if name == RANDOM else ''}{name}: {'; '.join(named) or 'none'}.")
     return " ".join(said)
 
 
-def _rows_below(target: Target, scores: Scores, column: Column, floor: str) -> list[str]:
+def _rows_below(target: Target, scores: Scores, column: Column, floor: str) -> str:
     bound = scores.cells[floor, column].mean
-    means = [(row.name, scores.cells[number, column].mean) for number, row in enumerate(target.rows)]
-    return [name for name, mean in means if mean is not None and bound is not None and mean < bound]
+    means = {row.name: scores.cells[number, column].mean for number, row in enumerate(target.rows)}
+    known = {name: mean for name, mean in means.items() if mean is not None}
+    below = [name for name, mean in known.items() if bound is not None and mean < bound]
+    return "all rows" if len(below) == len(known) > 1 else ", ".join(below)
 
 
 def _told_apart(target: Target, scores: Scores, column: Column) -> str:

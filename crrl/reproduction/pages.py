@@ -269,4 +269,7 @@ def _together(plan: Plan, scores: Scores) -> dict[Key, tuple[object, ...]]:
     """The fields of all sets together, by row, where the page has them."""
     columns = _chosen_by(plan, scores)
     found = overall(scores, columns)
-    return {row.number: (row.rank, _set_name(row.worst, columns), row.lead, row.error) for row in found}
+    return {
+        row.number: (row.rank, _set_name(row.worst, columns) if row.number else None, row.lead, row.error)
+        for row in found
+    }

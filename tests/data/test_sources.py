@@ -60,7 +60,9 @@ def test_folders_of_clips_of_ones_own_are_told_from_others(
 ) -> None:
     place = tmp_path_factory.mktemp("places")
     prepare_whole("folder", root, place / "own")
-    prepare_whole("synthetic", None, place / "other")
+    prepare_whole("folder", root, place / "other")
+    manifest = place / "other" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"dataset": "folder"', '"dataset": "nw-ucla"'))
     (place / "empty").mkdir()
     own, *rest = (place / name for name in ("own", "other", "empty", "missing"))
     assert sources.own_folders([*rest, root, own, own, root / ".." / root.name]) == [root, own]

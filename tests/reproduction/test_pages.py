@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crrl.reproduction import write_page
+from crrl.reproduction import TARGETS, write_page
+from crrl.reproduction.paper import Row
 from crrl.reproduction.plan import Plan
 from crrl.reproduction.records import Record
 from crrl.reproduction.results import Cell, Difference, collect
@@ -181,59 +182,57 @@ def test_alternatives_are_held_against_the_recipe(plan_of: Planner, fill: Filler
         assert table[row]["beyond_first"] == table[row]["beyond_first_error"] == ""
 
 
-def over_sets(plan: Plan, fill: Filler, by_row: dict[str, tuple[float, ...]]) -> Path:
-    """Fill rows with an accuracy for each column: of every fold, a point more in each fold after the first."""
-    numbers = {row.name: number for number, row in enumerate(plan.target.rows)}
-    for name, accuracies in by_row.items():
-        for column, accuracy in zip(plan.columns, accuracies, strict=False):
-            for fold, run in enumerate(plan.cells[numbers[name], column][0]):
-                runs = fill(run, "linear", accuracy + fold, raw=20.0)
-    return runs
-
-
 SETS = {
     "the recipe": (70.0, 80.0),
-    "λ_d = 1": (75.0, 78.0),
-    "a teacher of the clip alone": (71.0, 80.5),
-    "turned alone, not other takes": (60.0, 81.0),
-    "features without other takes": (74.0,),
+    "λ_d = 2": (75.0, 78.0),
+    "K = 8": (71.0, 80.5),
+    "τ = 0.5": (60.0, 81.0),
+    "61 epochs": (74.0,),
+    "m_enc = 0.5": (),
 }
 """Accuracies on NW-UCLA and on synthetic."""
 
 
 @pytest.fixture
-def two_sets(plan_of: Planner) -> Plan:
-    """Rows that both data sets have, though some are the recipe itself on the second."""
-    plan = plan_of("settings-crrl", "nw-ucla", "synthetic", datasets=["nw-ucla", "synthetic"], recipe="tuned")
-    other = plan_of("settings-crrl", "nw-ucla", datasets=["nw-ucla"], recipe="tuned", seeds=1)
-    assert [row.name for row in plan.target.rows] == [row.name for row in other.target.rows]
-    synthetic = plan.columns[1]
-    for number in range(1, len(plan.target.rows)):  # as if none of them were
-        ((run, *_),) = plan.cells[number, synthetic]
-        departing = [replace(run, config=replace(run.config, seed=100 + number, split=s)) for s in synthetic.splits]
-        plan.cells[number, synthetic] = [departing]
-    return plan
+def two_sets(plan_of: Planner, monkeypatch: pytest.MonkeyPatch) -> Plan:
+    """Rows that are no recipe on either."""
+    settings = (
+        *((), (("distill_weight", 2.0),), (("queue_size", 8),), (("temperature", 0.5),)),
+        *((("epochs_ser", 61),), (("momentum_encoder", 0.5),)),
+    )
+    rows = (Row(name, (None,), "crrl", each) for name, each in zip(SETS, settings, strict=True))
+    monkeypatch.setitem(TARGETS, "settings-crrl", replace(TARGETS["settings-crrl"], rows=tuple(rows)))
+    return plan_of("settings-crrl", "nw-ucla", "synthetic", datasets=["nw-ucla", "synthetic"], recipe="tuned")
+
+
+def over_sets(plan: Plan, fill: Filler, accuracies: Iterable[tuple[float, ...]]) -> Path:
+    """Fill rows with an accuracy for each column: of every fold, a point more in each fold after the first."""
+    for number, by_column in enumerate(accuracies):
+        for column, accuracy in zip(plan.columns, by_column, strict=False):
+            for fold, run in enumerate(plan.cells[number, column][0]):
+                runs = fill(run, "linear", accuracy + fold, raw=20.0)
+    return runs
 
 
 def test_over_several_sets_rows_are_sorted_by_their_worst(two_sets: Plan, fill: Filler, tmp_path: Path) -> None:
-    text = write_page(two_sets, over_sets(two_sets, fill, SETS), tmp_path / "out", "").read_text()
+    text = write_page(two_sets, over_sets(two_sets, fill, SETS.values()), tmp_path / "out", "").read_text()
     section = text.split("\n### ")[1].split("\n## ")[0]
     assert section.startswith("2 data sets together: nw-ucla, synthetic\n")
     table = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")]
     assert table[1:] == [
-        ["**a teacher of the clip alone**", "2.0", "synthetic: +0.5 ± 0.0"],
+        ["**K = 8**", "2.0", "synthetic: +0.5 ± 0.0"],
         ["the recipe", "3.0", "the others are held against it"],
-        ["λ_d = 1", "2.5", "synthetic: −2.0 ± 0.0"],
-        ["turned alone, not other takes", "2.5", "nw-ucla: −10.0 ± 0.0"],
+        ["λ_d = 2", "2.5", "synthetic: −2.0 ± 0.0"],
+        ["τ = 0.5", "2.5", "nw-ucla: −10.0 ± 0.0"],
     ]
-    assert "Not in every set: features without neighbours, features without other takes." in section
+    assert "Not in every set: 61 epochs, m_enc = 0.5." in section
     assert text.count("\n### ") == 2, "by the last epoch, on all and on clean clips; not by one that test clips chose"
     rows = list(csv.DictReader((tmp_path / "out" / "settings-crrl.csv").open()))
     headline = [row for row in rows if (row["reading"], row["tests"]) == ("last epoch", "all")]
     found = {row["row"]: [row[name] for name in list(row)[-4:]] for row in headline}
-    assert found["λ_d = 1"] == ["2.5", "synthetic", "-2.0", "0.0"]
-    assert found["the recipe"][::2] == ["3.0", "0.0"]
-    assert found["features without other takes"] == found["raw"] == [""] * 4
+    assert found["λ_d = 2"] == ["2.5", "synthetic", "-2.0", "0.0"]
+    assert found["the recipe"] == ["3.0", "", "0.0", ""]
+    assert found["61 epochs"] == found["raw"] == [""] * 4
     assert not any(row["mean_rank"] for row in rows if row["reading"] == "best epoch on test")
 
 
@@ -251,8 +250,7 @@ def test_sets_that_are_tested_on_test_clips_choose_nothing(plan_of: Planner, fil
 
 
 def test_equal_rows_share_their_ranks(two_sets: Plan, fill: Filler, tmp_path: Path) -> None:
-    names = [row.name for row in two_sets.target.rows]
-    accuracies = dict(zip(names, ((70.0, 80.0), (70.0, 80.0), (70.0, 90.0), (65.0, 80.0)), strict=False))
+    names, accuracies = list(SETS), ((70.0, 80.0), (70.0, 80.0), (70.0, 90.0), (65.0, 80.0))
     text = write_page(two_sets, over_sets(two_sets, fill, accuracies), tmp_path / "out", "").read_text()
     section = text.split("\n### ")[1].split("\n## ")[0]
     ranks = {row.split(" | ")[0]: row.split(" | ")[1] for row in section.splitlines() if " | " in row}
@@ -284,7 +282,7 @@ def test_floors_stand_below_the_rows_and_what_is_below_them_is_named(
     assert list(rows)[-2:] == ["random encoder", "raw"]
     assert rows["random encoder"] == "– · 51.0 ± 1.4 · –"
     assert rows["raw"] == "– · 65.0 ± 0.0 · –"
-    below = "Below random encoder: forward (nw-ucla C-View). Below raw: forward, reverse (nw-ucla C-View)."
+    below = "Below the random encoder: forward (nw-ucla C-View). Below raw: forward, reverse (nw-ucla C-View)."
     assert text.split("\n## ")[1].count(below) == 1
     table = list(csv.DictReader((tmp_path / "out" / "table8.csv").open()))
     floors = [row for row in table if (row["kind"], row["reading"], row["tests"]) == ("floor", "last epoch", "clean")]
@@ -301,7 +299,7 @@ def test_the_random_encoder_is_no_floor_where_it_is_a_row(plan_of: Planner, fill
     assert list(rows)[-1] == "raw"
     assert rows["raw"] == "– · – · –", "files of before it was tested"
     assert "random encoder" not in rows
-    assert "\nBelow random encoder: none.\n" in text
+    assert "\nBelow the random encoder: none.\n" in text
     assert "Below raw" not in text
 
 
@@ -310,7 +308,9 @@ def test_floors_of_settings_are_those_beside_the_recipe(plan_of: Planner, fill: 
     for (number, _), (runs_of_row,) in reversed(plan.cells.items()):
         for fold, run in enumerate(runs_of_row):
             runs = fill(run, "linear", 70.0 + fold, random=40.0 + number, raw=69.0 + 2 * fold + number)
-    rows = rows_of(write_page(plan, runs, tmp_path / "out", "").read_text(), 1)
+    text = write_page(plan, runs, tmp_path / "out", "").read_text()
+    rows = rows_of(text, 1)
+    assert "Below raw: all rows (nw-ucla training views, 6 folds)." in text
     assert rows["random encoder"] == "40.0 · −32.5 ± 0.8"
     assert rows["raw"] == "74.0 · +1.5 ± 0.8"
 

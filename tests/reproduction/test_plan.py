@@ -193,11 +193,8 @@ def test_folders_of_the_same_name_are_told_apart(two_folders: tuple[Path, Path],
     for folder, other in zip(two_folders, others, strict=True):
         shutil.copytree(folder, other)
     np.save(others[0] / "0.npy", np.ones((6, 5, 3)))
-    plan = plan_on("table4", two_folders[0], *others, datasets=["folder", "synthetic"])
-    assert [column.dataset for column in plan.columns] == [
-        *(f"{tmp_path.name}/lab", "home/lab", "home/synthetic"),
-        *("synthetic", "synthetic"),
-    ]
+    plan = plan_on("table4", two_folders[0], *others)
+    assert [column.dataset for column in plan.columns] == [f"{tmp_path.name}/lab", "home/lab", "home/synthetic"]
     assert len({run.name for run in plan.runs}) == 2 * len(plan.columns)
 
 
@@ -222,10 +219,10 @@ def test_an_alternative_that_some_data_sets_have_themselves_stays_for_the_others
     both = plan_of("settings-ser", *names, datasets=names, recipe="tuned")
     alone = plan_of("settings-ser", "folder", datasets=["folder"], recipe="tuned")
     assert both.target.rows == TARGETS["settings-ser"].rows
-    (synthetic, _), left_out = both.columns, set(both.target.rows) - set(alone.target.rows)
-    assert left_out
+    (own, _), left_out = both.columns, set(both.target.rows) - set(alone.target.rows)
+    assert [row.name for row in left_out] == ["no view transform"]
     for row in left_out:
-        assert both.cells[both.target.rows.index(row), synthetic] == both.cells[0, synthetic]
+        assert both.cells[both.target.rows.index(row), own] == both.cells[0, own]
 
 
 def test_each_split_is_taken_from_the_folder_that_has_it(tmp_path: Path) -> None:
