@@ -131,6 +131,8 @@ def train(run: RunFolder, config: Config, device: torch.device, ranks: Ranks) ->
     if ranks.rank == 0:
         if config.fused:
             print_backends(config, device)
+        if config.turn_yaw == "auto":
+            print(f"clips are turned by {trainer.yaw:.0f} degrees, three times as far as they face apart (--turn-yaw)")
         if not run.config_path.exists():
             run.create(config)
     trainer.train()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -96,6 +97,15 @@ def test_fused_prints_operator_backend_and_reason(
     *operators, decoder, step = table
     assert operators == [["operator", "backend", "why"], *map(list, ops.choices(ops.Case("cpu", torch.float32)))]
     assert [decoder[:2], step[:2]] == [["decoder", "eager"], ["step", "eager"]]
+
+
+def test_how_far_clips_are_turned_is_said_where_the_clips_decide_it(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train.main([*options, "--turn-yaw", "auto", "--out", str(tmp_path / "auto")])
+    assert re.search(r"^clips are turned by \d+ degrees, .* \(--turn-yaw\)$", capsys.readouterr().out, re.MULTILINE)
+    train.main([*options, "--turn-yaw", "30", "--out", str(tmp_path / "given")])
+    assert "turned" not in capsys.readouterr().out
 
 
 def test_a_kernel_that_waited_in_vain_ends_the_run(
