@@ -148,7 +148,7 @@ def own_folders(folders: Sequence[Path]) -> list[Path]:
     """Those of `folders` (none: $CRRL_DATA) that are read as `folder`, whole or damaged: absolute, each once.
 
     Raises:
-        CrrlError: one was prepared, and its manifest is damaged or of another version.
+        CrrlError: one is not there, or was prepared, and its manifest is damaged or of another version.
     """
     root = os.environ.get("CRRL_DATA")
     given = folders or ([Path(root)] if root else [])
@@ -156,6 +156,8 @@ def own_folders(folders: Sequence[Path]) -> list[Path]:
 
 
 def _is_own(root: Path) -> bool:
+    if not root.exists():
+        raise CrrlError(f"{root} is not there: give --data (or CRRL_DATA) folders of data sets")
     if prepared.is_prepared(root):
         return prepared.read_manifest(root)["dataset"] in FORMATS
     return (root / folder.LABELS).is_file()

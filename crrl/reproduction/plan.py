@@ -288,7 +288,7 @@ def data_sets(datasets: Sequence[str], folders: Sequence[Path]) -> dict[str, Dat
     looked for in all folders.
 
     Raises:
-        CrrlError: a folder was prepared, and its manifest is damaged.
+        CrrlError: a folder in which clips of the user's own are sought is not there, or its manifest is damaged.
     """
     everywhere = Finder(folders)
     found: dict[str, DataSet] = {}

@@ -64,7 +64,7 @@ def test_folders_of_clips_of_ones_own_are_told_from_others(
     manifest = place / "other" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"dataset": "folder"', '"dataset": "nw-ucla"'))
     (place / "empty").mkdir()
-    own, *rest = (place / name for name in ("own", "other", "empty", "missing"))
+    own, *rest = (place / name for name in ("own", "other", "empty"))
     assert sources.own_folders([*rest, root, own, own, root / ".." / root.name]) == [root, own]
     monkeypatch.chdir(place)
     assert sources.own_folders([Path("own")]) == [own]
@@ -72,6 +72,8 @@ def test_folders_of_clips_of_ones_own_are_told_from_others(
     assert sources.own_folders([]) == [root]
     monkeypatch.delenv("CRRL_DATA")
     assert sources.own_folders([]) == []
+    with pytest.raises(CrrlError, match=r"places\d*/missing is not there: give --data"):
+        sources.own_folders([own, place / "missing"])
 
 
 def test_a_prepared_set_is_preprocessed_by_its_preprocessor(root: Path) -> None:
