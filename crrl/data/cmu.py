@@ -18,7 +18,7 @@ import numpy as np
 from crrl.data import asf
 from crrl.data.chunks import Files, Shown, read_in_order
 from crrl.data.clips import Clips, FloatArray, IntArray, Split
-from crrl.data.folder import LABELS, read_rows
+from crrl.data.folder import LABELS, classes_of, read_rows
 from crrl.data.kinematics import warn_of_rates
 from crrl.data.naming import by_stem, files_below
 from crrl.data.text import tell
@@ -34,6 +34,7 @@ JOINTS = (
 )
 """The joints in order: that of the hierarchy in CMU's files, depth first. A joint is the far end of the bone it names:
 "lfemur" is the left knee, "lclavicle" the left shoulder."""
+COLUMNS = ("file", "subject", "trial", "label")
 FOLDS = 4
 INCH = 0.0254
 """Metres. CMU's documentation: an ASF file's lengths divided by its `length` (0.45) are inches."""
@@ -74,7 +75,7 @@ def read_trials(path: Path) -> list[tuple[int, str, str]]:
         CrrlError: the file is damaged, a row names no trial or no label, or a trial comes twice.
     """
     trials: dict[str, tuple[int, str, str]] = {}
-    for line, row in read_rows(path, {"label"}, "subject,trial,label or file,label"):
+    for line, row in read_rows(path, {"label"}, COLUMNS, "subject,trial,label or file,label"):
         name = Path(row["file"]).name if "file" in row else _name(row.get("subject", ""), row.get("trial", ""))
         if not _NAME.fullmatch(name) or not row["label"]:
             raise CrrlError(
@@ -99,7 +100,7 @@ def load(files: list[Path]) -> Clips:
     labels_path, *paths = files
     trials = read_trials(labels_path)
     motions = {path.name: path for path in paths}
-    class_names = sorted({label for _, _, label in trials})
+    class_names = classes_of(labels_path, (label for _, _, label in trials))
     _read_skeleton.cache_clear()
     for path in paths:
         if path.suffix == ".asf":
