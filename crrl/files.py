@@ -1,4 +1,7 @@
-"""Files that are either whole or absent: every write goes to a temporary neighbour first and is renamed into place."""
+"""Files that are either whole or absent: every write goes to a temporary neighbour first and is renamed into place.
+
+Files that others wrote are opened by `open_input`, which waits for no pipe and says what a file of another kind is.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,129 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 from crrl.errors import CrrlError
+
+HEAD = 512
+"""Bytes by which a kind of file is told."""
+SHOWN = 24
+"""Characters of a file that a message repeats."""
+
+
+class Kind(NamedTuple):
+    """A kind of file that its first bytes tell: its name here, what it is in words, and what to do with it."""
+
+    name: str
+    words: str
+    remedy: str
+
+
+def _kinds() -> dict[re.Pattern[bytes], Kind]:
+    pointed = "fetch the file that it stands for, by git"
+    again = "download the file again: this came in its place"
+    unpack = "unpack it"
+    other = "give the file that is meant"
+    table = (
+        (rb"version https://git-lfs", "git-lfs", "a git-lfs pointer", f"{pointed} lfs pull"),
+        (rb"[^\n]{0,300}/annex/objects/", "git-annex", "a git-annex pointer", f"{pointed} annex get"),
+        (rb"(\xef\xbb\xbf)?\s*<(!doctype\s+html|html|head|body|title)", "html", "a web page (HTML)", again),
+        (rb"(\xef\xbb\xbf)?\s*<([?!]?[a-z]|!--)", "xml", "XML", again),
+        (rb"404: not found|(not found|access denied|forbidden)\.?\s*\Z", "answer", "the answer of a server", again),
+        (rb"\x1f[\x8b\x9d]", "gzip", "compressed (gzip)", unpack),
+        (rb"BZh[1-9]", "bzip2", "compressed (bzip2)", unpack),
+        (rb"\xfd7zXZ\0", "xz", "compressed (xz)", unpack),
+        (rb"\x28\xb5\x2f\xfd", "zstd", "compressed (zstd)", unpack),
+        (rb"7z\xbc\xaf", "7z", "a 7z archive", unpack),
+        (rb"Rar!\x1a", "rar", "a RAR archive", unpack),
+        (rb".{257}ustar", "tar", "a tar archive", unpack),
+        (rb"PK(\x03\x04|\x05\x06)", "zip", "a zip archive (.npz, .pt, .xlsx)", other),
+        (rb"\x93NUMPY", "npy", "a NumPy array (.npy)", other),
+        (rb"\x80[\x02-\x05]", "pickle", "a pickle", other),
+        (rb"(\xef\xbb\xbf)?\s*[\[{]", "json", "JSON", other),
+        (rb"(\xef\xbb\xbf)?\s*HIERARCHY\b", "bvh", "a BVH file", "such files are read by python -m crrl.prepare bvh"),
+        (rb"Kaydara FBX", "fbx", "an FBX file", "export it as BVH"),
+        (rb".{8}\{\"", "safetensors", "a safetensors file", other),
+        (rb"\x89HDF\r\n", "hdf5", "an HDF5 file", "save what it holds as .npy"),
+        (rb"MATLAB [57]\.", "mat", "a MATLAB file", "save what it holds as .npy"),
+        (rb"\xff\xfe[^\0]\0|\xfe\xff\0[^\0]", "utf-16", "text in UTF-16", "save it as UTF-8"),
+        (rb"\xd0\xcf\x11\xe0", "office", "a document of Office", "save it as text in UTF-8"),
+        (rb"%PDF-", "pdf", "a PDF document", other),
+        (rb"\x89PNG|\xff\xd8\xff|GIF8", "image", "a picture", other),
+        (rb"RIFF.{4}AVI |.{4}ftyp|\x1a\x45\xdf\xa3", "video", "a video", other),
+        (rb"SQLite format 3\0", "sqlite", "an SQLite database", other),
+        (rb"PAR1[\0-\x1f]", "parquet", "a Parquet file", other),
+        (rb"\x7fELF|MZ.\0", "program", "a program", other),
+    )
+    return {re.compile(pattern, re.DOTALL | re.IGNORECASE): Kind(*kind) for pattern, *kind in table}
+
+
+_KINDS = _kinds()
+
+
+def kind_of(head: bytes) -> Kind | None:
+    """What a file is that begins so; None: text, or nothing that is known."""
+    return next((kind for pattern, kind in _KINDS.items() if pattern.match(head[:HEAD])), None)
+
+
+def check_kind(path: Path, head: bytes, what: str, *kinds: str, only: bool = False) -> None:
+    """Raise where a file that begins so is known to be of another kind than it should.
+
+    Args:
+        what: it should be, in words. kinds: names of kinds that it may be. only: it must be one of these.
+
+    Raises:
+        CrrlError: says what it is, and what to do.
+    """
+    kind = kind_of(head)
+    if kind and kind.name not in kinds:
+        raise CrrlError(f"{path} is {kind.words}, not {what}: {kind.remedy}")
+    if only and not kind:
+        begins = f"it begins with {shown(head)!r}" if head else "it is empty"
+        raise CrrlError(f"{path} is not {what} ({begins}): restore it, or give the file that is meant")
+
+
+def shown(text: str | bytes) -> str:
+    """What a message repeats of a file: its first characters, those that cannot be printed as ?."""
+    start = text[:SHOWN].decode("latin1") if isinstance(text, bytes) else text[:SHOWN]
+    return "".join(char if " " <= char <= "~" else "?" for char in start)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open without waiting for the other end of a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def open_input(path: Path, what: str = "", *kinds: str, only: bool = False) -> BinaryIO:
+    """Open a file that others wrote, of the kind that `check_kind` is told; without `what` of any.
+
+    Raises:
+        CrrlError: it cannot be opened, is of another kind, or is no regular file: a pipe may never have anything to
+            read, and a device no end.
+    """
+    with explain_os_errors(path, "read"):
+        try:
+            file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115
+        except ValueError as error:
+            raise CrrlError(f"{shown(str(path))!r} ... names no file ({error}): give it another name") from error
+    try:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise CrrlError(f"{path} is no regular file, but a pipe, a device or a socket: give a file")
+        if what:
+            with explain_os_errors(path, "read"):
+                check_kind(path, file.read(HEAD), what, *kinds, only=only)
+                file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 @contextmanager
@@ -76,24 +194,25 @@ def write_json(path: Path, value: Any) -> None:
     write_file(path, lambda temporary: temporary.write_text(json.dumps(value, indent=2) + "\n"))
 
 
-def read_bytes(path: Path) -> bytes:
-    """A file's content.
+def read_bytes(path: Path, what: str = "", *kinds: str) -> bytes:
+    """The content of a file that `open_input` opens.
 
     Raises:
-        CrrlError: it is missing or unreadable.
+        CrrlError: it is missing, unreadable, no regular file or of another kind.
     """
-    with explain_os_errors(path, "read"):
-        return path.read_bytes()
+    with open_input(path, what, *kinds) as file, explain_os_errors(path, "read"):
+        return file.read()
 
 
 def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        CrrlError: it is missing, unreadable, not JSON (truncated, say), or nested too deep to be read.
+        CrrlError: it is missing, unreadable, another kind of file, not JSON (truncated, say), or nested too deep to be
+            read.
     """
     try:
-        return json.loads(read_bytes(path))
+        return json.loads(read_bytes(path, "JSON", "json", "utf-16"))
     except (ValueError, RecursionError) as error:
         raise CrrlError(f"{path} is not valid JSON ({error}): the file is damaged or cut short; restore it") from error
 

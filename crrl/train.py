@@ -14,6 +14,7 @@ import tyro
 from crrl import ops
 from crrl.config import Config, Dataset, Recipe, choose_device, preset
 from crrl.data import prepare
+from crrl.data.clips import warn_of_untrained
 from crrl.errors import CrrlError, Interrupted, run_command
 from crrl.ops import cpu
 from crrl.runs import RunFolder
@@ -129,6 +130,7 @@ def train(run: RunFolder, config: Config, device: torch.device, ranks: Ranks) ->
         prepared = prepare(config.dataset, config.data, config.split_name, config.preprocessing)
     trainer = Trainer(config, run, prepared, device, ranks)
     if ranks.rank == 0:
+        warn_of_untrained(prepared.clips, [config.split_name])
         if config.fused:
             print_backends(config, device)
         if config.turn_yaw == "auto":

@@ -13,7 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from crrl.data.clips import Clips, FloatArray, IntArray, mark_present
+from crrl.data.naming import wrong_name
 from crrl.errors import CrrlError
+from crrl.files import shown
+
+PIXELS = 10
+"""Coordinates beyond this are pixels, not metres from a body or a sensor in a room."""
 
 _NTU_NAME = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R\d{3}A\d{3}(?:\.skeleton)?")
 
@@ -93,15 +98,65 @@ def leave_out_empty(path: Path, clips: Clips) -> Clips:
 
 def warn_if_coarse(path: Path, dtype: npt.DTypeLike) -> None:
     """Say so if coordinates are float16: a few metres are then rounded to millimetres, as much as a frame's motion."""
-    if np.dtype(dtype).itemsize < 4:
+    if np.dtype(dtype).kind == "f" and np.dtype(dtype).itemsize < 4:
         warnings.warn(
             f"{path} holds float16 coordinates: too coarse for velocities (Eq. 2); use a float32 file if there is one",
             stacklevel=2,
         )
 
 
+def described(value: object) -> str:
+    """What stands where something else is expected, in words."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {list(value.shape)}"
+    if isinstance(value, str):
+        return f"the text {shown(value)!r}"
+    if isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 10**18):
+        return repr(value)
+    return "nothing" if value is None else f"a {type(value).__name__}"
+
+
+def as_list(value: object) -> list[Any] | None:
+    """The items of a list, a tuple or an array of one axis; None of anything else."""
+    if isinstance(value, np.ndarray):
+        return list(value.tolist()) if value.ndim == 1 else None
+    return list(value) if isinstance(value, list | tuple) else None
+
+
+def is_score(low: float, high: float, farthest: float) -> bool:
+    """Whether a third channel from `low` to `high` is a score, not z: in [0, 1], where x and y reach `farthest`."""
+    return low >= 0 and 0 < high <= 1 and farthest > PIXELS
+
+
+def take_scores(path: Path, frames: FloatArray) -> None:
+    """Where the third numbers of joints [F, J, 3] are scores, make z 0 and joints of score 0 absent, with a warning."""
+    scores = frames[..., 2].copy()
+    farthest = float(np.abs(frames[..., :2]).max())
+    if not is_score(float(scores.min()), float(scores.max()), farthest):
+        return
+    warnings.warn(
+        f"{path}: the third numbers of all joints are in [0, 1], where x and y reach {farthest:.4g}: they are taken "
+        f"for scores, not for z, which is 0; a joint of score 0 is absent",
+        stacklevel=3,
+    )
+    frames[..., 2] = 0
+    frames[scores == 0] = 0
+    mark_present(frames, scores > 0)
+
+
+def warn_if_scores(path: Path, frames: FloatArray) -> None:
+    """Say so if the depths of Kinect's skeletons [F, J, 3] are all in [0, 1], where no sensor sees bodies: scores?"""
+    low, high = float(frames[..., 2].min(initial=1)), float(frames[..., 2].max(initial=0))
+    if low >= 0 and 0 < high <= 1:
+        said = f"all z are from {low:.3g} to {high:.3g}: they may be scores of 2D joints, and are read as depths"
+        warnings.warn(f"{path}: {said}", stacklevel=2)
+
+
 def check_unique(path: Path, names: Sequence[str]) -> None:
-    """Raise CrrlError where a clip's name comes twice."""
+    """Raise CrrlError where a clip's name comes twice, or cannot be one."""
+    for name in names:
+        if wrong := wrong_name(name):
+            raise CrrlError(f"{path}: the name of a clip, {shown(name)!r}, {wrong}: rename it")
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise CrrlError(f"{path} names {twice[0][:80]!r} twice: restore it, or give each clip a name of its own")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -121,6 +122,12 @@ class Clips:
             class_names=tuple(class_names),
         )
 
+    def untrained(self, name: str) -> list[str]:
+        """The classes of test clips of the split `name` that none of its training clips shows."""
+        split = self.split(name)
+        tested = [self.labels[index] for index in split.test.values()]
+        return [self.class_names[label] for label in np.setdiff1d(np.concatenate(tested), self.labels[split.train])]
+
     def without_empty(self, reason: str) -> Clips:
         """The clips that have frames, in all splits; the names of the others are in `dropped`, with the reason."""
         kept = self.lengths > 0
@@ -231,6 +238,18 @@ def mark_present(frames: FloatArray, present: npt.NDArray[np.bool_]) -> None:
     frames[at_origin, 0] = 1e-6
 
 
+def warn_of_untrained(clips: Clips, splits: Iterable[str]) -> None:
+    """Warn where test clips of these splits are of classes that no training clip shows: no test can tell them right."""
+    found = {name: classes for name in splits if (classes := clips.untrained(name))}
+    listed = "; ".join(f"{name}: {', '.join(classes[:5])}" for name, classes in list(found.items())[:3])
+    if found:
+        warnings.warn(
+            f"{len(set().union(*found.values()))} classes have test clips, but no training clip ({listed}): none of "
+            f"them can be told right; is a class called two ways?",
+            stacklevel=2,
+        )
+
+
 def write_frames(folder: Path, shape: tuple[int, ...], pieces: Iterable[FloatArray]) -> FloatArray:
     """Write frames.npy from pieces [F_i, J, 3] as they come, so that they need not fit into memory together.
 
@@ -250,7 +269,7 @@ def write_frames(folder: Path, shape: tuple[int, ...], pieces: Iterable[FloatArr
 
 
 def check_clip(clip: object, name: str, allow_empty: bool = False) -> FloatArray:
-    """A user's or a file's clip as float32 [T, J, 3].
+    """A user's or a file's clip as float32 [T, J, 3]. Joints of a masked array of which any number is masked are zeros.
 
     Raises:
         CrrlError: it is not [T, J, 3], has no frame (unless `allow_empty`) or no joint, or holds NaN, infinity or
@@ -258,17 +277,32 @@ def check_clip(clip: object, name: str, allow_empty: bool = False) -> FloatArray
     """
     try:
         with np.errstate(over="ignore"):  # what is too large for float32 is infinity, and refused as that
-            array = np.ascontiguousarray(_numbers(cast(npt.ArrayLike, clip)), dtype=np.float32)
-    except (ValueError, TypeError, OverflowError) as error:
+            array = np.ascontiguousarray(_numbers(cast(npt.ArrayLike, _unmasked(clip))), dtype=np.float32)
+    except (ValueError, TypeError, OverflowError, RuntimeError) as error:  # the last: lists nested too deep
         raise CrrlError(f"{name} is no array of numbers of shape [frames, joints, 3]: {error}") from error
     if array.ndim != 3 or array.shape[2] != 3:
         raise CrrlError(f"{name} has shape {list(array.shape)}, not [frames, joints, 3]")
     if (array.shape[0] == 0 and not allow_empty) or array.shape[1] == 0:
         raise CrrlError(f"{name} is empty (shape {list(array.shape)}): remove the clip")
     if not np.isfinite(array).all():
-        frame = int(np.argwhere(~np.isfinite(array))[0, 0])
-        raise CrrlError(f"{name} holds NaN or infinity, first in frame {frame}: repair or remove the clip")
+        frame, joint, _ = np.argwhere(~np.isfinite(array))[0].tolist()
+        raise CrrlError(
+            f"{name} holds NaN or infinity, first in frame {frame}, joint {joint}: write a joint that was not seen as "
+            f"zeros, else repair or remove the clip"
+        )
     return array
+
+
+def _unmasked(clip: object) -> object:
+    """`clip` with zeros for the joints that a mask hides, also where masked arrays lie in lists; NumPy drops masks."""
+    if isinstance(clip, np.ma.MaskedArray):
+        mask = np.ma.getmaskarray(clip)
+        return np.where(mask.any(axis=-1, keepdims=True) if mask.ndim else mask, 0, clip.data)
+    if not isinstance(clip, list | tuple):
+        return clip
+    if any(part is np.ma.masked for part in clip):
+        return [0.0] * len(clip)
+    return [_unmasked(part) if isinstance(part, list | tuple | np.ma.MaskedArray) else part for part in clip]
 
 
 def _numbers(clip: npt.ArrayLike) -> npt.NDArray[Any]:

@@ -7,6 +7,7 @@ they show.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import cache
@@ -16,9 +17,11 @@ import numpy as np
 
 from crrl.data import asf
 from crrl.data.chunks import Files, Shown, read_in_order
-from crrl.data.clips import Clips, IntArray, Split
-from crrl.data.folder import LABELS, read_rows
-from crrl.data.naming import by_stem
+from crrl.data.clips import Clips, FloatArray, IntArray, Split
+from crrl.data.folder import LABELS, classes_of, read_rows
+from crrl.data.kinematics import warn_of_rates
+from crrl.data.naming import by_stem, files_below
+from crrl.data.text import tell
 from crrl.errors import CrrlError
 
 JOINTS = (
@@ -31,6 +34,7 @@ JOINTS = (
 )
 """The joints in order: that of the hierarchy in CMU's files, depth first. A joint is the far end of the bone it names:
 "lfemur" is the left knee, "lclavicle" the left shoulder."""
+COLUMNS = ("file", "subject", "trial", "label")
 FOLDS = 4
 INCH = 0.0254
 """Metres. CMU's documentation: an ASF file's lengths divided by its `length` (0.45) are inches."""
@@ -51,7 +55,7 @@ def find_files(root: Path) -> list[Path]:
             f"the columns subject,trial,label (2,1,walk) or file,label (02_01.amc,walk)"
         )
     trials = read_trials(folder / LABELS)
-    motions = by_stem(sorted(folder.rglob("*.amc")), {Path(name).stem for _, name, _ in trials})
+    motions = by_stem(files_below(folder, ".amc"), {Path(name).stem for _, name, _ in trials})
     files = []
     for line, name, _ in trials:
         motion = motions.get(Path(name).stem)
@@ -71,7 +75,7 @@ def read_trials(path: Path) -> list[tuple[int, str, str]]:
         CrrlError: the file is damaged, a row names no trial or no label, or a trial comes twice.
     """
     trials: dict[str, tuple[int, str, str]] = {}
-    for line, row in read_rows(path, {"label"}, "subject,trial,label or file,label"):
+    for line, row in read_rows(path, {"label"}, COLUMNS, "subject,trial,label or file,label"):
         name = Path(row["file"]).name if "file" in row else _name(row.get("subject", ""), row.get("trial", ""))
         if not _NAME.fullmatch(name) or not row["label"]:
             raise CrrlError(
@@ -96,21 +100,25 @@ def load(files: list[Path]) -> Clips:
     labels_path, *paths = files
     trials = read_trials(labels_path)
     motions = {path.name: path for path in paths}
-    class_names = sorted({label for _, _, label in trials})
+    class_names = classes_of(labels_path, (label for _, _, label in trials))
     _read_skeleton.cache_clear()
     for path in paths:
         if path.suffix == ".asf":
             _read_skeleton(path)  # a damaged one is told before any trial is read
     names = [name for _, name, _ in trials]
     pairs = [(motions[name], _skeleton_path(motions[name])) for name in names]
+    said: list[tuple[Path, str]] = []
+    rates: list[tuple[Path, float]] = []
     with closing(read_in_order(_read_clip, pairs, "read cmu")) as shown:
         clips = Clips.from_arrays(
-            (frames for [(_, frames)] in shown),
+            _frames(pairs, shown, said, rates),
             labels=[class_names.index(label) for _, _, label in trials],
             names=[str(motions[name]) for name in names],
             class_names=class_names,
             subjects=[int(name.partition("_")[0]) for name in names],
         )
+    tell(said)
+    warn_of_rates(rates)
     clips = replace(clips, names=tuple(Path(name).stem for name in names))
     counts = np.bincount(clips.labels)
     if len(clips) < FOLDS or counts.min() < 2:
@@ -137,12 +145,23 @@ def _read_skeleton(path: Path) -> asf.Skeleton:
 
 
 def _read_clip(pair: Files) -> Shown:
-    """One trial, float32 [T, 31, 3] in metres, of its .amc file and its .asf file."""
+    """One trial, float32 [T, 31, 3] in metres, of its .amc file and its .asf file, after its frames a second and
+    remarks."""
     path, skeleton_path = pair
     skeleton = _read_skeleton(skeleton_path)
-    frames = asf.positions(skeleton, asf.read_motion(path, skeleton))
-    frames = frames[:, [skeleton.names.index(name) for name in JOINTS]]
-    return [(None, frames * np.float32(INCH / skeleton.unit))]
+    motion, rate, remarks = asf.read_recording(path, skeleton)
+    frames = asf.positions(skeleton, motion)[:, [skeleton.names.index(name) for name in JOINTS]]
+    return [([rate, remarks], frames * np.float32(INCH / skeleton.unit))]
+
+
+def _frames(
+    pairs: Iterable[Files], shown: Iterable[Shown], said: list[tuple[Path, str]], rates: list[tuple[Path, float]]
+) -> Iterator[FloatArray]:
+    """The trials alone; `said` gets the remarks on them, `rates` the frames a second of those that say them."""
+    for (path, _), [((rate, remarks), frames)] in zip(pairs, shown, strict=True):
+        said += [(path, remark) for remark in remarks]
+        rates += [(path, rate)] if rate else []
+        yield frames
 
 
 def _folds(clips: Clips) -> dict[str, Split]:

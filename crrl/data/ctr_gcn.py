@@ -16,7 +16,15 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from crrl.data.arrays import join_bodies, leave_out_empty, ntu_split, only_file, warn_if_coarse, without_padding
+from crrl.data.arrays import (
+    join_bodies,
+    leave_out_empty,
+    ntu_split,
+    only_file,
+    warn_if_coarse,
+    warn_if_scores,
+    without_padding,
+)
 from crrl.data.clips import Clips, FloatArray, IntArray, Split
 from crrl.errors import CrrlError
 from crrl.files import explain_damage
@@ -69,6 +77,7 @@ def _read(path: Path, archive: zipfile.ZipFile) -> Clips:
         class_names=[str(number) for number in range(1, classes.pop() + 1)],
         allow_empty=True,
     )
+    warn_if_scores(path, clips.frames)
     names = tuple(name.partition(", x_")[2] for name in clips.names)
     split = ntu_split(path.stem.rpartition("_")[2], "default")
     splits = {split: Split(train, {"all": test + len(train)})}

@@ -3,33 +3,45 @@
 from __future__ import annotations
 
 import csv
+import io
+import os
 import re
-from collections.abc import Iterable
+import unicodedata
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
+from difflib import get_close_matches
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
+from crrl.data.arrays import take_scores
 from crrl.data.clips import Clips, FloatArray, IntArray, Split, check_clip
 from crrl.data.folds import validation_folds
+from crrl.data.naming import wrong_name
 from crrl.errors import CrrlError
-from crrl.files import explain_damage, explain_os_errors
+from crrl.files import explain_damage, explain_os_errors, read_bytes, shown
 
 LABELS = "labels.csv"
 FACTS = ("subject", "view", "setup")
+COLUMNS = ("file", "label", "split", *FACTS)
+MOST_COLUMNS = 1000
 
 
 def find_files(root: Path) -> list[Path]:
     """labels.csv and the clip files it lists, in its order.
 
     Raises:
-        CrrlError: labels.csv is missing or lists a file that is not there.
+        CrrlError: labels.csv is missing or lists a file that is not there, or is no file.
     """
     files = [root / row["file"] for row in read_labels(root)]
     for path in files:
-        if not path.is_file():
-            raise CrrlError(f"{root / LABELS} lists {path}, which is not there: add the file or remove its row")
+        with explain_os_errors(path, "read"):
+            there, fits = path.exists(), path.is_file()
+        if not fits:
+            problem = "is no regular file: give a file" if there else "is not there: add the file"
+            raise CrrlError(f"{root / LABELS} lists {path}, which {problem} or remove its row")
     return [root / LABELS, *files]
 
 
@@ -37,50 +49,116 @@ def read_labels(root: Path) -> list[dict[str, str]]:
     """The rows of labels.csv: columns file and label, and optionally split (train or test), subject, view, setup.
 
     Raises:
-        CrrlError: the file is missing, has no rows, lacks a column or a value, or lists a clip twice.
+        CrrlError: the file is missing, has no rows, lacks a column or a value, lists a clip twice or one outside of
+            its folder.
     """
     path = root / LABELS
-    rows = read_rows(path, {"file", "label"}, "file,label")
+    rows = read_rows(path, {"file", "label"}, COLUMNS, "file,label")
     seen: set[str] = set()
     for line, row in rows:
         if not row["file"] or not row["label"]:
             raise CrrlError(f"{path}, line {line}: file and label must both be given")
-        if row["file"] in seen:
+        file = os.path.normpath(row["file"])
+        if wrong := next(filter(None, map(wrong_name, PurePath(row["file"]).parts)), ""):
+            raise CrrlError(f"{path}, line {line}: the name of a file {wrong}: rename it")
+        if os.path.isabs(file) or ".." in PurePath(row["file"]).parts:
+            raise CrrlError(f"{path}, line {line}: {row['file']} is not below {root}: move it there, or link to it")
+        if file in seen:
             raise CrrlError(f"{path}, line {line}: {row['file']} is listed twice; remove one of its rows")
-        seen.add(row["file"])
+        seen.add(file)
+        if "split" in row:
+            row["split"] = row["split"].lower()
         if row.get("split", "train") not in ("train", "test"):
-            raise CrrlError(f"{path}, line {line}: split is {row['split']!r}, not train or test")
+            raise CrrlError(f"{path}, line {line}: split is {shown(row['split'])!r}, not train or test")
         for fact in FACTS:
-            if not re.fullmatch(r"-?\d{1,9}|", row.get(fact, "")):
-                raise CrrlError(f"{path}, line {line}: {fact} is {row[fact]!r}, not a whole number")
+            if not re.fullmatch(r"-?\d{1,9}|", row.get(fact, ""), re.ASCII):
+                raise CrrlError(f"{path}, line {line}: {fact} is {shown(row[fact])!r}, not a whole number")
     return [row for _, row in rows]
 
 
-def read_rows(path: Path, required: set[str], columns: str) -> list[tuple[int, dict[str, str]]]:
+def read_rows(path: Path, required: set[str], known: Sequence[str], columns: str) -> list[tuple[int, dict[str, str]]]:
     """The rows of a CSV file in UTF-8 whose first line names the columns, with their line numbers.
 
+    Names of columns may be in any case; space around a field is no part of it, and rows without any are passed over. A
+    column of another name than `known` is told in a warning.
+
     Args:
-        required: columns that every such file has. columns: the first line to have, as it is told to who lacks one.
+        required: columns that every such file has. known: those that are read, in each row as far as the file has them.
+        columns: the first line to have, as it is told to who lacks one.
 
     Raises:
-        CrrlError: the file is missing, is no such file, has no rows or lacks a required column.
+        CrrlError: the file is missing, is no such file, has no rows, lacks a required column, has one twice or one that
+            is almost called as another, or a row has more fields than there are columns.
     """
-    with explain_os_errors(path, "read"), open(path, newline="", encoding="utf-8-sig") as file:
-        try:
-            reader = csv.DictReader(file, restval="")
-            names = reader.fieldnames or ()
-            rows = [(reader.line_num, row) for row in reader]
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise CrrlError(f"{path} is not a CSV file in UTF-8: {error}") from error
-    missing = required - set(names)
-    if missing:
-        apart = ", apart by commas, not semicolons" if any(";" in name for name in names) else ""
+    content = read_bytes(path, "a list of clips (CSV)")
+    try:
+        reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
+        rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise CrrlError(f"{path} is not a CSV file in UTF-8: {error}") from error
+    names = [name.strip().lower() for name in rows[0][1]] if rows else []
+    _check_columns(path, names, required, known, columns)
+    if len(rows) < 2:
+        raise CrrlError(f"{path} lists no clips: add a row for each")
+    places = {name: names.index(name) for name in known if name in names}
+    for line, row in rows[1:]:
+        if any(field.strip() for place, field in enumerate(row) if not (place < len(names) and names[place])):
+            raise CrrlError(
+                f"{path}, line {line}: {len(row)} fields, but the first line names {len(list(filter(None, names)))} "
+                f'columns: put a field that holds a comma into quotes ("carry, with bag")'
+            )
+    return [
+        (line, {name: row[place].strip() if place < len(row) else "" for name, place in places.items()})
+        for line, row in rows[1:]
+    ]
+
+
+def _check_columns(path: Path, names: list[str], required: set[str], known: Sequence[str], columns: str) -> None:
+    if missing := required - set(names):
+        other = next((word for mark, word in ((";", "semicolons"), ("\t", "tabs")) if mark in "".join(names)), "")
+        apart = f", apart by commas, not {other}" if other else ""
         raise CrrlError(
             f"{path} has no column {' or '.join(sorted(missing))}: its first line names the columns, {columns}{apart}"
         )
-    if not rows:
-        raise CrrlError(f"{path} lists no clips: add a row for each")
-    return rows
+    if len(names) > MOST_COLUMNS:
+        raise CrrlError(f"{path} has {len(names)} columns, more than {MOST_COLUMNS}: its first line names {columns}")
+    for name in known:
+        if names.count(name) > 1:
+            raise CrrlError(f"{path} has {names.count(name)} columns {name}: take out or rename all but one")
+    others = [name for name in dict.fromkeys(names) if name and name not in known]
+    for name in others:
+        if near := get_close_matches(name, [column for column in known if column not in names], 1, 0.8):
+            raise CrrlError(f"{path}: column {shown(name)!r} is almost {near[0]!r}: call it so, or quite otherwise")
+    if others:
+        warnings.warn(f"{path} has columns that are not read: {', '.join(map(shown, others[:9]))}", stacklevel=4)
+
+
+def classes_of(path: Path, labels: Iterable[str]) -> list[str]:
+    """The classes of these labels, sorted; with a warning where two differ so little that one may be meant.
+
+    Raises:
+        CrrlError: one can be no class's name.
+    """
+    classes = sorted(set(labels))
+    alike: dict[str, list[str]] = {}
+    for name in classes:
+        if wrong := wrong_name(name):
+            raise CrrlError(f"{path}: the name of a class, {shown(name)!r}, {wrong}: rename it")
+        alike.setdefault(_plain(name), []).append(name)
+    pairs = [" and ".join(map(repr, same)) for same in alike.values() if len(same) > 1]
+    if pairs:
+        warnings.warn(
+            f"{path}: the classes {'; '.join(pairs[:5])} differ in case, space or zeros alone: call them one way, if "
+            f"they are one",
+            stacklevel=3,
+        )
+    return classes
+
+
+def _plain(name: str) -> str:
+    """What is left of a class's name without case, accents' forms and separators; of a number its value."""
+    plain = " ".join(re.split(r"[\s_-]+", unicodedata.normalize("NFKC", name).casefold().strip()))
+    return str(float(plain)) if re.fullmatch(r"\d{1,9}(\.\d{0,9})?", plain, re.ASCII) else plain
 
 
 def read_clip(path: Path) -> FloatArray:
@@ -103,7 +181,8 @@ def load(files: list[Path], contents: Iterable[object] | None = None) -> Clips:
     """Read the clips that `find_files` found, with the split "default" and folds of its training clips alone.
 
     The test clips of "default" are those marked test in the column split; without that column, every fifth clip of each
-    class. They are on neither side of the folds (`validation_folds`).
+    class. They are on neither side of the folds (`validation_folds`). Joints (x, y, score) in pixels become (x, y, 0),
+    with a warning, and those of score 0 absent.
 
     Args:
         files: labels.csv, then the clip files. contents: a clip, [T, J, 3], of each of these; None: they hold arrays.
@@ -113,7 +192,7 @@ def load(files: list[Path], contents: Iterable[object] | None = None) -> Clips:
     """
     labels_path, *clip_paths = files
     rows = read_labels(labels_path.parent)
-    class_names = sorted({row["label"] for row in rows})
+    class_names = classes_of(labels_path, (row["label"] for row in rows))
     facts: dict[str, Any] = {f"{fact}s": [int(row.get(fact) or -1) for row in rows] for fact in FACTS}
     clips = Clips.from_arrays(
         map(read_clip, clip_paths) if contents is None else contents,
@@ -122,6 +201,8 @@ def load(files: list[Path], contents: Iterable[object] | None = None) -> Clips:
         class_names=class_names,
         **facts,
     )
+    if contents is None:
+        take_scores(labels_path, clips.frames)
     test = np.array([row["split"] == "test" for row in rows]) if "split" in rows[0] else _every_fifth(clips.labels)
     if test.all() or not test.any():
         raise CrrlError(

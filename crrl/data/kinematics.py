@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +12,11 @@ import numpy.typing as npt
 from crrl.data.clips import FloatArray, mark_present
 
 Matrix = npt.NDArray[np.float64]
+
+PIECE = 1 << 17
+"""Joints of all frames together that are placed at a time: on the way to positions each takes some 300 bytes."""
+SAME_RATE = 1.01
+"""Frames a second differ where they do by more than this factor: 29.97 and 30 are the same."""
 
 
 def euler_rotation(angles: Matrix, axes: str) -> Matrix:
@@ -32,6 +39,28 @@ def _axis_rotation(angle: Matrix, axis: int) -> Matrix:
     rotation[..., second, first] = np.sin(angle)
     rotation[..., first, second] = -np.sin(angle)
     return rotation
+
+
+def in_pieces(place: Callable[[Matrix], FloatArray], motion: Matrix, joints: int) -> FloatArray:
+    """place(motion), float32 [T, J, 3] of a motion [T, D], computed for some frames at a time."""
+    step = max(1, PIECE // joints)
+    return np.concatenate([place(motion[first : first + step]) for first in range(0, len(motion), step)])
+
+
+def warn_of_rates(rates: Sequence[tuple[Path, float]]) -> None:
+    """Warn where files have different frames a second, so that velocities (Eq. 2) do not compare."""
+    groups: list[list[tuple[Path, float]]] = []
+    for path, rate in sorted(rates, key=lambda item: item[1]):  # of equal rates the first file stays first
+        if groups and rate <= SAME_RATE * groups[-1][0][1]:
+            groups[-1].append((path, rate))
+        else:
+            groups.append([(path, rate)])
+    if len(groups) > 1:
+        listed = ", ".join(f"{group[0][1]:.4g} in {len(group)} ({group[0][0]}, ...)" for group in groups[:5])
+        warnings.warn(
+            f"files differ in frames a second, {listed}: velocities (Eq. 2) do not compare; resample them to one rate",
+            stacklevel=2,
+        )
 
 
 def joint_positions(parents: Sequence[int], rotations: Matrix, shifts: Matrix) -> FloatArray:

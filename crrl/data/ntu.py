@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from crrl.data.clips import Clips, FloatArray, IntArray, Split
-from crrl.data.naming import by_stem
+from crrl.data.naming import by_stem, files_below
 from crrl.data.skeleton import NUM_JOINTS, Body, parse
+from crrl.data.text import line_error, read_lines
 from crrl.errors import CrrlError
-from crrl.files import explain_os_errors
 
 SHORT_FRAMES = 11
 """A body seen in no more frames than this is noise, where there is a longer one."""
@@ -52,7 +52,9 @@ ACTIONS = tuple(" ".join(action.split()) for action in _ACTIONS.split(";"))
 _TRAIN_60 = {1, 2, 4, 5, 8, 9, 13, 14, 15, 16, 17, 18, 19, 25, 27, 28, 31, 34, 35, 38}
 _TRAIN_120 = {45, 46, 47, 49, 50, *range(52, 60), 70, 74, 78, *range(80, 87), 89, *range(91, 96), 97, 98, 100, 103}
 
-_NAME = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})")
+_NAME = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})", re.ASCII)
+_NEAR = re.compile(r"\bS\d|S\d+C|C\d+P|P\d+R|R\d+A", re.ASCII | re.IGNORECASE)
+"""What a word has that is a name or a part of one."""
 _MOST = (32, 3, 106, 2, 120)
 """The largest setup, camera, subject, replication and action of any edition."""
 
@@ -79,9 +81,7 @@ class Edition:
         Raises:
             CrrlError: there are none, one is called as none can be, or two are called the same.
         """
-        paths = root.rglob("*.skeleton")
-        named = (path for path in paths if not path.name.startswith("."))  # a dot: what archivers leave beside a file
-        found = by_stem(filter(self._has, named))
+        found = by_stem(filter(self._has, files_below(root, ".skeleton")))
         if not found:
             raise CrrlError(f"no .skeleton files of {self.name} in {root}: give the folder they were unpacked into")
         return [found[name] for name in sorted(found)]
@@ -130,28 +130,35 @@ def _split(train: npt.NDArray[np.bool_]) -> Split:
 
 def _numbers(path: Path) -> tuple[int, ...]:
     """Setup, camera, subject, replication and action that a file's name says."""
-    name = path.name.removesuffix(".skeleton")
-    found = _NAME.fullmatch(name)
-    numbers = tuple(map(int, found.groups())) if found else ()
-    if not numbers or any(not 1 <= number <= most for number, most in zip(numbers, _MOST, strict=True)):
+    numbers = _numbers_in(path.stem)
+    if not numbers:
         raise CrrlError(f"{path} is not called as a clip of NTU RGB+D, SsssCcccPpppRrrrAaaa: rename or remove it")
     return numbers
 
 
-def missing_names(path: Path) -> list[str]:
-    """The clips that a list names, one a line, as the owners' lists of missing skeletons do; prose is passed over.
+def _numbers_in(name: str) -> tuple[int, ...]:
+    """The five numbers in a clip's name; none where it cannot be one."""
+    found = _NAME.fullmatch(name)
+    numbers = tuple(map(int, found.groups())) if found else ()
+    return numbers if all(1 <= number <= most for number, most in zip(numbers, _MOST, strict=False)) else ()
 
-    A clip may be named as its file is, S001C002P005R002A008.skeleton.
+
+def missing_names(path: Path) -> list[str]:
+    """The clips that a list names, as the owners' lists of missing skeletons do; prose and numbers are passed over.
+
+    A clip may be named as its file is, with the folder before it or not (data/S001C002P005R002A008.skeleton), in any
+    case, in quotes, and beside others on a line, apart by space, commas or semicolons.
 
     Raises:
-        CrrlError: the file cannot be read, names none, or a line is almost a name.
+        CrrlError: the file cannot be read, names none, or a word in it is almost a name.
     """
-    with explain_os_errors(path, "read"):
-        lines = [line.strip().removesuffix(".skeleton") for line in path.read_text("utf-8", "replace").splitlines()]
-    for number, line in enumerate(lines, 1):
-        if re.match(r"S\d", line) and not _NAME.fullmatch(line):
-            raise CrrlError(f"{path}, line {number}: {line[:40]!r} is no name of a clip: restore the list")
-    names = [line for line in lines if _NAME.fullmatch(line)]
+    names = []
+    for line in read_lines(path, "a list of names of clips", "json"):
+        for word in filter(_NEAR.search, re.split(r"[\s,;|]+", line.text)):
+            name = re.split(r"[\\/]", word.strip("\"'`()[]{}<>*."))[-1].upper().removesuffix(".SKELETON")
+            if not _numbers_in(name):
+                raise line_error(path, line, f"{word[:40]!r} is no name of a clip, but almost one", "restore the list")
+            names.append(name)
     if not names:
         raise CrrlError(f"{path} names no clip: --missing takes the owners' lists of samples with missing skeletons")
     return names

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from crrl.data.chunks import Chunk, Place, below, keep_in, make_in_order
-from crrl.data.clips import Clips, check_clip, write_frames
+from crrl.data.clips import Clips, check_clip, warn_of_untrained, write_frames
 from crrl.data.manifest import dropped_lines, manifest_of, summary_of
 from crrl.data.parallel import use_workers
 from crrl.data.prepared import MANIFEST, digest, digest_of
@@ -80,6 +80,7 @@ def prepare_folder(
             clips.save(whole)
         else:
             clips, found = _Reader(dataset, place, missing, skip_damaged).read(whole)
+        warn_of_untrained(clips, clips.splits)
         summary = _describe(whole, dataset, place.code, clips, found)
         os.rename(whole, out)
         shutil.rmtree(place.folder)

@@ -18,8 +18,8 @@ import numpy as np
 from crrl.data.arrays import join_bodies
 from crrl.data.chunks import Files, Shown, read_in_order
 from crrl.data.clips import Clips, FloatArray, IntArray, Split, join
-from crrl.data.naming import by_stem
-from crrl.data.text import Line, line_error, numbers, read_lines
+from crrl.data.naming import by_stem, files_below
+from crrl.data.text import Line, line_error, numbers, read_lines, remarks_on, tell
 from crrl.errors import CrrlError
 
 ACTIONS = tuple(
@@ -38,6 +38,8 @@ ACTIONS = tuple(
 BODIES, NUM_JOINTS = 2, 25
 VIEWS = "LMR"
 """Left, middle and right camera: views 1, 2 and 3."""
+OVERLAP = 10
+"""Times that the actions of a video may take its frames, all together: they follow each other, but for errors."""
 
 _VIDEO = re.compile(r"(\d{4}|A\d\dN\d\d)-([LMR])", re.ASCII)
 _SPLITS = {name: re.compile(rf"cross[-_]{name[6:]}(_v2)?\.txt") for name in ("cross-subject", "cross-view")}
@@ -67,7 +69,7 @@ def find_files(root: Path) -> list[Path]:
     Raises:
         CrrlError: there is no split file, or both editions', or a file of a video is missing or there twice.
     """
-    texts = sorted(path for path in root.rglob("*") if path.suffix in (".txt", ".label", ".skeleton"))
+    texts = sorted(files_below(root, ".txt", ".label", ".skeleton"))
     split_files = [path for path in texts if _split_name(path)]
     kinds = [_split_name(path) for path in split_files]
     if not split_files or len(set(kinds)) != len(kinds):
@@ -97,7 +99,7 @@ def read_split(path: Path) -> tuple[set[str], set[str]]:
         CrrlError: a heading is missing, a name is none, or a video is in both.
     """
     sides: list[set[str]] = []
-    for line in read_lines(path, whole=False):
+    for line in read_lines(path, "a split file"):
         if re.fullmatch(r"(train|valid)\w* videos:", line.text.lower()):  # "Validataion videos:" in the official files
             if line.text.lower().startswith("train") != (not sides) or len(sides) == 2:
                 raise line_error(path, line, "the headings are not Training videos:, then Validation videos:")
@@ -128,8 +130,10 @@ def load(files: list[Path]) -> Clips:
     pairs = list(zip(paths[::2], paths[1::2], strict=True))
     kept: list[Action] = []
     empty: list[Action] = []
+    remarks: dict[tuple[Path, str], None] = {}
     with closing(read_in_order(_read_video, pairs, "read pku-mmd")) as videos:
-        frames, offsets = join(_clips(pairs, videos, kept, empty))
+        frames, offsets = join(_clips(pairs, videos, kept, empty, remarks))
+    tell(remarks)
     if empty:
         said = f"{len(empty)} actions of PKU-MMD have no frame that shows a body and are left out"
         warnings.warn(f"{said}, the first {empty[0].name}", stacklevel=2)
@@ -149,12 +153,20 @@ def load(files: list[Path]) -> Clips:
 
 
 def _clips(
-    pairs: Iterable[Files], videos: Iterable[Shown], kept: list[Action], empty: list[Action]
+    pairs: Iterable[Files],
+    videos: Iterable[Shown],
+    kept: list[Action],
+    empty: list[Action],
+    remarks: dict[tuple[Path, str], None],
 ) -> Iterator[tuple[str, FloatArray]]:
-    """The clips of all videos, each after where it was read; `kept` gets their actions, `empty` the others."""
+    """The clips of all videos, each after where it was read; `kept` gets their actions, `empty` the others.
+
+    `remarks` gets those on the skeleton files, in order.
+    """
     for (_, skeleton_path), video in zip(pairs, videos, strict=True):
-        for facts, frames in video:
+        for (facts, said), frames in video:
             action = Action(*facts)
+            remarks |= {(skeleton_path, remark): None for remark in said}
             if len(frames) == 0:
                 empty.append(action)
                 continue
@@ -163,26 +175,34 @@ def _clips(
 
 
 def _read_video(paths: Files) -> Shown:
-    """The actions of a video, of its label file and its skeleton file: the fields of `Action`, float32 [T, 50, 3].
+    """The actions of a video, of its label file and its skeleton file: float32 [T, 50, 3], each after the fields of
+    `Action` and the remarks on the skeleton file.
 
-    T is 0 where no frame shows a body.
+    T is 0 where no frame shows a body. All frames are read, also those of no action: the place of each counts.
     """
     label_path, skeleton_path = paths
     actions = read_labels(label_path)
     lines = _frames(skeleton_path)
-    found = []
-    for action in actions:
-        if action.end > len(lines):
-            raise line_error(
-                label_path,
-                action.line,
-                f"the action ends at frame {action.end}, but {skeleton_path} has {len(lines)}",
-                "the one or the other is damaged or cut short; restore it",
-            )
-        bodies = numbers(skeleton_path, lines[action.start : action.end], 3 * BODIES * NUM_JOINTS)
-        frames = join_bodies(bodies.reshape(-1, BODIES, NUM_JOINTS, 3))
-        found.append(([*action], frames if bodies.any() else frames[:0]))
-    return found
+    late = next((action for action in actions if action.end > len(lines)), None)
+    if late:
+        raise line_error(
+            label_path,
+            late.line,
+            f"the action ends at frame {late.end}, but {skeleton_path} has {len(lines)}",
+            "the one or the other is cut short; restore it",
+        )
+    total = sum(action.end - action.start for action in actions)
+    if total > OVERLAP * len(lines):
+        raise CrrlError(
+            f"{label_path}: its {len(actions)} actions have {total} frames together, {skeleton_path} has but "
+            f"{len(lines)}: actions follow each other; restore the one or the other"
+        )
+    bodies = numbers(skeleton_path, lines, 3 * BODIES * NUM_JOINTS).reshape(-1, BODIES, NUM_JOINTS, 3)
+    shown = [bodies[action.start : action.end] for action in actions]
+    return [
+        ([[*action], remarks_on(lines)], join_bodies(some if some.any() else some[:0]))
+        for action, some in zip(actions, shown, strict=True)
+    ]
 
 
 def read_labels(path: Path) -> list[Action]:
@@ -192,7 +212,7 @@ def read_labels(path: Path) -> list[Action]:
         CrrlError: a line is not action,start,end,confidence, the action is not 1 to 51, or it has no frame.
     """
     actions = []
-    for line in read_lines(path, whole=False):
+    for line in read_lines(path, "a label file"):
         match = _LABEL.fullmatch(line.text)
         if not match or not 1 <= int(match[1]) <= len(ACTIONS):
             raise line_error(path, line, f"{line.text[:60]!r} is not action (1 to {len(ACTIONS)}),start,end,confidence")
@@ -209,7 +229,7 @@ def read_labels(path: Path) -> list[Action]:
 
 
 def _frames(path: Path) -> list[Line]:
-    lines = read_lines(path)
+    lines = read_lines(path, "a skeleton file of PKU-MMD")
     gap = next((place for place, line in enumerate(lines, 1) if line.number != place), None)
     if gap is not None:
         raise line_error(path, gap, "a blank line, where a frame should be")
@@ -230,5 +250,6 @@ def _split_name(path: Path) -> str | None:
 def _is(path: Path, kind: str, root: Path) -> bool:
     """Whether this is a video's file of the kind "label" or "skeleton"."""
     folders = path.relative_to(root).parts[:-1]
-    named = path.suffix == f".{kind}" or (path.suffix == ".txt" and any(kind in part.lower() for part in folders))
+    ending = path.suffix.lower()
+    named = ending == f".{kind}" or (ending == ".txt" and any(kind in part.lower() for part in folders))
     return named and _VIDEO.fullmatch(path.stem) is not None

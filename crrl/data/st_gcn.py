@@ -17,13 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 from crrl.data.arrays import (
+    as_list,
     check_unique,
+    described,
     join_bodies,
     leave_out_empty,
     ntu_facts,
     ntu_split,
     only_file,
     warn_if_coarse,
+    warn_if_scores,
     without_padding,
 )
 from crrl.data.clips import Clips, FloatArray, IntArray, Split
@@ -32,6 +35,7 @@ from crrl.errors import CrrlError
 from crrl.files import explain_damage
 
 BODIES, NUM_JOINTS = 2, 25
+MOST_CLASSES = 10_000
 
 
 def find_files(root: Path) -> list[Path]:
@@ -74,6 +78,7 @@ def load(files: list[Path]) -> Clips:
         **ntu_facts(names),
         allow_empty=True,
     )
+    warn_if_scores(files[0], clips.frames)
     train, test = np.arange(len(data[0])), np.arange(len(data[0]), len(clips))
     folder = files[0].parent
     splits = {ntu_split(os.path.basename(os.path.abspath(folder)), "default"): Split(train, {"all": test})}
@@ -97,21 +102,18 @@ def _open(path: Path) -> npt.NDArray[Any]:
 
 
 def _labels(path: Path, count: int) -> tuple[list[str], IntArray]:
-    content = read_pickle(path)
-    if not isinstance(content, tuple | list) or len(content) != 2 or any(len(_list(part)) != count for part in content):
-        raise CrrlError(f"{path} is no pair of {count} names and {count} labels, as many as clips: restore it")
-    names, labels = map(_list, content)
-    if not all(isinstance(name, str) and name for name in names):
-        raise CrrlError(f"{path} holds names that are no text: restore it")
-    if not all(type(label) is int and 0 <= label < 10000 for label in labels):
-        raise CrrlError(f"{path} holds labels that are no numbers of classes: restore it")
+    content = as_list(read_pickle(path))
+    names, labels = map(as_list, content) if content is not None and len(content) == 2 else (None, None)
+    if names is None or labels is None or not len(names) == len(labels) == count:
+        found = f", but of {len(names)} and {len(labels)}" if names is not None and labels is not None else ""
+        raise CrrlError(f"{path} is no pair of {count} names and {count} labels, as many as clips{found}: restore it")
+    for name in names:
+        if not isinstance(name, str):
+            raise CrrlError(f"{path} holds names that are no text, but {described(name)}: restore it")
+    for label in labels:
+        if type(label) is not int or not 0 <= label < MOST_CLASSES:
+            raise CrrlError(f"{path} holds labels that are no numbers of classes, but {described(label)}: restore it")
     return names, np.array(labels, np.int64)
-
-
-def _list(value: object) -> list[Any]:
-    if isinstance(value, np.ndarray):
-        return list(value.tolist()) if value.ndim == 1 else []
-    return list(value) if isinstance(value, list | tuple) else []
 
 
 def _clips(array: npt.NDArray[Any]) -> Iterator[FloatArray]:

@@ -1,8 +1,14 @@
-"""What the readers of text formats share: lines with their numbers, numbers in columns, errors that name the line."""
+"""What the readers of text formats share: lines with their numbers, numbers in columns, errors that name the line.
+
+Whatever is not understood is refused with its line. What can be read but should be known (a last line without its
+break) is a remark: readers collect them, and `tell` makes one warning of each for all files of a data set.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +19,16 @@ from crrl.errors import CrrlError
 from crrl.files import read_bytes
 
 LARGEST = float(np.finfo(np.float32).max)
-RESTORE = "the file is damaged or cut short; restore it"
+FEW = 8
+"""Rows that are parsed one by one: NumPy's parser, which is much faster, takes longer to begin."""
+MEND = "mend that line, or restore the file"
+CUT_SHORT = "the file is cut short; restore it"
+UNENDED = "without a line break at the end: the last number may have lost digits"
+"""The remark on a file whose last line is whole, but not ended."""
+
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_BREAK = re.compile(r"[\n\r\x85\u2028\u2029]|" + _UNPRINTABLE.pattern)
 
 
 class Line(NamedTuple):
@@ -23,65 +38,103 @@ class Line(NamedTuple):
     text: str
 
 
-def line_error(path: Path, line: Line | int, problem: str, remedy: str = RESTORE) -> CrrlError:
+class Unended(Line):
+    """The last line of a file that has no line break at its end."""
+
+
+def line_error(path: Path, line: Line | int, problem: str, remedy: str = MEND) -> CrrlError:
     """The error for `path` at a line (or line number); the caller raises it."""
     number = line if isinstance(line, int) else line.number
     return CrrlError(f"{path}, line {number}: {problem}: {remedy}")
 
 
-def read_lines(path: Path, *, whole: bool = True) -> list[Line]:
-    """The lines of a text file in UTF-8 (ASCII, that is, in most formats) that are not blank; CR LF ends lines as well.
+def read_lines(path: Path, what: str = "text", *kinds: str) -> list[Line]:
+    """The lines of a text file in UTF-8 (ASCII, that is, in most formats) that are not blank.
+
+    LF or CR LF ends a line, in a file without any LF also CR. A CR elsewhere is refused, as any other unprintable
+    character but tabs: it may have been a sign or a digit. The last line is an `Unended` one where nothing ends it.
 
     Args:
-        whole: insist on the line break at the end, without which the last number may have lost digits.
+        what: the file should be, in words, and `kinds` of `crrl.files.open_input` that it may be.
 
     Raises:
-        CrrlError: the file cannot be read, is empty, is in another encoding, or stops in the middle of a line.
+        CrrlError: the file cannot be read, is empty, of another kind or in another encoding.
     """
-    content = read_bytes(path)
+    content = read_bytes(path, what, *kinds)
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode("utf-8-sig").removesuffix("\x1a")  # DOS marks the end of a file so
     except UnicodeDecodeError as error:
-        raise line_error(path, content.count(b"\n", 0, error.start) + 1, f"not UTF-8 ({error.reason})") from error
-    lines = text.split("\n")
-    if whole and lines[-1].strip():
-        remedy = "restore it or, if it is complete, end that line with a line break"
-        raise line_error(path, len(lines), "the file stops in the middle of a line", remedy)
-    numbered = [Line(number, stripped) for number, line in enumerate(lines, 1) if (stripped := line.strip())]
+        number = content.count(b"\n", 0, error.start) + 1
+        raise line_error(path, number, f"not UTF-8 ({error.reason})", "save it as UTF-8, or restore it") from error
+    end = "\n" if "\n" in text else "\r"
+    if odd := _UNPRINTABLE.search(text):
+        raise _unprintable(path, text.count(end, 0, odd.start()) + 1, odd[0])
+    lines = text.split(end)
+    numbered: list[Line] = []
+    for number, line in enumerate(lines, 1):
+        if "\r" in (line := line.rstrip("\r")):
+            raise _unprintable(path, number, "\r")
+        if line := line.strip():
+            numbered.append(Line(number, line))
     if not numbered:
-        raise line_error(path, 1, "the file is empty")
+        raise line_error(path, 1, "the file is empty", "restore it")
+    if numbered[-1].number == len(lines):
+        numbered[-1] = Unended(*numbered[-1])
     return numbered
+
+
+def remarks_on(lines: Sequence[Line]) -> list[str]:
+    """UNENDED, where the last of these lines is so; for readers whose rows are whole by their own account."""
+    return [UNENDED] if isinstance(lines[-1], Unended) else []
+
+
+def _unprintable(path: Path, number: int, character: str) -> CrrlError:
+    called = {"\r": "a carriage return inside of a line", "\0": "a zero byte"}
+    return line_error(path, number, called.get(character, f"an unprintable character (0x{ord(character):02x})"))
+
+
+def tell(remarks: Iterable[tuple[Path, str]]) -> None:
+    """One warning for each remark, by the first file it is made on and the number of the others."""
+    files: dict[str, list[Path]] = {}
+    for path, remark in remarks:
+        files.setdefault(remark, []).append(path)
+    for remark, (first, *others) in files.items():
+        more = f" and {len(others)} more files are" if others else " is"
+        warnings.warn(f"{first}{more} {remark}", stacklevel=2)
 
 
 def numbers(path: Path, rows: Sequence[Line], columns: int, after: str = "") -> npt.NDArray[np.float64]:
     """Rows of `columns` decimal numbers apart by space, finite in float32 too, float64 [len(rows), columns].
 
     Args:
-        after: what each row starts with, before its numbers.
+        after: what each row starts with, before its numbers; of another case, perhaps.
 
     Raises:
         CrrlError: a row has another count, or a word in it is no finite number.
     """
     texts = [row.text[len(after) :] for row in rows]
-    if texts and columns and all(text.strip() for text in texts):
+    if len(texts) > FEW and columns and all(text.strip() for text in texts):
         try:
             values = np.loadtxt(texts, dtype=np.float64, comments=None, ndmin=2)
             if values.shape == (len(rows), columns) and (np.abs(values) <= LARGEST).all():
                 return values
         except ValueError:
             pass
-    for row, text in zip(rows, texts, strict=True):
-        _check_row(path, row, text.split(), columns)
-    return np.zeros((len(rows), columns))  # of rows without numbers: the others have raised
+    found = [_row(path, row, text, columns) for row, text in zip(rows, texts, strict=True)]
+    return np.array(found, np.float64).reshape(len(rows), columns)
 
 
-def _check_row(path: Path, row: Line, words: list[str], columns: int) -> None:
-    for word in words:
-        try:
-            finite = bool((np.abs(np.loadtxt([word], comments=None)) <= LARGEST).all())
-        except ValueError:
-            finite = False
-        if not finite:
-            raise line_error(path, row, f"{word[:40]!r} is no finite number")
+def _row(path: Path, row: Line, text: str, columns: int) -> list[float]:
+    if odd := _BREAK.search(text):
+        raise _unprintable(path, row.number, odd[0])
+    words = text.split()
+    values = [float(word) if _NUMBER.fullmatch(word) else np.nan for word in words]
+    for word, value in zip(words, values, strict=True):
+        if not abs(value) <= LARGEST:
+            hint = ", a comma where a point should be" if _NUMBER.fullmatch(word.replace(",", ".", 1)) else ""
+            raise line_error(path, row, f"{word[:40]!r} is no finite number{hint}")
+    if len(words) < columns and isinstance(row, Unended):
+        raise line_error(path, row, "the file stops in the middle of a line", CUT_SHORT)
     if len(words) != columns:
         raise line_error(path, row, f"{len(words)} numbers, not {columns}")
+    return values

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from crrl.data.arrays import (
+    as_list,
     check_unique,
+    described,
     join_bodies,
     leave_out_empty,
     ntu_facts,
@@ -81,6 +83,43 @@ def test_names_that_come_twice_are_refused() -> None:
     check_unique(Path("a.pkl"), ["x", "y"])
     with pytest.raises(CrrlError, match=r"a\.pkl names 'x' twice"):
         check_unique(Path("a.pkl"), ["x", "y", "x"])
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("", "is empty"),
+        ("a\nb", r"unprintable character \(U\+000A\)"),
+        ("\ud800", r"\(U\+D800\)"),
+        ("x" * 256, "256 char"),
+    ],
+)
+def test_names_that_cannot_be_one_are_refused(name: str, problem: str) -> None:
+    with pytest.raises(CrrlError, match=rf"a\.pkl: the name of a clip, .* {problem}.*: rename it") as caught:
+        check_unique(Path("a.pkl"), ["x", name])
+    str(caught.value).encode()
+
+
+def test_lists_are_lists_tuples_and_arrays_of_one_axis() -> None:
+    assert [as_list(value) for value in ([1], (1, "a"), np.array(["a", "b"]), [])] == [[1], [1, "a"], ["a", "b"], []]
+    assert [as_list(value) for value in (3, "ab", None, {}, np.array("a"), np.ones((2, 2)))] == [None] * 6
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, "nothing"),
+        (-1, "-1"),
+        (True, "True"),
+        (2.5, "2.5"),
+        pytest.param(10**5000, "a int", id="a long number"),
+        ("wa\nlk" * 99, "the text 'wa?lkwa?lkwa?lkwa?lkwa?l'"),
+        ([1], "a list"),
+        (np.ones((2, 3), np.float16), "float16 [2, 3]"),
+    ],
+)
+def test_what_stands_where_something_else_should_is_described(value: object, words: str) -> None:
+    assert described(value) == words
 
 
 def test_the_one_file_is_found_and_no_or_several_are_refused(tmp_path: Path) -> None:

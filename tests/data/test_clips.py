@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from crrl.data.clips import GROWTH, Clips, Split, check_clip, join, mark_present
+from crrl.data.clips import GROWTH, Clips, Split, check_clip, join, mark_present, warn_of_untrained
 from crrl.errors import CrrlError
 
 ARRAYS = ["frames", "offsets", "labels", "subjects", "views", "setups"]
@@ -96,6 +97,63 @@ def test_nested_lists_are_a_clip() -> None:
 def test_a_clip_that_is_none_is_refused_by_name(clip: object, problem: str) -> None:
     with pytest.raises(CrrlError, match=f"^bad .*{problem}"):
         Clips.from_arrays([GOOD, clip], labels=[0, 0], names=["good", "bad"], class_names=["sit"])
+
+
+def masked() -> np.ma.MaskedArray:
+    """GOOD with a joint hidden in its first frame, and one number of another in its second."""
+    clip = np.ma.masked_array(GOOD, False)
+    clip[0, 1] = np.ma.masked
+    clip[1, 3, 2] = np.ma.masked
+    return clip
+
+
+@pytest.mark.parametrize(
+    "clip",
+    [
+        pytest.param(masked(), id="array"),
+        pytest.param(masked().astype(int), id="array of integers"),
+        pytest.param(list(masked()), id="list of frames"),
+        pytest.param([GOOD[0].tolist(), masked()[1]], id="a frame of numbers and one of a mask"),
+        pytest.param(tuple(list(frame) for frame in masked()), id="lists of joints"),
+        pytest.param([[list(joint) for joint in frame] for frame in masked()], id="lists of numbers"),
+        pytest.param(np.ma.masked_array(np.where(masked().mask, np.nan, GOOD), masked().mask), id="NaN below the mask"),
+        pytest.param(np.ma.masked_where(masked().mask, GOOD), id="masked where"),
+    ],
+)
+def test_joints_below_a_mask_are_absent_as_a_whole(clip: object) -> None:
+    first_is_whole = isinstance(clip, list) and isinstance(clip[0], list) and clip[0][1] == GOOD[0, 1].tolist()
+    expected = GOOD.copy()
+    expected[1, 3] = 0
+    if not first_is_whole:
+        expected[0, 1] = 0
+    np.testing.assert_array_equal(check_clip(clip, "any"), expected)
+
+
+def test_a_mask_that_hides_nothing_changes_nothing() -> None:
+    np.testing.assert_array_equal(check_clip(np.ma.masked_array(GOOD), "any"), GOOD)
+    np.testing.assert_array_equal(check_clip(np.ma.masked_array(GOOD, np.zeros(GOOD.shape, bool)), "any"), GOOD)
+
+
+def test_masked_clips_of_one_array_are_embedded_as_such() -> None:
+    made = Clips.from_arrays(np.ma.stack([masked(), masked()]), labels=[0, 0], names=["a", "b"], class_names=["sit"])
+    assert np.flatnonzero(~made.frames.any(axis=2)).tolist() == [1, 8, 11, 18]
+
+
+@pytest.mark.parametrize("depth", [4, 20, 32, 33, 64, 65, 100, 900])
+def test_lists_nested_at_any_depth_are_refused(depth: int) -> None:
+    clip: object = 1.0
+    for _ in range(depth):
+        clip = [clip]
+    with pytest.raises(CrrlError, match=r"^deep (is no array of numbers|has shape)"):
+        check_clip(clip, "deep")
+
+
+def test_the_remedy_for_nan_names_the_mark_of_an_absent_joint() -> None:
+    with pytest.raises(
+        CrrlError,
+        match="first in frame 1, joint 4: write a joint that was not seen as zeros, else repair or remove the",
+    ):
+        check_clip(with_value(np.nan), "bad")
 
 
 @pytest.mark.parametrize(
@@ -188,6 +246,23 @@ def test_present_joints_at_the_origin_are_moved_off_it_alone() -> None:
     expected[0, 0] = 1
     expected[0, 1, 0] = expected[1, 2, 0] = 1e-6
     np.testing.assert_array_equal(frames, expected)
+
+
+def test_classes_that_only_the_test_side_has_are_told(clips: Clips) -> None:
+    """A clip of the class "stand" tests and none trains: in one split of two."""
+    made = replace(clips, labels=np.array([0, 1, 0]))
+    made.splits["other"] = Split(np.array([0, 1]), {"all": np.array([2]), "clean": np.array([], np.int64)})
+    made.splits["none"] = Split(np.array([], np.int64), {"all": np.array([0, 1, 2])})
+    assert [made.untrained(name) for name in ("half", "other", "none")] == [["stand"], [], ["sit", "stand"]]
+    with pytest.warns(
+        UserWarning, match=r"^1 classes have test clips, but no training clip \(half: stand\): none of them"
+    ):
+        warn_of_untrained(made, ["half", "other"])
+    with pytest.warns(UserWarning, match=r"^2 classes .* \(half: stand; none: sit, stand\)"):
+        warn_of_untrained(made, made.splits)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_untrained(made, ["other"])
 
 
 def test_an_unknown_split_is_refused_with_those_there_are(clips: Clips) -> None:

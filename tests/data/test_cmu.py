@@ -170,6 +170,39 @@ def test_workers_read_the_same_as_one_process(tmp_path: Path) -> None:
         load_with(tmp_path, 2)
 
 
+def test_trials_of_different_frames_a_second_are_told(root: Path) -> None:
+    for name, rate in {"02/02_01": 120, "02/02_02": 120, "07/07_01": 60}.items():
+        path = root / "subjects" / f"{name}.amc"
+        path.write_text(path.read_text().replace(":DEGREES", f":DEGREES\n:SAMPLES-PER-SECOND {rate}"))
+    with pytest.warns(UserWarning, match=r"a second, 60 in 1 \(.*07_01\.amc, \.\.\.\), 120 in 2 \(.*02_01\.amc"):
+        load(root)
+
+
+def test_trials_without_a_line_break_at_the_end_are_one_warning(root: Path) -> None:
+    for name in ("02/02_01", "07/07_12"):
+        path = root / "subjects" / f"{name}.amc"
+        path.write_text(path.read_text()[:-1])
+    with pytest.warns(UserWarning, match=r"02_01\.amc and 1 more files are without a line break") as caught:
+        load(root)
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize("link", ["subjects", "."])
+def test_files_behind_a_linked_folder_are_found(
+    root: Path, tmp_path_factory: pytest.TempPathFactory, link: str
+) -> None:
+    """Also where a link leads back to the folder it is in."""
+    elsewhere = tmp_path_factory.mktemp("cmu")
+    (root / "subjects" / "back").symlink_to(root)
+    if link == ".":
+        (elsewhere / "linked").symlink_to(root)
+        assert len(load(elsewhere / "linked")) == len(TRIALS)
+        return
+    (elsewhere / "all").symlink_to(root / link)
+    (elsewhere / "labels.csv").write_text((root / "labels.csv").read_text())
+    assert len(load(elsewhere)) == len(TRIALS)
+
+
 def load_with(root: Path, workers: int) -> Clips:
     with use_workers(workers):
         return load(root)

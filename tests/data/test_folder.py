@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -103,6 +104,156 @@ def test_the_byte_order_mark_of_a_spreadsheet_is_no_part_of_the_first_column(roo
     assert len(load(root)) == 10
 
 
+LABELS = ["carry, with bag", "carry, without bag"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("file,label\n0.npy,carry, with bag\n", 2),
+        ("file,label\n0.npy,sit\n\n1.npy,carry, with bag\n", 4),
+        ("label,file\nsit,0.npy,1\n", 2),
+        ("file,label,\n0.npy,carry, with bag\n", 2),
+        ("file,label,split\n0.npy,carry, with bag,train\n", 2),
+        ("file,label\n0.npy,sit,,,x\n", 2),
+    ],
+)
+def test_a_row_of_more_fields_than_columns_is_refused(root: Path, text: str, line: int) -> None:
+    """Else a label would end at its comma."""
+    (root / "labels.csv").write_text(text)
+    with pytest.raises(
+        CrrlError,
+        match=rf"labels\.csv, line {line}: \d fields, but the first line names \d columns: put .* into quotes",
+    ):
+        load(root)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda text: text.replace("\n", ",,\n"), id="empty columns at the end"),
+        pytest.param(lambda text: text.replace("sit\n", "sit,,\n"), id="empty fields at the end of rows"),
+        pytest.param(lambda text: f"{text},,\n,,\n\n", id="empty rows"),
+        pytest.param(lambda text: text.replace(",", " , "), id="space around fields"),
+        pytest.param(lambda text: text.replace("file,label", "File,LABEL"), id="columns in capitals"),
+        pytest.param(lambda text: text.replace("\n", "\r\n"), id="Windows"),
+        pytest.param(lambda text: text.replace("\n", "\r"), id="old Mac"),
+        pytest.param(lambda text: text.replace(",sit", ',"sit"'), id="quotes"),
+        pytest.param(lambda text: text.rstrip(), id="no line break at the end"),
+    ],
+)
+def test_a_list_is_read_however_a_spreadsheet_writes_it(root: Path, change: Callable[[str], str]) -> None:
+    expected = load(root)
+    text = (root / "labels.csv").read_text()
+    assert change(text) != text
+    (root / "labels.csv").write_bytes(change(text).encode())
+    clips = load(root)
+    assert (clips.names, clips.class_names) == (expected.names, expected.class_names)
+    np.testing.assert_array_equal(clips.labels, expected.labels)
+
+
+@pytest.mark.parametrize(("near", "column"), [("splits", "split"), ("subjects", "subject"), ("view.", "view")])
+def test_a_column_that_is_almost_called_as_another_is_refused(root: Path, near: str, column: str) -> None:
+    write_labels(root, {"file": FILES, "label": ["a"] * 10, near: ["train"] * 10})
+    with pytest.raises(CrrlError, match=rf"labels\.csv: column '{near}' is almost '{column}': call it so, or quite"):
+        load(root)
+
+
+def test_columns_that_are_not_read_are_told(root: Path) -> None:
+    write_labels(root, {"file": FILES, "label": ["a"] * 10, "Seconds": ["1"] * 10, "note": [""] * 10})
+    with pytest.warns(UserWarning, match=r"labels\.csv has columns that are not read: seconds, note"):
+        assert len(load(root)) == 10
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ("Sit", "sit"),
+        ("sit down", "sit  down"),
+        ("sit_down", "sit down"),
+        ("sit", "SIT"),
+        ("1", "01"),
+        ("2", "2.0"),
+        ("\u00e9", "e\u0301"),
+    ],
+)
+def test_classes_that_may_be_one_are_told(root: Path, pair: tuple[str, str]) -> None:
+    write_labels(
+        root, {"file": FILES, "label": [*pair, "run", "walk", "1.5"] * 2, "split": ["Train"] * 5 + ["TEST"] * 5}
+    )
+    with pytest.warns(
+        UserWarning, match=r"labels\.csv: the classes '.*' and '.*' differ in case, space or zeros"
+    ) as caught:
+        assert len(load(root).class_names) == 5
+    assert len(caught) == 1
+    assert all(repr(name) in str(caught[0].message) for name in pair)
+
+
+@pytest.mark.parametrize("name", ["../out.npy", "a/../../out.npy", "..", "/etc/passwd", "/dev/zero", "a/../1.npy"])
+def test_a_file_outside_of_the_folder_is_refused(root: Path, name: str) -> None:
+    np.save(root.parent / "out.npy", clip(0))
+    write_labels(root, {"file": [*FILES[1:], name], "label": ["a"] * 10})
+    with pytest.raises(CrrlError, match=rf"labels\.csv, line 11: .* is not below {root}: move it there, or link to it"):
+        load(root)
+
+
+def test_links_in_the_folder_are_followed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    np.save(elsewhere / "x.npy", clip(0))
+    (root / "linked").symlink_to(elsewhere)
+    write_labels(root, {"file": ["linked/x.npy", "./1.npy", *FILES[2:]], "label": ["a"] * 10})
+    np.testing.assert_array_equal(load(root).clip(0), clip(0))
+
+
+@pytest.mark.parametrize("again", ["./2.npy", ".//2.npy", "2.npy "])
+def test_a_clip_listed_twice_otherwise_is_refused(root: Path, again: str) -> None:
+    """One of them might train, and the other test."""
+    write_labels(root, {"file": [*FILES, again], "label": ["a"] * 11})
+    with pytest.raises(CrrlError, match=r"line 12: .* is listed twice"):
+        load(root)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@pytest.mark.parametrize("name", ["3.npy", "labels.csv"])
+@pytest.mark.parametrize("kind", ["pipe", "/dev/zero", "folder"])
+def test_what_is_no_regular_file_is_refused_at_once(root: Path, name: str, kind: str) -> None:
+    (root / name).unlink()
+    if kind == "pipe":
+        os.mkfifo(root / name)
+    elif kind == "folder":
+        (root / name).mkdir()
+    else:
+        (root / name).symlink_to(kind)
+    with pytest.raises(CrrlError, match=rf"{name}.* (is no regular file|Is a directory)"):
+        load(root)
+
+
+def test_joints_x_y_score_become_flat_ones_with_a_warning(root: Path) -> None:
+    for number, name in enumerate(FILES):
+        points = 500 + 50 * clip(number)
+        points[..., 2] = np.random.default_rng(number).uniform(0.2, 1, points.shape[:2])
+        points[1, 2, 2] = 0
+        points[0, 0] = 0, 0, 0.5
+        np.save(root / name, points)
+    with pytest.warns(UserWarning, match=r"labels\.csv: the third numbers .* reach \d+.*: they are taken for scores"):
+        clips = load(root)
+    assert not clips.frames[..., 2].any()
+    assert not clips.clip(4)[1, 2].any()
+    np.testing.assert_allclose(clips.clip(4)[0, 0], [1e-6, 0, 0])
+    np.testing.assert_array_equal(clips.clip(4)[2, :, :2], np.load(root / "4.npy")[2, :, :2])
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("depth", [0, 2, -0.5])
+def test_joints_in_pixels_that_are_flat_or_deep_stay_as_they_are(root: Path, depth: float) -> None:
+    for number, name in enumerate(FILES):
+        points = 500 + 50 * clip(number)
+        points[..., 2] = depth
+        np.save(root / name, points)
+    np.testing.assert_array_equal(load(root).clip(4), np.load(root / "4.npy"))
+
+
 def remove(name: str) -> Callable[[Path], object]:
     return lambda root: (root / name).unlink()
 
@@ -147,6 +298,41 @@ NOT_FINITE[2, 1] = np.nan
         pytest.param(relabel(b"file,label\n"), "labels.csv", "lists no clips", "add a row", id="no rows"),
         pytest.param(
             relabel(b"file,label\n0.npy\n"), "labels.csv, line 2", "label", "must both be given", id="no label"
+        ),
+        pytest.param(
+            relabel(b"file\tlabel\n0.npy\ta\n"), "labels.csv", "no column", "apart by commas, not tabs", id="tabs"
+        ),
+        pytest.param(relabel(b"file,label,label\n0.npy,a,b\n"), "labels.csv", "2 columns label", "all but", id="twice"),
+        pytest.param(
+            relabel(b'file,label\n0.npy,"a\n1.npy,b\n'), "labels.csv", "no", "unexpected end", id="open quote"
+        ),
+        pytest.param(
+            relabel(b'file,label\n0.npy,"a\n1.npy,b"\n'),
+            "labels.csv",
+            "a class",
+            "unprintable .*rename it",
+            id="two lines",
+        ),
+        pytest.param(
+            relabel(b"file,label\n0.npy," + b"x" * 300), "labels.csv", "a class", "has 300 characters", id="long label"
+        ),
+        pytest.param(
+            relabel(b"file,label\n" + b"x" * 300 + b".npy,a"),
+            "labels.csv, line 2",
+            "a file",
+            "304 char",
+            id="long name",
+        ),
+        pytest.param(
+            relabel(b"file,label\n" + b"x/" * 3000 + b",a"), "", "File name too long", "check the disk", id="long path"
+        ),
+        pytest.param(relabel(b"file,label\n0\x00.npy,a"), "labels.csv, line 2", "a file", "U.0000", id="zero byte"),
+        pytest.param(
+            relabel(b"file,label" + b",x" * 5000 + b"\n0.npy,a\n"),
+            "labels.csv",
+            "5002 columns",
+            "names file",
+            id="columns",
         ),
         pytest.param(relabel(b"file,label\n0.npy,\xff\n"), "labels.csv", "no", "in UTF-8", id="not UTF-8"),
         pytest.param(

@@ -89,6 +89,18 @@ def test_files_are_found_below_the_folder_by_name(tmp_path: Path) -> None:
     assert found["120"] == [*found["60"], "S018C001P001R001A061"]
 
 
+def test_files_behind_linked_folders_are_found_once(tmp_path: Path) -> None:
+    touch(tmp_path / "elsewhere", "S002C001P001R001A001")
+    touch(tmp_path / "raw", "a/S001C001P001R001A002")
+    (tmp_path / "raw/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "raw/a/back").symlink_to(tmp_path / "raw")
+    (tmp_path / "raw/again").symlink_to(tmp_path / "raw/a")
+    assert [path.stem for path in ntu.NTU60.find_files(tmp_path / "raw")] == [
+        "S001C001P001R001A002",
+        "S002C001P001R001A001",
+    ]
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
@@ -199,17 +211,100 @@ def test_a_list_of_files_names_their_clips(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "second",
+    [
+        "S001C002P006R001A008",
+        "data/S001C002P006R001A008.skeleton",
+        "./nturgb+d_skeletons/S001C002P006R001A008.skeleton",
+        r"C:\data\S001C002P006R001A008.skeleton",
+        "2 S001C002P006R001A008",
+        "2. S001C002P006R001A008",
+        "2,S001C002P006R001A008.skeleton",
+        "2\tS001C002P006R001A008\tno skeleton",
+        "S001C002P006R001A008,",
+        "- S001C002P006R001A008",
+        '"S001C002P006R001A008",',
+        "S001C002P006R001A008.SKELETON",
+        "s001c002p006r001a008",
+        "(S001C002P006R001A008)",
+        "Here S001C002P006R001A008.",
+    ],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["", "byte order mark"])
+def test_names_are_read_however_a_list_writes_them(tmp_path: Path, second: str, end: str, mark: str) -> None:
+    path = tmp_path / "missing.txt"
+    path.write_bytes(f"{mark}S001C002P005R002A008{end}{second}{end}1 S001C002P007R001A008".encode())
+    assert ntu.missing_names(path) == [f"S001C002P00{clip}A008" for clip in ("5R002", "6R001", "7R001")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "S001C002P005R002A008 S001C002P006R001A008\n",
+        "S001C002P005R002A008, S001C002P006R001A008\n",
+        "clip;label\nS001C002P005R002A008;8\nS001C002P006R001A008;8\n",
+        '["S001C002P005R002A008", "S001C002P006R001A008"]\n',
+        "['S001C002P005R002A008.skeleton', 'S001C002P006R001A008.skeleton']\n",
+    ],
+)
+def test_several_names_may_stand_on_a_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "missing.txt"
+    path.write_text(text)
+    assert ntu.missing_names(path) == ["S001C002P005R002A008", "S001C002P006R001A008"]
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "S001C002P005R002A00",
+        "S001C002P005R002A0088",
+        "XS001C002P005R002A008",
+        "S001C002P005R002A008.skeletons",
+        "S001C002P005R002A008.skeleton.npy",
+        "S001C002P005R002A008_rgb.avi",
+        "S01C02P05R02A08",
+        "S001 C002 P005 R002 A008",
+        "S001-C002-P005-R002-A008",
+        "C002P005R002A008",
+        "S001C002P005R002",
+        "S001C009P005R002A008",
+        "S001C002P005R002A121",
+        "data/S001C002P005R002A00.skeleton",
+        "2 S001C002P005R002A00",
+        "S001C002P005R002AOO8",
+    ],
+)
+def test_almost_a_name_is_refused_with_its_line(tmp_path: Path, word: str) -> None:
+    path = tmp_path / "missing.txt"
+    path.write_text(f"S001C002P005R002A008\n{word}\n")
+    with pytest.raises(CrrlError, match=f"{path}, line 2: .* is no name of a clip, but almost one: restore the list"):
+        ntu.missing_names(path)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("S001C002P005R002A008\nS001C002P005R002A00\n", "line 2: .* is no name of a clip"),
-        ("S001C002P005R002A008.skeletons\n", "line 1: .* is no name of a clip"),
-        ("nothing\n", "names no clip"),
+        ("nothing\n", " names no clip"),
+        (
+            "<!DOCTYPE html>\n<p>S001C002P005R002A008</p>\n",
+            r" is a web page \(HTML\), not a list of names of clips: down",
+        ),
+        ("S001C002P005R002A008\x00\n", ", line 1: a zero byte"),
     ],
 )
 def test_a_list_that_cannot_be_right_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "missing.txt"
     path.write_text(text)
-    with pytest.raises(CrrlError, match=f"{path}.*{message}"):
+    with pytest.raises(CrrlError, match=f"{path}{message}"):
+        ntu.missing_names(path)
+
+
+def test_a_list_in_utf_16_is_refused(tmp_path: Path) -> None:
+    """As PowerShell writes one."""
+    path = tmp_path / "missing.txt"
+    path.write_text("S001C002P005R002A008\n", encoding="utf-16")
+    with pytest.raises(CrrlError, match=f"{path} is text in UTF-16, not a list of names of clips: save it as UTF-8"):
         ntu.missing_names(path)
 
 

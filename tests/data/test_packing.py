@@ -325,6 +325,18 @@ def test_a_source_that_is_loaded_whole_is_prepared_too(tmp_path: Path) -> None:
         prepare_folder("folder", root, tmp_path / "other", skip_damaged=True)
 
 
+def test_a_class_that_only_tests_is_told(tmp_path: Path) -> None:
+    root = tmp_path / "clips"
+    root.mkdir()
+    rows = ["file,label,split\n"]
+    for number, label in enumerate(["sit", "run", "walk", "sit", "jump"]):
+        np.save(root / f"{number}.npy", np.random.default_rng(number).normal(size=(6, 5, 3)))
+        rows.append(f"{number}.npy,{label},{'test' if number > 2 else 'train'}\n")
+    (root / "labels.csv").write_text("".join(rows))
+    with pytest.warns(UserWarning, match=r"1 classes have test clips, but no training clip \(default: jump\)"):
+        prepare_folder("folder", root, tmp_path / "out")
+
+
 @pytest.mark.parametrize("workers", [0, 3])
 def test_the_reader_of_a_set_that_is_loaded_whole_is_told_the_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int

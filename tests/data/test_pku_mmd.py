@@ -233,6 +233,11 @@ def row(number: int, change: Callable[[str], str]) -> Callable[[Path], object]:
         pytest.param(row(3, lambda line: f"1 {line}"), f"{SKELETON}, line 3", "151 numbers, not 150", id="one more"),
         pytest.param(row(4, lambda line: f"nan{line[9:]}"), f"{SKELETON}, line 4", "no finite number", id="NaN"),
         pytest.param(row(2, lambda line: "\n"), f"{SKELETON}, line 2", "a blank line", id="blank line"),
+        pytest.param(
+            row(2, lambda line: f"{line[:40]}\r{line[41:]}"), f"{SKELETON}, line 2", "a carriage ret", id="CR"
+        ),
+        pytest.param(row(10, lambda line: f"{line[:40]}\n{line[41:]}"), f"{SKELETON}, line 10", "not 150", id="broken"),
+        pytest.param(row(1, lambda line: f"{line.strip()} "), f"{SKELETON}, line 1", "300 numbers, not", id="joined"),
         pytest.param(cut(SKELETON, -20), f"{SKELETON}, line 10", "stops in the middle of a line", id="cut in a line"),
         pytest.param(edit(LABEL, "51,4,9,1", "51,4,11,1"), f"{LABEL}, line 2", "ends at frame 11", id="beyond the end"),
         pytest.param(edit(LABEL, "6,1,4,2", "52,1,4,2"), f"{LABEL}, line 1", "action (1 to 51)", id="unknown action"),
@@ -276,6 +281,42 @@ def test_what_is_missing_is_named(root: Path, damage: Callable[[Path], object], 
         load(root)
 
 
+def test_a_frame_of_no_action_counts_as_one(root: Path) -> None:
+    """Were it not read, a break within it would move all frames behind it."""
+    path = root / SKELETON
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([lines[0][:40], "\n", lines[0][40:], *lines[1:]]))
+    with pytest.raises(CrrlError, match=r"0002-L\.txt, line 1: \d+ numbers, not 150"):
+        load(root)
+
+
+def test_a_last_frame_that_is_not_ended_is_read_with_a_warning(root: Path) -> None:
+    expected = load(root).frames
+    path = root / SKELETON
+    path.write_text(path.read_text()[:-1])
+    with pytest.warns(UserWarning, match=r"PKU_Skeleton/0002-L\.txt is without a line break at the end") as caught:
+        np.testing.assert_array_equal(load(root).frames, expected)
+    assert len(caught) == 1
+
+
+def test_actions_that_all_take_the_same_frames_are_refused(root: Path) -> None:
+    (root / LABEL).write_text("6,0,10,2\n" * 10)
+    assert len(load(root)) == 13
+    (root / LABEL).write_text("6,0,10,2\n" * 11)
+    with pytest.raises(
+        CrrlError, match=r"0002-L\.txt: its 11 actions have 110 frames together, .*0002-L\.txt has but 10"
+    ):
+        load(root)
+
+
+def test_files_behind_a_linked_folder_are_found(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (root / "Data").rename(tmp_path / "elsewhere" / "Data")
+    (root / "Data").symlink_to(tmp_path / "elsewhere" / "Data")
+    assert len(load(root)) == 5
+
+
+@pytest.mark.filterwarnings("error")
 def test_a_truncated_recording_is_told_unless_no_action_is_in_what_is_gone(root: Path) -> None:
     expected = load(root).frames
     content = (root / SKELETON).read_bytes()
@@ -283,7 +324,7 @@ def test_a_truncated_recording_is_told_unless_no_action_is_in_what_is_gone(root:
         (root / SKELETON).write_bytes(content[:kept])
         try:
             frames = load(root).frames
-        except CrrlError:
+        except (CrrlError, UserWarning):
             continue
         np.testing.assert_array_equal(frames, expected)
 

@@ -143,6 +143,109 @@ def test_2d_joints_have_depth_zero_and_those_of_score_zero_are_absent(tmp_path: 
     assert np.abs(clip[1, 4]).max() < 1e-5
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda item: item.update(keypoint=item["keypoint"].astype(int)), id="whole numbers"),
+        pytest.param(lambda item: item.update(keypoint=item["keypoint"].astype(np.uint16)), id="of two bytes"),
+        pytest.param(lambda item: item.update(keypoint_score=item["keypoint_score"][..., None]), id="a fourth axis"),
+        pytest.param(lambda item: item.update(keypoint_score=item["keypoint_score"].astype(bool)), id="seen or not"),
+        pytest.param(lambda item: item.pop("total_frames"), id="no total_frames"),
+        pytest.param(lambda item: item.update(total_frames=np.int64(3)), id="numpy's total_frames"),
+        pytest.param(lambda item: item.update(keypoint=np.asfortranarray(item["keypoint"])), id="Fortran order"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_what_says_the_same_otherwise_is_read_the_same(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    value = flat()
+    for item in value["annotations"]:
+        item["keypoint"] = item["keypoint"].round()
+    write(tmp_path, value)
+    expected = load(tmp_path).frames
+    for item in value["annotations"]:
+        change(item)
+    write(tmp_path, value)
+    np.testing.assert_array_equal(load(tmp_path).frames, expected)
+
+
+def with_third(third: Callable[[np.ndarray], np.ndarray | float], scale: float = 1) -> dict[str, Any]:
+    """The set of `flat` with a third channel, made of the scores, which are random and once 0."""
+    scores = np.random.default_rng(1).uniform(0.3, 1, (1, 3, 17)).astype(np.float32)
+    scores[0, 2, 5] = 0
+    value = flat(scores)
+    for item in value["annotations"]:
+        points = scale * item["keypoint"]
+        item["keypoint"] = np.concatenate([points, np.broadcast_to(third(scores), scores.shape)[..., None]], axis=3)
+        item["keypoint"] = item["keypoint"].astype(np.float32)
+        item["keypoint_score"] = scores
+    return value
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize(
+    ("third", "scale", "again"),
+    [
+        pytest.param(lambda score: score, 1, True, id="the score"),
+        pytest.param(lambda score: score, 0.001, True, id="the score beside metres"),
+        pytest.param(lambda score: score.round(4), 1, True, id="the score, rounded"),
+        pytest.param(lambda score: score**2, 1, False, id="another score"),
+    ],
+)
+def test_a_third_channel_that_is_a_score_is_no_z(
+    tmp_path: Path, third: Callable[[np.ndarray], np.ndarray], scale: float, again: bool, alone: bool
+) -> None:
+    """Nothing tells a score from z where it is alone beside small coordinates."""
+    scale = 1 if alone else scale
+    value = with_third(third, scale)
+    expected = value["annotations"][0]["keypoint"][0, 0, :, :2]
+    for item in value["annotations"] if alone else []:
+        del item["keypoint_score"]
+    write(tmp_path, value)
+    why = "keypoint_score again" if again and not alone else r"0 to 0\.9\d+ where x and y reach 102\.4"
+    with pytest.warns(
+        UserWarning, match=rf"danno\.pkl: the third channel of keypoint is {why}: it is taken for a score"
+    ):
+        clips = load(tmp_path)
+    assert not clips.frames[..., 2].any()
+    np.testing.assert_array_equal(clips.clip(0)[0, :, :2], expected)
+    assert not clips.clip(0)[2, 5].any()
+
+
+@pytest.mark.parametrize(
+    "third",
+    [lambda score: 0, lambda score: 3 + score, lambda score: score - 0.5, lambda score: 100 * score],
+    ids=["flat", "metres", "on both sides of 0", "pixels"],
+)
+@pytest.mark.filterwarnings("error")
+def test_a_third_channel_that_is_none_stays(tmp_path: Path, third: Callable[[np.ndarray], np.ndarray]) -> None:
+    value = with_third(third)
+    for item in value["annotations"]:
+        del item["keypoint_score"]
+    write(tmp_path, value)
+    np.testing.assert_allclose(load(tmp_path).clip(0), value["annotations"][0]["keypoint"][0], atol=1e-5)
+
+
+def test_a_3d_joint_of_score_0_is_absent(tmp_path: Path) -> None:
+    value = with_third(lambda score: 3 + score)
+    write(tmp_path, value)
+    clip = load(tmp_path).clip(0)
+    assert not clip[2, 5].any()
+    np.testing.assert_array_equal(clip[:2], value["annotations"][0]["keypoint"][0, :2])
+
+
+def test_splits_and_clips_that_are_not_used_are_told(tmp_path: Path) -> None:
+    value = content()
+    value["split"] = {"train": NAMES[:1], "val": NAMES[1:2], "test": NAMES[2:]}
+    write(tmp_path, value)
+    with (
+        pytest.warns(UserWarning, match=r"ntu60_3danno\.pkl: split test is not used, but train, val"),
+        pytest.warns(UserWarning, match=r"ntu60_3danno\.pkl: 1 of 3 clips are in no split that is used"),
+    ):
+        assert load(tmp_path).split("default").test["all"].tolist() == [1]
+
+
 def test_a_2d_clip_of_scores_0_alone_is_left_out(tmp_path: Path) -> None:
     write(tmp_path, flat(np.zeros((1, 3, 17), np.float32)))
     with pytest.warns(UserWarning, match=r"1 of 2 clips show no body .* the first is 'a'"):
@@ -291,13 +394,52 @@ NOT_FINITE[1, 5, 3, 2] = np.nan
         pytest.param(change(label=1.0), "has no label", id="label of kind float"),
         pytest.param(change(label=True), "has no label", id="label of kind bool"),
         pytest.param(change(total_frames=8), "total_frames and keypoint do not fit", id="length"),
-        pytest.param(change(total_frames=None), "total_frames and keypoint do not fit", id="no length"),
-        pytest.param(change(total_frames=np.ones(3)), "total_frames and keypoint do not fit", id="an array as length"),
+        pytest.param(
+            change(total_frames=2), "2 persons in 7 frames: swap its first two axes, if they are", id="swapped"
+        ),
+        pytest.param(
+            change(keypoint=keypoints(1, 7, 2), total_frames=None), "do not fit each other, nothing and", id="no length"
+        ),
+        pytest.param(
+            change(total_frames=np.ones(3)), "do not fit each other, float64 [3] and", id="an array as length"
+        ),
+        pytest.param(change(total_frames=7.0), "do not fit each other, 7.0 and float32 [2, 7,", id="a length of float"),
         pytest.param(change(keypoint=None), "no keypoint [M, T, V, 2 or 3]", id="no keypoint"),
         pytest.param(change(keypoint=[[1.0]]), "no keypoint [M, T, V, 2 or 3]", id="a list as keypoint"),
-        pytest.param(change(keypoint=keypoints(1, 2, 7)[0]), "no keypoint [M, T, V, 2 or 3]", id="three axes"),
         pytest.param(change(keypoint=keypoints(1, 2, 7, 25, 4)), "no keypoint [M, T, V, 2 or 3]", id="4D"),
-        pytest.param(change(keypoint=np.ones((2, 7, 25, 3), int)), "no keypoint [M, T, V, 2 or 3]", id="integers"),
+        pytest.param(change(keypoint=np.ones((2, 7, 25, 3), bool)), "but bool [2, 7, 25, 3]: make it an", id="truth"),
+        pytest.param(
+            change(keypoint=np.ones((2, 7, 25, 3), str)), "but <U1 [2, 7, 25, 3]: make it an array", id="text"
+        ),
+        pytest.param(
+            change(keypoint=keypoints(1, 2, 7)[0]),
+            "but float32 [7, 25, 3]: the axis of persons is missing, keypoint",
+            id="TVC",
+        ),
+        pytest.param(change(keypoint=keypoints(1, 2, 7).tolist()), "but a list: make it an array", id="lists"),
+        pytest.param(
+            change(keypoint=keypoints(1, 2, 7, 25, 4)), "but float32 [2, 7, 25, 4]: give it", id="x y z score"
+        ),
+        pytest.param(change(keypoint_score=np.ones((2, 7))), "is 3D without a keypoint_score", id="score of 3D"),
+        pytest.param(
+            change(keypoint=keypoints(1, 2, 7, 25, 2), keypoint_score=np.full((2, 7, 25), np.nan)),
+            "keypoint_score holds NaN or infinity: write 0 for a joint that was not seen",
+            id="NaN as score",
+        ),
+        pytest.param(change(label="walk"), "0 to 9999, but the text 'walk': give it one", id="label of text"),
+        pytest.param(change(frame_dir=None), "but nothing: add it to its label, img_shape, original_shape", id="keys"),
+        pytest.param(
+            change(frame_dir="a\nb"), "'a?b', holds an unprintable character (U+000A)", id="a name on two lines"
+        ),
+        pytest.param(change(frame_dir="x" * 300), "has 300 characters, more than 255", id="a long name"),
+        pytest.param(
+            resplit(train=NAMES[:2], val=np.array("x")), "no list of clips, but <U1 []", id="split of no axes"
+        ),
+        pytest.param(
+            resplit(train=NAMES[:2], val=np.ones((2, 2))), "no list of clips, but float64 [2, 2]", id="a table"
+        ),
+        pytest.param(resplit(train=NAMES[:2], val=[1]), "names 1, which has no annotation", id="a number in a split"),
+        pytest.param(resplit(train=[*NAMES[:2], NAMES[0]], val=NAMES[2:]), "names clips twice", id="clip twice"),
         pytest.param(change(keypoint=keypoints(1, 2, 7, 0)), "no keypoint [M, T, V, 2 or 3]", id="no joints"),
         pytest.param(change(keypoint=keypoints(1, 2, 7, 20)), "has 40 joints, but", id="joints"),
         pytest.param(change(keypoint=NOT_FINITE), "holds NaN or infinity, first in frame 5", id="NaN"),

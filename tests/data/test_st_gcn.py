@@ -193,6 +193,16 @@ def test_float16_gets_a_warning(root: Path) -> None:
         load(root)
 
 
+def test_scores_for_depths_are_told(root: Path) -> None:
+    """As preparations of OpenPose's 25 joints have them."""
+    for side in LENGTHS:
+        values = coordinates(side)
+        values[:, 2] = np.abs(values[:, 2]).clip(0, 0.99)
+        np.save(root / f"{side}_data.npy", values)
+    with pytest.warns(UserWarning, match=r"train_data\.npy: all z are from 0 to 0\.99: they may be scores"):
+        load(root)
+
+
 def test_clips_of_zeros_are_left_out(root: Path) -> None:
     values = coordinates("train")
     values[0] = 0

@@ -135,6 +135,19 @@ def test_one_part_alone(options: list[str], tmp_path: Path, method: str) -> None
     assert not (run / "teacher.safetensors").exists()
 
 
+def test_classes_that_only_the_test_side_has_are_told(options: list[str], clip_folder: Path, tmp_path: Path) -> None:
+    """Also where the clips are prepared already."""
+    shutil.copytree(clip_folder, tmp_path / "clips")
+    labels = tmp_path / "clips" / "labels.csv"
+    rows = [f"{row},{'test' if row > '45' else 'train'}" for row in labels.read_text().splitlines()[1:]]
+    text = "\n".join(["file,label,split", *rows, ""])
+    labels.write_text(text.replace("left,test", "Left!,test"))
+    options = [*options, "--data", str(tmp_path / "clips"), "--method", "cml", "--epochs-cml", "1"]
+    for run in ("first", "second"):
+        with pytest.warns(UserWarning, match=r"1 classes have test clips, but no training clip \(default: Left!\)"):
+            train.main([*options, "--out", str(tmp_path / run)])
+
+
 def test_a_teacher_from_another_run_gives_what_training_it_here_gives(options: list[str], tmp_path: Path) -> None:
     train.main([*options, "--out", str(tmp_path / "whole")])
     train.main([*options, "--method", "cml", "--out", str(tmp_path / "cml")])
