@@ -172,8 +172,8 @@ def test_alternatives_are_held_against_the_recipe(plan_of: Planner, fill: Filler
     assert rows["nothing turned"] == "75.8 · +0.8 ± 0.1"
     assert rows["turned by 90 degrees"] == "– · –", "a fold is missing"
     assert (
-        "(chance alone: one row in 20 is called better or worse): better: nothing turned; worse: none; not told apart: none."
-        in text
+        "(chance alone: one row in 20 is called better or worse): "
+        "better: nothing turned; worse: none; not told apart: none." in text
     )
     assert "The paper's" not in text
     table = {row["row"]: row for row in csv.DictReader((tmp_path / "out" / "settings-crrl.csv").open())}
