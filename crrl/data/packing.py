@@ -22,6 +22,7 @@ import numpy as np
 
 from crrl.data.chunks import Chunk, Place, below, keep_in, make_in_order
 from crrl.data.clips import Clips, check_clip, warn_of_untrained, write_frames
+from crrl.data.folds import fold_names
 from crrl.data.manifest import dropped_lines, manifest_of, summary_of
 from crrl.data.parallel import use_workers
 from crrl.data.prepared import MANIFEST, digest, digest_of
@@ -80,7 +81,8 @@ def prepare_folder(
             clips.save(whole)
         else:
             clips, found = _Reader(dataset, place, missing, skip_damaged).read(whole)
-        warn_of_untrained(clips, clips.splits)
+        folds = fold_names(clips.splits)
+        warn_of_untrained(clips, [name for name in clips.splits if name not in folds])
         summary = _describe(whole, dataset, place.code, clips, found)
         os.rename(whole, out)
         shutil.rmtree(place.folder)
