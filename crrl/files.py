@@ -15,8 +15,9 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from crrl.errors import CrrlError
 
@@ -110,7 +111,7 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def open_input(path: Path, what: str = "", *kinds: str, only: bool = False) -> BinaryIO:
+def open_input(path: Path, what: str = "", *kinds: str, only: bool = False) -> BufferedReader:
     """Open a file that others wrote, of the kind that `check_kind` is told; without `what` of any.
 
     Raises:

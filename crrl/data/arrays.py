@@ -21,7 +21,7 @@ from crrl.files import shown
 
 PIXELS = 10
 """Coordinates beyond this are pixels, not metres from a body or a sensor in a room."""
-UNPACKED, RATIO = 1 << 24, 100
+UNPACKED, RATIO = 1 << 24, 50
 """Bytes that a compressed array may have however small it is, and how many times its compressed size beyond that."""
 
 _NTU_NAME = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R\d{3}A\d{3}(?:\.skeleton)?")
@@ -102,8 +102,8 @@ def open_member(path: Path, archive: zipfile.ZipFile, name: str, beside: int = 0
     packed = min(member.compress_size, path.stat().st_size)
     if member.file_size > max(UNPACKED, RATIO * packed, beside):
         raise CrrlError(
-            f"{path}: {name} unpacks from {packed:,} to {member.file_size:,} bytes, more than {RATIO} times as many: "
-            f"motion does not; restore it, or save it without compression (np.savez)"
+            f"{path}: {name} unpacks from {packed:,} to {member.file_size:,} bytes, more than {RATIO} times as many, "
+            f"which no motion does: restore it, or save it without compression (np.savez)"
         )
     return archive.open(member)
 

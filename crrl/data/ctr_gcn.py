@@ -33,8 +33,8 @@ from crrl.files import explain_damage, open_input
 
 BODIES, NUM_JOINTS = 2, 25
 SIDES = ("train", "test")
-CHUNK = 64
-"""Clips read at a time: 64 × 300 × 150 float32 are 11.5 MB."""
+CHUNK, CHUNK_BYTES = 64, 1 << 25
+"""Clips, or bytes, read at a time at most: 64 × 300 × 150 float32 are 11.5 MB."""
 
 
 def find_files(root: Path) -> list[Path]:
@@ -142,8 +142,9 @@ def _chunks(
             raise CrrlError(f"{path}: {name} has shape {list(shape)} and other data than that; restore the file")
         if count is not None and shape[0] != count:
             raise CrrlError(f"{path}: {name} has {shape[0]} clips, but {count} labels; restore the file")
-        for first in range(0, shape[0], CHUNK):
-            rows = (min(CHUNK, shape[0] - first), *shape[1:])
+        step = max(1, min(CHUNK, CHUNK_BYTES // (math.prod(shape[1:]) * dtype.itemsize)))
+        for first in range(0, shape[0], step):
+            rows = (min(step, shape[0] - first), *shape[1:])
             content = stream.read(math.prod(rows) * dtype.itemsize)
             yield np.frombuffer(content, dtype).reshape(rows)
         stream.read(1)

@@ -445,7 +445,7 @@ def test_a_clip_that_unpacks_to_much_is_refused_before_it_does(root: Path) -> No
         for _ in range(600):
             stream.write(np.ones((100, 100, 3), np.float32).tobytes())
     with pytest.raises(
-        CrrlError, match=r"3\.npy: a\.npy unpacks from .* to 72,000,128 bytes, more than 100 times as many"
+        CrrlError, match=r"3\.npy: a\.npy unpacks from .* to 72,000,128 bytes, more than 50 times as many"
     ):
         load(root)
 
