@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from crrl.data import Clips, ClipTensors, Preprocessor
-from crrl.data.clips import FloatArray
+from crrl.data.clips import FloatArray, refuse_half
 from crrl.features import encode
 from crrl.files import explain_os_errors
 from crrl.models import FeatureExtractor
@@ -39,6 +39,7 @@ class SkeletonEncoder:
         """
         names = [f"clip {i}" for i in range(len(clips))]
         raw = Clips.from_arrays(clips, labels=np.zeros(len(clips)), names=names, class_names=["unknown"])
+        refuse_half(raw, self.preprocessor.num_joints)
         frames, offsets = self.preprocessor.apply(raw.frames, raw.offsets)
         device = next(self.features.parameters()).device
         tensors = ClipTensors(replace(raw, frames=frames, offsets=offsets), device)

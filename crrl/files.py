@@ -15,8 +15,9 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from crrl.errors import CrrlError
 
@@ -36,7 +37,7 @@ class Kind(NamedTuple):
 
 def _kinds() -> dict[re.Pattern[bytes], Kind]:
     pointed = "fetch the file that it stands for, by git"
-    again = "download the file again: this came in its place"
+    again = "download the file again, as this came in its place"
     unpack = "unpack it"
     other = "give the file that is meant"
     table = (
@@ -85,7 +86,8 @@ def check_kind(path: Path, head: bytes, what: str, *kinds: str, only: bool = Fal
     """Raise where a file that begins so is known to be of another kind than it should.
 
     Args:
-        what: it should be, in words. kinds: names of kinds that it may be. only: it must be one of these.
+        what: it should be, in words. kinds: names of kinds that it may be. only: it must be one of these,
+            unless it is empty.
 
     Raises:
         CrrlError: says what it is, and what to do.
@@ -93,15 +95,15 @@ def check_kind(path: Path, head: bytes, what: str, *kinds: str, only: bool = Fal
     kind = kind_of(head)
     if kind and kind.name not in kinds:
         raise CrrlError(f"{path} is {kind.words}, not {what}: {kind.remedy}")
-    if only and not kind:
-        begins = f"it begins with {shown(head)!r}" if head else "it is empty"
+    if only and head and not kind:
+        begins = f"it begins with {shown(head)!r}"
         raise CrrlError(f"{path} is not {what} ({begins}): restore it, or give the file that is meant")
 
 
 def shown(text: str | bytes) -> str:
     """What a message repeats of a file: its first characters, those that cannot be printed as ?."""
-    start = text[:SHOWN].decode("latin1") if isinstance(text, bytes) else text[:SHOWN]
-    return "".join(char if " " <= char <= "~" else "?" for char in start)
+    start = text[:SHOWN].decode("ascii", "replace") if isinstance(text, bytes) else text[:SHOWN]
+    return "".join(char if char.isprintable() and char != "\ufffd" else "?" for char in start)
 
 
 def _open_at_once(path: str, flags: int) -> int:
@@ -109,7 +111,7 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def open_input(path: Path, what: str = "", *kinds: str, only: bool = False) -> BinaryIO:
+def open_input(path: Path, what: str = "", *kinds: str, only: bool = False) -> BufferedReader:
     """Open a file that others wrote, of the kind that `check_kind` is told; without `what` of any.
 
     Raises:

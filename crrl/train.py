@@ -15,6 +15,7 @@ from crrl import ops
 from crrl.config import Config, Dataset, Recipe, choose_device, preset
 from crrl.data import prepare
 from crrl.data.clips import warn_of_untrained
+from crrl.data.sources import FORMATS
 from crrl.errors import CrrlError, Interrupted, run_command
 from crrl.ops import cpu
 from crrl.runs import RunFolder
@@ -34,11 +35,21 @@ class TrainOptions:
 
 
 def parse(arguments: list[str]) -> TrainOptions:
-    """Options from the command line; dataset and recipe are read first, since they set the other defaults."""
+    """Options from the command line; dataset and recipe are read first, since they set the other defaults.
+
+    Raises:
+        CrrlError: the data set is a format, whose files are to be prepared first.
+    """
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chooser.add_argument("--dataset", default="synthetic")
     chooser.add_argument("--recipe", default="paper")
     chosen, _ = chooser.parse_known_args(arguments)
+    if chosen.dataset in FORMATS and chosen.dataset not in get_args(Dataset):
+        command = f"python -m crrl.prepare {chosen.dataset} --data RAW --out FOLDER"
+        raise CrrlError(
+            f"{chosen.dataset} is a format: prepare its files once, {command}; then train with --dataset prepared "
+            f"--data FOLDER (or as the data set that they hold)"
+        )
     dataset: Dataset = chosen.dataset if chosen.dataset in get_args(Dataset) else "synthetic"
     recipe: Recipe = chosen.recipe if chosen.recipe in get_args(Recipe) else "paper"
     return tyro.cli(

@@ -112,6 +112,21 @@ def test_clips_that_cannot_be_embedded_are_refused(
         encoder.embed(clips)
 
 
+def test_an_encoder_of_two_bodies_says_how_it_takes_one(tmp_path: Path) -> None:
+    clips = [np.concatenate([clip, clip + 1], axis=1) for clip in CLIPS]
+    made = Clips.from_arrays(clips, labels=[0] * len(clips), names=list(map(str, LENGTHS)), class_names=["any"])
+    preprocessor = Preprocessor(Preprocessing(max_frames=10), 2 * JOINTS)
+    features = FeatureExtractor(Encoder(6 * JOINTS, HIDDEN))
+    save_encoder(tmp_path / "two.safetensors", features, Prepared(made, preprocessor, "any"), "cml")
+    encoder = crrl.load(tmp_path / "two.safetensors")
+    with pytest.raises(
+        crrl.CrrlError, match=r"5 joints, but .* on 10, two bodies .*: give .* np\.pad\(clip, "
+    ) as caught:
+        encoder.embed(CLIPS)
+    alone = [eval(str(caught.value).partition("behind it, ")[2], {"np": np, "clip": clip}) for clip in CLIPS]
+    assert encoder.embed(alone).shape == (len(CLIPS), 2 * HIDDEN)
+
+
 @pytest.mark.parametrize("kept", [0, 6, 200, -1], ids=["emptied", "in the size", "in the header", "last byte lost"])
 def test_a_truncated_file_is_named_with_the_remedy(encoder_file: Path, kept: int) -> None:
     encoder_file.write_bytes(encoder_file.read_bytes()[:kept])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,20 @@ import numpy as np
 import pytest
 
 from crrl.errors import CrrlError
-from crrl.files import cache_folder, content_hash, explain_os_errors, read_json, write_file, write_folder, write_json
+from crrl.files import (
+    cache_folder,
+    check_kind,
+    content_hash,
+    explain_os_errors,
+    kind_of,
+    open_input,
+    read_bytes,
+    read_json,
+    shown,
+    write_file,
+    write_folder,
+    write_json,
+)
 
 as_user = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
 
@@ -154,6 +168,122 @@ def test_damaged_json_is_named_with_the_remedy(target: Path, text: bytes) -> Non
     target.write_bytes(text)
     with pytest.raises(CrrlError, match=f"{target} is not valid JSON .*restore it"):
         read_json(target)
+
+
+KINDS = {
+    "git-lfs": [b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n"],
+    "git-annex": [b"/annex/objects/MD5E-s9--aa.pkl\n", b"../../.git/annex/objects/Xx/1F/SHA256E-s5/SHA256E-s5"],
+    "html": [b"<!DOCTYPE html>\n", b"  \n<HTML lang=en>", b"\xef\xbb\xbf<html>", b"<head>", b"<!doctype HTML>"],
+    "xml": [b'<?xml version="1.0"?>', b"<Error><Code>NoSuchKey", b"<!-- saved -->"],
+    "answer": [b"404: Not Found", b"Not Found\n", b"Access Denied"],
+    "gzip": [b"\x1f\x8b\x08", b"\x1f\x9d\x90"],
+    "bzip2": [b"BZh91AY"],
+    "xz": [b"\xfd7zXZ\x00\x00"],
+    "zstd": [b"\x28\xb5\x2f\xfd\x04"],
+    "7z": [b"7z\xbc\xaf\x27\x1c"],
+    "rar": [b"Rar!\x1a\x07\x00"],
+    "tar": [b"name".ljust(257, b"\x00") + b"ustar\x0000"],
+    "zip": [b"PK\x03\x04\x14", b"PK\x05\x06" + bytes(18)],
+    "npy": [b"\x93NUMPY\x01\x00"],
+    "pickle": [b"\x80\x02]q", b"\x80\x05\x95"],
+    "json": [b'{"a": 1}', b" \n[1, 2]", b"\xef\xbb\xbf{}"],
+    "bvh": [b"HIERARCHY\nROOT Hips\n", b"\xef\xbb\xbfHierarchy\r\n"],
+    "fbx": [b"Kaydara FBX Binary  \x00"],
+    "safetensors": [b'\x40\x00\x00\x00\x00\x00\x00\x00{"__metadata__":'],
+    "hdf5": [b"\x89HDF\r\n\x1a\n"],
+    "mat": [b"MATLAB 5.0 MAT-file, Platform: PCWIN64"],
+    "utf-16": ["1 2\n".encode("utf-16"), b"\xfe\xff\x00a\x00b"],
+    "office": [b"\xd0\xcf\x11\xe0\xa1\xb1"],
+    "pdf": [b"%PDF-1.7"],
+    "image": [b"\x89PNG\r\n", b"\xff\xd8\xff\xe0", b"GIF89a"],
+    "video": [b"RIFF\x00\x00\x00\x00AVI LIST", b"\x00\x00\x00\x20ftypisom", b"\x1a\x45\xdf\xa3"],
+    "sqlite": [b"SQLite format 3\x00"],
+    "parquet": [b"PAR1\x15\x04"],
+    "program": [b"\x7fELF\x02", b"MZ\x90\x00"],
+}
+
+
+@pytest.mark.parametrize(("name", "head"), [(name, head) for name, heads in KINDS.items() for head in heads])
+def test_kinds_are_told_by_their_first_bytes(tmp_path: Path, name: str, head: bytes) -> None:
+    kind = kind_of(head + b"more" * 300)
+    assert kind is not None or name == "answer"
+    kind = kind_of(head)
+    assert kind is not None
+    assert kind.name == name
+    (tmp_path / "a.x").write_bytes(head)
+    message = re.escape(f"{tmp_path / 'a.x'} is {kind.words}, not a thing: {kind.remedy}")
+    with pytest.raises(CrrlError, match=f"^{message}$"):
+        open_input(tmp_path / "a.x", "a thing", "another")
+    with open_input(tmp_path / "a.x", "a thing", name, only=True) as file:
+        assert file.read() == head
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"",
+        b"103\r\n1\r\n72057594037931101 0 1",
+        b"0.1 -0.2 0.3\n",
+        b"-1,2\n",
+        b"#!OML:ASF F:\\x.asf\n:FULLY-SPECIFIED",
+        b"# AST/ASF file\n:version 1.10\n",
+        b"file,label\na.npy,walk\n",
+        b"Training videos: \n0002-L\n",
+        b"6,1,4,2\n",
+        b'302 samples of "NTU RGB+D" lack skeletons.\r\n',
+        b"(lp0\nI1\na.",
+        b"(dp0\nS'split'\np1\n",
+        b"S001C002P005R002A008\n",
+        b"notes,file,label\n",
+        b"not found in any list: S001C001P001R001A001\n",
+        "ünïcode".encode(),
+    ],
+)
+def test_what_readers_read_is_of_no_other_kind(head: bytes) -> None:
+    assert kind_of(head) is None
+    check_kind(Path("a"), head, "a thing")
+
+
+def test_a_file_that_must_be_of_a_kind_is_named_by_its_beginning(tmp_path: Path) -> None:
+    (tmp_path / "a.npy").write_bytes(b"0.1,\x00\xff" * 99)
+    with pytest.raises(
+        CrrlError, match=r"a\.npy is not a \.npy array \(it begins with '0\.1,\?\?0\.1,.*'\): restore it"
+    ):
+        open_input(tmp_path / "a.npy", "a .npy array", "npy", only=True)
+
+
+def test_what_a_message_repeats_can_be_printed() -> None:
+    for text in ("a\nb\x1b[31m\ud800" * 99, b"a\nb\x1b[31m\xff" * 99):
+        assert shown(text) == ("a?b?[31m?" * 3)[:24]
+    assert shown("左腕 é") == "左腕 é"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@pytest.mark.parametrize("read", [read_bytes, read_json, lambda path: open_input(path, "a thing")])
+def test_what_has_no_end_or_may_never_begin_is_no_file(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for name in ("pipe", "zero"):
+        with pytest.raises(
+            CrrlError, match=f"{name} is no regular file, but a pipe, a device or a socket: give a file"
+        ):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_what_can_be_no_name_of_a_file_is_refused(name: str) -> None:
+    with pytest.raises(CrrlError, match="names no file"):
+        read_bytes(Path(name))
+    with pytest.raises(CrrlError, match=r"cannot read .*File name too long"):
+        read_bytes(Path("x" * 5000))
+
+
+def test_json_of_another_kind_is_named(target: Path) -> None:
+    target.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(CrrlError, match=f"{target} is a git-lfs pointer, not JSON: fetch the file that it stands for"):
+        read_json(target)
+    target.write_text('{"a": "é"}', encoding="utf-16")
+    assert read_json(target) == {"a": "é"}
 
 
 def test_missing_json_is_named(tmp_path: Path) -> None:

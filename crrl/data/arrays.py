@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,8 @@ from crrl.files import shown
 
 PIXELS = 10
 """Coordinates beyond this are pixels, not metres from a body or a sensor in a room."""
+UNPACKED, RATIO = 1 << 24, 50
+"""Bytes that a compressed array may have however small it is, and how many times its compressed size beyond that."""
 
 _NTU_NAME = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R\d{3}A\d{3}(?:\.skeleton)?")
 
@@ -50,6 +54,58 @@ def only_file(root: Path, patterns: Sequence[str], what: str, itself: bool = Fal
         found = ", ".join(path.name for path in files[:5]) or "none"
         raise CrrlError(f"{root} should hold one {what}, here are {found}: {remedy}")
     return files[0]
+
+
+def array_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, Fortran order and type of the .npy file that begins here; the stream then stands before its numbers.
+
+    Raises:
+        ValueError: it is none, or holds anything else than numbers.
+    """
+    version = np.lib.format.read_magic(stream)
+    if version > (2, 0):
+        raise ValueError("an array with fields")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    try:
+        shape, fortran, dtype = read(stream)
+    except ValueError as error:
+        raise ValueError(str(error).partition(" and may not be safe")[0]) from error
+    if dtype.hasobject or dtype.names is not None:
+        raise ValueError("an array of Python objects or fields, not of numbers")
+    return shape, fortran, dtype
+
+
+def read_array(stream: IO[bytes], size: int) -> npt.NDArray[Any]:
+    """The array of a .npy file of `size` bytes.
+
+    Raises:
+        ValueError: it is none, holds anything else than numbers, or more or fewer than its shape says.
+    """
+    shape, fortran, dtype = array_header(stream)
+    needed, left = math.prod(shape) * dtype.itemsize, size - stream.tell()
+    if needed != left:
+        raise ValueError(f"{left} bytes after the header, not the {needed} of {dtype} {list(shape)}")
+    array = np.frombuffer(stream.read(), dtype) if needed else np.empty(0, dtype)
+    return array.reshape(shape, order="F" if fortran else "C")
+
+
+def open_member(path: Path, archive: zipfile.ZipFile, name: str, beside: int = 0) -> IO[bytes]:
+    """A file in the zip archive `path`, to be read.
+
+    Args:
+        beside: bytes that it may have beside, however small it is compressed.
+
+    Raises:
+        CrrlError: it unpacks to so much that it must have been made for that.
+    """
+    member = archive.getinfo(name)
+    packed = min(member.compress_size, path.stat().st_size)
+    if member.file_size > max(UNPACKED, RATIO * packed, beside):
+        raise CrrlError(
+            f"{path}: {name} unpacks from {packed:,} to {member.file_size:,} bytes, more than {RATIO} times as many, "
+            f"which no motion does: restore it, or save it without compression (np.savez)"
+        )
+    return archive.open(member)
 
 
 def join_bodies(bodies: npt.NDArray[np.floating], present: npt.NDArray[np.bool_] | None = None) -> FloatArray:

@@ -11,7 +11,7 @@ Keywords, fields and the name of the root may be in any case; what a file says b
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -124,7 +124,7 @@ def read_recording(path: Path, skeleton: Skeleton) -> Recording:
     start = next((place for place, line in enumerate(lines) if not line.text.startswith(":")), len(lines))
     keywords = _keywords(path, lines[:start])
     channels = {name: kinds for name, kinds in zip(skeleton.names, skeleton.channels, strict=True) if kinds}
-    frames = _frames(path, lines[start:], list(channels))
+    frames = _frames(path, lines[start:], channels.keys())
     values = [
         numbers(path, [frame[name] for frame in frames], len(kinds), after=name) for name, kinds in channels.items()
     ]
@@ -187,18 +187,21 @@ def _sections(path: Path) -> dict[str, list[Line]]:
 def _fields(path: Path, lines: list[Line], known: tuple[str, ...], needed: tuple[str, ...]) -> Fields:
     """Lines "name values ..." by name; a line that starts with a number goes on with the limits before it."""
     fields: Fields = {}
+    limits: list[str] = []
     last = ""
     for line in lines:
         word, _, rest = line.text.partition(" ")
         word = word.lower()
         if last == "limits" and word not in known:
-            fields[last] = Line(fields[last].number, f"{fields[last].text} {line.text}")
+            limits.append(line.text)
             continue
         if word not in known or word in fields:
             remedy = f"take it out, or restore the file: {', '.join(known)} are read, once each"
             raise line_error(path, line, f"field {shown(word)!r} is unknown or there twice", remedy)
         last = word
         fields[word] = Line(line.number, rest)
+    if limits:
+        fields["limits"] = Line(fields["limits"].number, " ".join([fields["limits"].text, *limits]))
     for name in needed:
         if name not in fields:
             raise line_error(path, lines[0], f"here is no field {name!r}", "add it, or restore the file")
@@ -324,7 +327,7 @@ def _keywords(path: Path, lines: list[Line]) -> dict[str, float]:
     return keywords
 
 
-def _frames(path: Path, lines: list[Line], moving: list[str]) -> list[dict[str, Line]]:
+def _frames(path: Path, lines: list[Line], moving: Collection[str]) -> list[dict[str, Line]]:
     """The frames, each the lines of the moving joints by name, whole and numbered one by one."""
     frames: list[dict[str, Line]] = []
     start = 0
@@ -348,12 +351,12 @@ def _frames(path: Path, lines: list[Line], moving: list[str]) -> list[dict[str, 
     return frames
 
 
-def _missing(frames: list[dict[str, Line]], moving: list[str]) -> str:
+def _missing(frames: list[dict[str, Line]], moving: Collection[str]) -> str:
     """What the last frame lacks."""
     return ", ".join(name for name in moving if name not in frames[-1])[:200]
 
 
-def _add(path: Path, line: Line, name: str, frames: list[dict[str, Line]], moving: list[str]) -> None:
+def _add(path: Path, line: Line, name: str, frames: list[dict[str, Line]], moving: Collection[str]) -> None:
     """Put the line of a joint into the last frame."""
     if not frames or (name not in moving and name[0] in "+-.0123456789"):
         raise line_error(path, line, f"a frame's number should stand here, alone, not {shown(line.text)!r}")

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crrl.errors import CrrlError
-from crrl.files import explain_os_errors, read_json, write_json
+from crrl.files import explain_damage, open_input, read_json, write_json
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -20,7 +20,7 @@ IntArray = npt.NDArray[np.int64]
 GROWTH = 1 << 20
 """Bytes by which the flat array grows, at least, while clips are joined; a large one grows by an eighth."""
 
-_ARRAYS = ("frames", "offsets", "labels", "subjects", "views", "setups")
+ARRAYS = ("frames", "offsets", "labels", "subjects", "views", "setups")
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class Clips:
 
     def save_facts(self, folder: Path) -> None:
         """All that `save` writes but frames.npy, for which there is `write_frames`."""
-        for name in _ARRAYS[1:]:
+        for name in ARRAYS[1:]:
             np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
         splits = {
             name: {"train": split.train.tolist(), "test": {k: v.tolist() for k, v in split.test.items()}}
@@ -173,28 +173,50 @@ class Clips:
             CrrlError: a file is missing, cut short or does not fit the others.
         """
         meta = read_json(folder / "meta.json")
-        if not isinstance(meta, dict) or not {"names", "class_names", "splits"} <= meta.keys():
-            raise CrrlError(f"{folder / 'meta.json'} is damaged; delete {folder} to have it made again")
+        again = f"delete {folder} to have it made again"
+        with explain_damage(folder / "meta.json", "damaged", again):
+            splits = {
+                name: Split(_index(split["train"]), {k: _index(v) for k, v in split["test"].items()})
+                for name, split in meta["splits"].items()
+            }
+            names, class_names = (tuple(map(str, meta[key])) for key in ("names", "class_names"))
         arrays = {}
-        for name in _ARRAYS:
+        for name in ARRAYS:
             path = folder / f"{name}.npy"
-            with explain_os_errors(path, "read"):
-                try:
-                    arrays[name] = np.load(path, mmap_mode="c", allow_pickle=False)
-                except (ValueError, EOFError) as error:
-                    raise CrrlError(
-                        f"{path} is damaged or cut short ({error}); delete {folder} to have it made again"
-                    ) from error
-        splits = {
-            name: Split(
-                np.asarray(split["train"], np.int64), {k: np.asarray(v, np.int64) for k, v in split["test"].items()}
-            )
-            for name, split in meta["splits"].items()
-        }
-        clips = cls(**arrays, names=tuple(meta["names"]), class_names=tuple(meta["class_names"]), splits=splits)
-        if len(clips.offsets) != len(clips) + 1 or clips.offsets[-1] != len(clips.frames):
+            with explain_damage(path, "damaged or cut short", again):
+                open_input(path, "a .npy array", "npy", only=True).close()
+                arrays[name] = array = np.load(path, mmap_mode="c", allow_pickle=False)
+                form = (np.float32, 3, (3,)) if name == "frames" else (np.int64, 1, ())
+                if (array.dtype, array.ndim, array.shape[2:]) != form:
+                    raise ValueError(f"{array.dtype} {list(array.shape)}")
+        clips = cls(**arrays, names=names, class_names=class_names, splits=splits)
+        if not clips._fits():
             raise CrrlError(f"{folder} holds arrays that do not fit each other; delete it to have it made again")
         return clips
+
+    def _fits(self) -> bool:
+        """Whether arrays, names and splits are of the same clips, and labels of the classes."""
+        count, offsets = len(self), self.offsets
+        if any(len(getattr(self, name)) != count for name in ("labels", "subjects", "views", "setups")):
+            return False
+        if (
+            len(offsets) != count + 1
+            or offsets[0] != 0
+            or offsets[-1] != len(self.frames)
+            or (np.diff(offsets) < 0).any()
+        ):
+            return False
+        indices = [index for split in self.splits.values() for index in (split.train, *split.test.values())]
+        limits = [(self.labels, len(self.class_names)), *((index, count) for index in indices)]
+        return all(len(values) == 0 or 0 <= values.min() <= values.max() < limit for values, limit in limits)
+
+
+def _index(values: object) -> IntArray:
+    """Places in a list, int64 [N], from JSON."""
+    index = np.asarray(values)
+    if index.ndim != 1 or (index.dtype.kind != "i" and index.size):
+        raise ValueError("no list of places")
+    return index.astype(np.int64)
 
 
 def join(named: Iterable[tuple[str, object]], allow_empty: bool = False) -> tuple[FloatArray, IntArray]:
@@ -236,6 +258,16 @@ def mark_present(frames: FloatArray, present: npt.NDArray[np.bool_]) -> None:
     """
     at_origin = present & np.all(frames == 0, axis=2)
     frames[at_origin, 0] = 1e-6
+
+
+def refuse_half(clips: Clips, joints: int) -> None:
+    """Raise where the clips have half the `joints` that are wanted: those are of two bodies, the clips of one."""
+    own = clips.num_joints
+    if 2 * own == joints:
+        raise CrrlError(
+            f"these clips have {own} joints, but the encoder was trained on {joints}, two bodies side by side: "
+            f"give a body alone with {own} joints of zeros behind it, np.pad(clip, ((0, 0), (0, {own}), (0, 0)))"
+        )
 
 
 def warn_of_untrained(clips: Clips, splits: Iterable[str]) -> None:

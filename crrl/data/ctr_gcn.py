@@ -11,28 +11,30 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from crrl.data.arrays import (
+    array_header,
     join_bodies,
     leave_out_empty,
     ntu_split,
     only_file,
+    open_member,
     warn_if_coarse,
     warn_if_scores,
     without_padding,
 )
 from crrl.data.clips import Clips, FloatArray, IntArray, Split
 from crrl.errors import CrrlError
-from crrl.files import explain_damage
+from crrl.files import explain_damage, open_input
 
 BODIES, NUM_JOINTS = 2, 25
 SIDES = ("train", "test")
-CHUNK = 64
-"""Clips read at a time: 64 × 300 × 150 float32 are 11.5 MB."""
+CHUNK, CHUNK_BYTES = 64, 1 << 25
+"""Clips, or bytes, read at a time at most: 64 × 300 × 150 float32 are 11.5 MB."""
 
 
 def find_files(root: Path) -> list[Path]:
@@ -59,22 +61,28 @@ def load(files: list[Path]) -> Clips:
             body.
     """
     path = files[0]
-    with explain_damage(path, "damaged or no .npz file", "restore it"), zipfile.ZipFile(path) as archive:
+    with (
+        explain_damage(path, "damaged or no .npz file", "restore it"),
+        open_input(path, "an .npz file", "zip", only=True) as file,
+        zipfile.ZipFile(file) as archive,
+    ):
         return _read(path, archive)
 
 
 def _read(path: Path, archive: zipfile.ZipFile) -> Clips:
-    one_hot = {side: list(_chunks(path, archive, f"y_{side}", 2)) for side in SIDES}
-    labels = [_labels(path, f"y_{side}", one_hot[side]) for side in SIDES]
-    classes = {chunk.shape[1] for side in SIDES for chunk in one_hot[side]}
-    if len(classes) != 1:
-        raise CrrlError(f"{path}: y_train and y_test have different numbers of classes; restore the file")
+    one_hot = [_labels(path, archive, side) for side in SIDES]
+    labels = [numbers for numbers, _ in one_hot]
+    classes, others = (count for _, count in one_hot)
+    if classes != others:
+        raise CrrlError(
+            f"{path}: y_train and y_test have different numbers of classes, {classes} and {others}; restore the file"
+        )
     train, test = (np.arange(len(side)) for side in labels)
     clips = Clips.from_arrays(
         (clip for side, known in zip(SIDES, labels, strict=True) for clip in _clips(path, archive, side, len(known))),
         labels=np.concatenate(labels),
         names=[f"{path}, x_{side}[{i}]" for side, index in zip(SIDES, (train, test), strict=True) for i in index],
-        class_names=[str(number) for number in range(1, classes.pop() + 1)],
+        class_names=[str(number) for number in range(1, classes + 1)],
         allow_empty=True,
     )
     warn_if_scores(path, clips.frames)
@@ -84,19 +92,23 @@ def _read(path: Path, archive: zipfile.ZipFile) -> Clips:
     return leave_out_empty(path, replace(clips, names=names, splits=splits))
 
 
-def _labels(path: Path, name: str, chunks: list[npt.NDArray[Any]]) -> IntArray:
-    values = np.concatenate(chunks)
-    wrong = np.flatnonzero((values != 0).sum(axis=1) != 1)
-    if len(wrong) or not np.isin(values, (0, 1)).all():
-        row = wrong[0] if len(wrong) else np.argwhere(~np.isin(values, (0, 1)))[0, 0]
-        raise CrrlError(f"{path}: {name}[{row}] is not one-hot; restore the file")
-    labels: IntArray = values.argmax(axis=1)
-    return labels
+def _labels(path: Path, archive: zipfile.ZipFile, side: str) -> tuple[IntArray, int]:
+    """The labels of a side, int64 [N], and the number of classes."""
+    labels: list[IntArray] = []
+    classes = 0
+    for chunk in _chunks(path, archive, f"y_{side}", "[N, classes]"):
+        wrong = ((chunk != 0).sum(axis=1) != 1) | ~np.isin(chunk, (0, 1)).all(axis=1)
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0]) + sum(map(len, labels))
+            raise CrrlError(f"{path}: y_{side}[{row}] is not one-hot; restore the file")
+        labels.append(chunk.argmax(axis=1))
+        classes = chunk.shape[1]
+    return np.concatenate(labels), classes
 
 
 def _clips(path: Path, archive: zipfile.ZipFile, side: str, count: int) -> Iterator[FloatArray]:
     name = f"x_{side}"
-    for chunk in _chunks(path, archive, name, 3, count):
+    for chunk in _chunks(path, archive, name, "[N, T, 150]", count):
         if chunk.shape[2] != 3 * BODIES * NUM_JOINTS or chunk.dtype.kind != "f":
             raise CrrlError(
                 f"{path}: {name} is {chunk.dtype} [N, T, {chunk.shape[2]}], not float [N, T, 150]: "
@@ -108,35 +120,37 @@ def _clips(path: Path, archive: zipfile.ZipFile, side: str, count: int) -> Itera
 
 
 def _chunks(
-    path: Path, archive: zipfile.ZipFile, name: str, axes: int, count: int | None = None
+    path: Path, archive: zipfile.ZipFile, name: str, form: str, count: int | None = None
 ) -> Iterator[npt.NDArray[Any]]:
-    """CHUNK rows of an array, of `count` if given, at a time, in its own type; the checksum is held at the end."""
+    """CHUNK rows of an array, of `count` if given, at a time, in its own type; the checksum is held at the end.
+
+    Args:
+        form: the axes it should have, in words.
+    """
     member = f"{name}.npy"
     if member not in archive.namelist():
         raise CrrlError(f"{path} has no array {name}: x_train, y_train, x_test and y_test are needed; restore the file")
-    with archive.open(member) as stream:
-        shape, dtype = _header(stream)
-        size = math.prod(shape) * dtype.itemsize
-        if len(shape) != axes or 0 in shape or archive.getinfo(member).file_size != stream.tell() + size:
+    with open_member(path, archive, member, _beside(archive, name)) as stream:
+        shape, fortran, dtype = array_header(stream)
+        if len(shape) != form.count(",") + 1 or 0 in shape or dtype.kind not in "fiub" or fortran:
+            order = " in Fortran order" if fortran else ""
+            raise CrrlError(
+                f"{path}: {name} has shape {list(shape)} of {dtype}{order}, not {form} of numbers in C order: give a "
+                f"file as CTR-GCN's preparation writes it"
+            )
+        if archive.getinfo(member).file_size != stream.tell() + math.prod(shape) * dtype.itemsize:
             raise CrrlError(f"{path}: {name} has shape {list(shape)} and other data than that; restore the file")
         if count is not None and shape[0] != count:
             raise CrrlError(f"{path}: {name} has {shape[0]} clips, but {count} labels; restore the file")
-        for first in range(0, shape[0], CHUNK):
-            rows = (min(CHUNK, shape[0] - first), *shape[1:])
+        step = max(1, min(CHUNK, CHUNK_BYTES // (math.prod(shape[1:]) * dtype.itemsize)))
+        for first in range(0, shape[0], step):
+            rows = (min(step, shape[0] - first), *shape[1:])
             content = stream.read(math.prod(rows) * dtype.itemsize)
             yield np.frombuffer(content, dtype).reshape(rows)
         stream.read(1)
 
 
-def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and type of the .npy file in the archive.
-
-    Raises:
-        ValueError: it holds objects or is in Fortran order.
-    """
-    version = np.lib.format.read_magic(stream)
-    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-    shape, fortran, dtype = read(stream)
-    if fortran or dtype.kind not in "fiub":
-        raise ValueError(f"an array of {dtype} in {'Fortran' if fortran else 'C'} order")
-    return shape, dtype
+def _beside(archive: zipfile.ZipFile, name: str) -> int:
+    """Bytes that an array may have however well it is compressed: one-hot labels are smaller than their clips."""
+    clips = f"x_{name[2:]}.npy"
+    return archive.getinfo(clips).file_size if name.startswith("y") and clips in archive.namelist() else 0

@@ -8,20 +8,22 @@ import os
 import re
 import unicodedata
 import warnings
+import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path, PurePath
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from crrl.data.arrays import take_scores
+from crrl.data.arrays import open_member, read_array, take_scores
 from crrl.data.clips import Clips, FloatArray, IntArray, Split, check_clip
 from crrl.data.folds import validation_folds
 from crrl.data.naming import wrong_name
 from crrl.errors import CrrlError
-from crrl.files import explain_damage, explain_os_errors, read_bytes, shown
+from crrl.files import explain_damage, explain_os_errors, open_input, read_bytes, shown
 
 LABELS = "labels.csv"
 FACTS = ("subject", "view", "setup")
@@ -162,19 +164,30 @@ def _plain(name: str) -> str:
 
 
 def read_clip(path: Path) -> FloatArray:
-    """One clip, float32 [T, J, 3], from .npy, or .npz with a single array; never unpickles.
+    """One clip, float32 [T, J, 3], from .npy, or .npz with a single array, by what the file holds; never unpickles.
 
     Raises:
         CrrlError: the file is damaged, or not such an array.
     """
-    with explain_damage(path, "damaged or no .npy/.npz array", "restore it or remove its row"):
-        content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.lib.npyio.NpzFile):
-            with content:
-                if len(content.files) != 1:
-                    raise CrrlError(f"{path} holds {len(content.files)} arrays: one clip per file is needed")
-                content = content[content.files[0]]
+    remedy = "restore it or remove its row"
+    with (
+        explain_damage(path, "damaged or no .npy/.npz array", remedy),
+        open_input(path, "a .npy or .npz array", "npy", "zip", only=True) as file,
+    ):
+        zipped = file.read(2) == b"PK"
+        file.seek(0)
+        content = _only_array(path, file) if zipped else read_array(file, path.stat().st_size)
     return check_clip(content, str(path))
+
+
+def _only_array(path: Path, file: IO[bytes]) -> npt.NDArray[Any]:
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        if len(names) != 1 or not names[0].endswith(".npy"):
+            found = "no .npy array, but " + shown(names[0]) if len(names) == 1 else f"{len(names)} arrays"
+            raise CrrlError(f"{path} holds {found}: one clip per file is needed")
+        with open_member(path, archive, names[0]) as stream:
+            return read_array(stream, archive.getinfo(names[0]).file_size)
 
 
 def load(files: list[Path], contents: Iterable[object] | None = None) -> Clips:

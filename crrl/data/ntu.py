@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from crrl.data.naming import by_stem, files_below
 from crrl.data.skeleton import NUM_JOINTS, Body, parse
 from crrl.data.text import line_error, read_lines
 from crrl.errors import CrrlError
+from crrl.files import kind_of
 
 SHORT_FRAMES = 11
 """A body seen in no more frames than this is noise, where there is a longer one."""
@@ -173,11 +174,15 @@ def read(content: bytes) -> tuple[FloatArray, Counter[str]]:
     Raises:
         ValueError: "line N: what is wrong there".
     """
+    if kind := kind_of(content):
+        raise ValueError(f"line 1: this is {kind.words}, not a .skeleton file; {kind.remedy}")
     skeleton = parse(content)
     bodies, left_out = denoise(skeleton.bodies)
-    clip, unused = arrange(bodies, skeleton.frames)
+    times = np.unique(np.concatenate([np.empty(0, np.int64), *(body.frames for body in bodies)]))
+    seen = [replace(body, frames=np.searchsorted(times, body.frames)) for body in bodies]  # no frame shows nobody
+    clip, unused = arrange(seen, len(times))
     shown = clip.any(axis=(1, 2))
-    left_out["frames without a body"] = int((~shown).sum())
+    left_out["frames without a body"] = skeleton.frames - int(shown.sum())
     left_out["bodies beyond two"] = unused
     return clip[shown], +left_out
 

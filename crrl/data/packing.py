@@ -120,8 +120,8 @@ def _load_whole(source: Source, place: Place) -> tuple[Clips, Found]:
 
 def _describe(folder: Path, dataset: str, code: str, clips: Clips, found: Found) -> str:
     """Write inputs.b2 (as b2sum -l 128 would), manifest.json and report.txt; returns the summary."""
-    listed = "".join(f"{value}  {name}\n" for name, value in found.inputs.items())
-    (folder / "inputs.b2").write_text(listed, "utf-8")
+    listed = "".join(_as_b2sum(value, name) for name, value in found.inputs.items())
+    (folder / "inputs.b2").write_text(listed, "utf-8", "surrogateescape")  # names as the disk has them
     clip_files = SOURCES[dataset].clip_files
     official = clip_files.official if clip_files else None
     manifest = manifest_of(folder, dataset, code, clips, found.dropped, found.left_out, official)
@@ -129,6 +129,12 @@ def _describe(folder: Path, dataset: str, code: str, clips: Clips, found: Found)
     (folder / "report.txt").write_text("\n".join([summary, *dropped_lines(manifest), ""]), "utf-8")
     write_json(folder / MANIFEST, manifest)
     return summary
+
+
+def _as_b2sum(value: str, name: str) -> str:
+    """A line of b2sum's, which escapes names of several lines."""
+    escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+    return f"{'' if escaped == name else chr(92)}{value}  {escaped}\n"
 
 
 class _Reader:

@@ -3,7 +3,8 @@
 Pickle is a program for a stack machine that may call whatever it names. Here it may name only what NumPy's own pickles
 name (protocols 0 to 5, NumPy 1 and 2, Python 2 and 3), and what answers to those names is made in this file: it takes
 plain values, checks them and returns plain values. Instructions that could do more are taken out of the machine,
-lengths are held against the file's, and all arrays together may not hold more than the file does.
+lengths are held against the file's, all arrays together may not hold more than the file does, and neither may the
+instructions be so many, nor lists so deep in each other, as only a file has that is made to take time.
 
 The machine is the one in Python's own `pickle`, not the C one: that allocates what a memo index asks for.
 """
@@ -11,6 +12,7 @@ The machine is the one in Python's own `pickle`, not the C one: that allocates w
 from __future__ import annotations
 
 import math
+import os
 import pickle
 import pickletools
 import re
@@ -22,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crrl.errors import CrrlError
-from crrl.files import explain_damage
+from crrl.files import HEAD, explain_damage, open_input, shown
 
 _DTYPE = re.compile(r"[<>|=]?(?:b1|[iu][1248]|f[248]|c(?:8|16)|[SU][1-9]\d{0,5})")
 _ADMITTED = """
@@ -32,6 +34,11 @@ _ADMITTED = """
     GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE PROTO FRAME GLOBAL STACK_GLOBAL REDUCE BUILD
 """
 _INSTRUCTIONS = {ord(code.code): code.name for code in pickletools.opcodes}
+_FEW, _SHARE = 1_000_000, 4
+"""Single bytes (an instruction, a short length, a small number) read of any file, and the share of a larger one's."""
+_DEEPEST = 1000
+_LARGEST_KEY = 2**32
+"""Numbers below may be keys of a dict; among larger ones can be many that it takes Python long to tell apart."""
 
 
 class Forbidden(pickle.UnpicklingError):
@@ -44,9 +51,16 @@ def read_pickle(path: Path) -> Any:
     Raises:
         CrrlError: the file names something else (`os.system`, say), holds arrays of objects, or is damaged.
     """
-    with explain_damage(path, "damaged, cut short or no pickle", "restore it"), open(path, "rb") as file:
+    with (
+        explain_damage(path, "damaged, cut short or no pickle", "restore it"),
+        open_input(path, "a pickle", "pickle") as file,
+    ):
+        head = file.read(HEAD)
+        if head and head[0] not in _INSTRUCTIONS:
+            raise CrrlError(f"{path} is not a pickle (it begins with {shown(head)!r}): give the file that is meant")
+        file.seek(0)
         try:
-            return _Unpickler(_Bounded(file, path.stat().st_size)).load()
+            return _Unpickler(_Bounded(file, os.fstat(file.fileno()).st_size)).load()
         except Forbidden as error:
             raise CrrlError(
                 f"{path} holds {error}: as a pickle can run any program, only plain values and NumPy arrays are read "
@@ -55,18 +69,27 @@ def read_pickle(path: Path) -> Any:
 
 
 class _Bounded:
-    """A file that refuses to read beyond its end before any memory is taken for it."""
+    """A file that refuses to read beyond its end before any memory is taken for it, or single bytes without end."""
 
     def __init__(self, file: BinaryIO, size: int):
-        self._file, self.size = file, size
+        self._read, self._read_line = file.read, file.readline
+        self.size = self.left = size
+        self._singles = _FEW + size // _SHARE
 
     def read(self, count: int) -> bytes:
-        if not 0 <= count <= self.size - self._file.tell():
+        if not 0 <= count <= self.left:
             raise EOFError("it ends too early")
-        return self._file.read(count)
+        self.left -= count
+        if count == 1:
+            self._singles -= 1
+            if self._singles < 0:
+                raise Forbidden("more instructions than data")
+        return self._read(count)
 
     def readline(self) -> bytes:
-        return self._file.readline()
+        line = self._read_line()
+        self.left -= len(line)
+        return line
 
 
 class _Name:
@@ -107,11 +130,15 @@ class _Dispatch(dict[int, Callable[[Any], None]]):
 
 class _Unpickler(pickle._Unpickler):
     stack: list[Any]
+    metastack: list[list[Any]]
+    memo: dict[int, Any]
+    readline: Callable[[], bytes]
     read: Callable[[int], bytes]
     pop_mark: Callable[[], list[Any]]
 
     def __init__(self, file: _Bounded):
         super().__init__(cast(Any, file), encoding="latin1")  # Python 2's strings were bytes
+        self._file = file
         self._budget = 2 * file.size  # every byte once as text that is turned into bytes, once in an array
         self._makers: dict[str, Callable[..., object]] = {
             "_codecs.encode": self._encode,
@@ -150,13 +177,32 @@ class _Unpickler(pickle._Unpickler):
         else:
             raise Forbidden(f"a state for a {type(target).__name__}")
 
+    def load_frame(self) -> None:
+        """Bounds alone: what a frame holds is read as if it were none."""
+        if int.from_bytes(self.read(8), "little") > self._file.left:
+            raise EOFError("it ends too early")
+
+    def load_mark(self) -> None:
+        if len(self.metastack) == _DEEPEST:
+            raise Forbidden(f"more than {_DEEPEST} lists or tuples in each other")
+        self.metastack.append(self.stack)
+        self.stack = []
+        self.append = self.stack.append
+
+    def load_put(self) -> None:
+        """By a number of decimal digits: it is a key, too."""
+        number = int(self.readline())
+        if not 0 <= number < _LARGEST_KEY:
+            raise Forbidden("a memory place of so large a number")
+        self.memo[number] = self.stack[-1]
+
     def load_bytearray8(self) -> None:
         """Python's own takes the memory before it looks for the bytes."""
         size = int.from_bytes(self.read(8), "little")
         self.stack.append(bytearray(self.read(size)))
 
     def load_setitems(self) -> None:
-        """Also of one item. Keys are text or numbers: hashing a tuple nested deeply enough overflows the C stack."""
+        """Also of one item. Keys are text or small numbers: others can take a long time, or overflow the C stack."""
         items = self.pop_mark()
         self._set_items(items)
 
@@ -171,10 +217,13 @@ class _Unpickler(pickle._Unpickler):
 
     def _set_items(self, items: list[Any]) -> None:
         target, keys = self.stack[-1], items[::2]
-        if type(target) is not dict or not all(isinstance(key, str | int | float | bytes) for key in keys):
-            raise Forbidden("a dict whose keys are neither text nor numbers")
+        if type(target) is not dict or not all(map(_is_key, keys)):
+            raise Forbidden("a dict whose keys are neither text nor small whole numbers")
         target.update(zip(keys, items[1::2], strict=True))
 
+    dispatch[pickle.FRAME[0]] = load_frame
+    dispatch[pickle.MARK[0]] = load_mark
+    dispatch[pickle.PUT[0]] = load_put
     dispatch[pickle.REDUCE[0]] = load_reduce
     dispatch[pickle.BUILD[0]] = load_build
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
@@ -216,6 +265,10 @@ class _Unpickler(pickle._Unpickler):
         if len(data) != math.prod(shape) * dtype.value.itemsize:
             raise ValueError("an array's data do not fill its shape")
         return shape, dtype.value, fortran, data
+
+
+def _is_key(key: object) -> bool:
+    return isinstance(key, str | bytes) or (isinstance(key, int) and abs(key) < _LARGEST_KEY)
 
 
 def _empty_array(kind: object, shape: object, code: object) -> _Array:

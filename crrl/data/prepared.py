@@ -7,14 +7,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from crrl.data.clips import Clips
+from crrl.data.clips import ARRAYS, Clips
+from crrl.data.naming import wrong_name
 from crrl.errors import CrrlError
-from crrl.files import explain_os_errors, read_json
+from crrl.files import explain_os_errors, open_input, read_json, shown
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 NEEDED = (MANIFEST, "meta.json", "frames.npy")
 """The files by which a prepared folder is known: others have a manifest.json too."""
+HELD = {f"{name}.npy" for name in ARRAYS} | {"meta.json"}
+"""The files that a manifest holds the hashes of, among others."""
 
 _blake2b = partial(hashlib.blake2b, digest_size=16)
 
@@ -40,6 +43,14 @@ def read_manifest(root: Path) -> dict[str, Any]:
     manifest = read_json(root / MANIFEST)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise CrrlError(f"{root / MANIFEST} is damaged or of another version of crrl: prepare the data set again")
+    files = manifest.get("files")
+    if not isinstance(manifest.get("dataset"), str) or not isinstance(files, dict) or not files.keys() >= HELD:
+        raise CrrlError(f"{root / MANIFEST} is damaged, it does not say what it stands for: prepare the data set again")
+    for name, value in files.items():
+        if Path(name).name != name or name == ".." or wrong_name(name) or not isinstance(value, str):
+            raise CrrlError(
+                f"{root / MANIFEST} names {shown(name)!r}, no file of its folder: prepare the data set again"
+            )
     return manifest
 
 
@@ -57,6 +68,7 @@ def load(files: list[Path]) -> Clips:
     """
     root = files[0].parent
     for name, expected in read_manifest(root)["files"].items():
+        open_input(root / name, "a file of a prepared folder", "npy", "json").close()  # a pointer to it, say
         if digest(root / name) != expected:
             raise CrrlError(f"{root / name} is no longer what was prepared: restore it or prepare the data set again")
     return Clips.open(root)
@@ -64,7 +76,7 @@ def load(files: list[Path]) -> Clips:
 
 def digest(path: Path) -> str:
     """BLAKE2b of a file, 32 hex digits: what `b2sum -l 128` prints."""
-    with explain_os_errors(path, "read"), open(path, "rb") as file:
+    with open_input(path) as file, explain_os_errors(path, "read"):
         return hashlib.file_digest(file, _blake2b).hexdigest()
 
 

@@ -22,6 +22,7 @@ from crrl.ops import cpu
 
 NUM_JOINTS = 25
 BODY_FIELDS, JOINT_FIELDS = 10, 12
+MOST_BODIES = 1000
 SHOWN = 24
 """Characters of a file that a message repeats."""
 
@@ -78,6 +79,8 @@ def parse_by_line(text: bytes) -> Skeleton:
     for frame in range(frames):
         for _ in range(lines.count("the number of bodies")):
             number = _body_id(lines)
+            if number not in bodies and len(bodies) == MOST_BODIES:
+                raise lines.error(f"more than {MOST_BODIES} bodies")
             body = bodies.setdefault(number, {})
             if frame in body:
                 raise lines.error(f"body {number} stands twice in one frame")

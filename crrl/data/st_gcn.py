@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crrl.data.arrays import (
+    array_header,
     as_list,
     check_unique,
     described,
@@ -32,7 +33,7 @@ from crrl.data.arrays import (
 from crrl.data.clips import Clips, FloatArray, IntArray, Split
 from crrl.data.pickles import read_pickle
 from crrl.errors import CrrlError
-from crrl.files import explain_damage
+from crrl.files import explain_damage, open_input
 
 BODIES, NUM_JOINTS = 2, 25
 MOST_CLASSES = 10_000
@@ -87,6 +88,8 @@ def load(files: list[Path]) -> Clips:
 
 def _open(path: Path) -> npt.NDArray[Any]:
     with explain_damage(path, "damaged, cut short or no .npy file", "restore it"):
+        with open_input(path, "a .npy array", "npy", only=True) as file:
+            array_header(file)
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     shape = array.shape
     fits = len(shape) == 5 and (shape[1], *shape[3:]) == (3, NUM_JOINTS, BODIES) and 0 not in shape

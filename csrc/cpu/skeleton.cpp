@@ -24,6 +24,7 @@ constexpr int kCoordinates = 3;  // the first fields of a joint; the others only
 constexpr size_t kShown = 24;    // characters of a file that a message repeats
 constexpr size_t kCountDigits = 9;
 constexpr size_t kIdDigits = 18;
+constexpr size_t kMostBodies = 1000;  // of a whole file: each is sought among those before
 
 // Powers of ten that a double holds exactly.
 constexpr double kTens[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
@@ -285,7 +286,10 @@ class Parser {
 
   SkeletonBody& seen(int64_t id, int64_t frame) {
     auto body = std::find_if(bodies_.begin(), bodies_.end(), [id](const SkeletonBody& b) { return b.id == id; });
-    if (body == bodies_.end()) body = bodies_.insert(body, SkeletonBody{id, {}, {}});
+    if (body == bodies_.end()) {
+      if (bodies_.size() == kMostBodies) fail("more than " + std::to_string(kMostBodies) + " bodies");
+      body = bodies_.insert(body, SkeletonBody{id, {}, {}});
+    }
     if (!body->frames.empty() && body->frames.back() == frame) {
       fail("body " + std::to_string(id) + " stands twice in one frame");
     }

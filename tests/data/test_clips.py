@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -315,6 +318,90 @@ def test_a_truncated_meta_json_is_named(folder: Path) -> None:
     path = folder / "meta.json"
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(CrrlError, match=f"{path} is not valid JSON"):
+        Clips.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("frames", np.zeros((7, 5, 3))),
+        ("frames", np.zeros((7, 5, 2), np.float32)),
+        ("frames", np.zeros((7, 15), np.float32)),
+        ("offsets", np.array([0, 2, 3, 7], np.int32)),
+        ("labels", np.array([[0], [1], [1]])),
+        ("labels", np.array([0.0, 1.0, 1.0])),
+        ("views", np.array([1, 2, None])),
+        ("setups", np.array(3)),
+    ],
+)
+def test_arrays_of_another_form_are_named_with_the_folder_to_delete(folder: Path, name: str, value: np.ndarray) -> None:
+    np.save(folder / f"{name}.npy", value)
+    with pytest.raises(
+        CrrlError, match=rf"{name}\.npy is damaged or cut short \(.*\): delete {folder} to have it made again"
+    ):
+        Clips.open(folder)
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_an_archive_for_an_array_is_named(folder: Path, name: str) -> None:
+    """As a .npz file called .npy is."""
+    with open(folder / f"{name}.npy", "wb") as file:
+        np.savez(file, np.zeros(3))
+    with pytest.raises(CrrlError, match=rf"{name}\.npy is a zip archive .*, not a \.npy array"):
+        Clips.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("offsets", [0, 3, 2, 7]),
+        ("offsets", [1, 2, 3, 7]),
+        ("offsets", [0, 2, 7]),
+        ("labels", [0, 1, 2]),
+        ("labels", [0, -1, 1]),
+        ("labels", [0, 1]),
+        ("subjects", [1, 2, 3, 4]),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(folder: Path, name: str, value: list[int]) -> None:
+    np.save(folder / f"{name}.npy", np.array(value))
+    with pytest.raises(CrrlError, match=f"{folder} holds arrays that do not fit each other; delete it"):
+        Clips.open(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda meta: meta.clear(),
+        lambda meta: meta.pop("splits"),
+        lambda meta: meta.update(splits=3),
+        lambda meta: meta.update(splits={"half": 3}),
+        lambda meta: meta.update(splits={"half": {"train": [0]}}),
+        lambda meta: meta.update(splits={"half": {"train": [0], "test": [1]}}),
+        lambda meta: meta.update(splits={"half": {"train": [0.5], "test": {"all": [1]}}}),
+        lambda meta: meta.update(splits={"half": {"train": ["0"], "test": {"all": [1]}}}),
+        lambda meta: meta.update(splits={"half": {"train": [[0]], "test": {"all": [1]}}}),
+        lambda meta: meta.update(splits={"half": {"train": [10**30], "test": {"all": [1]}}}),
+        lambda meta: meta.update(names=3),
+        lambda meta: meta.pop("class_names"),
+    ],
+)
+def test_facts_of_another_form_are_named_with_the_folder_to_delete(
+    folder: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    meta = json.loads((folder / "meta.json").read_text())
+    change(meta)
+    (folder / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(CrrlError, match=rf"meta\.json is damaged \(.*\): delete {folder} to have it made again"):
+        Clips.open(folder)
+
+
+@pytest.mark.parametrize("index", [[3], [-1], [0, 99]])
+def test_a_split_of_clips_that_are_not_there_is_refused(folder: Path, index: list[int]) -> None:
+    meta = json.loads((folder / "meta.json").read_text())
+    meta["splits"]["half"]["test"]["all"] = index
+    (folder / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(CrrlError, match=r"holds arrays that do not fit each other"):
         Clips.open(folder)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from crrl.data import ctr_gcn
+from crrl.data.arrays import RATIO, UNPACKED
 from crrl.data.clips import Clips
 from crrl.errors import CrrlError
 
@@ -185,7 +186,13 @@ def not_finite() -> np.ndarray:
         pytest.param({"y_train": 2 * np.eye(3)}, r"y_train\[0\] is not one-hot", id="twos"),
         pytest.param({"y_train": np.arange(3)}, "y_train has shape .3.", id="class numbers"),
         pytest.param({"y_train": np.eye(4)[[0, 2, 1]]}, "different numbers of classes", id="other classes"),
-        pytest.param({"y_train": np.array([["a"] * 3] * 3)}, "damaged", id="text"),
+        pytest.param({"y_train": np.array([["a"] * 3] * 3)}, "y_train has shape .3, 3. of <U1, not .N, cl", id="text"),
+        pytest.param({"y_train": np.arange(3)}, r"y_train has shape .3. of int64, not .N, classes", id="whole numbers"),
+        pytest.param(
+            {"x_train": np.ones((3, 3, 11, 25, 2))},
+            r"x_train has shape .3, 3, 11, 25, 2. of float64, not .N, T",
+            id="axes",
+        ),
         pytest.param({"y_train": np.full((3, 3), None)}, "damaged", id="objects"),
         pytest.param({"x_train": np.asfortranarray(arrays()["x_train"])}, "Fortran", id="Fortran order"),
     ],
@@ -197,11 +204,64 @@ def test_what_does_not_fit_is_one_line_with_the_file(tmp_path: Path, changed: di
     assert re.fullmatch(rf"{re.escape(str(path))}.*{problem}.*", str(caught.value))
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"hello" * 100])
-def test_another_file_is_refused(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", r"is damaged or no \.npz file .*: restore it"),
+        (b"PK\x03\x04", r"is damaged or no \.npz file .*: restore it"),
+        (
+            b"hello" * 100,
+            r"is not an \.npz file \(it begins with 'hellohello.*restore it, or give the file that is meant",
+        ),
+        (b"\x93NUMPY\x01\x00", r"is a NumPy array \(\.npy\), not an \.npz file: give the file that is meant"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\n",
+            r"is a git-lfs pointer, not an \.npz file: fetch .* git lfs pull",
+        ),
+    ],
+)
+def test_another_file_is_refused(tmp_path: Path, content: bytes, problem: str) -> None:
     (tmp_path / "a.npz").write_bytes(content)
-    with pytest.raises(CrrlError, match=r"a\.npz is damaged or no \.npz file .*: restore it"):
+    with pytest.raises(CrrlError, match=rf"a\.npz {problem}"):
         load(tmp_path)
+
+
+def test_one_hot_labels_may_be_compressed_as_well_as_they_are(tmp_path: Path) -> None:
+    """A few hundred times, but they are smaller than their clips."""
+    count = 36_000
+    values = np.random.default_rng(0).normal(size=(count, 1, 150)).astype(np.float32)
+    labels = {"y_train": np.eye(60)[np.zeros(count, int)], "y_test": np.eye(60)[[1, 2]]}
+    path = write(tmp_path, np.savez_compressed, x_train=values, **labels)
+    with zipfile.ZipFile(path) as archive:
+        packed = archive.getinfo("y_train.npy")
+    assert packed.file_size > UNPACKED
+    assert packed.file_size > RATIO * packed.compress_size
+    assert len(load(tmp_path)) == count + 2
+
+
+@pytest.mark.parametrize("name", ["x_train", "y_train"])
+def test_what_unpacks_to_much_is_refused_before_it_is(tmp_path: Path, name: str) -> None:
+    shape = {"x_train": (3, 60_000, 150), "y_train": (60_000, 300)}[name]
+    path = tmp_path / "NTU60_CS.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for member, content in arrays().items():
+            with archive.open(f"{member}.npy", "w", force_zip64=True) as stream:
+                if member != name:
+                    np.lib.format.write_array(stream, content)
+                    continue
+                header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(stream, header)
+                for _ in range(shape[0]):
+                    stream.write(np.ones(shape[1:], np.float32).tobytes())
+    tracemalloc.start()
+    try:
+        with pytest.raises(
+            CrrlError, match=rf"NTU60_CS\.npz: {name}\.npy unpacks from .* to .* bytes, more than 50 times"
+        ):
+            load(tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 25
+    finally:
+        tracemalloc.stop()
 
 
 def test_none_or_several_files_are_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -387,13 +388,90 @@ class Bomb:
         return Path.touch, (self._marker,)
 
 
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        pytest.param(
+            b"0.1,0.2,0.3\n", r"is not a \.npy or \.npz array \(it begins with '0\.1,0\.2,0\.3\?'\)", id="numbers"
+        ),
+        pytest.param(
+            b"version https://git-lfs.github.com/spec/v1\noid", "is a git-lfs pointer, not a .npy", id="git-lfs"
+        ),
+        pytest.param(b"<html>log in</html>", "is a web page .HTML., not a .npy or .npz array: download", id="HTML"),
+        pytest.param(b"\x1f\x8b\x08\x00", r"is compressed \(gzip\), not a .npy or .npz array: unpack it", id="gzip"),
+        pytest.param(b"\x80\x04\x95abc", "is a pickle, not a .npy or .npz array: give the file", id="pickle"),
+        pytest.param(b'{"a": [1]}', "is JSON, not a .npy or .npz array: give the file", id="JSON"),
+        pytest.param(b"HIERARCHY\nROOT a\n", "is a BVH file, not .*: .* python -m crrl.prepare bvh$", id="BVH"),
+    ],
+)
+def test_another_kind_of_file_is_named(root: Path, content: bytes, problem: str) -> None:
+    (root / "3.npy").write_bytes(content)
+    with pytest.raises(CrrlError, match=rf"3\.npy {problem}"):
+        load(root)
+
+
+def test_two_arrays_one_after_the_other_are_no_clip(root: Path) -> None:
+    """NumPy's own reader reads the first and says nothing."""
+    with open(root / "3.npy", "wb") as file:
+        np.save(file, clip(0))
+        np.save(file, clip(1))
+    with pytest.raises(CrrlError, match=r"3\.npy is damaged .* \(\d+ bytes after the header, not the 180 of float32"):
+        load(root)
+
+
+def test_arrays_in_fortran_order_and_of_other_byte_order_are_read(root: Path) -> None:
+    np.save(root / "3.npy", np.asfortranarray(clip(3)))
+    np.savez(root / "4.npy", np.asfortranarray(clip(4)))
+    (root / "4.npy.npz").rename(root / "4.npy")
+    np.save(root / "5.npy", clip(5).astype(">f8"))
+    for number in (3, 4, 5):
+        np.testing.assert_array_equal(load(root).clip(number), clip(number))
+
+
+def test_an_archive_of_something_else_is_refused(root: Path) -> None:
+    with zipfile.ZipFile(root / "3.npy", "w") as archive:
+        archive.writestr("data.pkl", b"x")
+    with pytest.raises(CrrlError, match=r"3\.npy holds no \.npy array, but data\.pkl: one clip per file is needed"):
+        load(root)
+
+
+def test_a_clip_that_unpacks_to_much_is_refused_before_it_does(root: Path) -> None:
+    with (
+        zipfile.ZipFile(root / "3.npy", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("a.npy", "w") as stream,
+    ):
+        header = {"descr": "<f4", "fortran_order": False, "shape": (60_000, 100, 3)}
+        np.lib.format.write_array_header_1_0(stream, header)
+        for _ in range(600):
+            stream.write(np.ones((100, 100, 3), np.float32).tobytes())
+    with pytest.raises(
+        CrrlError, match=r"3\.npy: a\.npy unpacks from .* to 72,000,128 bytes, more than 50 times as many"
+    ):
+        load(root)
+
+
+def test_a_still_clip_may_be_compressed_as_well_as_it_is(root: Path) -> None:
+    np.savez_compressed(root / "still.npz", np.ones((5000, 25, 3), np.float32))
+    assert (root / "still.npz").stat().st_size < 5000 * 300 / 200
+    assert len(folder.read_clip(root / "still.npz")) == 5000
+
+
+@pytest.mark.parametrize("shape", [(10**12, 5, 3), (2**62, 4), (0, 2**61, 3)])
+def test_a_header_that_promises_more_than_there_is_takes_no_memory(root: Path, shape: tuple[int, ...]) -> None:
+    with open(root / "3.npy", "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    with pytest.raises(CrrlError, match=r"3\.npy"):
+        load(root)
+
+
 @pytest.mark.parametrize("save", [np.save, np.savez], ids=["npy", "npz"])
 def test_a_pickled_clip_is_refused_and_never_unpickled(root: Path, save: Callable[..., None]) -> None:
     marker = root / "unpickled"
     with open(root / "3.npy", "wb") as file:
         save(file, np.array([Bomb(marker)], dtype=object))
-    with pytest.raises(CrrlError, match=r"3\.npy is damaged or no \.npy/\.npz array .*remove its row"):
+    with pytest.raises(CrrlError, match=r"3\.npy is damaged or no \.npy/\.npz array .*remove its row") as caught:
         load(root)
+    assert "an array of Python objects or fields, not of numbers" in str(caught.value)
     assert not marker.exists()
 
 

@@ -140,6 +140,28 @@ def test_nobody_gives_no_frames(ntu_files: Any) -> None:
     assert (clip.shape, left_out) == ((0, 50, 3), {"frames without a body": 3})
 
 
+def test_frames_without_anybody_take_no_memory() -> None:
+    """A million of them are two megabytes of text."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    clip, left_out = ntu.read(b"1000000\n" + b"0\n" * 1_000_000)
+    assert (clip.shape, left_out) == ((0, 50, 3), {"frames without a body": 1_000_000})
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "a git-lfs pointer, not a .skeleton file; fetch the file"),
+        (b"<html><body>log in", r"a web page \(HTML\), not a .skeleton file; download the file again"),
+        (b"PK\x03\x04", r"a zip archive \(\.npz, \.pt, \.xlsx\), not a .skeleton file; give the"),
+    ],
+)
+def test_another_kind_of_file_is_named(content: bytes, problem: str) -> None:
+    with pytest.raises(ValueError, match=f"^line 1: this is {problem}"):
+        ntu.read(content)
+
+
 @pytest.mark.parametrize("joints", [moving(5, 0.01), moving(30, 0.01)[:, :, [1, 0, 2]]], ids=["short", "wide"])
 def test_a_body_alone_is_never_noise(joints: np.ndarray) -> None:
     kept, left_out = ntu.denoise([body(joints)])

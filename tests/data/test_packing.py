@@ -6,7 +6,9 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import product
@@ -103,6 +105,23 @@ def test_inputs_are_listed_as_b2sum_lists_them(raw: Path, tmp_path: Path) -> Non
     prepare_ntu(raw, tmp_path / "out")
     listed = dict(line.split("  ")[::-1] for line in (tmp_path / "out" / "inputs.b2").read_text().splitlines())
     assert listed == {path.name: prepared.digest(path) for path in raw.iterdir()}
+
+
+def test_inputs_of_any_name_are_listed_as_b2sum_lists_them(raw: Path, tmp_path: Path) -> None:
+    """In folders called in Latin-1, with a backslash, or on two lines."""
+    for number, name in enumerate([b"caf\xe9", b"a\\b", b"two\nlines"]):
+        folder = os.path.join(os.fsencode(raw), name)
+        os.mkdir(folder)
+        moved = NAMES["ntu60"][number]
+        os.rename(raw / f"{moved}.skeleton", os.path.join(folder, os.fsencode(f"{moved}.skeleton")))
+    prepare_ntu(raw, tmp_path / "out")
+    listed = (tmp_path / "out" / "inputs.b2").read_bytes()
+    assert b"  caf\xe9/S001" in listed
+    if shutil.which("b2sum"):
+        checked = subprocess.run(
+            ["b2sum", "-l", "128", "-c", tmp_path / "out" / "inputs.b2"], cwd=raw, capture_output=True
+        )
+        assert checked.returncode == 0, checked.stdout
 
 
 def test_several_workers_give_the_same_bytes_as_one(raw: Path, tmp_path: Path) -> None:
@@ -299,6 +318,53 @@ def test_a_prepared_folder_that_changed_is_refused(ready: Path, name: str) -> No
     content[-3] ^= 1
     (ready / name).write_bytes(content)
     with pytest.raises(CrrlError, match=f"{name} is no longer what was prepared"):
+        sources.prepare("ntu60", ready, "cross-view", STEPS)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda manifest: manifest.pop("files"), "is damaged, it does not say what it stands for"),
+        (lambda manifest: manifest.update(files=[1]), "is damaged, it does not say what it stands for"),
+        (lambda manifest: manifest["files"].pop("frames.npy"), "is damaged, it does not say what it stands for"),
+        (lambda manifest: manifest["files"].pop("meta.json"), "is damaged, it does not say what it stands for"),
+        (lambda manifest: manifest.pop("dataset"), "is damaged, it does not say what it stands for"),
+        (lambda manifest: manifest.update(dataset=3), "is damaged, it does not say what it stands for"),
+        (lambda manifest: manifest["files"].update({"frames.npy": 3}), "names 'frames.npy', no file of its folder"),
+        (lambda manifest: manifest["files"].update({"/dev/zero": "0"}), "names '/dev/zero', no file of its folder"),
+        (lambda manifest: manifest["files"].update({"../x": "0"}), "names '../x', no file of its folder"),
+        (lambda manifest: manifest["files"].update({"..": "0"}), r"names '\.\.', no file of its folder"),
+        (lambda manifest: manifest["files"].update({"\ud800": "0"}), r"names '\?', no file of its folder"),
+        (lambda manifest: manifest["files"].update({"x" * 5000: "0"}), "no file of its folder"),
+        (lambda manifest: manifest["files"].update({"absent.npy": "0"}), "cannot read .*absent.npy"),
+    ],
+)
+def test_a_manifest_names_the_files_of_its_folder_alone(
+    ready: Path, change: Callable[[dict[str, Any]], object], problem: str
+) -> None:
+    manifest = json.loads((ready / "manifest.json").read_text())
+    change(manifest)
+    (ready / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CrrlError, match=problem):
+        sources.prepare("ntu60", ready, "cross-view", STEPS)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@pytest.mark.parametrize("kind", ["pipe", "/dev/zero"])
+@pytest.mark.parametrize("name", ["frames.npy", "labels.npy", "inputs.b2"])
+def test_a_prepared_folder_holds_regular_files_alone(ready: Path, name: str, kind: str) -> None:
+    (ready / name).unlink()
+    if kind == "pipe":
+        os.mkfifo(ready / name)
+    else:
+        (ready / name).symlink_to(kind)
+    with pytest.raises(CrrlError, match=rf"{name} is no regular file|was not prepared|prepared once from its raw"):
+        sources.prepare("ntu60", ready, "cross-view", STEPS)
+
+
+def test_a_prepared_folder_of_pointers_says_so(ready: Path) -> None:
+    (ready / "frames.npy").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n")
+    with pytest.raises(CrrlError, match=r"frames\.npy is a git-lfs pointer, not a file of a prepared folder: fetch"):
         sources.prepare("ntu60", ready, "cross-view", STEPS)
 
 

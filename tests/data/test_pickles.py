@@ -8,6 +8,7 @@ import os
 import pickle
 import struct
 import sys
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
@@ -288,6 +289,79 @@ def test_text_that_refers_to_itself_is_only_as_large_as_the_file(tmp_path: Path)
     for _ in range(9):
         value = [value] * 10
     assert len(reread(tmp_path, value)) == 10
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid",
+            "is a git-lfs pointer, not a pickle: fetch .* git lfs pull",
+        ),
+        (b"../.git/annex/objects/XX/SHA256E-s12", "is a git-annex pointer, not a pickle: fetch .* git annex get"),
+        (b"<!DOCTYPE html>\n<html>", r"is a web page \(HTML\), not a pickle: download the file again"),
+        (b'<?xml version="1.0"?><Error>', "is XML, not a pickle: download the file again"),
+        (b"404: Not Found", "is the answer of a server, not a pickle: download the file again"),
+        (b"PK\x03\x04aaaa", r"is a zip archive \(\.npz, \.pt, \.xlsx\), not a pickle: give the file that is meant"),
+        (b"\x1f\x8b\x08\x00", r"is compressed \(gzip\), not a pickle: unpack it"),
+        (b'{"split": {}}', "is JSON, not a pickle: give"),
+        (b"\x93NUMPY\x01\x00", r"is a NumPy array \(\.npy\), not a pickle: give"),
+        (b"\x89HDF\r\n\x1a\n", "is an HDF5 file, not a pickle: save what it holds as"),
+        (b"hello", r"is damaged, cut short or no pickle"),
+        (b"vector", r"is not a pickle \(it begins with 'vector'\): give the file that is meant"),
+    ],
+)
+def test_another_kind_of_file_is_named_for_what_it_is(tmp_path: Path, content: bytes, problem: str) -> None:
+    with pytest.raises(CrrlError, match=rf"labels\.pkl {problem}") as caught:
+        read_pickle(write(tmp_path, content))
+    assert "trust" not in str(caught.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "labels.pkl")
+    with pytest.raises(CrrlError, match=r"labels\.pkl is no regular file, but a pipe"):
+        read_pickle(tmp_path / "labels.pkl")
+
+
+def long(number: int) -> bytes:
+    """A number of up to 255 bytes as protocol 2 writes it."""
+    size = number.bit_length() // 8 + 1
+    return b"\x8a" + bytes([size]) + number.to_bytes(size, "little", signed=True)
+
+
+SAME_HASH = [number * (2**61 - 1) for number in range(1, 30_000)]
+
+SLOW = {
+    "lists in each other": b"\x80\x02" + b"(" * 10_000_000,
+    "lists in each other in a frame": b"\x80\x04\x95" + struct.pack("<Q", 10_000_000) + b"(" * 10_000_000,
+    "empty lists": b"\x80\x02(" + b"]" * 10_000_000 + b"l.",
+    "nothing put and taken": b"\x80\x02" + b"N0" * 5_000_000 + b"N.",
+    "memo": b"\x80\x02N" + b"\x94" * 10_000_000 + b".",
+    "keys of one hash": b"\x80\x02}(" + b"".join(long(number) + b"N" for number in SAME_HASH) + b"u.",
+    "negative keys of one hash": b"\x80\x02}(" + b"".join(long(-number) + b"N" for number in SAME_HASH) + b"u.",
+    "keys of one hash, one by one": b"\x80\x02}" + b"".join(long(number) + b"Ns" for number in SAME_HASH) + b".",
+    "keys of one hash in a dict": b"\x80\x02(" + b"".join(long(number) + b"N" for number in SAME_HASH) + b"d.",
+    "fractions as keys": b"\x80\x02}(" + b"".join(b"G" + struct.pack(">d", n / 7) + b"N" for n in range(999)) + b"u.",
+    "places of one hash": b"\x80\x02N" + b"".join(b"p%d\n" % number for number in SAME_HASH) + b".",
+}
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_what_is_made_to_take_time_is_refused(tmp_path: Path, name: str) -> None:
+    resource = pytest.importorskip("resource")
+    path = write(tmp_path, SLOW[name])
+    start, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CrrlError, match=r"labels\.pkl holds (more|a dict|a memory place)"):
+        read_pickle(path)
+    assert time.process_time() - start < 10
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_many_small_values_are_read(tmp_path: Path, protocol: int) -> None:
+    names, labels = [f"S001C001P001R001A{number:06}" for number in range(100_000)], [n % 120 for n in range(100_000)]
+    assert reread(tmp_path, (names, labels), protocol) == (names, labels)
 
 
 @pytest.mark.parametrize("kept", [0, 1, 2, 5, 30])

@@ -118,6 +118,14 @@ def test_a_body_twice_in_a_frame_is_refused(parse: Parser) -> None:
     assert outcome(parse, text) == "line 30: body 7 stands twice in one frame"
 
 
+@pytest.mark.parametrize("parse", both())
+def test_more_bodies_than_a_sensor_ever_numbered_are_refused(parse: Parser) -> None:
+    """The time to find one among so many grows with their square."""
+    frames = [line for number in range(1001) for line in ["1", *one_body([JOINT] * 25, str(number))]]
+    assert outcome(parse, "\n".join(["1001", *frames]).encode()) == "line 28003: more than 1000 bodies"
+    assert len(parse("\n".join(["1000", *frames[:-28]]).encode()).bodies) == 1000
+
+
 needs_extension = pytest.mark.skipif(cpu.missing is not None, reason=cpu.missing or "")
 
 DIGITS = st.text("0123456789", max_size=24)

@@ -135,6 +135,16 @@ def test_one_part_alone(options: list[str], tmp_path: Path, method: str) -> None
     assert not (run / "teacher.safetensors").exists()
 
 
+@pytest.mark.parametrize("format_", ["bvh", "ctr-gcn", "st-gcn", "pyskl"])
+def test_a_format_for_a_data_set_is_sent_to_prepare(tmp_path: Path, format_: str) -> None:
+    problem = (
+        rf"{format_} is a format: prepare its files once, python -m crrl\.prepare {format_} --data RAW --out FOLDER;"
+    )
+    for options in (["--dataset", format_], [f"--dataset={format_}", "--data", str(tmp_path)]):
+        with pytest.raises(CrrlError, match=problem):
+            train.main([*options, "--out", str(tmp_path / "run")])
+
+
 def test_classes_that_only_the_test_side_has_are_told(options: list[str], clip_folder: Path, tmp_path: Path) -> None:
     """Also where the clips are prepared already."""
     shutil.copytree(clip_folder, tmp_path / "clips")
