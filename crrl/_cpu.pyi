@@ -1,83 +1,68 @@
 """Native CPU operators; see csrc/cpu/bindings.cpp."""
 
+from collections.abc import Sequence
+
+from torch import Tensor
+
 abi: int
 compiler: str
 
-Frames = tuple[int, int, int]
-"""(address, elements from row to row, elements from frame to frame)"""
-Weights = tuple[int, ...]
-"""The addresses of w_ih, w_hh, b_ih, b_hh of one direction."""
-
 def gru_isa(bf16: bool) -> str | None: ...
 def gru_reserve_size(batch: int, steps: int, hidden: int, directions: int) -> int: ...
-
-class GruLayer:
-    def __init__(
-        self,
-        batch: int,
-        steps: int,
-        input: int,
-        hidden: int,
-        reverse: bool,
-        repeated: bool,
-        lengths: int,
-        x: Frames,
-        h0: int,
-        weights: list[Weights],
-    ) -> None: ...
-
 def gru_forward(
-    layer: GruLayer, y: Frames, h_n: int, reserve: int, bf16: bool, threads: int, isa: str = ""
+    x: Tensor,
+    lengths: Tensor | None,
+    h0: Tensor | None,
+    weights: Sequence[Tensor],
+    y: Tensor,
+    h_n: Tensor,
+    reserve: Tensor | None,
+    directions: int,
+    frames: int,
+    batch_first: bool,
+    reverse: bool,
+    threads: int,
+    isa: str = "",
 ) -> None: ...
 def gru_backward(
-    layer: GruLayer,
-    y: Frames,
-    reserve: int,
-    dy: Frames,
-    dh_n: int,
-    dx: Frames,
-    dh0: int,
-    gradients: list[Weights],
-    bf16: bool,
+    x: Tensor,
+    lengths: Tensor | None,
+    h0: Tensor | None,
+    weights: Sequence[Tensor],
+    reserve: Tensor,
+    dy: Tensor,
+    dh_n: Tensor,
+    dx: Tensor | None,
+    dh0: Tensor,
+    gradients: Sequence[Tensor],
+    directions: int,
+    frames: int,
+    batch_first: bool,
+    reverse: bool,
     threads: int,
     isa: str = "",
 ) -> None: ...
 def ragged_gather(
-    frames: int,
-    num_frames: int,
-    offsets: int,
-    num_clips: int,
-    index: int,
-    batch: int,
-    max_frames: int,
-    channels: int,
-    x: int,
-    v: int,
-    lengths: int,
+    frames: Tensor, offsets: Tensor, index: Tensor, x: Tensor, v: Tensor | None, lengths: Tensor
 ) -> None: ...
 def keep_memory() -> None: ...
 def peak_gflops(threads: int, seconds: float = 0.2) -> dict[str, float]: ...
 def info_nce(
-    batch: int,
-    features: int,
-    keys: int,
-    q: int,
-    k: int,
-    queue: int,
+    q: Tensor,
+    k: Tensor,
+    queue: Tensor,
     temperature: float,
-    loss: int,
-    dq: int,
-    pointer: int = 0,
-    entering: int = 0,
-    num_entering: int = 0,
+    loss: Tensor,
+    dq: Tensor,
+    pointer: Tensor | None = None,
+    entering: Tensor | None = None,
     threads: int = 1,
     isa: str = "",
 ) -> None: ...
 def parse_skeleton(text: bytes) -> tuple[int, list[tuple[int, bytes, bytes]]]: ...
 def ema_update(
-    size: int,
-    keys: int,
-    queries: int,
+    keys: Tensor,
+    queries: Tensor,
     boundary: int,
     momentum_head: float,
     momentum_tail: float,
@@ -85,13 +70,12 @@ def ema_update(
     isa: str = "",
 ) -> None: ...
 def flat_step(
-    size: int,
-    parameters: int,
-    gradients: int,
-    first: int,
-    second: int,
-    keys: int,
-    rates: int,
+    parameters: Tensor,
+    gradients: Tensor,
+    first: Tensor,
+    second: Tensor | None,
+    keys: Tensor | None,
+    rates: Tensor,
     nesterov: bool,
     weight_decay: float,
     beta2: float,
@@ -104,18 +88,14 @@ def flat_step(
     isa: str = "",
 ) -> None: ...
 def linear_epoch(
-    clips: int,
-    features: int,
-    classes: int,
-    x: int,
-    labels: int,
-    order: int,
-    count: int,
-    batch: int,
-    weight: int,
-    bias: int,
-    weight_momentum: int,
-    bias_momentum: int,
+    features: Tensor,
+    labels: Tensor,
+    order: Tensor,
+    batch_size: int,
+    weight: Tensor,
+    bias: Tensor,
+    weight_momentum: Tensor,
+    bias_momentum: Tensor,
     rate: float,
     momentum: float,
     isa: str = "",

@@ -1,8 +1,8 @@
-"""Public layers: drop-in GRUs, two of them run together, and the swap that puts them into a model."""
+"""Public layers: drop-in GRUs, two of them run together, and what puts them into a model and takes them out."""
 
 from crrl.nn.gru import GRU
 from crrl.nn.stepwise import StepwiseBiGRU
-from crrl.nn.swap import Swap, accelerate
+from crrl.nn.swap import Swap, accelerate, decelerate
 from crrl.nn.together import run_together
 
-__all__ = ["GRU", "StepwiseBiGRU", "Swap", "accelerate", "run_together"]
+__all__ = ["GRU", "StepwiseBiGRU", "Swap", "accelerate", "decelerate", "run_together"]

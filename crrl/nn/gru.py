@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from crrl.ops import operators, precision
 from crrl.reference.gru import Weights
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Lengths = Tensor | Sequence[int] | NDArray[Any]
+
+QUANTIZED = (
+    "torch.ao.quantization knows torch.nn.GRU by its class and leaves crrl.nn.GRU in float; to quantize it, call "
+    "crrl.nn.decelerate(model) first"
+)
 
 
 class GRU(nn.GRU):
@@ -18,46 +30,54 @@ class GRU(nn.GRU):
 
     Same constructor, parameter names, results and errors as torch.nn.GRU. Where the backend is torch, and for an empty
     batch, it is torch.nn.GRU itself; `backend()` says which backend serves, and why. Under autocast the results have
-    the dtype that torch.nn.GRU gives them.
+    the dtype that torch.nn.GRU gives them. The output may be changed in place before the backward pass.
 
-    What differs: dropout between the layers draws other random numbers than torch.nn.GRU from the same seed, and
-    torch.jit.script does not take it (torch.jit.trace does). torch.compile, which refuses torch.nn.GRU and all its
-    subclasses until told otherwise, compiles it under `torch._dynamo.config.patch(allow_rnn=True)`, without graph
-    breaks unless torch itself packs ragged rows; the graph keeps the backend it was traced with. Export models for
-    other runtimes (ONNX) under `crrl.ops.use_backends("gru_layer=torch")`.
+    torch.export keeps each layer as one operator, for any batch and number of frames; torch.fx, the module as one call.
+    torch.onnx.export and torch.jit.trace record torch's own operations. torch.jit.script compiles torch.nn.GRU with the
+    same weights, which replaces this one in the model that it is given, as `decelerate` would.
+
+    What differs: dropout between the layers draws other random numbers than torch.nn.GRU from the same seed.
+    torch.compile, which refuses torch.nn.GRU and all its subclasses until told otherwise, compiles it under
+    `torch._dynamo.config.patch(allow_rnn=True)`, without graph breaks; the graph keeps the backend it was traced with.
+    torch.ao.quantization knows torch.nn.GRU by its class and leaves this one in float, with a warning: `decelerate` the
+    model first.
     """
 
     reverse: ClassVar[bool] = True
     """Whether the second direction runs backwards in time."""
 
     def forward(  # type: ignore[override]
-        self, input: Tensor | PackedSequence, hx: Tensor | None = None, lengths: Tensor | None = None
+        self, input: Tensor | PackedSequence, hx: Tensor | None = None, lengths: Lengths | None = None
     ) -> tuple[Tensor | PackedSequence, Tensor]:
         """Run all layers.
 
         Args:
             input: [T, B, I], or [B, T, I] when batch_first, any strides; [T, I], unbatched; or a PackedSequence.
             hx: [layers · D, B, H] ([layers · D, H] unbatched) initial states, zeros when None.
-            lengths: int64 [B] on any device, valid frames per row, each in 1..T; None: all of them. Each row gives what
-                it gives in a PackedSequence.
+            lengths: B integers, valid frames per row, each in 1..T: a tensor of any integer dtype on any device, an
+                array or a sequence; None: all of them. Each row gives what it gives in a PackedSequence.
 
         Returns:
             output, [T, B, D·H], [B, T, D·H], [T, D·H] or a PackedSequence as the input was, 0 at padded frames; and
             h_n, of the shape of hx.
 
         Raises:
-            ValueError: `lengths` given without a padded batch, or not B of them in 1..T.
+            ValueError: `lengths` given without a padded batch, or not B integers in 1..T.
+            TypeError: input or hx is no dense tensor, but an array or a nested tensor, say.
             ValueError, RuntimeError: torch.nn.GRU's own, where sizes, dtypes or devices do not fit.
             CrrlError: the policy forces a backend that cannot run.
         """
         x = input.data if isinstance(input, PackedSequence) else input
+        if not (_is_dense(x) and (hx is None or _is_dense(hx))) or isinstance(lengths, fx.Proxy):
+            return self._record(input, hx, lengths)
+        lengths = row_lengths(lengths)
         if lengths is not None and (x is not input or x.dim() != 3 or lengths.shape != self._state_shape(x)[1:2]):
             raise ValueError("lengths must be [B], one for each row of a padded batch")
         if lengths is None and self.reverse and operators.gru_backend(x, self.hidden_size)[0] == "torch":
             return super().forward(input, hx)
         weights = self._weights()
         if not self._fits(input, hx, weights):
-            return super().forward(input, hx)  # it raises, in its own words, or serves an empty batch
+            return self._refuse(input, hx, lengths)
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx, weights)
         if input.dim() == 2:
@@ -69,7 +89,7 @@ class GRU(nn.GRU):
         return outputs[-1].transpose(0, 1).contiguous(), h_n  # contiguous as torch's is: callers take views of it
 
     def unroll(
-        self, hint: Tensor, frames: int, hx: Tensor | None = None, lengths: Tensor | None = None
+        self, hint: Tensor, frames: int, hx: Tensor | None = None, lengths: Lengths | None = None
     ) -> tuple[Tensor, Tensor]:
         """Run all layers over one input repeated in every frame; the kernels project it once, not T times.
 
@@ -80,27 +100,32 @@ class GRU(nn.GRU):
             What forward returns for hint[:, None].expand(-1, T, -1) ([T, B, I] unless batch_first).
 
         Raises:
-            ValueError: hint, hx or lengths have another shape, dtype or device than the layers take.
+            ValueError: hint, hx, lengths or a weight have another shape, dtype or device than the layers take.
+            TypeError: as in forward.
         """
+        _check_dense(hint=hint, hx=hx)
+        lengths = row_lengths(lengths)
         if frames < 1 or hint.dim() != 2 or (lengths is not None and lengths.shape != hint.shape[:1]):
             raise ValueError("unroll takes a hint [B, I], at least one frame, and one length a row")
         x, weights = hint[:, None], self._weights()
         if not self._fits(x if self.batch_first else hint[None], hx, weights):
-            raise ValueError("the hint or hx has another shape, dtype or device than the layers take")
+            raise ValueError("the hint, hx or a weight has another shape, dtype or device than the layers take")
         outputs, h_n = self._layers(x, hx, lengths, weights, frames)
         y = outputs[-1]
         return (y if self.batch_first else y.transpose(0, 1).contiguous()), h_n
 
-    def each_layer(self, x: Tensor, lengths: Tensor) -> list[Tensor]:
-        """The output [B, T, D·H] of every layer, 0 at padded frames, for x [B, T, I] and lengths int64 [B].
+    def each_layer(self, x: Tensor, lengths: Lengths) -> list[Tensor]:
+        """The output [B, T, D·H] of every layer, 0 at padded frames, for x [B, T, I] and B `lengths`, as in forward.
 
         Raises:
-            ValueError: x or lengths have another shape, dtype or device than the layers take.
+            ValueError: x, lengths or a weight have another shape, dtype or device than the layers take.
+            TypeError: as in forward.
         """
-        weights = self._weights()
-        if x.dim() != 3 or lengths.shape != x.shape[:1] or not self._fits(x, None, weights):
-            raise ValueError("x or lengths have another shape, dtype or device than the layers take")
-        return self._layers(x, None, lengths, weights)[0]
+        _check_dense(x=x)
+        rows, weights = row_lengths(lengths), self._weights()
+        if rows is None or x.dim() != 3 or rows.shape != x.shape[:1] or not self._fits(x, None, weights):
+            raise ValueError("x, lengths or a weight have another shape, dtype or device than the layers take")
+        return self._layers(x, None, rows, weights)[0]
 
     def backend(self, input: Tensor | PackedSequence | None = None) -> tuple[str, str]:
         """The name of the backend that serves `input` (None: a tensor like the weights), and why.
@@ -161,9 +186,11 @@ class GRU(nn.GRU):
         return [[self._direction(f"l{layer}{suffix}") for suffix in suffixes] for layer in range(self.num_layers)]
 
     def _direction(self, name: str) -> Weights:
-        w_ih, w_hh = getattr(self, f"weight_ih_{name}"), getattr(self, f"weight_hh_{name}")
-        biases = (getattr(self, f"bias_ih_{name}"), getattr(self, f"bias_hh_{name}")) if self.bias else (None, None)
-        return (w_ih, w_hh, *biases)
+        w_ih, w_hh = getattr(self, f"weight_ih_{name}", None), getattr(self, f"weight_hh_{name}", None)
+        biases = (None, None)
+        if self.bias:
+            biases = getattr(self, f"bias_ih_{name}", None), getattr(self, f"bias_hh_{name}", None)
+        return cast("Weights", (w_ih, w_hh, *biases))  # any of them may be None by now: _fits looks
 
     def _state_shape(self, input: Tensor | PackedSequence) -> tuple[int, ...]:
         """What hx must be for this input."""
@@ -183,5 +210,93 @@ class GRU(nn.GRU):
         if hx is not None and hx.shape != self._state_shape(input):
             return False
         device, dtypes = x.device, precision.AUTOCAST_DTYPES if precision.autocasts(x) else (x.dtype,)
-        tensors = [hx, *(tensor for layer in weights for direction in layer for tensor in direction)]
-        return all(tensor is None or (tensor.dtype in dtypes and tensor.device == device) for tensor in tensors)
+        tensors: list[Any] = [] if hx is None else [hx]
+        gates, channels = 3 * self.hidden_size, self.input_size
+        for layer in weights:
+            shapes = (gates, channels), (gates, self.hidden_size), (gates,), (gates,)
+            for direction in layer:
+                given = direction if self.bias else direction[:2]
+                if not all(isinstance(w, Tensor) and w.shape == shape for w, shape in zip(given, shapes, strict=False)):
+                    return False
+                tensors += given
+            channels = len(layer) * self.hidden_size
+        return all(tensor.dtype in dtypes and tensor.device == device for tensor in tensors)
+
+    def _refuse(
+        self, input: Tensor | PackedSequence, hx: Tensor | None, lengths: Tensor | None
+    ) -> tuple[Tensor | PackedSequence, Tensor]:
+        """What torch.nn.GRU makes of arguments that do not fit: its own error, mostly; an empty batch it serves."""
+        output, h_n = super().forward(input, hx)
+        if h_n.numel() and (lengths is not None or not self.reverse):
+            raise RuntimeError("a weight has another shape than the layers take")  # torch broadcasts biases
+        return output, h_n
+
+    def _record(self, input: Any, hx: Any, lengths: Any) -> tuple[Tensor | PackedSequence, Tensor]:
+        """A call of this module in the graph of torch.fx, which makes one of every module of torch.nn by itself."""
+        given = {name: value for name, value in (("hx", hx), ("lengths", lengths)) if value is not None}
+        proxies = [value for value in (input, *given.values()) if isinstance(value, fx.Proxy)]
+        if not proxies:
+            _check_dense(input=input.data if isinstance(input, PackedSequence) else input, hx=hx)
+        tracer: Any = proxies[0].tracer
+        if not (
+            path := tracer.path_of_module(self)
+        ):  # it is not part of a model: torch's own is traced into, and fails
+            return super().forward(input, hx)
+        return tracer.create_proxy("call_module", path, (input,), given)  # type: ignore[no-any-return]
+
+    def __prepare_scriptable__(self) -> nn.GRU:
+        """What torch.jit.script compiles instead: torch.nn.GRU on the same weights."""
+        return plain(self)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "qconfig":  # which torch.ao.quantization sets on every module
+            warnings.warn(QUANTIZED, stacklevel=2)
+
+
+def plain(gru: GRU) -> nn.GRU:
+    """torch.nn.GRU on the same parameters, hooks and settings.
+
+    Raises:
+        RuntimeError: it has no such form: it is of a class derived from crrl.nn.GRU.
+    """
+    if type(gru) is not GRU:
+        raise RuntimeError(f"{type(gru).__qualname__} computes what torch.nn.GRU does not: torch.jit.trace takes it")
+    twin = nn.GRU.__new__(nn.GRU)
+    twin.__dict__.update(gru.__dict__)
+    return twin
+
+
+def _is_dense(tensor: Any) -> bool:
+    return isinstance(tensor, Tensor) and not tensor.is_nested
+
+
+def _check_dense(**named: Any) -> None:
+    """Raise TypeError for what is no dense tensor; None fits."""
+    for name, tensor in named.items():
+        if tensor is None or _is_dense(tensor):
+            continue
+        if isinstance(tensor, Tensor):
+            raise TypeError(
+                f"{name} must be a dense tensor, not a nested one: pad it (torch.nested.to_padded_tensor) and give its "
+                "lengths, or pack it (torch.nn.utils.rnn.pack_sequence)"
+            )
+        kind = f"{type(tensor).__module__}.{type(tensor).__qualname__}"
+        raise TypeError(f"{name} must be a torch.Tensor, not {kind}: torch.as_tensor makes one")
+
+
+def row_lengths(lengths: Lengths | None) -> Tensor | None:
+    """int64 [B].
+
+    Raises:
+        ValueError: they are not integers.
+    """
+    if lengths is None or (isinstance(lengths, Tensor) and lengths.dtype == torch.int64):
+        return lengths
+    try:
+        tensor = torch.as_tensor(lengths)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"lengths must be integers, one for each row: {error}") from error
+    if tensor.dtype.is_floating_point or tensor.dtype.is_complex or tensor.dtype == torch.bool:
+        raise ValueError(f"lengths must be integers, one for each row, not {tensor.dtype}")
+    return tensor.to(torch.int64)

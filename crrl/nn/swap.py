@@ -1,4 +1,4 @@
-"""torch.nn.GRU replaced by crrl.nn.GRU inside a finished model."""
+"""torch.nn.GRU replaced by crrl.nn.GRU inside a finished model, and back."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from crrl.nn.gru import GRU
 
 
 class Swap(NamedTuple):
-    """What accelerate did with one GRU.
+    """What accelerate or decelerate did with one GRU.
 
     Attributes:
         name: its qualified name in the model; "" for the model itself.
-        swapped: whether it is a crrl.nn.GRU now that it was not before.
+        swapped: whether its class is another now.
         reason: the backend that serves it and why; or why it was left as it is.
     """
 
@@ -46,3 +46,24 @@ def _swap(name: str, gru: nn.GRU) -> Swap:
     gru.__class__ = GRU
     backend, reason = cast(GRU, gru).backend()
     return Swap(name, True, f"{backend}: {reason}")
+
+
+def decelerate(module: nn.Module) -> list[Swap]:
+    """Undo `accelerate`: make every crrl.nn.GRU inside `module` a torch.nn.GRU; in place, by its class alone.
+
+    For what knows torch.nn.GRU by its class, such as torch.ao.quantization. Derived classes, StepwiseBiGRU among them,
+    compute something else and are left alone, parametrized ones too.
+
+    Returns:
+        One record for every crrl.nn.GRU found, in the order of module.named_modules().
+    """
+    return [_swap_back(name, gru) for name, gru in module.named_modules() if isinstance(gru, GRU)]
+
+
+def _swap_back(name: str, gru: GRU) -> Swap:
+    if nn.utils.parametrize.is_parametrized(gru):
+        return Swap(name, False, "it is parametrized: remove the parametrization first")
+    if type(gru) is not GRU:
+        return Swap(name, False, f"a crrl.nn.{type(gru).__name__} computes what torch.nn.GRU does not")
+    gru.__class__ = nn.GRU  # type: ignore[assignment]
+    return Swap(name, True, "torch: a torch.nn.GRU")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from crrl.nn.gru import GRU
+from crrl.nn.gru import GRU, row_lengths
 from crrl.ops import operators
+
+if TYPE_CHECKING:
+    from crrl.nn.gru import Lengths
 
 
 def run_together(
-    gru: GRU, x: Tensor, key_gru: GRU, v: Tensor, lengths: Tensor | None = None
+    gru: GRU, x: Tensor, key_gru: GRU, v: Tensor, lengths: Lengths | None = None
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """What `gru(x, lengths=lengths)` gives, and without gradient what `key_gru(v, lengths=lengths)` gives.
 
@@ -20,7 +25,8 @@ def run_together(
     layers that is the same order of random numbers.
 
     Args:
-        gru, key_gru: with batch_first. x: [B, T, I]. v: [B, T, I']. lengths: int64 [B] on any device, or None.
+        gru, key_gru: with batch_first. x: [B, T, I]. v: [B, T, I']. lengths: B integers, as GRU.forward takes
+            them, or None.
 
     Returns:
         (y [B, T, D·H], h_n [layers · D, B, H]) of `gru`, then those of `key_gru`.
@@ -28,11 +34,12 @@ def run_together(
     Raises:
         ValueError, RuntimeError, CrrlError: as GRU.forward does.
     """
-    if _in_step(gru, x, key_gru, v, lengths):
-        return _layer_by_layer(gru, x, key_gru, v, lengths)
+    rows = row_lengths(lengths)
+    if _in_step(gru, x, key_gru, v, rows):
+        return _layer_by_layer(gru, x, key_gru, v, rows)
     with torch.no_grad():
-        key = key_gru(v, lengths=lengths)
-    return gru(x, lengths=lengths), key
+        key = key_gru(v, lengths=rows)
+    return gru(x, lengths=rows), key
 
 
 def _in_step(gru: GRU, x: Tensor, key_gru: GRU, v: Tensor, lengths: Tensor | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -86,9 +87,11 @@ class Operator:
 
 
 def recorder() -> str | None:
-    """What, beside autograd, takes down or transforms all operations now: torch.jit.trace or torch.func."""
+    """What, beside autograd, takes down or transforms all operations now: a tracer, an exporter or torch.func."""
     if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return "torch.jit.trace"
+    if "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export():
+        return "torch.onnx.export"
     # as torch.autograd.Function.apply asks
     return "the transforms of torch.func" if torch._C._are_functorch_transforms_active() else None
 

@@ -1,4 +1,4 @@
-"""The C++ extension's operators, called with pointers; where it was not built, the reason why it cannot serve."""
+"""The C++ extension's operators; where it was not built, the reason why it cannot serve."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from crrl.ops import extension
 from crrl.ops.backends import Case
 
-ABI = 5
+ABI = 6
 """What crrl._cpu.abi must be: csrc/cpu/bindings.cpp raises it with every change of a signature."""
 
 __all__ = ["keep_memory", "missing", "native", "ragged_gather", "supports"]
@@ -50,16 +50,9 @@ def ragged_gather(
     """
     if frames.ndim != 2 or frames.requires_grad:
         raise ValueError(f"frames must be [frames, channels] without gradient, not {list(frames.shape)}")
-    for name, tensor in (("offsets", offsets), ("index", index)):
-        if tensor.ndim != 1 or tensor.dtype != torch.int64 or tensor.device.type != "cpu":
-            raise ValueError(f"{name} must be one row of int64 on the CPU, not {tensor.dtype} on {tensor.device}")
     frames, offsets, index = frames.contiguous(), offsets.contiguous(), index.contiguous()
-    channels, batch = frames.shape[1], len(index)
-    x = frames.new_empty(batch, max_frames, channels)
+    x = frames.new_empty(len(index), max_frames, frames.shape[1])
     v = torch.empty_like(x) if with_velocity else None
     lengths = torch.empty_like(index)
-    native.ragged_gather(
-        frames.data_ptr(), len(frames), offsets.data_ptr(), len(offsets) - 1, index.data_ptr(), batch,
-        max_frames, channels, x.data_ptr(), 0 if v is None else v.data_ptr(), lengths.data_ptr(),
-    )  # fmt: skip
+    native.ragged_gather(frames, offsets, index, x, v, lengths)
     return x, v, lengths

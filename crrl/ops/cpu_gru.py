@@ -1,23 +1,25 @@
-"""The GRU layer on the CPU: addresses of tensors handed to the C++ kernels of csrc/cpu/gru.hpp."""
+"""The GRU layer on the CPU, by the C++ kernels of csrc/cpu/gru.hpp, whose bindings check all that they are given."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from crrl.ops import cpu
 from crrl.ops.backends import Case
-from crrl.ops.gru_call import Call, address, output_shape, readable
+from crrl.ops.gru_call import output_shape, readable, sizes
 
 isa = os.environ.get("CRRL_ISA", "")
 """The instruction set the kernels are made to use; empty: the best that this processor has for the dtype."""
 
 BF16_ISAS = ("amx", "avx512_bf16")
 """Instruction sets that multiply bfloat16; the others (avx512, avx2, plain) compute in float32."""
+
+BEST: dict[bool, str | None] = {bf16: None if cpu.missing else cpu.native.gru_isa(bf16) for bf16 in (False, True)}
+"""The best instruction set of this processor, in bfloat16 or not; asked once: no compiler could look into it."""
 
 
 def supports(case: Case) -> tuple[bool, str]:
@@ -29,9 +31,9 @@ def supports(case: Case) -> tuple[bool, str]:
     bf16 = case.dtype == torch.bfloat16
     if bf16 and isa and isa not in BF16_ISAS:
         return False, f"CRRL_ISA={isa} has no bfloat16"
-    if bf16 and cpu.native.gru_isa(True) is None:
+    if bf16 and BEST[True] is None:
         return False, "this processor has no instructions for bfloat16 (AVX-512-BF16 or AMX)"
-    return True, f"C++ kernels (crrl._cpu, {_isa(bf16) or cpu.native.gru_isa(bf16)})"
+    return True, f"C++ kernels (crrl._cpu, {_isa(bf16) or BEST[bf16]})"
 
 
 def forward(
@@ -49,13 +51,14 @@ def forward(
     Raises:
         ValueError: a tensor has another shape, dtype or device than its place takes, or a length is not in 1..T.
     """
-    call = _Call(x, lengths, h0, weights, frames, batch_first, reverse)
+    directions, batch, hidden = sizes(x, weights, batch_first)
     y = x.new_empty(output_shape(x, weights, frames, batch_first))
-    h_n = x.new_empty(call.directions, call.batch, call.hidden)
-    reserve = x.new_empty(reserve_size(call.directions, call.batch, call.steps, call.hidden) if keep else 0)
+    h_n = x.new_empty(directions, batch, hidden)
+    reserve = x.new_empty(reserve_size(directions, batch, frames, hidden) if keep else 0)
     cpu.native.gru_forward(
-        call.layer, call.frames(y), h_n.data_ptr(), reserve.data_ptr() if keep else 0, *call.settings()
-    )
+        *_layer(x, lengths, h0, weights), y, h_n, reserve if keep else None,
+        directions, frames, batch_first, reverse, *_settings(x),
+    )  # fmt: skip
     return y, h_n, reserve
 
 
@@ -66,29 +69,31 @@ def backward(
     lengths: Tensor | None,
     h0: Tensor | None,
     weights: Sequence[Tensor],
-    y: Tensor,
     reserve: Tensor,
     frames: int,
     batch_first: bool,
     reverse: bool,
     needs_dx: bool,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """dx (empty unless needed), dh0 and the gradients of `weights`."""
-    call = _Call(x, lengths, h0, weights, frames, batch_first, reverse)
-    dy, dh_n, y = readable(dy), dh_n.contiguous(), readable(y)
+    """dx (empty unless needed), dh0 and the gradients of `weights`, from a forward pass that kept its `reserve`.
+
+    Raises:
+        ValueError: as forward does.
+    """
+    directions = sizes(x, weights, batch_first)[0]
     dx = x.new_empty(x.shape) if needs_dx else x.new_empty(0)
     dh0 = x.new_empty(dh_n.shape)
     gradients = [torch.empty_like(weight, memory_format=torch.contiguous_format) for weight in weights]
     cpu.native.gru_backward(
-        call.layer, call.frames(y), reserve.data_ptr(), call.frames(dy), dh_n.data_ptr(),
-        call.frames(dx) if needs_dx else (0, 0, 0), dh0.data_ptr(), call.per_direction(gradients), *call.settings(),
+        *_layer(x, lengths, h0, weights), reserve, readable(dy), dh_n.contiguous(), dx if needs_dx else None, dh0,
+        gradients, directions, frames, batch_first, reverse, *_settings(x),
     )  # fmt: skip
     return dx, dh0, gradients
 
 
 def reserve_size(directions: int, batch: int, steps: int, hidden: int) -> int:
-    """Elements that a forward pass keeps for its backward: four for each unit, units padded to 32."""
-    return directions * batch * steps * 4 * ((hidden + 31) // 32 * 32)
+    """Elements that a forward pass keeps for its backward: five for each unit, units padded to 32."""
+    return directions * batch * steps * 5 * ((hidden + 31) // 32 * 32)
 
 
 def _isa(bf16: bool) -> str:
@@ -96,27 +101,16 @@ def _isa(bf16: bool) -> str:
     return isa if (isa in BF16_ISAS) == bf16 else ""
 
 
-class _Call(Call):
-    """A call as the C++ kernels take it."""
+def _layer(
+    x: Tensor, lengths: Tensor | None, h0: Tensor | None, weights: Sequence[Tensor]
+) -> tuple[Tensor, Tensor | None, Tensor | None, list[Tensor]]:
+    """The same, laid out as the kernels read them."""
+    if lengths is not None:
+        lengths = lengths.to("cpu").contiguous()
+    state = None if h0 is None else h0.contiguous()
+    return readable(x), lengths, state, [weight.contiguous() for weight in weights]
 
-    kernel = "the C++ GRU"
 
-    def __init__(self, x: Tensor, lengths: Tensor | None, *arguments: Any):
-        super().__init__(x, lengths, *arguments)
-        self.x = readable(x)
-        self.lengths = None if lengths is None else lengths.to("cpu").contiguous()
-        self.layer = cpu.native.GruLayer(
-            self.batch, self.steps, x.shape[2], self.hidden, self.reverse, self.repeated, address(self.lengths),
-            self.frames(self.x), address(self.h0), self.per_direction(self.weights),
-        )  # fmt: skip
-
-    def per_direction(self, tensors: Sequence[Tensor]) -> list[tuple[int, ...]]:
-        """The addresses of w_ih, w_hh, b_ih, b_hh (0: none) of each direction."""
-        addresses = [tensor.data_ptr() for tensor in tensors]
-        step = len(tensors) // self.directions
-        return [(*addresses[i : i + step], *[0] * (4 - step)) for i in range(0, len(addresses), step)]
-
-    def settings(self) -> tuple[bool, int, str]:
-        """bf16, threads, isa."""
-        bf16 = self.x.dtype == torch.bfloat16
-        return bf16, torch.get_num_threads(), _isa(bf16)
+def _settings(x: Tensor) -> tuple[int, str]:
+    """threads, isa."""
+    return torch.get_num_threads(), _isa(x.dtype == torch.bfloat16)

@@ -16,11 +16,14 @@ from torch import Tensor
 from crrl.errors import CrrlError
 from crrl.ops import cuda, precision
 from crrl.ops.backends import Case
-from crrl.ops.gru_call import Call, Frames, address, output_shape, readable
+from crrl.ops.gru_call import output_shape, readable, sizes
 from crrl.reference.gru import check_lengths
 
 if TYPE_CHECKING:
     from crrl._cuda import BackwardChain, ForwardChain, GruPlan
+
+Frames = tuple[int, int, int]
+"""A tensor [B, T, C] or [T, B, C]: its address, the elements from row to row and from frame to frame."""
 
 NOTHING: Frames = (0, 0, 0)
 
@@ -119,7 +122,6 @@ def backward(
     lengths: Tensor | None,
     h0: Tensor | None,
     weights: Sequence[Tensor],
-    y: Tensor,
     reserve: Tensor,
     frames: int,
     batch_first: bool,
@@ -131,12 +133,13 @@ def backward(
     call = _Call(x, lengths, h0, weights, frames, batch_first, reverse)
     mode = _mode(mode, x)
     dy, dh_n = readable(dy), dh_n.contiguous()
-    call.check(dy, y.shape)
+    call.check(dy, output_shape(x, weights, frames, batch_first))
     call.check(dh_n, (call.directions, call.batch, call.hidden))
+    call.check(reserve, (reserve_size(call.directions, call.batch, frames, call.hidden),))
     kept, dgates, dh0 = reserve.view(call.shape(5)), x.new_empty(call.shape(4)), torch.empty_like(dh_n)
     chains: list[BackwardChain] = [
         (
-            w_hh.data_ptr(), address(call.lengths), call.frames(kept[d]), call.frames(call.units(dy, d)),
+            w_hh.data_ptr(), _address(call.lengths), call.frames(kept[d]), call.frames(call.units(dy, d)),
             dh_n[d].data_ptr(), call.frames(dgates[d]), dh0[d].data_ptr(), reverse and d == 1,
         )
         for d, (_, w_hh, *_) in enumerate(call.layers())
@@ -147,18 +150,66 @@ def backward(
         return dx, dh0, call.weight_gradients(dgates, kept)
 
 
-class _Call(Call):
-    """A call as the kernels take it: x contiguous, lengths beside it."""
+class _Call:
+    """A call as the kernels take it: its checked arguments, which are those of crrl::gru_layer, x contiguous.
 
-    kernel = "the CUDA GRU"
+    Holds the tensors, as the kernels see addresses only.
 
-    def __init__(self, x: Tensor, lengths: Tensor | None, *arguments: Any):
-        super().__init__(x.contiguous(), lengths, *arguments)
-        if lengths is not None:
-            if lengths.device.type == "cpu":
-                check_lengths(lengths, self.steps)
-            self.lengths = lengths.to(x.device, non_blocking=True).contiguous()
+    Attributes:
+        repeated: x has one frame, which stands for all of them.
+
+    Raises:
+        ValueError: a tensor has another shape, dtype or device than its place takes, or a length on the CPU is not in
+            1..T.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        lengths: Tensor | None,
+        h0: Tensor | None,
+        weights: Sequence[Tensor],
+        frames: int,
+        batch_first: bool,
+        reverse: bool,
+    ):
+        self.directions, self.batch, self.hidden = sizes(x, weights, batch_first)
+        self.x, self.batch_first, self.steps, self.reverse = x.contiguous(), batch_first, frames, reverse
+        given = x.shape[1 if batch_first else 0]
+        if given not in (1, frames):
+            raise ValueError(f"x must have {frames} frames, or one that is repeated, not {given}")
+        self.repeated = given < frames
+        gates, per_direction = 3 * self.hidden, len(weights) // self.directions
+        shapes = [(gates, x.shape[2]), (gates, self.hidden), (gates,), (gates,)][:per_direction] * self.directions
+        for tensor, shape in zip(weights, shapes, strict=True):
+            self.check(tensor, shape)
+        if h0 is not None:
+            self.check(h0, (self.directions, self.batch, self.hidden))
+        self.weights = [tensor.contiguous() for tensor in weights]
+        self.h0 = None if h0 is None else h0.contiguous()
+        self.lengths = None if lengths is None else self._checked_lengths(lengths)
         self.rows = self.x.view(-1, x.shape[2])
+
+    def _checked_lengths(self, lengths: Tensor) -> Tensor:
+        if lengths.shape != (self.batch,) or lengths.dtype != torch.int64:
+            raise ValueError(f"lengths must be int64 [{self.batch}], not {lengths.dtype} {list(lengths.shape)}")
+        if lengths.device.type == "cpu":
+            check_lengths(lengths, self.steps)
+        return lengths.to(self.x.device, non_blocking=True).contiguous()
+
+    def check(self, tensor: Tensor, shape: tuple[Any, ...]) -> None:
+        """The kernels take pointers: what lies behind them must be what they expect."""
+        x = self.x
+        if tensor.shape != shape or tensor.dtype != x.dtype or tensor.device != x.device:
+            raise ValueError(
+                f"the CUDA GRU needs {x.dtype} of shape {list(shape)} on {x.device} here, "
+                f"not {tensor.dtype} of shape {list(tensor.shape)} on {tensor.device}"
+            )
+
+    def frames(self, tensor: Tensor) -> Frames:
+        """The address and strides of [B, T, C] or [T, B, C]; 0 from frame to frame where one is all."""
+        row, frame = (0, 1) if self.batch_first else (1, 0)
+        return tensor.data_ptr(), tensor.stride(row), tensor.stride(frame) if tensor.shape[frame] > 1 else 0
 
     def shape(self, columns: int) -> tuple[int, ...]:
         """[D, B, T, columns · H] in the memory order of x."""
@@ -216,6 +267,10 @@ class _Call(Call):
         return torch.where(valid[:, :, None], self.x, 0).view(self.rows.shape)
 
 
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
 class _Forward(_Call):
     """A call with its results, and its share of the chains of a launch."""
 
@@ -243,7 +298,7 @@ class _Forward(_Call):
         return [
             (
                 self.frames(gates[d]), w_hh.data_ptr(), biases[1].data_ptr() if biases else 0,
-                0 if self.h0 is None else self.h0[d].data_ptr(), address(self.lengths),
+                0 if self.h0 is None else self.h0[d].data_ptr(), _address(self.lengths),
                 self.frames(self.units(self.y, d)), self.h_n[d].data_ptr(),
                 NOTHING if kept is None else self.frames(kept[d]), self.reverse and d == 1,
             )

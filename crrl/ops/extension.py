@@ -1,9 +1,14 @@
-"""Loading a compiled extension, or saying why it cannot serve."""
+"""Loading a compiled extension, or saying why it cannot serve; and keeping torch.compile out of what calls it."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from typing import Any
+
+import torch
 
 
 def load(name: str, abi: int, language: str, compiler: str) -> tuple[Any, str | None]:
@@ -18,3 +23,20 @@ def load(name: str, abi: int, language: str, compiler: str) -> tuple[Any, str | 
         return None, f"the {language} extension {name} is not there ({error}); install {compiler} and reinstall crrl"
     stale = getattr(module, "abi", None) != abi
     return module, f"the {language} extension {name} is of another version: reinstall crrl" if stale else None
+
+
+def opaque(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, into which torch.compile does not look, as by torch.compiler.disable, which imports the compiler.
+
+    Here it is imported only by whoever compiles.
+    """
+
+    @cache
+    def hidden() -> Callable[..., Any]:
+        made: Callable[..., Any] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+        return made
+
+    def call(*arguments: Any) -> Any:
+        return (hidden() if "torch._dynamo" in sys.modules else function)(*arguments)
+
+    return call

@@ -1,26 +1,40 @@
-"""crrl::gru_layer and its backward as torch.library operators: schema, fake, autograd and autocast side by side."""
+"""crrl::gru_layer and its backward as torch.library operators: schema, fake, autograd, vmap, autocast side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from crrl.ops import cpu_gru, cuda_gru, gru_call, precision
+from crrl.ops import cpu_gru, cuda_gru, extension, gru_call, precision
 from crrl.reference import gru as reference
 from crrl.reference.gru import Weights
 
 _LAYER = "Tensor x, Tensor? lengths, Tensor? h0, Tensor[] weights"
-_FLAGS = "int frames, bool batch_first, bool reverse"
+_FLAGS = "SymInt frames, bool batch_first, bool reverse"
 
-forward_op = torch.library.custom_op(
-    "crrl::gru_layer",
-    cpu_gru.forward,
-    mutates_args=(),
-    device_types="cpu",
-    schema=f"({_LAYER}, {_FLAGS}, bool keep) -> (Tensor, Tensor, Tensor)",
+# Not torch.library.custom_op: it checks every call again, and imports the compiler in the first one.
+_LIBRARY = torch.library.Library("crrl", "FRAGMENT")  # type: ignore[no-untyped-call]
+
+
+def _define(name: str, schema: str, **kernels: Callable[..., Any]) -> torch._ops.OpOverload:
+    """crrl::name with its kernel for each type of device."""
+    _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
+    for device, kernel in kernels.items():
+        _LIBRARY.impl(name, extension.opaque(kernel), device.upper())  # type: ignore[no-untyped-call]
+    operator = getattr(torch.ops.crrl, name).default
+    assert isinstance(operator, torch._ops.OpOverload)
+    return operator
+
+
+forward_op = _define(
+    "gru_layer",
+    f"({_LAYER}, {_FLAGS}, bool keep) -> (Tensor, Tensor, Tensor)",
+    cpu=cpu_gru.forward,
+    cuda=cuda_gru.forward,
 )
 """One GRU layer: y, h_n and what its backward needs (empty unless `keep`).
 
@@ -29,28 +43,21 @@ None. h0: [D, B, H] or None. weights: w_ih, w_hh and, unless the layer has none,
 T. reverse: the second direction runs backwards. Returns y [B, T, D·H] or [T, B, D·H], h_n [D, B, H], reserve.
 """
 
-backward_op = torch.library.custom_op(
-    "crrl::gru_layer_backward",
-    cpu_gru.backward,
-    mutates_args=(),
-    device_types="cpu",
-    schema=f"(Tensor dy, Tensor dh_n, {_LAYER}, Tensor y, Tensor reserve, {_FLAGS}, bool needs_dx)"
-    " -> (Tensor, Tensor, Tensor[])",
+backward_op = _define(
+    "gru_layer_backward",
+    f"(Tensor dy, Tensor dh_n, {_LAYER}, Tensor reserve, {_FLAGS}, bool needs_dx) -> (Tensor, Tensor, Tensor[])",
+    cpu=cpu_gru.backward,
+    cuda=cuda_gru.backward,
 )
 """dx (empty unless needs_dx), dh0 (also where h0 is None) and the gradient of each of `weights`."""
 
-pair_op = torch.library.custom_op(
-    "crrl::gru_layer_pair",
-    cuda_gru.forward_pair,
-    mutates_args=(),
-    device_types="cuda",
-    schema="(Tensor x, Tensor v, Tensor? lengths, Tensor[] weights, Tensor[] key_weights, bool batch_first,"
-    " bool reverse, bool keep) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+pair_op = _define(
+    "gru_layer_pair",
+    "(Tensor x, Tensor v, Tensor? lengths, Tensor[] weights, Tensor[] key_weights, bool batch_first, bool reverse,"
+    " bool keep) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    cuda=cuda_gru.forward_pair,
 )
 """crrl::gru_layer of x with `weights`: y, h_n, reserve; and of v with `key_weights`, without gradient: y, h_n."""
-
-forward_op.register_kernel("cuda")(cuda_gru.forward)
-backward_op.register_kernel("cuda")(cuda_gru.backward)
 
 
 def gru_layer(
@@ -69,7 +76,7 @@ def gru_layer(
     x, flat = _autocast(x), [_autocast(tensor) for tensor in _flat(weights)]
     h0 = None if h0 is None else _autocast(h0)
     keep = _needs_gradient(x, *flat, *([] if h0 is None else [h0]))
-    if lengths is not None:
+    if lengths is not None and not lengths.is_floating_point():
         lengths = lengths.to(torch.int64)
     frames = x.shape[1] if frames is None else frames
     batch_first = _batch_first(x)
@@ -104,7 +111,7 @@ def gru_layer_pair(
     """
     x, flat = _autocast(x), [_autocast(tensor) for tensor in _flat(weights)]
     v, key_flat = _autocast(v.detach()), [_autocast(tensor.detach()) for tensor in _flat(key_weights)]
-    if lengths is not None:
+    if lengths is not None and not lengths.is_floating_point():
         lengths = lengths.to(torch.int64)
     keep = _needs_gradient(x, *flat)
     if _batch_first(x):
@@ -133,7 +140,6 @@ def _batch_first(x: Tensor) -> bool:
     return x.is_contiguous() or not x.transpose(0, 1).is_contiguous()
 
 
-@forward_op.register_fake
 def _forward_fake(
     x: Tensor,
     lengths: Tensor | None,
@@ -145,13 +151,14 @@ def _forward_fake(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     directions, batch, hidden = gru_call.sizes(x, weights, batch_first)
+    if any(tensor.device != x.device for tensor in (*weights, *([] if h0 is None else [h0]))):
+        raise ValueError(f"x is on {x.device}, a weight or h0 is not")
     of_device = cuda_gru if x.device.type == "cuda" else cpu_gru
     reserve = of_device.reserve_size(directions, batch, frames, hidden) if keep else 0
     y = x.new_empty(gru_call.output_shape(x, weights, frames, batch_first))
     return y, x.new_empty(directions, batch, hidden), x.new_empty(reserve)
 
 
-@pair_op.register_fake
 def _pair_fake(
     x: Tensor,
     v: Tensor,
@@ -167,7 +174,6 @@ def _pair_fake(
     return y, h_n, reserve, torch.empty_like(y), torch.empty_like(h_n)
 
 
-@backward_op.register_fake
 def _backward_fake(
     dy: Tensor,
     dh_n: Tensor,
@@ -175,7 +181,6 @@ def _backward_fake(
     lengths: Tensor | None,
     h0: Tensor | None,
     weights: Sequence[Tensor],
-    y: Tensor,
     reserve: Tensor,
     frames: int,
     batch_first: bool,
@@ -187,37 +192,36 @@ def _backward_fake(
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x, lengths, h0, weights, *ctx.flags, _ = inputs
-    y, _, reserve = output
+    x, lengths, h0, weights, *ctx.flags, ctx.kept = inputs
+    reserve = output[2]
     ctx.mark_non_differentiable(reserve)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(x, lengths, h0, y, reserve, *weights)
+    ctx.save_for_backward(x, lengths, h0, reserve, *weights)
 
 
 def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dreserve: Tensor | None) -> tuple[Any, ...]:
-    x, lengths, h0, y, reserve, *weights = ctx.saved_tensors
+    x, lengths, h0, reserve, *weights = ctx.saved_tensors
     frames, batch_first, reverse = ctx.flags
+    if not ctx.kept:  # by a graph that was recorded without gradient
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            reserve = forward_op(x, lengths, h0, weights, frames, batch_first, reverse, True)[2]
     if dy is None:
-        dy = torch.zeros_like(y)
+        dy = x.new_zeros(gru_call.output_shape(x, weights, frames, batch_first))
     if dh_n is None:
-        directions, batch, hidden = gru_call.sizes(x, weights, batch_first)
-        dh_n = x.new_zeros(directions, batch, hidden)
+        dh_n = x.new_zeros(gru_call.sizes(x, weights, batch_first))
     needs_dx = ctx.needs_input_grad[0]
     flags = frames, batch_first, reverse, needs_dx
-    dx, dh0, gradients = backward_op(dy, dh_n, x, lengths, h0, weights, y, reserve, *flags)
+    dx, dh0, gradients = backward_op(dy, dh_n, x, lengths, h0, weights, reserve, *flags)
     return dx if needs_dx else None, None, None if h0 is None else dh0, gradients, None, None, None, None
 
 
-forward_op.register_autograd(_backward, setup_context=_keep_for_backward)
-
-
 def _keep_pair_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, _, lengths, weights, key_weights, batch_first, reverse, _ = inputs
-    y, _, reserve, key_y, key_h_n = output
+    x, _, lengths, weights, key_weights, batch_first, reverse, ctx.kept = inputs
+    _, _, reserve, key_y, key_h_n = output
     ctx.flags, ctx.keys = (x.shape[1 if batch_first else 0], batch_first, reverse), len(key_weights)
     ctx.mark_non_differentiable(reserve, key_y, key_h_n)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(x, lengths, None, y, reserve, *weights)
+    ctx.save_for_backward(x, lengths, None, reserve, *weights)
 
 
 def _pair_backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, *others: None) -> tuple[Any, ...]:
@@ -225,11 +229,8 @@ def _pair_backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, *others: No
     return dx, None, None, gradients, [None] * ctx.keys, None, None, None
 
 
-pair_op.register_autograd(_pair_backward, setup_context=_keep_pair_for_backward)
-
-
 def _keep_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    dy, dh_n, x, lengths, h0, weights, _, _, *ctx.flags = inputs
+    dy, dh_n, x, lengths, h0, weights, _, *ctx.flags = inputs
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(dy, dh_n, x, lengths, h0, *weights)
 
@@ -237,24 +238,41 @@ def _keep_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) ->
 def _double_backward(ctx: Any, *doubles: Any) -> tuple[Any, ...]:
     """The gradient of the backward, through the reference, which is differentiable any number of times."""
     dy, dh_n, x, lengths, h0, *weights = ctx.saved_tensors
-    frames, batch_first, reverse, needs_dx = ctx.flags
+    *flags, needs_dx = ctx.flags
     with torch.enable_grad():
-        leaves = [_leaf(tensor) for tensor in (dy, dh_n, x, *weights, *([] if h0 is None else [h0]))]
-        count = 3 + len(weights)
-        state = leaves[count] if h0 is not None else None
-        outputs = _reference(leaves[2], lengths, state, leaves[3:count], frames, batch_first, reverse)
-        firsts = torch.autograd.grad(outputs, leaves[2:], leaves[:2], create_graph=True)
+        cotangents = [_leaf(dy), _leaf(dh_n)]
+        leaves, firsts = _differentiated(cotangents, True, x, lengths, h0, weights, *flags)
         ddx, ddh0, ddweights = doubles
         wanted = [ddx if needs_dx else None, *(ddweights or [None] * len(weights)), *([] if h0 is None else [ddh0])]
         pairs = [(first, double) for first, double in zip(firsts, wanted, strict=True) if double is not None]
     seconds = torch.autograd.grad(
-        [first for first, _ in pairs], leaves, [double for _, double in pairs],
+        [first for first, _ in pairs], [*cotangents, *leaves], [double for _, double in pairs],
         create_graph=torch.is_grad_enabled(), allow_unused=True,
     )  # fmt: skip
+    count = 3 + len(weights)
     return (
         *seconds[:3], None, None if h0 is None else seconds[count], list(seconds[3:count]),
-        None, None, None, None, None, None,
+        None, None, None, None, None,
     )  # fmt: skip
+
+
+def _differentiated(
+    cotangents: Sequence[Tensor],
+    create_graph: bool,
+    x: Tensor,
+    lengths: Tensor | None,
+    h0: Tensor | None,
+    weights: Sequence[Tensor],
+    frames: int,
+    batch_first: bool,
+    reverse: bool,
+) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+    """x, the weights and h0 (if there is one) as leaves, and the gradients of all of them, by the reference."""
+    leaves = [_leaf(tensor) for tensor in (x, *weights, *([] if h0 is None else [h0]))]
+    count = 1 + len(weights)
+    state = leaves[count] if h0 is not None else None
+    outputs = _reference(leaves[0], lengths, state, leaves[1:count], frames, batch_first, reverse)
+    return leaves, torch.autograd.grad(outputs, leaves, cotangents, create_graph=create_graph)
 
 
 def _leaf(tensor: Tensor) -> Tensor:
@@ -282,6 +300,66 @@ def _reference(
     return y if batch_first else y.transpose(0, 1), h_n
 
 
-backward_op.register_autograd(_double_backward, setup_context=_keep_for_double_backward)
+def _one_by_one(operator: torch._ops.OpOverload) -> Callable[..., Any]:
+    """The rule of torch.func.vmap for an operator: a call for each element of the batch."""
 
-torch.library.register_autocast("crrl::gru_layer", "cpu", torch.bfloat16)
+    def rule(info: Any, dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
+        return _stacked([operator(*_element(arguments, dims, index)) for index in range(info.batch_size)])
+
+    return rule
+
+
+def _element(arguments: Sequence[Any], dims: Sequence[Any], index: int) -> list[Any]:
+    """The arguments with element `index` of each that has a dimension of the batch."""
+    return [
+        argument if dim is None
+        else _element(argument, dim, index) if isinstance(argument, (list, tuple))
+        else argument.select(dim, index)
+        for argument, dim in zip(arguments, dims, strict=True)
+    ]  # fmt: skip
+
+
+def _stacked(calls: Sequence[Any]) -> tuple[Any, Any]:
+    """The results of several calls in the structure of one, their elements along dimension 0, and these dimensions."""
+    if isinstance(calls[0], Tensor):
+        return torch.stack(tuple(calls)), 0
+    results, dims = zip(*(_stacked(part) for part in zip(*calls, strict=True)), strict=True)
+    kind = type(calls[0])
+    return kind(results), kind(dims)
+
+
+def _batched_backward(
+    dy: Tensor,
+    dh_n: Tensor,
+    x: Tensor,
+    lengths: Tensor | None,
+    h0: Tensor | None,
+    weights: Sequence[Tensor],
+    reserve: Tensor,
+    frames: int,
+    batch_first: bool,
+    reverse: bool,
+    needs_dx: bool,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """crrl::gru_layer_backward for torch.autograd.grad(is_grads_batched=True), in operations that it knows to batch."""
+    if h0 is None:
+        h0 = x.new_zeros(dh_n.shape)
+    create_graph, flags = torch.is_grad_enabled(), (frames, batch_first, reverse)
+    with torch.enable_grad():
+        _, gradients = _differentiated((dy, dh_n), create_graph, x, lengths, h0, weights, *flags)
+    dx, *dweights, dh0 = gradients
+    return dx if needs_dx else x.new_empty(0), dh0, dweights
+
+
+for _name, _operator, _fake, _gradient, _keep in (
+    ("crrl::gru_layer", forward_op, _forward_fake, _backward, _keep_for_backward),
+    ("crrl::gru_layer_backward", backward_op, _backward_fake, _double_backward, _keep_for_double_backward),
+    ("crrl::gru_layer_pair", pair_op, _pair_fake, _pair_backward, _keep_pair_for_backward),
+):
+    torch.library.register_fake(_name, _fake, lib=_LIBRARY)
+    torch.library.register_autograd(_name, _gradient, setup_context=_keep, lib=_LIBRARY)
+    torch.library.register_vmap(_name, _one_by_one(_operator), lib=_LIBRARY)
+
+with suppress(RuntimeError):  # a torch that batches gradients by torch.func.vmap may have no such key
+    _LIBRARY.impl("gru_layer_backward", _batched_backward, "Batched")  # type: ignore[no-untyped-call]
+torch.library.register_autocast("crrl::gru_layer", "cpu", torch.bfloat16, lib=_LIBRARY)

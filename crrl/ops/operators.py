@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -152,8 +152,15 @@ def _above_autograd() -> str | None:
     return recorder() or ("forward-mode differentiation: its tangents would be lost" if forward_mode else None)
 
 
-# torch.compile cannot trace the questions to the extension; it asks once and keeps the answer.
-torch.compiler.assume_constant_result(_choose_gru)  # type: ignore[no-untyped-call]
+def _constant(choose: Callable[..., Any]) -> None:
+    """Have torch.compile ask once and keep the answer, which has reasons that it could not trace.
+
+    This is all that torch.compiler.assume_constant_result does, but for importing the compiler.
+    """
+    choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+_constant(_choose_gru)
 
 
 def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
@@ -254,4 +261,4 @@ def _choose(name: str, device: str, dtype: torch.dtype) -> str:
     return "reference" if _above_autograd() else backend.name
 
 
-torch.compiler.assume_constant_result(_choose)  # type: ignore[no-untyped-call]
+_constant(_choose)

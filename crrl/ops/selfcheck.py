@@ -152,7 +152,7 @@ def _fault(mode: str, device: int, batch: int, hidden: int) -> str | None:
     with torch.no_grad():
         arguments = layer.x, layer.lengths, layer.h0, layer.weights
         y, h_n, reserve = cuda_gru.forward(*arguments, *flags, True, mode)
-        dx, dh0, gradients = cuda_gru.backward(layer.dy, layer.dh_n, *arguments, y, reserve, *flags, True, mode)
+        dx, dh0, gradients = cuda_gru.backward(layer.dy, layer.dh_n, *arguments, reserve, *flags, True, mode)
         alone = cuda_gru.forward(*arguments, *flags, False, mode)[:2]
         pair = cuda_gru.forward_pair(
             layer.x, key.x, layer.lengths, layer.weights, key.weights, True, True, True, mode

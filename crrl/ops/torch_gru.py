@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from crrl.ops.backends import Case
+from crrl.ops.backends import Case, recorder
 from crrl.reference.gru import Weights, check_lengths
 from crrl.reference.motion import reverse as reverse_rows
 from crrl.reference.motion import take_frames, valid_frames
@@ -29,7 +29,8 @@ def gru_layer(
 ) -> tuple[Tensor, Tensor]:
     """crrl.reference.gru.gru_layer, computed by torch.gru.
 
-    Lengths that are not on the CPU are not looked at: that would wait for the device and could not be captured.
+    Lengths that are not on the CPU, or in a graph that is recorded, are not looked at: that would wait for the device,
+    and could not be captured.
 
     Raises:
         ValueError: a length on the CPU is not in 1..T.
@@ -37,7 +38,7 @@ def gru_layer(
     if frames is not None:
         x = x.expand(-1, frames, -1)
     if h0 is None:
-        h0 = x.new_zeros(len(weights), len(x), weights[0][1].shape[1])
+        h0 = x.new_zeros(len(weights), x.shape[0], weights[0][1].shape[1])
     if len(weights) == 2 and not reverse:
         # torch.gru has no such form: each direction is a forward GRU of its own.
         (y, h_n), (y_second, h_second) = (_run(x, lengths, weights[d : d + 1], h0[d : d + 1]) for d in range(2))
@@ -52,8 +53,8 @@ def _run(x: Tensor, lengths: Tensor | None, weights: Sequence[Weights], h0: Tens
     settings = (weights[0][2] is not None, 1, 0.0, torch.is_grad_enabled(), len(weights) == 2)
     if lengths is None:
         return torch.gru(x, h0, flat, *settings, True)
-    if lengths.device.type != "cpu":
-        return run_padded(x, lengths, weights, h0)
+    if lengths.device.type != "cpu" or recorder() or torch.compiler.is_compiling():
+        return run_padded(x, lengths, weights, h0)  # a graph is for any lengths: packing would depend on these
     check_lengths(lengths, x.shape[1])
     packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
     assert packed.sorted_indices is not None  # as enforce_sorted is False

@@ -103,7 +103,7 @@ void check(const GruLayer& layer, int threads) {
 }  // namespace
 
 int64_t gru_reserve_size(int64_t batch, int64_t steps, int64_t hidden, int64_t directions) {
-  return directions * batch * steps * 4 * ((hidden + kPad - 1) / kPad * kPad);
+  return directions * batch * steps * kReserved * ((hidden + kPad - 1) / kPad * kPad);
 }
 
 const char* gru_isa(bool bf16) {

@@ -37,12 +37,11 @@ struct GruForward {
   GruLayer layer;
   Frames<void> y;  // D * H channels, 0 at padded frames
   void* h_n;       // [D, B, H]
-  void* reserve;   // what backward needs, gru_reserve_size elements; null in inference
+  void* reserve;   // what backward needs, gru_reserve_size elements, first those of valid frames; null in inference
 };
 
 struct GruBackward {
   GruLayer layer;
-  Frames<const void> y;
   const void* reserve;
   Frames<const void> dy;
   const void* dh_n;  // [D, B, H]

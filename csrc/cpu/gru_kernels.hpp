@@ -14,8 +14,7 @@ namespace CRRL_ISA {
 namespace {
 
 constexpr int64_t kGates = 3;
-constexpr int64_t kReserved = 4;  // r, z, n and W_hn h + b_hn of every frame, for backward
-constexpr int64_t kWide = 2;      // vectors of columns in a tile of a backward product
+constexpr int64_t kWide = 2;  // vectors of columns in a tile of a backward product
 constexpr int64_t kColumns = kWide * kLanes;
 constexpr int64_t kChunk = 256;      // frames projected at a time: what is made of them stays in the cache
 constexpr int64_t kDeep = 256;       // frames of a weight's gradient at a time: their panel stays in the cache
@@ -289,6 +288,7 @@ class ForwardChain {
       store(reserve + units_, z);
       store(reserve + 2 * units_, n);
       store(reserve + 3 * units_, n_h);
+      store(reserve + 4 * units_, h_next);
     }
     const int64_t count = layer_.hidden - unit;
     if (count <= 0) return;
@@ -389,7 +389,8 @@ const Element* state_before(const GruBackward& p, const GruPlan& plan, int64_t d
   if (t == (back ? plan.lengths[b] - 1 : 0)) {
     return layer.h0 == nullptr ? nullptr : element(layer.h0) + (d * layer.batch + b) * layer.hidden;
   }
-  return frame(p.y, b, back ? t + 1 : t - 1) + d * layer.hidden;
+  const int64_t number = plan.starts[b] + (back ? t + 1 : t - 1), units = padded(layer.hidden);
+  return element(p.reserve) + ((d * plan.frames + number) * kReserved + kReserved - 1) * units;
 }
 
 // Channels c.. (kLanes of them) of two frames as words, or of one as they are.
@@ -503,7 +504,7 @@ class BackwardChain {
     const Element* next = now.reserve + to_next_reserve();  // only fetched: there may be no such frame
     for (int64_t unit = 0; unit < units_; unit += kLanes) {
       const int64_t count = layer_.hidden - unit;
-      for (int64_t part = 0; part < kReserved; ++part) __builtin_prefetch(next + part * units_ + unit, 0, 2);
+      for (int64_t part = 0; part < kReserved - 1; ++part) __builtin_prefetch(next + part * units_ + unit, 0, 2);
       const Vec r = load(now.reserve + unit), z = load(now.reserve + units_ + unit);
       const Vec n = load(now.reserve + 2 * units_ + unit), n_h = load(now.reserve + 3 * units_ + unit);
       const Vec h = now.before == nullptr || count <= 0 ? Vec{} : load(now.before + unit, count);
@@ -695,13 +696,17 @@ void forward(const GruForward& p, const GruPlan& plan, int threads) {
   const Cut cut(layer, threads);
   ForwardWeights weights(layer);
   ForwardScratch scratch(layer, cut.chains, cut.rows);
-  const int64_t unit_blocks = weights.units / kLanes;
+  const int64_t unit_blocks = weights.units / kLanes, used = layer.directions * plan.frames;
+  const int64_t unused = p.reserve == nullptr ? 0 : layer.directions * layer.batch * layer.steps - used;
 #pragma omp parallel num_threads(threads)
   {
     [[maybe_unused]] const Products products;
     [[maybe_unused]] const FlushDenormals flush;
 #pragma omp for schedule(static) nowait
     for (int64_t b = 0; b < layer.batch; ++b) zero_padding(layer, plan, b, layer.directions * layer.hidden, p.y);
+#pragma omp for schedule(static) nowait
+    for (int64_t i = 0; i < unused; ++i)
+      zero(element(p.reserve) + (used + i) * kReserved * weights.units, kReserved * weights.units);
 #pragma omp for schedule(static)
     for (int64_t item = 0; item < layer.directions * unit_blocks; ++item) {
       weights.pack(layer, item / unit_blocks, item % unit_blocks * kLanes);

@@ -8,6 +8,10 @@ namespace crrl {
 // Units are padded to whole vectors of every instruction set, and depths of products to what any multiplies at once.
 constexpr int64_t kPad = 32;
 
+// What is kept of each unit and frame for backward: r, z, n, W_hn h + b_hn and the new h, which also stands in y: there
+// the caller may change it.
+constexpr int64_t kReserved = 5;
+
 // The order in which rows are taken, and the numbering of valid frames: frame t of row b is number starts[b] + t.
 struct GruPlan {
   const int64_t* order;    // [B], rows by falling length

@@ -85,7 +85,7 @@ class Layer:
         flags = 8, batch_first, reverse
         y, h_n, reserve = cuda_gru.forward(*arguments, *flags, True, mode)
         dy = turn(self.dy)
-        dx, dh0, gradients = cuda_gru.backward(dy, self.dh_n, *arguments, y, reserve, *flags, True, mode)
+        dx, dh0, gradients = cuda_gru.backward(dy, self.dh_n, *arguments, reserve, *flags, True, mode)
         if not batch_first:
             y, dx = y.transpose(0, 1), dx.transpose(0, 1)
         return [y, h_n, dx, *([] if self.h0 is None else [dh0]), *gradients]
@@ -151,8 +151,8 @@ def test_without_gradient_nothing_is_kept_and_the_results_are_the_same() -> None
 def test_a_gradient_of_x_that_nobody_asks_for_is_not_computed() -> None:
     layer = Layer()
     arguments, flags = (layer.x, layer.lengths, layer.h0, layer.weights), (8, True, True)
-    y, _, reserve = cuda_gru.forward(*arguments, *flags, True)
-    dx, *_ = cuda_gru.backward(layer.dy, layer.dh_n, *arguments, y, reserve, *flags, False)
+    reserve = cuda_gru.forward(*arguments, *flags, True)[2]
+    dx, *_ = cuda_gru.backward(layer.dy, layer.dh_n, *arguments, reserve, *flags, False)
     assert dx.numel() == 0
 
 

@@ -43,7 +43,7 @@ def test_shapes_of_a_layer_and_its_gradients_on_a_gpu(batch_first: bool) -> None
     assert (y.shape, h_n.shape) == ((5, 8, 14) if batch_first else (8, 5, 14), (2, 5, 7))
     assert kept.numel() == cuda_gru.reserve_size(2, 5, 8, 7) == 2 * 5 * 8 * 5 * 7
     flags = 8, batch_first, True, True
-    dx, dh0, gradients = torch.ops.crrl.gru_layer_backward(y, h_n, *arguments, y, kept, *flags)
+    dx, dh0, gradients = torch.ops.crrl.gru_layer_backward(y, h_n, *arguments, kept, *flags)
     assert [dx.shape, dh0.shape] == [x.shape, h_n.shape]
     assert [(g.shape, g.dtype) for g in gradients] == [(weight.shape, torch.float16) for weight in weights]
 

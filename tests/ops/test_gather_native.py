@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 _cpu = pytest.importorskip("crrl._cpu", reason="crrl._cpu is not built")
 
@@ -27,22 +28,12 @@ def clips(lengths: list[int], channels: int, seed: int = 0) -> tuple[FloatArray,
     return frames, np.cumsum([0, *lengths], dtype=np.int64)
 
 
-def gather(frames: FloatArray, offsets: IntArray, index: IntArray, outputs: Outputs, **changes: int) -> None:
-    x, v, lengths = outputs
-    arguments = {
-        "frames": frames.ctypes.data,
-        "num_frames": len(frames),
-        "offsets": offsets.ctypes.data,
-        "num_clips": len(offsets) - 1,
-        "index": index.ctypes.data,
-        "batch": len(index),
-        "max_frames": x.shape[1],
-        "channels": frames.shape[1],
-        "x": x.ctypes.data,
-        "v": v.ctypes.data,
-        "lengths": lengths.ctypes.data,
-    }
-    _cpu.ragged_gather(**(arguments | changes))
+def gather(
+    frames: FloatArray, offsets: IntArray, index: IntArray, outputs: Outputs, with_velocity: bool = True
+) -> None:
+    x, v, lengths = (torch.from_numpy(array) for array in outputs)
+    given = (torch.from_numpy(array) for array in (frames, offsets, index))
+    _cpu.ragged_gather(*given, x, v if with_velocity else None, lengths)
 
 
 def expected(frames: FloatArray, offsets: IntArray, index: IntArray, max_frames: int) -> Outputs:
@@ -87,11 +78,11 @@ def test_equals_the_loop_bit_for_bit(lengths: list[int], index: list[int], max_f
         np.testing.assert_array_equal(got, want)
 
 
-def test_null_v_computes_no_velocities() -> None:
+def test_without_v_no_velocities_are_computed() -> None:
     frames, offsets = clips([3, 1, 8], channels=5)
     index = np.array([2, 1, 0], np.int64)
     x, v, lengths = outputs = poisoned(3, 9, 5)
-    gather(frames, offsets, index, outputs, v=0)
+    gather(frames, offsets, index, outputs, with_velocity=False)
     want_x, _, want_lengths = expected(frames, offsets, index, 9)
     np.testing.assert_array_equal(x, want_x)
     np.testing.assert_array_equal(lengths, want_lengths)
@@ -127,10 +118,9 @@ def test_a_clip_that_does_not_fit_names_its_row(offsets: list[int], message: str
     assert_untouched(outputs)
 
 
-@pytest.mark.parametrize("name", ["num_frames", "num_clips", "batch", "max_frames", "channels"])
-def test_a_negative_size_is_named(name: str) -> None:
-    frames, offsets = clips([3, 4], channels=5)
+def test_offsets_have_at_least_one_element() -> None:
+    frames, _ = clips([3, 4], channels=5)
     outputs = poisoned(2, 4, 5)
-    with pytest.raises(ValueError, match=f"{name} is negative: -1"):
-        gather(frames, offsets, np.array([0, 1], np.int64), outputs, **{name: -1})
+    with pytest.raises(ValueError, match="num_clips is negative: -1"):
+        gather(frames, np.zeros(0, np.int64), np.array([0, 1], np.int64), outputs)
     assert_untouched(outputs)

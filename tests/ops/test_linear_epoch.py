@@ -98,8 +98,8 @@ def test_no_clip_changes_nothing() -> None:
         ({"labels": torch.zeros(8, dtype=torch.int64)}, r"labels must be .* \[9\]"),
         ({"batch_size": 0}, "at least one feature, class and clip a step"),
         ({"features": torch.zeros(5, 9).t()}, "features must be .* not contiguous"),
-        ({"momenta": (torch.zeros(4, 4), torch.zeros(4))}, r"the weights of momenta must be .* \[4, 5\]"),
-        ({"parameters": (torch.zeros(4, 5).double(), torch.zeros(4))}, "the weights of parameters must be"),
+        ({"momenta": (torch.zeros(4, 4), torch.zeros(4))}, r"weight_momentum must be .* \[4, 5\]"),
+        ({"parameters": (torch.zeros(4, 5).double(), torch.zeros(4))}, "weight must be .* not torch.float64"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(change: dict[str, Any], message: str) -> None:
