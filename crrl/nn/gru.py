@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -103,7 +103,7 @@ class GRU(nn.GRU):
             ValueError: hint, hx, lengths or a weight have another shape, dtype or device than the layers take.
             TypeError: as in forward.
         """
-        _check_dense(hint=hint, hx=hx)
+        _check_dense(hint, hx, "hint")
         lengths = row_lengths(lengths)
         if frames < 1 or hint.dim() != 2 or (lengths is not None and lengths.shape != hint.shape[:1]):
             raise ValueError("unroll takes a hint [B, I], at least one frame, and one length a row")
@@ -121,7 +121,7 @@ class GRU(nn.GRU):
             ValueError: x, lengths or a weight have another shape, dtype or device than the layers take.
             TypeError: as in forward.
         """
-        _check_dense(x=x)
+        _check_dense(x, None, "x")
         rows, weights = row_lengths(lengths), self._weights()
         if rows is None or x.dim() != 3 or rows.shape != x.shape[:1] or not self._fits(x, None, weights):
             raise ValueError("x, lengths or a weight have another shape, dtype or device than the layers take")
@@ -216,7 +216,7 @@ class GRU(nn.GRU):
             shapes = (gates, channels), (gates, self.hidden_size), (gates,), (gates,)
             for direction in layer:
                 given = direction if self.bias else direction[:2]
-                if not all(isinstance(w, Tensor) and w.shape == shape for w, shape in zip(given, shapes, strict=False)):
+                if not all(_is_dense(w) and w.shape == shape for w, shape in zip(given, shapes, strict=False)):
                     return False
                 tensors += given
             channels = len(layer) * self.hidden_size
@@ -236,7 +236,7 @@ class GRU(nn.GRU):
         given = {name: value for name, value in (("hx", hx), ("lengths", lengths)) if value is not None}
         proxies = [value for value in (input, *given.values()) if isinstance(value, fx.Proxy)]
         if not proxies:
-            _check_dense(input=input.data if isinstance(input, PackedSequence) else input, hx=hx)
+            _check_dense(input.data if isinstance(input, PackedSequence) else input, hx)
         tracer: Any = proxies[0].tracer
         if not (
             path := tracer.path_of_module(self)
@@ -267,22 +267,23 @@ def plain(gru: GRU) -> nn.GRU:
     return twin
 
 
-def _is_dense(tensor: Any) -> bool:
-    return isinstance(tensor, Tensor) and not tensor.is_nested
+def _is_dense(tensor: Any) -> TypeGuard[Tensor]:
+    return isinstance(tensor, Tensor) and tensor.layout == torch.strided and not tensor.is_nested
 
 
-def _check_dense(**named: Any) -> None:
-    """Raise TypeError for what is no dense tensor; None fits."""
-    for name, tensor in named.items():
-        if tensor is None or _is_dense(tensor):
-            continue
-        if isinstance(tensor, Tensor):
+def _check_dense(input: Any, hx: Any, name: str = "input") -> None:
+    """Raise TypeError for what is no dense tensor, but for an hx of None."""
+    for place, tensor in ((name, input), *([] if hx is None else [("hx", hx)])):
+        if not isinstance(tensor, Tensor):
+            kind = f"{type(tensor).__module__}.{type(tensor).__qualname__}"
+            raise TypeError(f"{place} must be a torch.Tensor, not {kind}: torch.as_tensor makes one")
+        if tensor.is_nested:
             raise TypeError(
-                f"{name} must be a dense tensor, not a nested one: pad it (torch.nested.to_padded_tensor) and give its "
-                "lengths, or pack it (torch.nn.utils.rnn.pack_sequence)"
+                f"{place} must be a dense tensor, not a nested one: pad it (torch.nested.to_padded_tensor) and give "
+                "its lengths, or pack it (torch.nn.utils.rnn.pack_sequence)"
             )
-        kind = f"{type(tensor).__module__}.{type(tensor).__qualname__}"
-        raise TypeError(f"{name} must be a torch.Tensor, not {kind}: torch.as_tensor makes one")
+        if not _is_dense(tensor):
+            raise TypeError(f"{place} must be a dense tensor, not of {tensor.layout}: .to_dense() makes one")
 
 
 def row_lengths(lengths: Lengths | None) -> Tensor | None:

@@ -7,11 +7,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 
 from crrl.errors import CrrlError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -86,14 +88,29 @@ class Operator:
         return self.choose(case)[0].run(*args)
 
 
-def recorder() -> str | None:
-    """What, beside autograd, takes down or transforms all operations now: a tracer, an exporter or torch.func."""
+def constant(choose: Function) -> Function:
+    """Have torch.compile call `choose` once and keep the answer, which has reasons that it could not trace.
+
+    This is all that torch.compiler.assume_constant_result does, but for importing the compiler.
+    """
+    choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return choose
+
+
+@constant
+def tracer() -> str | None:
+    """What takes down all operations now, for a graph that is to serve other tensors, too."""
     if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return "torch.jit.trace"
-    if "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export():
-        return "torch.onnx.export"
+    exporting = "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export()
+    return "torch.onnx.export" if exporting else None
+
+
+def recorder() -> str | None:
+    """What, beside autograd, takes down or transforms all operations now: a tracer, or torch.func."""
     # as torch.autograd.Function.apply asks
-    return "the transforms of torch.func" if torch._C._are_functorch_transforms_active() else None
+    transformed = torch._C._are_functorch_transforms_active()
+    return tracer() or ("the transforms of torch.func" if transformed else None)
 
 
 _policy: dict[str, str] | None = None

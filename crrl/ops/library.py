@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crrl.ops import cpu_gru, cuda_gru, extension, gru_call, precision
+from crrl.ops import cpu_gru, cuda_gru, extension, flops, gru_call, precision
 from crrl.reference import gru as reference
 from crrl.reference.gru import Weights
 
@@ -363,3 +363,4 @@ for _name, _operator, _fake, _gradient, _keep in (
 with suppress(RuntimeError):  # a torch that batches gradients by torch.func.vmap may have no such key
     _LIBRARY.impl("gru_layer_backward", _batched_backward, "Batched")  # type: ignore[no-untyped-call]
 torch.library.register_autocast("crrl::gru_layer", "cpu", torch.bfloat16, lib=_LIBRARY)
+flops.register()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from crrl.ops import cpu, cpu_gru, cpu_linear, cpu_step, library, precision, selfcheck, step, torch_gru, triton
-from crrl.ops.backends import Backend, Case, Operator, recorder
+from crrl.ops.backends import Backend, Case, Operator, constant, recorder
 from crrl.reference import contrast, gru, linear, motion, optim
 from crrl.reference.gru import Weights
 
@@ -139,6 +139,7 @@ def _hidden(weights: Sequence[Weights]) -> int:
     return weights[0][1].shape[1]
 
 
+@constant
 def _choose_gru(device: str, dtype: torch.dtype, index: int | None, hidden: int | None) -> tuple[str, str]:
     backend, reason = _gru_layer.choose(Case(device, dtype, index, hidden))
     if backend.name not in ("torch", "reference") and (above := _above_autograd()):
@@ -150,17 +151,6 @@ def _above_autograd() -> str | None:
     """What, beside autograd, watches the operations now; a kernel known to autograd alone is opaque to it."""
     forward_mode = torch.autograd.forward_ad._current_level >= 0
     return recorder() or ("forward-mode differentiation: its tangents would be lost" if forward_mode else None)
-
-
-def _constant(choose: Callable[..., Any]) -> None:
-    """Have torch.compile ask once and keep the answer, which has reasons that it could not trace.
-
-    This is all that torch.compiler.assume_constant_result does, but for importing the compiler.
-    """
-    choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
-_constant(_choose_gru)
 
 
 def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
@@ -255,10 +245,8 @@ def _choose_info_nce(q: Tensor, queue: Tensor) -> str:
     return _choose("info_nce", q.device.type, dtype)
 
 
+@constant
 def _choose(name: str, device: str, dtype: torch.dtype) -> str:
     """The backend of an operator that autograd, at most, may watch; the reference serves whoever else does."""
     backend, _ = Operator.registry[name].choose(Case(device, dtype))
     return "reference" if _above_autograd() else backend.name
-
-
-_constant(_choose)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from crrl.ops.backends import Case, recorder
+from crrl.ops.backends import Case, tracer
 from crrl.reference.gru import Weights, check_lengths
 from crrl.reference.motion import reverse as reverse_rows
 from crrl.reference.motion import take_frames, valid_frames
@@ -49,11 +49,13 @@ def gru_layer(
 def _run(x: Tensor, lengths: Tensor | None, weights: Sequence[Weights], h0: Tensor) -> tuple[Tensor, Tensor]:
     """torch.gru with the second direction, if there is one, backwards in time."""
     flat = [tensor for direction in weights for tensor in direction if tensor is not None]
+    # a recorded graph is for both: torch.jit.trace records it a second time without gradient, and compares
+    train = torch.is_grad_enabled() or tracer() is not None
     # has_biases, num_layers, dropout, train, bidirectional
-    settings = (weights[0][2] is not None, 1, 0.0, torch.is_grad_enabled(), len(weights) == 2)
+    settings = (weights[0][2] is not None, 1, 0.0, train, len(weights) == 2)
     if lengths is None:
         return torch.gru(x, h0, flat, *settings, True)
-    if lengths.device.type != "cpu" or recorder() or torch.compiler.is_compiling():
+    if lengths.device.type != "cpu" or torch.compiler.is_compiling() or tracer():
         return run_padded(x, lengths, weights, h0)  # a graph is for any lengths: packing would depend on these
     check_lengths(lengths, x.shape[1])
     packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
