@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from crrl.data.folds import by_class, by_subject
 from crrl.evaluation import Features
 
 STRENGTHS = tuple(10.0**exponent for exponent in range(2, -5, -1))
@@ -84,15 +85,10 @@ def folds(labels: Tensor, subjects: Tensor) -> Tensor:
     Args:
         labels, subjects: int64 [N], subjects -1 where unknown.
     """
-    people, person, clips = torch.unique(subjects, return_inverse=True, return_counts=True)
+    people = torch.unique(subjects)
     if len(people) < 2 or people[0] < 0:
-        order = torch.argsort(labels, stable=True)
-        return torch.empty_like(labels).index_copy_(0, order, torch.arange(len(labels)) % FOLDS)
-    sizes, fold = [0] * min(FOLDS, len(people)), torch.empty_like(people)
-    for one in torch.argsort(clips, descending=True, stable=True).tolist():
-        fold[one] = smallest = sizes.index(min(sizes))
-        sizes[smallest] += int(clips[one])
-    return fold[person]
+        return torch.from_numpy(by_class(labels.numpy(), FOLDS))
+    return torch.from_numpy(by_subject(subjects.numpy(), FOLDS))
 
 
 def _best(x: Tensor, variances: Tensor, labels: Tensor, fold: Tensor) -> int:

@@ -28,7 +28,7 @@ ALLOWED = {
     "features": {"ops", "config", "data", "models"},
     "training": {"ops", "optim", "config", "methods", "data", "models", "features", "runs", "files", "errors"},
     "evaluation": {"ops"},
-    "logistic": {"evaluation"},
+    "logistic": {"evaluation", "data"},
     "finetuning": {"evaluation", "ops", "optim", "data", "models", "features", "errors"},
     "protocols": {"config", "data", "models", "features", "evaluation", "logistic", "finetuning", "runs", "errors"},
     "reproduction": {

@@ -31,7 +31,7 @@ def validation_folds(train: IntArray, labels: IntArray, subjects: IntArray) -> d
         None of them where there would be one alone, as with one subject.
     """
     known = not np.any(subjects[train] == UNKNOWN)
-    fold = _by_subject(subjects[train]) if known else _by_class(labels[train])
+    fold = by_subject(subjects[train], FOLDS) if known else by_class(labels[train], FOLDS)
     numbers = range(fold.max(initial=0) + 1)
     if len(numbers) == 1:
         return {}
@@ -45,18 +45,22 @@ def fold_names(splits: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in splits if _NAME.fullmatch(name))
 
 
-def _by_subject(subjects: IntArray) -> IntArray:
-    """The fold of each clip: subjects, those of most clips first, go to the fold that has the fewest so far."""
+def by_subject(subjects: IntArray, folds: int) -> IntArray:
+    """The fold of each clip, int64 [N]: subjects, those of most clips first, go to the fold that has the fewest so far.
+
+    Args:
+        subjects: int64 [N], all of them known. folds: how many; with fewer subjects, as many as these.
+    """
     _, person, clips = np.unique(subjects, return_inverse=True, return_counts=True)
-    homes, filled = np.zeros(len(clips), np.int64), np.zeros(min(FOLDS, len(clips)), np.int64)
+    homes, filled = np.zeros(len(clips), np.int64), np.zeros(min(folds, len(clips)), np.int64)
     for each in np.argsort(-clips, kind="stable"):
         homes[each] = filled.argmin()
         filled[homes[each]] += clips[each]
     return homes[person]
 
 
-def _by_class(labels: IntArray) -> IntArray:
-    """The fold of each clip: class by class they are dealt out in turn."""
+def by_class(labels: IntArray, folds: int) -> IntArray:
+    """The fold of each clip, int64 [N]: class by class, labels int64 [N], they are dealt out in turn."""
     fold = np.empty(len(labels), np.int64)
-    fold[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % FOLDS
+    fold[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % folds
     return fold
