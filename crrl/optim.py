@@ -67,6 +67,9 @@ class FlatOptimizer(Optimizer):
 
     `state_dict` has the form of torch.optim's optimizer of that name, and either loads the other's.
 
+    The parameters lie in one storage: torch.save of some of them writes all of it, and safetensors.torch.save_model
+    refuses. Save `copy.deepcopy(module)`, whose parameters have memory of their own.
+
     Args:
         parameters: float32, on one device; all of them need a gradient at every step.
         defaults: the settings of torch.optim's optimizer.

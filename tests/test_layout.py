@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -101,3 +102,30 @@ def test_crrl_imports_without_triton_and_the_extension() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.split() == ["reference"]
+
+
+COMPUTE = """
+from crrl.nn import GRU
+from crrl import ops
+import torch
+y, _ = GRU(3, 4, 2)(torch.ones(5, 2, 3), lengths=[5, 2])
+y.sum().backward()
+ops.ragged_gather(torch.ones(7, 2), torch.tensor([0, 3, 7]), torch.tensor([1, 0]), 4, True)
+"""
+
+
+def test_the_compiler_is_imported_by_nobody_who_does_not_compile(tmp_path: Path) -> None:
+    """torch.compile takes longer to import than torch itself, and leaves a folder behind."""
+    everything = ", ".join(f"crrl.{name}" for name in sorted(COMMANDS - {"__init__"}))
+    for code in ("import crrl", f"import {everything}", COMPUTE):
+        found = [
+            subprocess.run(
+                [sys.executable, "-c", f"{each}\nimport sys; print(*sys.modules)"],
+                env={**os.environ, "TMPDIR": str(tmp_path)}, capture_output=True, text=True, check=True,
+            ).stdout.split()
+            for each in ("import torch", code)
+        ]  # fmt: skip
+        more = set(found[1]) - set(found[0])
+        assert "crrl" in more
+        assert not [name for name in more if name.startswith(("torch._dynamo", "torch._inductor", "triton"))]
+        assert not list(tmp_path.iterdir())

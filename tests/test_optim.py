@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from crrl import ops
@@ -193,3 +195,19 @@ def test_a_state_of_other_parameters_is_refused() -> None:
     state = FlatAdam([*other.parameters(), torch.zeros(1), torch.zeros(1)]).state_dict()
     with pytest.raises(ValueError, match="other parameters"):
         FlatAdam(network().parameters()).load_state_dict(state)
+
+
+def test_a_copy_of_a_module_is_saved_as_if_it_had_never_been_flattened(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(100, 100), nn.Linear(100, 2))
+    torch.save(model[1].state_dict(), tmp_path / "only.pt")
+    optimizer = FlatAdam(model.parameters(), lr=1e-3)
+    model(torch.randn(4, 100)).sum().backward()
+    optimizer.step()
+    torch.save(copy.deepcopy(model[1]).state_dict(), tmp_path / "part.pt")
+    assert (tmp_path / "part.pt").stat().st_size == (tmp_path / "only.pt").stat().st_size
+    save_model(copy.deepcopy(model), tmp_path / "model.safetensors")
+    other = nn.Sequential(nn.Linear(100, 100), nn.Linear(100, 2))
+    load_model(other, tmp_path / "model.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(other.parameters(), model.parameters(), strict=True))
+    model(torch.randn(4, 100)).sum().backward()
+    optimizer.step()  # the model itself is where it was

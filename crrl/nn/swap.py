@@ -64,6 +64,6 @@ def _swap_back(name: str, gru: GRU) -> Swap:
     if nn.utils.parametrize.is_parametrized(gru):
         return Swap(name, False, "it is parametrized: remove the parametrization first")
     if type(gru) is not GRU:
-        return Swap(name, False, f"a crrl.nn.{type(gru).__name__} computes what torch.nn.GRU does not")
+        return Swap(name, False, f"{type(gru).__qualname__} computes what torch.nn.GRU does not")
     gru.__class__ = nn.GRU  # type: ignore[assignment]
     return Swap(name, True, "torch: a torch.nn.GRU")

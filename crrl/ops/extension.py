@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -31,12 +30,13 @@ def opaque(function: Callable[..., Any]) -> Callable[..., Any]:
     Here it is imported only by whoever compiles.
     """
 
-    @cache
-    def hidden() -> Callable[..., Any]:
-        made: Callable[..., Any] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
-        return made
+    hidden: list[Callable[..., Any]] = []
 
     def call(*arguments: Any) -> Any:
-        return (hidden() if "torch._dynamo" in sys.modules else function)(*arguments)
+        if "torch._dynamo" not in sys.modules:
+            return function(*arguments)
+        if not hidden:
+            hidden.append(torch.compiler.disable(function))  # type: ignore[no-untyped-call]
+        return hidden[0](*arguments)
 
     return call

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from crrl import ops
-from crrl.nn import GRU, StepwiseBiGRU, accelerate
+from crrl.nn import GRU, StepwiseBiGRU, accelerate, decelerate
 
 
 class Own(nn.GRU):
@@ -107,3 +107,47 @@ def test_a_gru_swapped_first_can_be_parametrized_and_restored() -> None:
     assert isinstance(gru, GRU)
     nn.utils.parametrize.remove_parametrizations(gru, "weight_hh_l0")
     assert type(gru) is GRU
+
+
+def test_decelerate_undoes_accelerate() -> None:
+    torch.manual_seed(0)
+    model, x = Model(), torch.randn(6, 4, 3)
+    parameters, want = list(model.parameters()), model(x)
+    calls: list[str] = []
+    model.again.register_forward_hook(lambda *_: calls.append("hook"))
+    accelerate(model)
+    assert [swap[:2] for swap in decelerate(model)] == [("encoder.gru", True), ("decoder.0", True)]
+    assert type(model.encoder["gru"]) is type(model.again) is nn.GRU
+    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
+    assert torch.equal(model(x), want)
+    assert calls == ["hook", "hook"]
+    assert decelerate(model) == []
+
+
+def test_decelerate_takes_a_gru_that_was_built_as_ours() -> None:
+    gru: nn.Module = GRU(3, 5, 2, bidirectional=True)
+    x = torch.randn(6, 4, 3)
+    want, _ = gru(x)
+    assert [swap[:2] for swap in decelerate(gru)] == [("", True)]
+    assert type(gru) is nn.GRU
+    torch.testing.assert_close(gru(x)[0], want)
+
+
+class Derived(GRU):
+    """Somebody's own, derived from ours."""
+
+
+@pytest.mark.parametrize(
+    ("gru", "reason"),
+    [
+        (StepwiseBiGRU(3, 5), "StepwiseBiGRU computes what torch.nn.GRU does not"),
+        (Derived(3, 5), "Derived computes what torch.nn.GRU does not"),
+        (parametrizations.weight_norm(GRU(3, 5), "weight_hh_l0"), "parametrized"),
+    ],
+)
+def test_decelerate_leaves_alone_what_torch_has_not(gru: GRU, reason: str) -> None:
+    kind = type(gru)
+    (swap,) = decelerate(nn.Sequential(gru))
+    assert swap[:2] == ("0", False)
+    assert reason in swap.reason
+    assert type(gru) is kind

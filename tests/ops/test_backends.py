@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
 from crrl import ops
 from crrl.errors import CrrlError
-from crrl.ops import cpu, extension, triton
+from crrl.ops import backends, cpu, extension, triton
 
 CASE = ops.Case("cpu", torch.float32)
 
@@ -116,3 +118,28 @@ def test_a_gather_out_of_range_is_refused() -> None:
     pytest.importorskip("crrl._cpu", reason="the C++ extension is not built")
     with ops.use_backends("ragged_gather=cpu"), pytest.raises(IndexError, match="row 0"):
         ops.ragged_gather(torch.randn(2, 3), torch.tensor([0, 2]), torch.tensor([1]), 2)
+
+
+def test_an_answer_is_constant_to_the_compiler_by_its_own_mark() -> None:
+    marked, by_torch = lambda: 1, lambda: 1
+    assert backends.constant(marked) is marked
+    torch.compiler.assume_constant_result(by_torch)
+    assert vars(marked) == vars(by_torch)
+
+
+def test_an_opaque_function_is_not_compiled() -> None:
+    traced: list[bool] = []
+
+    @extension.opaque
+    def kernel(x: torch.Tensor) -> torch.Tensor:
+        traced.append(torch.compiler.is_compiling())
+        return x + 1
+
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: kernel(x * 2) * 3, backend="eager")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            assert torch.equal(compiled(torch.ones(2)), torch.full((2,), 9.0))
+    assert traced == [False, False]
+    assert not [str(warning.message) for warning in caught if "Dynamo" in str(warning.message)]
