@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from crrl.data.clips import FloatArray
-from crrl.data.kinematics import Matrix, apply_rotation, euler_rotation, in_pieces, joint_positions
+from crrl.data.kinematics import Matrix, apply_rotation, check_size, euler_rotation, in_pieces, joint_positions
 from crrl.data.text import CUT_SHORT, Line, Unended, line_error, numbers, read_lines, remarks_on, tell
 from crrl.errors import CrrlError
 from crrl.files import shown
@@ -90,6 +90,7 @@ def read_skeleton(path: Path) -> Skeleton:
         if name in bones:
             raise line_error(path, begin, f"bone {shown(name)} is there twice")
         bones[name] = _bone(path, fields, degrees)
+        check_size(path, len(bones), 0)
     parents = _parents(path, sections[":hierarchy"], bones)
     place = {name: number for number, name in enumerate(_depth_first(parents))}
     if loose := next((name for name in bones if name not in place), ""):
@@ -125,6 +126,7 @@ def read_recording(path: Path, skeleton: Skeleton) -> Recording:
     keywords = _keywords(path, lines[:start])
     channels = {name: kinds for name, kinds in zip(skeleton.names, skeleton.channels, strict=True) if kinds}
     frames = _frames(path, lines[start:], channels.keys())
+    check_size(path, len(skeleton.names), len(frames))
     values = [
         numbers(path, [frame[name] for frame in frames], len(kinds), after=name) for name, kinds in channels.items()
     ]

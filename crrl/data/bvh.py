@@ -23,7 +23,7 @@ import numpy as np
 from crrl.data import folder
 from crrl.data.chunks import Files, Shown, read_in_order
 from crrl.data.clips import Clips, FloatArray
-from crrl.data.kinematics import Matrix, euler_rotation, in_pieces, joint_positions, warn_of_rates
+from crrl.data.kinematics import Matrix, check_size, euler_rotation, in_pieces, joint_positions, warn_of_rates
 from crrl.data.naming import wrong_name
 from crrl.data.text import CUT_SHORT, Line, line_error, numbers, read_lines, remarks_on, tell
 from crrl.errors import CrrlError
@@ -31,9 +31,6 @@ from crrl.files import shown
 
 LONGER = "longer than its line Frames: says; all of its frames are read"
 """The remark on a file that has more frames than it announces, as recorders of live motion write them."""
-MOST_JOINTS = 1000
-SPARSE = 1 << 16
-"""Joints of all frames together that a file may have beside one for each of its bytes: those that do not move."""
 
 _CHANNELS = tuple(f"{axis}{kind}" for kind in ("position", "rotation") for axis in "xyz")
 _WORD = re.compile(r"[{}]|[^\s{}]+")
@@ -157,11 +154,7 @@ def read_recording(path: Path) -> Recording:
     if len(rows) < frames:
         raise line_error(path, count, f"it says {frames:g} frames, but {len(rows)} follow", CUT_SHORT)
     remarks = [*remarks_on(lines), *([LONGER] if len(rows) > frames else [])]
-    joints = len(skeleton.names)
-    if joints * len(rows) > path.stat().st_size + SPARSE:
-        raise line_error(
-            path, count, f"{joints} joints in {len(rows)} frames are more than so small a file can move", "restore it"
-        )
+    check_size(path, len(skeleton.names), len(rows))
     return Recording(skeleton, numbers(path, rows, sum(map(len, skeleton.channels))), frame_time, remarks)
 
 
@@ -241,8 +234,7 @@ class _Hierarchy:
             self._check_offset(parent)
         if wrong := wrong_name(name):
             raise self._error(f"the name of a joint {wrong}")
-        if len(self._skeleton.names) == MOST_JOINTS:
-            raise self._error(f"more than {MOST_JOINTS} joints", "this is no body; give another file")
+        check_size(self._path, len(self._skeleton.names) + 1, 0)
         self._skeleton.names.append(name)
         self._skeleton.parents.append(parent)
         self._skeleton.channels.append(())

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -57,13 +57,15 @@ def read_labels(root: Path) -> list[dict[str, str]]:
     path = root / LABELS
     rows = read_rows(path, {"file", "label"}, COLUMNS, "file,label")
     seen: set[str] = set()
+    number = re.compile(r"-?\d{1,9}|", re.ASCII)
     for line, row in rows:
         if not row["file"] or not row["label"]:
             raise CrrlError(f"{path}, line {line}: file and label must both be given")
         file = os.path.normpath(row["file"])
-        if wrong := next(filter(None, map(wrong_name, PurePath(row["file"]).parts)), ""):
+        parts = [part for part in row["file"].split("/") if part]
+        if wrong := next(filter(None, map(wrong_name, parts)), ""):
             raise CrrlError(f"{path}, line {line}: the name of a file {wrong}: rename it")
-        if os.path.isabs(file) or ".." in PurePath(row["file"]).parts:
+        if os.path.isabs(file) or ".." in parts:
             raise CrrlError(f"{path}, line {line}: {row['file']} is not below {root}: move it there, or link to it")
         if file in seen:
             raise CrrlError(f"{path}, line {line}: {row['file']} is listed twice; remove one of its rows")
@@ -73,7 +75,7 @@ def read_labels(root: Path) -> list[dict[str, str]]:
         if row.get("split", "train") not in ("train", "test"):
             raise CrrlError(f"{path}, line {line}: split is {shown(row['split'])!r}, not train or test")
         for fact in FACTS:
-            if not re.fullmatch(r"-?\d{1,9}|", row.get(fact, ""), re.ASCII):
+            if not number.fullmatch(row.get(fact, "")):
                 raise CrrlError(f"{path}, line {line}: {fact} is {shown(row[fact])!r}, not a whole number")
     return [row for _, row in rows]
 

@@ -10,11 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from crrl.data.clips import FloatArray, mark_present
+from crrl.errors import CrrlError
 
 Matrix = npt.NDArray[np.float64]
 
 PIECE = 1 << 17
 """Joints of all frames together that are placed at a time: on the way to positions each takes some 300 bytes."""
+MOST_JOINTS = 1000
+SPARSE = 1 << 16
+"""Joints of all frames together that a file may have beside one for each of its bytes: those that do not move."""
 SAME_RATE = 1.01
 """Frames a second differ where they do by more than this factor: 29.97 and 30 are the same."""
 
@@ -45,6 +49,17 @@ def in_pieces(place: Callable[[Matrix], FloatArray], motion: Matrix, joints: int
     """place(motion), float32 [T, J, 3] of a motion [T, D], computed for some frames at a time."""
     step = max(1, PIECE // joints)
     return np.concatenate([place(motion[first : first + step]) for first in range(0, len(motion), step)])
+
+
+def check_size(path: Path, joints: int, frames: int) -> None:
+    """Raise where so many joints in so many frames are none of a body, or more than the file `path` can move."""
+    if joints > MOST_JOINTS:
+        raise CrrlError(f"{path} has more than {MOST_JOINTS} joints: this is no body; give another file")
+    if joints * frames > SPARSE and joints * frames > path.stat().st_size + SPARSE:
+        raise CrrlError(
+            f"{path}: {joints} joints in {frames} frames are more than so small a file can move: take out those that "
+            f"do not move, or restore the file"
+        )
 
 
 def warn_of_rates(rates: Sequence[tuple[Path, float]]) -> None:

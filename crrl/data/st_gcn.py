@@ -37,6 +37,8 @@ from crrl.files import explain_damage, open_input
 
 BODIES, NUM_JOINTS = 2, 25
 MOST_CLASSES = 10_000
+MANY = 64
+"""Frames like the first beyond which repetitions are not looked for from each of them."""
 
 
 def find_files(root: Path) -> list[Path]:
@@ -136,5 +138,23 @@ def without_repetition(bodies: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if not first[0].any():
         return bodies
     again = 1 + np.flatnonzero((first[1:] == first[0]).all(axis=(1, 2)))
-    period = next((start for start in again if np.array_equal(first[start:], first[:-start])), 1)
-    return bodies[:period] if period > 1 else bodies
+    if len(again) > MANY:
+        period = _period(np.unique(first.reshape(len(first), -1), axis=0, return_inverse=True)[1].ravel().tolist())
+    else:
+        period = next((start for start in again.tolist() if np.array_equal(first[start:], first[:-start])), 1)
+    return bodies[:period] if 1 < period < len(bodies) else bodies
+
+
+def _period(values: list[int]) -> int:
+    """The smallest P for which values[P:] are values[:-P], len(values) where there is none, in a time linear in it.
+
+    By the borders of Knuth, Morris and Pratt.
+    """
+    borders = [0] * len(values)
+    border = 0
+    for place in range(1, len(values)):
+        while border and values[place] != values[border]:
+            border = borders[border - 1]
+        border += values[place] == values[border]
+        borders[place] = border
+    return len(values) - border

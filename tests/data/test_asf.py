@@ -397,15 +397,36 @@ def test_a_last_row_that_is_whole_but_not_ended_is_read_with_a_warning(tmp_path:
         np.testing.assert_array_equal(read(tmp_path)[1], expected)
 
 
-def test_many_bones_are_read_in_no_time(tmp_path: Path) -> None:
-    """A chain of 5,000."""
-    names = ["root", *(f"b{number}" for number in range(5_000))]
+@pytest.mark.parametrize("count", [999, 1000])
+def test_a_body_has_at_most_a_thousand_joints(tmp_path: Path, count: int) -> None:
+    """A chain of 999 and the root; more are no body's."""
+    names = ["root", *(f"b{number}" for number in range(count))]
     bones = "".join(f"begin\nid 1\nname {name}\ndirection 0 1 0\nlength 1\naxis 0 0 0 XYZ\nend\n" for name in names[1:])
     chain = "".join(f"{parent} {child}\n" for parent, child in itertools.pairwise(names))
     head = Body({}).asf().partition(":bonedata")[0]
     (tmp_path / ASF).write_text(f"{head}:bonedata\n{bones}:hierarchy\nbegin\n{chain}end\n")
+    if count < 1000:
+        assert asf.read_skeleton(tmp_path / ASF).parents == tuple(range(-1, count))
+    else:
+        with pytest.raises(CrrlError, match=r"01\.asf has more than 1000 joints: this is no body"):
+            asf.read_skeleton(tmp_path / ASF)
+
+
+def test_bones_that_do_not_move_cannot_be_many_in_many_frames(tmp_path: Path) -> None:
+    """Each would take memory in every frame, and none of the file."""
+    Body({f"b{number}": Bone("root", dof="") for number in range(900)}, [{"root": [0.0] * 6}] * 5000).write(tmp_path)
+    with pytest.raises(
+        CrrlError, match=r"01_01\.amc: 901 joints in 5000 frames are more than so small a file can move"
+    ):
+        read(tmp_path)
+
+
+def test_limits_on_many_lines_take_no_time(tmp_path: Path) -> None:
+    Body({"upper": Bone("root", dof="rx")}, [{"root": [0.0] * 6, "upper": [0.0]}]).write(tmp_path)
+    edit(ASF, "(-180.0, 180.0)\n", "(-180.0, 180.0)\n" + "(0 1)\n" * 200_000)(tmp_path)
     start = time.process_time()
-    assert asf.read_skeleton(tmp_path / ASF).parents == tuple(range(-1, 5_000))
+    with pytest.raises(CrrlError, match="limits are not 1 pairs, one for each dof"):
+        asf.read_skeleton(tmp_path / ASF)
     assert time.process_time() - start < 10
 
 

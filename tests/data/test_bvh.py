@@ -420,6 +420,28 @@ def test_joints_that_hang_elsewhere_are_another_skeleton(root: Path) -> None:
         bvh.load(bvh.find_files(root))
 
 
+BOMBS = {
+    "many tips": (4000, 300, "a", r"a\.bvh has more than 1000 joints: this is no body"),
+    "tips in many frames": (900, 30_000, "a", r"901 joints in 30000 frames are more than so small a file can move"),
+    "a long name": (900, 3, "a" * 10**6, r"line 2: the name of a joint has 1,000,000 characters, more than 255"),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_what_takes_more_than_its_file_is_refused(tmp_path: Path, name: str) -> None:
+    resource = pytest.importorskip("resource")
+    tips, frames, joint, problem = BOMBS[name]
+    hierarchy = (
+        f"ROOT {joint}\n{{\nOFFSET 0 0 0\nCHANNELS 1 Xposition\n" + "End Site\n{\nOFFSET 0 1 0\n}\n" * tips + "}\n"
+    )
+    path = tmp_path / "a.bvh"
+    path.write_text(f"HIERARCHY\n{hierarchy}MOTION\nFrames: {frames}\nFrame Time: 0.03\n" + "0\n" * frames)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CrrlError, match=problem):
+        bvh._read_clip((path,))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
+
+
 def test_positions_are_the_same_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     path = write(tmp_path / "a.bvh", arm(), rng.uniform(-90, 90, (11, 10)).round(4).tolist())

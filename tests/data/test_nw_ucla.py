@@ -31,6 +31,11 @@ ACTIONS = {
 }
 
 
+DEEP: object = 1.0
+for _ in range(40):
+    DEEP = [DEEP]
+
+
 def skeletons(frames: int, seed: int, joints: int = 20) -> list[object]:
     content: list[object] = np.random.default_rng(seed).normal(size=(frames, joints, 3)).round(6).tolist()
     return content
@@ -141,6 +146,10 @@ def test_a_folder_without_clips_is_named(tmp_path: Path) -> None:
         pytest.param([[[0.0, 1.0, 10**400]] * 20], "no array of numbers .* too large", id="401 digits"),
         pytest.param([[[0.0, 1.0, 1e39]] * 20], "NaN or infinity", id="beyond float32"),
         pytest.param([[[0.0, 1.0]] * 19 + [[0.0]]], "no array of numbers", id="ragged"),
+        pytest.param(
+            [*skeletons(1, seed=0), [*([[1.0] * 3] * 19), DEEP]], "no array of numbers", id="40 lists in each other"
+        ),
+        pytest.param([[DEEP] * 20], "no array of numbers|has shape", id="40 lists in each other for each joint"),
         pytest.param([[[[]] * 3] * 20], r"shape \[1, 20, 3, 0\]", id="lists for coordinates"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -185,6 +186,30 @@ def test_a_clip_filled_up_with_zeros_is_not_cut_before_them(tmp_path: Path, post
     values[:, 9 if posture == "still" else 12 :] = 0
     clips = load(write_looped(tmp_path, [values, values, values]))
     assert clips.lengths.tolist()[:3] == [9 if posture == "still" else 12] * 3
+
+
+@given(values=st.lists(st.integers(0, 2), min_size=1, max_size=24), many=st.sampled_from([0, 64]))
+@settings(max_examples=150)
+def test_repetitions_are_found_alike_from_few_and_from_many_places(values: list[int], many: int) -> None:
+    first = np.zeros((len(values), 2, 25, 3), np.float32)
+    first[:, 0, 3] = 1 + np.array(values)[:, None]
+    periods = [p for p in range(1, len(values)) if values[p:] == values[:-p]]
+    expected = periods[0] if periods and periods[0] > 1 else len(values)
+    before = st_gcn.MANY
+    st_gcn.MANY = many
+    try:
+        assert len(st_gcn.without_repetition(first)) == expected
+    finally:
+        st_gcn.MANY = before
+
+
+def test_a_long_clip_that_often_seems_to_begin_again_takes_no_time() -> None:
+    bodies = np.ones((40_000, 2, 25, 3), np.float32)
+    bodies[1::2, 0, 0, 0] = 2
+    bodies[-1, 0, 0, 0] = 5
+    start = time.process_time()
+    assert len(st_gcn.without_repetition(bodies)) == 40_000
+    assert time.process_time() - start < 5
 
 
 def test_float16_gets_a_warning(root: Path) -> None:
