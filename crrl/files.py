@@ -210,11 +210,15 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        CrrlError: it is missing, unreadable, another kind of file, not JSON (truncated, say), or nested too deep to be
-            read.
+        CrrlError: it is missing, unreadable, another kind of file, not JSON (truncated, say), nested too deep to be
+            read, or has a carriage return without a line feed, which one changed bit makes of a minus sign.
     """
+    content = read_bytes(path, "JSON", "json", "utf-16")
     try:
-        return json.loads(read_bytes(path, "JSON", "json", "utf-16"))
+        text = content.decode(json.detect_encoding(content))
+        if re.search(r"\r(?!\n)", text):
+            raise ValueError("a carriage return alone: it may have been a sign")
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise CrrlError(f"{path} is not valid JSON ({error}): the file is damaged or cut short; restore it") from error
 

@@ -161,8 +161,8 @@ def test_json_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b'{"a": [1, 2', b'{"a": 1}}', b"\xff\xfe\xfa", b"[" * 100_000, b"1" * 5_000],
-    ids=["empty", "cut short", "two ends", "binary", "nested deep", "a long number"],
+    [b"", b'{"a": [1, 2', b'{"a": 1}}', b"\xff\xfe\xfa", b"[" * 100_000, b"1" * 5_000, b'{"a": \r1}'],
+    ids=["empty", "cut short", "two ends", "binary", "nested deep", "a long number", "a changed sign"],
 )
 def test_damaged_json_is_named_with_the_remedy(target: Path, text: bytes) -> None:
     target.write_bytes(text)
@@ -282,8 +282,9 @@ def test_json_of_another_kind_is_named(target: Path) -> None:
     target.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(CrrlError, match=f"{target} is a git-lfs pointer, not JSON: fetch the file that it stands for"):
         read_json(target)
-    target.write_text('{"a": "é"}', encoding="utf-16")
-    assert read_json(target) == {"a": "é"}
+    for encoding in ("utf-16", "utf-8-sig", "utf-8"):
+        target.write_text('{"a":\r\n "é"}', encoding=encoding, newline="")
+        assert read_json(target) == {"a": "é"}
 
 
 def test_missing_json_is_named(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from crrl.data.naming import wrong_name
 from crrl.errors import CrrlError
 from crrl.files import shown
 
-PIXELS = 10
-"""Coordinates beyond this are pixels, not metres from a body or a sensor in a room."""
+PIXELS, HIGHEST_SCORE = 20, 1.5
+"""Coordinates beyond the one are pixels, not metres in a room; scores, of heat maps too, reach the other at most."""
 UNPACKED, RATIO = 1 << 24, 50
 """Bytes that a compressed array may have however small it is, and how many times its compressed size beyond that."""
 
@@ -180,19 +180,19 @@ def as_list(value: object) -> list[Any] | None:
 
 
 def is_score(low: float, high: float, farthest: float) -> bool:
-    """Whether a third channel from `low` to `high` is a score, not z: in [0, 1], where x and y reach `farthest`."""
-    return low >= 0 and 0 < high <= 1 and farthest > PIXELS
+    """Whether a third channel from `low` to `high` is a score, not z, where x and y reach `farthest`."""
+    return low >= 0 and 0 < high <= HIGHEST_SCORE and farthest > PIXELS
 
 
 def take_scores(path: Path, frames: FloatArray) -> None:
     """Where the third numbers of joints [F, J, 3] are scores, make z 0 and joints of score 0 absent, with a warning."""
     scores = frames[..., 2].copy()
-    farthest = float(np.abs(frames[..., :2]).max())
-    if not is_score(float(scores.min()), float(scores.max()), farthest):
+    low, high, farthest = float(scores.min()), float(scores.max()), float(np.abs(frames[..., :2]).max())
+    if not is_score(low, high, farthest):
         return
     warnings.warn(
-        f"{path}: the third numbers of all joints are in [0, 1], where x and y reach {farthest:.4g}: they are taken "
-        f"for scores, not for z, which is 0; a joint of score 0 is absent",
+        f"{path}: the third numbers of joints are {low:.3g} to {high:.3g} where x and y reach {farthest:.4g}: they are "
+        f"taken for scores, not for z, which is 0; a joint of score 0 is absent",
         stacklevel=3,
     )
     frames[..., 2] = 0
@@ -201,9 +201,9 @@ def take_scores(path: Path, frames: FloatArray) -> None:
 
 
 def warn_if_scores(path: Path, frames: FloatArray) -> None:
-    """Say so if the depths of Kinect's skeletons [F, J, 3] are all in [0, 1], where no sensor sees bodies: scores?"""
+    """Say so if the depths of Kinect's skeletons [F, J, 3] are all such that no sensor sees bodies there: scores?"""
     low, high = float(frames[..., 2].min(initial=1)), float(frames[..., 2].max(initial=0))
-    if low >= 0 and 0 < high <= 1:
+    if low >= 0 and 0 < high <= HIGHEST_SCORE:
         said = f"all z are from {low:.3g} to {high:.3g}: they may be scores of 2D joints, and are read as depths"
         warnings.warn(f"{path}: {said}", stacklevel=2)
 

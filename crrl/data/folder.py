@@ -185,8 +185,9 @@ def read_clip(path: Path) -> FloatArray:
 def _only_array(path: Path, file: IO[bytes]) -> npt.NDArray[Any]:
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
-        if len(names) != 1 or not names[0].endswith(".npy"):
-            found = "no .npy array, but " + shown(names[0]) if len(names) == 1 else f"{len(names)} arrays"
+        other = next((name for name in names if not name.endswith(".npy")), "")
+        if len(names) != 1 or other:
+            found = f"{shown(other)}, which is no .npy array" if other else f"{len(names)} arrays"
             raise CrrlError(f"{path} holds {found}: one clip per file is needed")
         with open_member(path, archive, names[0]) as stream:
             return read_array(stream, archive.getinfo(names[0]).file_size)

@@ -8,6 +8,7 @@ was seen: one that is lost and found again is absent in between.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -176,7 +177,7 @@ def read(content: bytes) -> tuple[FloatArray, Counter[str]]:
     """
     if kind := kind_of(content):
         raise ValueError(f"line 1: this is {kind.words}, not a .skeleton file; {kind.remedy}")
-    skeleton = parse(content)
+    skeleton = parse(content.removeprefix(codecs.BOM_UTF8))
     bodies, left_out = denoise(skeleton.bodies)
     times = np.unique(np.concatenate([np.empty(0, np.int64), *(body.frames for body in bodies)]))
     seen = [replace(body, frames=np.searchsorted(times, body.frames)) for body in bodies]  # no frame shows nobody

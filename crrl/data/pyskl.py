@@ -62,8 +62,8 @@ def load(files: list[Path]) -> Clips:
     """Read the one or two files that `find_files` found: [ΣT, M·V, 3], M = 2 if any clip shows two bodies, else 1.
 
     Of more bodies the two that move most are kept. A 2D joint becomes (x, y, 0) in pixels; a joint of score 0 is
-    absent. Joints (x, y, score) are 2D too, with a warning: those whose third number is keypoint_score's, or lies in
-    [0, 1] where x and y are pixels. A clip that shows no body in any frame is left out, with a warning.
+    absent. Joints (x, y, score) are 2D too, with a warning: those whose third number is keypoint_score's, or lies
+    between 0 and 1.5 where x and y are pixels. A clip that shows no body in any frame is left out, with a warning.
     The splits are the file's: "xsub_train" with "xsub_val" (or "xsub_test") is called "cross-subject", xview
     "cross-view", xset "cross-setup", others as they are; "train" with "val" "default". Two files are one split, called
     so by what their names hold of these, else "default". A warning tells splits and clips that none of these uses.

@@ -28,6 +28,8 @@ SHOWN = 24
 
 _NUMBER = re.compile(rb"-?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _UNKNOWN = re.compile(rb"-?(inf|infinity|nan)", re.IGNORECASE)
+_FIELD = re.compile(rb"[^ \t]+")
+"""Between fields stand spaces and tabs. A carriage return is none: one changed bit makes it of a minus sign."""
 _COUNT, _ID = re.compile(rb"[0-9]{1,9}"), re.compile(rb"[0-9]{1,18}")
 
 
@@ -118,16 +120,16 @@ class _Lines:
         self._taken += 1
         if self._taken > len(self._lines):
             raise self.error(f"the file ends where {what} should stand")
-        return self._lines[self._taken - 1]
+        return self._lines[self._taken - 1].rstrip(b"\r")
 
     def count(self, what: str) -> int:
-        line = self.next(what).strip()
+        line = self.next(what).strip(b" \t")
         if not _COUNT.fullmatch(line):
             raise self.error(f"expected {what}, found '{_shown(line)}'")
         return int(line)
 
     def fields(self, expected: int, what: str) -> list[bytes]:
-        fields = self.next(what).split()
+        fields = _FIELD.findall(self.next(what))
         if len(fields) != expected:
             raise self.error(f"expected the {expected} numbers of {what}, found {len(fields)}")
         return fields

@@ -32,7 +32,10 @@ constexpr double kTens[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,
 
 inline bool is_digit(char c) { return static_cast<unsigned char>(c - '0') < 10; }
 
-inline bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
+// Between the fields of a line. A carriage return is none: one changed bit makes it of a minus sign.
+inline bool is_space(char c) { return c == ' ' || c == '\t'; }
+
+inline bool ends_text(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 
 inline const char* skip_space(const char* at, const char* end) {
   while (at < end && is_space(*at)) ++at;
@@ -213,7 +216,7 @@ bool read_joint(std::string_view line, float* joint) {
 class Parser {
  public:
   explicit Parser(std::string_view text) {
-    while (!text.empty() && is_space(text.back())) text.remove_suffix(1);
+    while (!text.empty() && ends_text(text.back())) text.remove_suffix(1);
     at_ = text.data();
     end_ = at_ + text.size();
     done_ = text.empty();
@@ -241,7 +244,8 @@ class Parser {
     ++line_;
     if (done_) fail(std::string("the file ends where ") + what + " should stand");
     const auto* newline = static_cast<const char*>(std::memchr(at_, '\n', end_ - at_));
-    const std::string_view line(at_, (newline ? newline : end_) - at_);
+    std::string_view line(at_, (newline ? newline : end_) - at_);
+    while (!line.empty() && line.back() == '\r') line.remove_suffix(1);
     done_ = newline == nullptr;
     at_ = newline ? newline + 1 : end_;
     return line;

@@ -429,10 +429,14 @@ def test_arrays_in_fortran_order_and_of_other_byte_order_are_read(root: Path) ->
 
 
 def test_an_archive_of_something_else_is_refused(root: Path) -> None:
-    with zipfile.ZipFile(root / "3.npy", "w") as archive:
-        archive.writestr("data.pkl", b"x")
-    with pytest.raises(CrrlError, match=r"3\.npy holds no \.npy array, but data\.pkl: one clip per file is needed"):
-        load(root)
+    for names in (["data.pkl"], ["a.npy", "data.pkl", "version"]):
+        with zipfile.ZipFile(root / "3.npy", "w") as archive:
+            for name in names:
+                archive.writestr(name, b"x")
+        with pytest.raises(
+            CrrlError, match=r"3\.npy holds data\.pkl, which is no \.npy array: one clip per file is needed"
+        ):
+            load(root)
 
 
 def test_a_clip_that_unpacks_to_much_is_refused_before_it_does(root: Path) -> None:

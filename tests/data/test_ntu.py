@@ -162,6 +162,11 @@ def test_another_kind_of_file_is_named(content: bytes, problem: str) -> None:
         ntu.read(content)
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_number(ntu_files: Any) -> None:
+    content = ntu_files.text(ntu_files.frames({1: moving(3, 0.01)}))
+    np.testing.assert_array_equal(ntu.read(b"\xef\xbb\xbf" + content)[0], ntu.read(content)[0])
+
+
 @pytest.mark.parametrize("joints", [moving(5, 0.01), moving(30, 0.01)[:, :, [1, 0, 2]]], ids=["short", "wide"])
 def test_a_body_alone_is_never_noise(joints: np.ndarray) -> None:
     kept, left_out = ntu.denoise([body(joints)])

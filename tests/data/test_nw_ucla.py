@@ -165,6 +165,7 @@ def test_skeletons_of_another_form_are_refused_by_name(small: Path, content: obj
         pytest.param(json.dumps({"skeletons": skeletons(2, seed=0)})[:-20], "not valid JSON", id="truncated"),
         pytest.param("", "not valid JSON", id="emptied"),
         pytest.param('{"label": 1}', 'no "skeletons"', id="without the key"),
+        pytest.param('{"skeletons": [[0.5, \r0.5]]}', "not valid JSON .a carriage return alone", id="a changed sign"),
         pytest.param("[]", 'no "skeletons"', id="a list"),
         pytest.param("[" * 100_000, "not valid JSON", id="nested deep"),
     ],

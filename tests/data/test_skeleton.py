@@ -40,7 +40,7 @@ def outcome(parser: Parser, text: bytes) -> list[tuple[int, list[int], bytes]] |
 
 
 @pytest.mark.parametrize("parse", both())
-@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r\r\n", " \t\r\n"])
 def test_what_was_written_is_read(parse: Parser, ntu_files: Any, newline: str) -> None:
     people = {72057594037931101: ntu_files.person(0), 5: ntu_files.person(1, 2)}
     seen = {72057594037931101: lambda t: t % 3 != 1, 5: lambda t: 4 <= t < 20}
@@ -100,6 +100,11 @@ def put(line: int, text: str) -> Callable[[list[str]], object]:
         (put(9, JOINT + " 0"), "line 9: expected the 12 numbers of a joint, found 13"),
         (put(9, JOINT.replace("3.7", "3,7")), "line 9: '3,7' is no number"),
         (put(9, JOINT.replace("0.97", "0.9\x07" + "7" * 40)), "line 9: '0.9?" + "7" * 20 + "' is no number"),
+        (put(9, JOINT.replace("-0.2", "\r0.2")), "line 9: '?0.2' is no number"),
+        (put(9, f"\r{JOINT}"), "line 9: '?0.21' is no number"),
+        (put(9, JOINT.replace(" 3.7", "\r3.7")), "line 9: expected the 12 numbers of a joint, found 11"),
+        (put(9, JOINT.replace(" 3.7", " \x0b3.7")), "line 9: '?3.7' is no number"),
+        (put(4, "\r25"), "line 4: expected the number of joints, found '?25'"),
         (put(9, JOINT.replace("3.7", "nan")), "line 9: coordinate 'nan' is not finite"),
         (put(9, JOINT.replace("3.7", "-1e39")), "line 9: coordinate '-1e39' is not finite"),
         (lambda lines: lines.insert(9, ""), "line 10: expected the 12 numbers of a joint, found 0"),
