@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -34,3 +35,11 @@ def _evaluate(
     scalar = sum((out * torch.randn(out.shape, generator=generator).to(out.dtype)).sum() for out in outputs)
     leaves = [input.data if isinstance(input, PackedSequence) else input, *module.parameters()]
     return [*outputs, *torch.autograd.grad(scalar, leaves if hx is None else [*leaves, hx])]
+
+
+@pytest.fixture(autouse=True)
+def compiled_anew() -> Iterator[None]:
+    """What a test has compiled does not count towards the recompilations that torch allows the next one."""
+    yield
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
