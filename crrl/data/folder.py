@@ -30,6 +30,8 @@ FACTS = ("subject", "view", "setup")
 COLUMNS = ("file", "label", "split", *FACTS)
 MOST_COLUMNS = 1000
 
+_FACT = re.compile(r"-?\d{1,9}|", re.ASCII)
+
 
 def find_files(root: Path) -> list[Path]:
     """labels.csv and the clip files it lists, in its order.
@@ -57,16 +59,12 @@ def read_labels(root: Path) -> list[dict[str, str]]:
     path = root / LABELS
     rows = read_rows(path, {"file", "label"}, COLUMNS, "file,label")
     seen: set[str] = set()
-    number = re.compile(r"-?\d{1,9}|", re.ASCII)
     for line, row in rows:
         if not row["file"] or not row["label"]:
             raise CrrlError(f"{path}, line {line}: file and label must both be given")
+        if wrong := _wrong_file(row["file"], root):
+            raise CrrlError(f"{path}, line {line}: {wrong}")
         file = os.path.normpath(row["file"])
-        parts = [part for part in row["file"].split("/") if part]
-        if wrong := next(filter(None, map(wrong_name, parts)), ""):
-            raise CrrlError(f"{path}, line {line}: the name of a file {wrong}: rename it")
-        if os.path.isabs(file) or ".." in parts:
-            raise CrrlError(f"{path}, line {line}: {row['file']} is not below {root}: move it there, or link to it")
         if file in seen:
             raise CrrlError(f"{path}, line {line}: {row['file']} is listed twice; remove one of its rows")
         seen.add(file)
@@ -75,9 +73,19 @@ def read_labels(root: Path) -> list[dict[str, str]]:
         if row.get("split", "train") not in ("train", "test"):
             raise CrrlError(f"{path}, line {line}: split is {shown(row['split'])!r}, not train or test")
         for fact in FACTS:
-            if not number.fullmatch(row.get(fact, "")):
+            if not _FACT.fullmatch(row.get(fact, "")):
                 raise CrrlError(f"{path}, line {line}: {fact} is {shown(row[fact])!r}, not a whole number")
     return [row for _, row in rows]
+
+
+def _wrong_file(file: str, root: Path) -> str:
+    """What keeps a row from naming a file below `root`, "" where nothing does."""
+    parts = [part for part in file.split("/") if part]
+    if wrong := next(filter(None, map(wrong_name, parts)), ""):
+        return f"the name of a file {wrong}: rename it"
+    if os.path.isabs(file) or ".." in parts:
+        return f"{file} is not below {root}: move it there, or link to it"
+    return ""
 
 
 def read_rows(path: Path, required: set[str], known: Sequence[str], columns: str) -> list[tuple[int, dict[str, str]]]:
@@ -96,10 +104,14 @@ def read_rows(path: Path, required: set[str], known: Sequence[str], columns: str
     """
     content = read_bytes(path, "a list of clips (CSV)")
     try:
-        reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
-        rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
-    except (csv.Error, UnicodeDecodeError) as error:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
         raise CrrlError(f"{path} is not a CSV file in UTF-8: {error}") from error
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
+    try:
+        rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
+    except csv.Error as error:
+        raise CrrlError(f"{path}, line {reader.line_num}: no row of a CSV file ({error}): mend its quotes") from error
     names = [name.strip().lower() for name in rows[0][1]] if rows else []
     _check_columns(path, names, required, known, columns)
     if len(rows) < 2:

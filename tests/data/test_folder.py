@@ -141,6 +141,7 @@ def test_a_row_of_more_fields_than_columns_is_refused(root: Path, text: str, lin
         pytest.param(lambda text: text.replace("\n", "\r\n"), id="Windows"),
         pytest.param(lambda text: text.replace("\n", "\r"), id="old Mac"),
         pytest.param(lambda text: text.replace(",sit", ',"sit"'), id="quotes"),
+        pytest.param(lambda text: text.replace(",sit", ', "sit"'), id="quotes after a space"),
         pytest.param(lambda text: text.rstrip(), id="no line break at the end"),
     ],
 )
@@ -305,7 +306,18 @@ NOT_FINITE[2, 1] = np.nan
         ),
         pytest.param(relabel(b"file,label,label\n0.npy,a,b\n"), "labels.csv", "2 columns label", "all but", id="twice"),
         pytest.param(
-            relabel(b'file,label\n0.npy,"a\n1.npy,b\n'), "labels.csv", "no", "unexpected end", id="open quote"
+            relabel(b'file,label\n0.npy,"a\n1.npy,b\n'),
+            "labels.csv, line 3",
+            "unexpected end",
+            "mend its",
+            id="open quote",
+        ),
+        pytest.param(
+            relabel(b'file,label\n0.npy,"a"b\n'),
+            "labels.csv, line 2",
+            "',' expected",
+            "mend its quotes",
+            id="half a quote",
         ),
         pytest.param(
             relabel(b'file,label\n0.npy,"a\n1.npy,b"\n'),
