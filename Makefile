@@ -51,9 +51,9 @@ sanitize: $(READY) ## Test the C++ under the sanitizers
 		$(BIN)/python setup.py -q build --build-lib $(SANITIZED) --build-temp $(SANITIZED)/objects
 	nm -D $(SANITIZED)/crrl/_cpu*.so | grep -q __asan_report
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
-		PYTHONPATH=$(SANITIZED) $(BIN)/pytest tests/ops/test_gru_backends.py tests/ops/test_gather_native.py \
-		tests/ops/test_info_nce.py tests/ops/test_flat_step.py tests/ops/test_linear_epoch.py \
-		tests/data/test_skeleton.py
+		PYTHONPATH=$(SANITIZED) $(BIN)/pytest tests/ops/test_native.py tests/ops/test_gru_backends.py \
+		tests/ops/test_gather_native.py tests/ops/test_info_nce.py tests/ops/test_flat_step.py \
+		tests/ops/test_linear_epoch.py tests/data/test_skeleton.py
 
 lint: $(READY) ## Check style, formatting and types
 	$(BIN)/ruff check

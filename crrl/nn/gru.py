@@ -33,14 +33,13 @@ class GRU(nn.GRU):
     the dtype that torch.nn.GRU gives them. The output may be changed in place before the backward pass.
 
     torch.export keeps each layer as one operator, for any batch and number of frames; torch.fx, the module as one call.
-    torch.onnx.export and torch.jit.trace record torch's own operations. torch.jit.script compiles torch.nn.GRU with the
-    same weights, which replaces this one in the model that it is given, as `decelerate` would.
+    torch.onnx.export and torch.jit.trace record torch's own operations.
 
     What differs: dropout between the layers draws other random numbers than torch.nn.GRU from the same seed.
     torch.compile, which refuses torch.nn.GRU and all its subclasses until told otherwise, compiles it under
     `torch._dynamo.config.patch(allow_rnn=True)`, without graph breaks; the graph keeps the backend it was traced with.
-    torch.ao.quantization knows torch.nn.GRU by its class and leaves this one in float, with a warning: `decelerate` the
-    model first.
+    torch.jit.script cannot compile it, and torch.ao.quantization, which knows torch.nn.GRU by its class, leaves it in
+    float with a warning: `decelerate` the model first.
     """
 
     reverse: ClassVar[bool] = True
@@ -244,27 +243,18 @@ class GRU(nn.GRU):
             return super().forward(input, hx)
         return tracer.create_proxy("call_module", path, (input,), given)  # type: ignore[no-any-return]
 
-    def __prepare_scriptable__(self) -> nn.GRU:
-        """What torch.jit.script compiles instead: torch.nn.GRU on the same weights."""
-        return plain(self)
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Called by torch.jit.script, which could not read `forward`, and says so in other words."""
+        swap = "call crrl.nn.decelerate(model) first, or " if type(self) is GRU else ""
+        name = type(self).__qualname__
+        raise RuntimeError(
+            f"torch.jit.script cannot compile {name}: {swap}record the model by torch.jit.trace or torch.export"
+        )
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
         if name == "qconfig":  # which torch.ao.quantization sets on every module
             warnings.warn(QUANTIZED, stacklevel=2)
-
-
-def plain(gru: GRU) -> nn.GRU:
-    """torch.nn.GRU on the same parameters, hooks and settings.
-
-    Raises:
-        RuntimeError: it has no such form: it is of a class derived from crrl.nn.GRU.
-    """
-    if type(gru) is not GRU:
-        raise RuntimeError(f"{type(gru).__qualname__} computes what torch.nn.GRU does not: torch.jit.trace takes it")
-    twin = nn.GRU.__new__(nn.GRU)
-    twin.__dict__.update(gru.__dict__)
-    return twin
 
 
 def _is_dense(tensor: Any) -> TypeGuard[Tensor]:
@@ -295,7 +285,7 @@ def row_lengths(lengths: Lengths | None) -> Tensor | None:
     if lengths is None or (isinstance(lengths, Tensor) and lengths.dtype == torch.int64):
         return lengths
     try:
-        tensor = torch.as_tensor(lengths)
+        tensor = lengths if isinstance(lengths, Tensor) else torch.tensor(lengths)  # a copy: arrays may change
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"lengths must be integers, one for each row: {error}") from error
     if tensor.dtype.is_floating_point or tensor.dtype.is_complex or tensor.dtype == torch.bool:

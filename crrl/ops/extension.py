@@ -25,18 +25,15 @@ def load(name: str, abi: int, language: str, compiler: str) -> tuple[Any, str | 
 
 
 def opaque(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, into which torch.compile does not look, as by torch.compiler.disable, which imports the compiler.
+    """`function`, into which torch.compile does not look: torch.compiler.disable, which alone imports the compiler.
 
-    Here it is imported only by whoever compiles.
+    While nobody has imported it, nobody compiles.
     """
-
-    hidden: list[Callable[..., Any]] = []
+    # torch's own for its own functions: it imports the compiler in the first call
+    disable = getattr(torch, "_disable_dynamo", torch.compiler.disable)
+    hidden = disable(function)
 
     def call(*arguments: Any) -> Any:
-        if "torch._dynamo" not in sys.modules:
-            return function(*arguments)
-        if not hidden:
-            hidden.append(torch.compiler.disable(function))  # type: ignore[no-untyped-call]
-        return hidden[0](*arguments)
+        return (hidden if "torch._dynamo" in sys.modules else function)(*arguments)
 
     return call

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from crrl.models import Encoder, FeatureExtractor
-from crrl.nn import GRU, StepwiseBiGRU, accelerate
+from crrl.nn import GRU, StepwiseBiGRU, accelerate, decelerate
 
 SIZES = [(3, 5), (3, 9), (4, 5), (2, 11)]
 """Rows and frames; the first are those that a graph is recorded with."""
@@ -227,7 +227,19 @@ def test_flops_are_counted_whichever_is_imported_first(first: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
-def test_script_compiles_torchs_own_with_the_same_weights() -> None:
+def test_script_says_what_to_do_and_changes_nothing() -> None:
+    model = nn.Sequential(nn.GRU(3, 4), nn.Sequential(GRU(3, 4)))
+    with pytest.raises(
+        RuntimeError, match=r"cannot compile GRU: call crrl.nn.decelerate\(model\) first, or .*jit.trace"
+    ):
+        torch.jit.script(model)
+    assert [type(module) for module in model.modules()][1::2] == [nn.GRU, GRU]
+    with pytest.raises(RuntimeError, match=r"cannot compile StepwiseBiGRU: record the model by torch.jit.trace"):
+        torch.jit.script(StepwiseBiGRU(3, 4))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_script_compiles_a_decelerated_model() -> None:
     class Sliced(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -236,21 +248,10 @@ def test_script_compiles_torchs_own_with_the_same_weights() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.gru(x)[0][:, -1]
 
-    model = Sliced().eval()
-    x = torch.randn(3, 4, 6)
+    model, x = Sliced().eval(), torch.randn(3, 4, 6)
     want = model(x)
-    scripted = torch.jit.script(model)
-    torch.testing.assert_close(scripted(x), want)
-    torch.testing.assert_close(model(x), want)
-    assert isinstance(model.gru, nn.GRU)
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit")
-def test_script_says_what_it_cannot_compile() -> None:
-    with pytest.raises(
-        RuntimeError, match=r"StepwiseBiGRU computes what torch.nn.GRU does not: torch.jit.trace takes it"
-    ):
-        torch.jit.script(nn.Sequential(StepwiseBiGRU(3, 4)))
+    decelerate(model)
+    torch.testing.assert_close(torch.jit.script(model)(x), want)
 
 
 @pytest.mark.filterwarnings("ignore:.*(torch.ao|quantize)")

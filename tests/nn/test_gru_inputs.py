@@ -86,6 +86,20 @@ def test_lengths_out_of_range_are_refused(lengths: list[int]) -> None:
         GRU(4, 5, batch_first=True)(torch.randn(3, 6, 4), lengths=lengths)
 
 
+def test_lengths_that_change_between_the_passes_do_not_change_the_gradient() -> None:
+    gru, x, lengths = GRU(4, 5, batch_first=True), torch.randn(3, 6, 4, requires_grad=True), np.array(LENGTHS)
+    y, _ = gru(x, lengths=lengths)
+    lengths[:] = 6
+    (got,) = torch.autograd.grad(y.sum(), x)
+    (want,) = torch.autograd.grad(gru(x, lengths=LENGTHS)[0].sum(), x)
+    assert torch.equal(got, want)
+    tensor = torch.tensor(LENGTHS)
+    y, _ = gru(x, lengths=tensor)
+    tensor.fill_(6)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
 INPUTS: dict[str, tuple[Callable[[], Any], str]] = {
     "array": (lambda: np.ones((2, 3, 4), np.float32), "numpy.ndarray"),
     "list": (lambda: [[[1.0] * 4] * 3] * 2, "builtins.list"),
