@@ -14,8 +14,7 @@ import tyro
 
 from crrl.config import Config, choose_device
 from crrl.errors import run_command
-from crrl.files import read_json, write_json
-from crrl.protocols import (
+from crrl.evaluation.protocols import (
     BEST,
     FROZEN,
     LAST,
@@ -28,6 +27,7 @@ from crrl.protocols import (
     Protocol,
     Rows,
 )
+from crrl.files import read_json, write_json
 from crrl.runs import RunFolder
 
 

@@ -28,10 +28,7 @@ ALLOWED = {
     "runs": {"config", "data", "models", "files", "errors"},
     "features": {"ops", "config", "data", "models"},
     "training": {"ops", "optim", "config", "methods", "data", "models", "features", "runs", "files", "errors"},
-    "evaluation": {"ops"},
-    "logistic": {"evaluation", "data"},
-    "finetuning": {"evaluation", "ops", "optim", "data", "models", "features", "errors"},
-    "protocols": {"config", "data", "models", "features", "evaluation", "logistic", "finetuning", "runs", "errors"},
+    "evaluation": {"ops", "optim", "config", "data", "models", "features", "runs", "errors"},
     "reproduction": {
         *("evaluation", "features", "runs", "config", "methods", "data", "files", "errors"),
     },

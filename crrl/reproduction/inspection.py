@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from crrl.config import choose_device
 from crrl.data import ClipTensors, prepare
 from crrl.errors import CrrlError
-from crrl.evaluation import Features, linear_epochs
+from crrl.evaluation.frozen import Features, linear_epochs
 from crrl.features import encode
 from crrl.reproduction.plan import Run
 from crrl.runs import RunFolder, load_encoder

@@ -18,7 +18,7 @@ import crrl
 from crrl.config import Recipe, preset
 from crrl.data import ClipTensors, prepare
 from crrl.errors import CrrlError
-from crrl.evaluation import Features, nearest_neighbours
+from crrl.evaluation.frozen import Features, nearest_neighbours
 from crrl.features import encode, raw
 from crrl.models import Encoder
 from crrl.runs import RunFolder
@@ -26,7 +26,8 @@ from crrl.runs import RunFolder
 pytest.importorskip("tyro", reason="tyro is not installed")
 pytest.importorskip("tensorboard", reason="tensorboard is not installed")
 
-from crrl import evaluate, finetuning, logistic, protocols, train
+from crrl import evaluate, train
+from crrl.evaluation import finetuning, logistic, protocols
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from crrl import logistic
-from crrl.evaluation import Features
-from crrl.logistic import FOLDS, STRENGTHS, folds, logistic_regression, solutions
+from crrl.evaluation import logistic
+from crrl.evaluation.frozen import Features
+from crrl.evaluation.logistic import FOLDS, STRENGTHS, folds, logistic_regression, solutions
 
 hypothesis = pytest.importorskip("hypothesis", reason="hypothesis is not installed")
 from hypothesis import given  # noqa: E402

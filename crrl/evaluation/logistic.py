@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from crrl.data.folds import by_class, by_subject
-from crrl.evaluation import Features
+from crrl.evaluation.frozen import Features
 
 STRENGTHS = tuple(10.0**exponent for exponent in range(2, -5, -1))
 """From the strongest on: each classifier starts from the one before."""

@@ -16,7 +16,7 @@ from crrl import ops
 from crrl.data import ClipTensors
 from crrl.data.batches import epoch_order
 from crrl.errors import CrrlError
-from crrl.evaluation import percent_right
+from crrl.evaluation.frozen import percent_right
 from crrl.features import encode
 from crrl.models import Encoder
 from crrl.optim import FlatAdam

@@ -9,8 +9,15 @@ from torch.nn import functional as F
 from torch.optim import SGD
 from torch.optim.lr_scheduler import MultiStepLR
 
-from crrl import evaluation, ops
-from crrl.evaluation import Features, linear_probe, mean_average_precision, nearest_neighbours, stratified
+from crrl import ops
+from crrl.evaluation.frozen import (
+    EPOCHS,
+    Features,
+    linear_probe,
+    mean_average_precision,
+    nearest_neighbours,
+    stratified,
+)
 
 hypothesis = pytest.importorskip("hypothesis", reason="hypothesis is not installed")
 from hypothesis import given  # noqa: E402
@@ -26,7 +33,7 @@ def clusters(clips: int, seed: int, spread: float = 0.05) -> Features:
 
 def test_the_linear_probe_separates_clusters_and_reports_every_epoch() -> None:
     history = linear_probe(clusters(60, 0), {"all": clusters(30, 1)}, classes=3)
-    assert len(history["all"]) == evaluation.EPOCHS
+    assert len(history["all"]) == EPOCHS
     assert history["all"][-1] == 100
 
 
@@ -113,7 +120,7 @@ def test_of_equal_votes_and_sums_the_lower_label_wins() -> None:
 def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     known, test = clusters(30, 0, 0.6), {"all": clusters(41, 1, 0.6)}
     whole = nearest_neighbours(known, test, 5), mean_average_precision(known, test)
-    monkeypatch.setattr(evaluation, "CHUNK", 4)
+    monkeypatch.setattr("crrl.evaluation.frozen.CHUNK", 4)
     assert nearest_neighbours(known, test, 5) == whole[0]
     assert mean_average_precision(known, test)["all"] == pytest.approx(whole[1]["all"])
 

@@ -14,16 +14,16 @@ import tyro
 from torch import Tensor
 from tqdm import tqdm
 
-from crrl import evaluation
 from crrl.config import DATASETS, Config, Dataset, Recipe, preset
 from crrl.data import Clips, ClipTensors, Prepared, prepare
 from crrl.data.augmentation import choose_yaw
 from crrl.data.sources import data_root
 from crrl.errors import CrrlError
-from crrl.evaluation import Features
+from crrl.evaluation import frozen
+from crrl.evaluation.finetuning import FineTuning, fine_tune
+from crrl.evaluation.frozen import Features
+from crrl.evaluation.logistic import logistic_regression
 from crrl.features import encode, fit, raw
-from crrl.finetuning import FineTuning, fine_tune
-from crrl.logistic import logistic_regression
 from crrl.models import Encoder, FeatureExtractor
 from crrl.runs import EncoderFile, RunFolder, load_encoder
 
@@ -286,10 +286,10 @@ class Evaluation:
     def _frozen(self, protocol: Protocol, train: Features, tests: dict[str, Features]) -> dict[str, dict[str, float]]:
         if protocol == "knn":
             neighbours = self.options.neighbours
-            return {f"{neighbours}-NN": evaluation.nearest_neighbours(train, tests, neighbours)}
+            return {f"{neighbours}-NN": frozen.nearest_neighbours(train, tests, neighbours)}
         if protocol == "retrieval":
-            return {"mAP": evaluation.mean_average_precision(train, tests)}
-        return last_and_best(evaluation.linear_probe(train, tests, len(self.class_names), self.options.seed))
+            return {"mAP": frozen.mean_average_precision(train, tests)}
+        return last_and_best(frozen.linear_probe(train, tests, len(self.class_names), self.options.seed))
 
     def _fine_tuned(self, protocol: Protocol) -> Outcome:
         jobs, settings, classes = self._jobs(protocol), self.options.fine_tuning(), len(self.class_names)
@@ -314,7 +314,7 @@ class Evaluation:
         if protocol == "fine-tune":
             return [Job(1, options.seed, self.train)]
         return [
-            Job(part, seed, self.train[evaluation.stratified(labels, part, seed)])
+            Job(part, seed, self.train[frozen.stratified(labels, part, seed)])
             for part in options.labels
             for seed in range(options.seed, options.seed + options.draws)
         ]

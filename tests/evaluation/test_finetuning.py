@@ -13,7 +13,7 @@ from torch import Tensor
 from crrl.data import ClipTensors
 from crrl.data.clips import Clips
 from crrl.errors import CrrlError
-from crrl.finetuning import LEAST_STEPS, LOOKS, FineTuning, fine_tune
+from crrl.evaluation.finetuning import LEAST_STEPS, LOOKS, FineTuning, fine_tune
 from crrl.models import Encoder
 
 QUICK = FineTuning(epochs=11, batch_size=8, lr=0.02)
