@@ -19,10 +19,11 @@ from bench.gpu_models import CAPTURED, CML, EPOCHS, NTU_CLIPS, PRETRAINING, SER
 from bench.gpu_rows import GpuRow
 from bench.gpu_timing import synchronize
 from crrl import ops
-from crrl.config import Config, preset
+from crrl.config import Config
 from crrl.data import Clips, Prepared
 from crrl.data.clips import Split
 from crrl.data.preprocessing import Preprocessor
+from crrl.recipes import preset
 from crrl.runs import RunFolder
 from crrl.training import Trainer
 from crrl.training.ranks import Ranks

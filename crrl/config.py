@@ -1,13 +1,10 @@
-"""Configuration: frozen dataclasses, checked on construction, and the two recipes as presets."""
+"""Configuration: what can be set, as frozen dataclasses that are checked on construction."""
 
 from __future__ import annotations
 
-import os
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
-
-import torch
 
 from crrl.data.preprocessing import Preprocessing
 from crrl.errors import CrrlError
@@ -242,63 +239,3 @@ def _build(kind: Any, value: dict[str, Any]) -> Any:
         elif isinstance(item, list):
             converted[name] = tuple(item)
     return kind(**converted)
-
-
-def choose_device(name: str) -> torch.device:
-    """The device called auto, cpu or cuda.
-
-    Raises:
-        CrrlError: cuda is asked for and there is none, or fewer than torchrun has started processes.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise CrrlError("--device cuda: this machine has no usable GPU, or torch is a CPU build; use --device cpu")
-    if name == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    rank = int(os.environ.get("LOCAL_RANK", "0"))  # torchrun's number of the process on this machine
-    if rank >= torch.cuda.device_count():
-        raise CrrlError(f"{rank + 1} processes need as many GPUs, here are {torch.cuda.device_count()}")
-    return torch.device("cuda", rank)
-
-
-def preset(dataset: Dataset = "synthetic", recipe: Recipe = "paper") -> Config:
-    """The settings of a recipe on a data set.
-
-    `paper`: optimizer, schedule and sizes of Section IV-B. `tuned`: Adam under one-cycle, a projected decoder of 256
-    units, a larger λ_d, larger velocities and first weights, 32 frames a clip on one scale, turned as far as the data
-    set asks for, and features of both layers, less moved by how a clip was taken; the same on all data sets but for the
-    joints of the view transform. Both apply it where these are known, though the paper names it for NTU alone.
-    """
-    facts = DATASETS[dataset]
-    paper = Config(
-        dataset=dataset,
-        preprocessing=Preprocessing(facts.max_frames, view_joints=facts.view_joints),
-        cml=ContrastConfig(lr_cml=facts.lr_cml),
-        ser=ReconstructionConfig(lr_ser=facts.lr_ser),
-    )
-    if recipe == "paper":
-        return paper
-    return replace(
-        paper,
-        recipe="tuned",
-        drop_last=False,
-        weight_decay=0.0,
-        preprocessing=replace(paper.preprocessing, max_frames=32, normalization="clip"),
-        encoder=EncoderConfig(input_gain=3.0),
-        cml=ContrastConfig(
-            epochs_cml=60,
-            optimizer_cml="adam",
-            lr_cml=1e-3,
-            schedule_cml="one-cycle",
-            velocity_scale=10.0,
-        ),
-        ser=ReconstructionConfig(
-            epochs_ser=40,
-            optimizer_ser="adam",
-            lr_ser=2e-3,
-            schedule_ser="one-cycle",
-            decoder_hidden=256,
-            distill_weight=10.0,
-        ),
-        turn_yaw="auto",
-        features="tuned",
-    )

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 import tyro
 
-from crrl.config import Config, choose_device
+from crrl.config import Config
+from crrl.device import choose_device
 from crrl.errors import run_command
 from crrl.evaluation.protocols import (
     BEST,

@@ -12,12 +12,14 @@ import torch
 import tyro
 
 from crrl import ops
-from crrl.config import Config, Dataset, Recipe, choose_device, preset
+from crrl.config import Config, Dataset, Recipe
 from crrl.data import prepare
 from crrl.data.clips import warn_of_untrained
 from crrl.data.sources import FORMATS
+from crrl.device import choose_device
 from crrl.errors import CrrlError, Interrupted, run_command
 from crrl.ops import cpu
+from crrl.recipes import preset
 from crrl.runs import RunFolder
 from crrl.training import Trainer, fast_paths
 from crrl.training.ranks import Ranks, connect

@@ -16,10 +16,10 @@ from crrl.config import (
     EncoderConfig,
     Recipe,
     ReconstructionConfig,
-    preset,
 )
 from crrl.data.sources import SOURCES
 from crrl.errors import CrrlError
+from crrl.recipes import preset
 
 pytest.importorskip("tyro", reason="tyro is not installed")
 

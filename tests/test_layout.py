@@ -25,12 +25,14 @@ ALLOWED = {
     "data": {"ops", "reference", "files", "errors"},
     "methods": set(),
     "config": {"data", "errors", "methods", "models"},
+    "recipes": {"config", "data"},
+    "device": {"errors"},
     "runs": {"config", "data", "models", "files", "errors"},
     "features": {"ops", "config", "data", "models"},
     "training": {"ops", "optim", "config", "methods", "data", "models", "features", "runs", "files", "errors"},
-    "evaluation": {"ops", "optim", "config", "data", "models", "features", "runs", "errors"},
+    "evaluation": {"ops", "optim", "config", "recipes", "data", "models", "features", "runs", "errors"},
     "reproduction": {
-        *("evaluation", "features", "runs", "config", "methods", "data", "files", "errors"),
+        *("evaluation", "features", "runs", "config", "recipes", "device", "methods", "data", "files", "errors"),
     },
     "embedding": {"data", "models", "features", "runs", "files"},
 }

@@ -14,7 +14,7 @@ import tyro
 from torch import Tensor
 from tqdm import tqdm
 
-from crrl.config import DATASETS, Config, Dataset, Recipe, preset
+from crrl.config import DATASETS, Config, Dataset, Recipe
 from crrl.data import Clips, ClipTensors, Prepared, prepare
 from crrl.data.augmentation import choose_yaw
 from crrl.data.sources import data_root
@@ -25,6 +25,7 @@ from crrl.evaluation.frozen import Features
 from crrl.evaluation.logistic import logistic_regression
 from crrl.features import encode, fit, raw
 from crrl.models import Encoder, FeatureExtractor
+from crrl.recipes import preset
 from crrl.runs import EncoderFile, RunFolder, load_encoder
 
 Protocol = Literal["linear", "logistic", "knn", "retrieval", "fine-tune", "semi-supervised"]

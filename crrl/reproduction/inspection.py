@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from crrl.config import choose_device
 from crrl.data import ClipTensors, prepare
+from crrl.device import choose_device
 from crrl.errors import CrrlError
 from crrl.evaluation.frozen import Features, linear_epochs
 from crrl.features import encode

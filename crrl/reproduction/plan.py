@@ -11,13 +11,14 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from crrl.config import DATASETS, Config, Dataset, Precision, Recipe, preset
+from crrl.config import DATASETS, Config, Dataset, Precision, Recipe
 from crrl.data import Preprocessing, prepare
 from crrl.data.folds import fold_names
 from crrl.data.sources import own_folders
 from crrl.errors import CrrlError
 from crrl.files import content_hash
 from crrl.methods import METHODS, Method, first_alone
+from crrl.recipes import preset
 from crrl.reproduction.paper import Column, Protocol, Row, Target, columns_of, measured_by
 
 QUICK_EPOCHS = 2

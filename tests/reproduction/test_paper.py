@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from crrl.config import preset
 from crrl.methods import METHODS
+from crrl.recipes import preset
 from crrl.reproduction.paper import TARGETS, Column, PaperName, columns_of, paper_number
 
 VALUES = [

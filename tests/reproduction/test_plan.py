@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crrl.config import Config, Recipe, preset
+from crrl.config import Config, Recipe
 from crrl.data import Preprocessing
 from crrl.data.packing import prepare_folder
 from crrl.errors import CrrlError
 from crrl.methods import METHODS, Method, first_alone
+from crrl.recipes import preset
 from crrl.reproduction import TARGETS, Settings, TargetName, make_plan
 from crrl.reproduction.plan import Finder, Material, Plan, departures, make_run
 

@@ -15,12 +15,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import crrl
-from crrl.config import Recipe, preset
+from crrl.config import Recipe
 from crrl.data import ClipTensors, prepare
 from crrl.errors import CrrlError
 from crrl.evaluation.frozen import Features, nearest_neighbours
 from crrl.features import encode, raw
 from crrl.models import Encoder
+from crrl.recipes import preset
 from crrl.runs import RunFolder
 
 pytest.importorskip("tyro", reason="tyro is not installed")

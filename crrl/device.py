@@ -1,0 +1,25 @@
+"""Where to compute."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from crrl.errors import CrrlError
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called auto, cpu or cuda.
+
+    Raises:
+        CrrlError: cuda is asked for and there is none, or fewer than torchrun has started processes.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise CrrlError("--device cuda: this machine has no usable GPU, or torch is a CPU build; use --device cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    rank = int(os.environ.get("LOCAL_RANK", "0"))  # torchrun's number of the process on this machine
+    if rank >= torch.cuda.device_count():
+        raise CrrlError(f"{rank + 1} processes need as many GPUs, here are {torch.cuda.device_count()}")
+    return torch.device("cuda", rank)
