@@ -124,13 +124,15 @@ class ReconstructionConfig:
     """Units of the decoder's GRU, projected to the coordinates; None: the GRU's hidden state is the output."""
     distill_weight: float = 0.1
     """λ_d of Eq. 8 (methods crrl and ser-distill-cml)."""
-    teacher_dropout: bool = False
-    """Leave the frozen teacher's dropout on, as the authors' code does."""
+    teacher_takes: int = 0
+    """Where a teacher is distilled: it gives its mean over a clip and this many other takes of it (turned as --turn-yaw
+    has it, tilted, stretched, cut, at another pace), and the student is shown such a take; 0: the clip, turned."""
 
     def __post_init__(self) -> None:
         _require(self.epochs_ser > 0, f"epochs_ser is {self.epochs_ser}: at least 1 is needed")
         _require(self.lr_ser > 0, f"lr_ser is {self.lr_ser}: it must be positive")
         _require(self.decoder_hidden is None or self.decoder_hidden > 0, "decoder_hidden must be positive or None")
+        _require(self.teacher_takes >= 0, f"teacher_takes is {self.teacher_takes}: it must not be negative")
         _require(self.distill_weight > 0, f"distill_weight is {self.distill_weight}: it must be positive")
 
 

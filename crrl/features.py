@@ -66,16 +66,28 @@ def raw(x: Tensor, lengths: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encode_takes(
-    features: Callable[[Tensor, Tensor], Tensor], tensors: ClipTensors, index: Tensor, takes: int, yaw: float
+    features: Callable[[Tensor, Tensor], Tensor],
+    tensors: ClipTensors,
+    index: Tensor,
+    takes: int,
+    yaw: float,
+    silent: bool = False,
 ) -> Iterator[Tensor]:
     """features(x, lengths) of `takes` other takes of the clips `index`, [N, D] each; the same for the same clips.
 
     Args:
-        yaw: how far they are turned, as `another_take` has it.
+        yaw: how far they are turned, as `another_take` has it. silent: show no bar.
     """
     device = tensors.frames.device
     shown = 0.2 if sys.stderr.isatty() else 60
-    for number in tqdm(range(takes), "features of other takes", unit="take", mininterval=shown, leave=False):
+    for number in tqdm(
+        range(takes),
+        "features of other takes",
+        unit="take",
+        mininterval=shown,
+        leave=False,
+        disable=silent or not takes,
+    ):
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(number)
             take = encode(lambda x, lengths: features(*another_take(x, lengths, yaw)), tensors, index)

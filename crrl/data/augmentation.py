@@ -1,7 +1,7 @@
 """Augmentations of coordinates (Section IV-D2): Gaussian noise, shear (Eq. 9), rotation (Eqs. 10-13); random turns.
 
 Each takes x [B, T, J·3] and gives the same shape, drawn anew for every clip on x's device, without reading from it;
-`replay` and `another_take` alone change lengths, and read the longest. What is exactly zero stays zero: absent joints
+`replay` and `another_take` alone change lengths. What is exactly zero stays zero: absent joints
 and bodies, and padded frames.
 """
 
@@ -15,8 +15,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from crrl.data.batches import ClipTensors, played
+from crrl.data.batches import Batch, ClipTensors, played
 from crrl.data.clips import IntArray
+from crrl.reference.motion import velocity
 
 NOISE_STD = 0.05
 """Of N(0, 0.05), whose second figure is read as in the public code of the paper's [51]; as a variance it gave 0.22."""
@@ -131,7 +132,7 @@ def replay(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         lengths: int64 [B], valid frames, at least 1.
 
     Returns:
-        [B, T', J·3], 0 at padded frames, and their int64 [B].
+        [B, T, J·3], 0 at padded frames, and their int64 [B]: what would be longer than T frames is played faster.
     """
 
     def draw(of: Callable[..., Tensor]) -> Tensor:
@@ -139,19 +140,26 @@ def replay(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
 
     kept = torch.ceil(lengths * (TAKE_KEPT + (1 - TAKE_KEPT) * draw(torch.rand))).long().minimum(lengths)
     start = ((lengths - kept + 1) * draw(torch.rand)).long()
-    after = torch.round(kept * torch.exp(TAKE_PACE * draw(torch.randn))).long().clamp(min=1)
-    frame = torch.arange(int(after.max()), device=x.device)
+    after = torch.round(kept * torch.exp(TAKE_PACE * draw(torch.randn))).long().clamp(1, x.shape[1])
+    frame = torch.arange(x.shape[1], device=x.device)
     position = (frame * ((kept - 1) / (after - 1).clamp(min=1))[:, None]).minimum(kept[:, None] - 1)
     return torch.where((frame < after[:, None])[:, :, None], played(x, start, kept, position), 0), after
 
 
-def another_take(x: Tensor, lengths: Tensor, yaw: float) -> tuple[Tensor, Tensor]:
-    """Clips as another camera, body, cut and pace might have given them: turned and stretched, then `replay`.
+def replayed(batch: Batch) -> Batch:
+    """`replay` of a batch's clips, and where it has velocities those (Eq. 2) of what is played."""
+    x, lengths = replay(batch.x, batch.lengths)
+    return Batch(x, None if batch.v is None else velocity(x, lengths), lengths, batch.index)
 
-    Args:
-        yaw: standard deviation of the angle about the vertical axis, degrees.
-    """
-    return replay(RandomTurn(yaw, TAKE_TILT, TAKE_STRETCH)(x), lengths)
+
+def take_turn(yaw: float) -> RandomTurn:
+    """How another take is turned and stretched; yaw: standard deviation of the angle about the vertical, degrees."""
+    return RandomTurn(yaw, TAKE_TILT, TAKE_STRETCH)
+
+
+def another_take(x: Tensor, lengths: Tensor, yaw: float) -> tuple[Tensor, Tensor]:
+    """Clips as another camera, body, cut and pace might have given them: `take_turn`, then `replay`."""
+    return replay(take_turn(yaw)(x), lengths)
 
 
 def choose_yaw(setting: float | Literal["auto"], tensors: ClipTensors, train: IntArray) -> float:

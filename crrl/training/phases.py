@@ -9,15 +9,14 @@ from torch import Tensor
 
 from crrl.config import Config
 from crrl.data import Batch, ClipTensors
-from crrl.data.augmentation import RandomTurn, noise, rotation, shear
+from crrl.data.augmentation import RandomTurn, noise, replayed, rotation, shear, take_turn
 from crrl.data.clips import IntArray
-from crrl.features import encode
+from crrl.features import encode, encode_takes
 from crrl.methods import PhasePlan
 from crrl.models import ContrastiveMotionLearner, Decoder, Encoder, InformationFuser, SequenceReconstructor
 from crrl.optim import Follow
 from crrl.training.ranks import Ranks, Share
 
-NO_TURN = RandomTurn()
 AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {"noise": noise, "shear": shear, "rotation": rotation}
 
 
@@ -62,8 +61,8 @@ class Phase:
 
     Args:
         plan: what it is. module: all that is trained and saved. ranks: the processes that train together.
-        teacher: gives TAP(f_t(x)) of a batch, for a plan that has one.
-        turn: turns what the encoders read; the clip as it is remains what is recited and what the teacher saw.
+        teacher: gives TAP(f_t(x)) of a batch, for a plan that has one; with several takes its student reads others.
+        yaw: how far what the encoders read is turned, degrees; what is recited is not turned.
         velocity_scale: factor of the velocities that the key encoder reads.
 
     Attributes:
@@ -77,10 +76,12 @@ class Phase:
         module: InformationFuser,
         ranks: Ranks,
         teacher: Teacher | None = None,
-        turn: RandomTurn = NO_TURN,
+        yaw: float = 0.0,
         velocity_scale: float = 1.0,
     ):
-        self.module, self._turn, self._velocity_scale = module, turn, velocity_scale
+        self.module, self._velocity_scale = module, velocity_scale
+        self._takes = teacher is not None and teacher.takes > 0
+        self._turn = take_turn(yaw) if self._takes else RandomTurn(yaw)
         self.name = plan.step
         self.with_velocity = plan.contrast == "velocity" or "velocity" in plan.recite
         self.losses = ("loss", *module.losses)
@@ -96,6 +97,7 @@ class Phase:
     def loss(self, batch: Batch, share: Share) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to minimise and its parts to report, means over the rank's share of a batch."""
         target = None if self._teacher is None else self._teacher.features(batch)
+        batch = replayed(batch) if self._takes else batch
         alone, seen, view = self._ranks.size == 1, self._turn(batch.x), self._view(batch)
         loss, parts, keys = self.module(batch.x, batch.lengths, target, view, batch.v, seen, enqueue=alone)
         if keys is not None and not alone:
@@ -118,26 +120,32 @@ class Phase:
 
 
 class Teacher:
-    """The frozen encoder of the phase before. Without dropout its features never change, so they are computed once.
+    """The frozen encoder of the phase before: what it gives for each clip never changes, so it is computed once.
 
     Args:
         encoder: the encoder; no gradient ever reaches it.
         tensors: the clips. train: int64 [N_train], those it will be asked about.
-        dropout: leave its dropout on, and compute its features anew for each batch.
+        takes: it gives its mean over a clip and this many other takes of it. yaw: how far these are turned, degrees.
+        silent: show no bar.
     """
 
-    def __init__(self, encoder: Encoder, tensors: ClipTensors, train: IntArray, dropout: bool):
-        self._encoder = encoder.requires_grad_(False).train(dropout)
-        self._cached: Tensor | None = None
-        if not dropout:
-            index = torch.from_numpy(train)
-            known = encode(encoder.pooled, tensors, index)
-            self._cached = known.new_zeros(len(tensors.labels), known.shape[1])
-            self._cached[index.to(known.device)] = known
+    def __init__(
+        self,
+        encoder: Encoder,
+        tensors: ClipTensors,
+        train: IntArray,
+        takes: int = 0,
+        yaw: float = 0.0,
+        silent: bool = False,
+    ):
+        self.takes = takes
+        encoder.requires_grad_(False).eval()
+        index = torch.from_numpy(train)
+        known = encode(encoder.pooled, tensors, index)
+        known = sum(encode_takes(encoder.pooled, tensors, index, takes, yaw, silent), known) / (1 + takes)
+        self._known = known.new_zeros(len(tensors.labels), known.shape[1])
+        self._known[index.to(known.device)] = known
 
-    @torch.no_grad()
     def features(self, batch: Batch) -> Tensor:
-        """TAP of the teacher's hidden states (Algorithm 1, line 30), [B, D]."""
-        if self._cached is None:
-            return self._encoder.pooled(batch.x, batch.lengths)
-        return self._cached[batch.index]
+        """TAP of its hidden states (Algorithm 1, line 30), [B, D], whatever take of the clips the batch holds."""
+        return self._known[batch.index]

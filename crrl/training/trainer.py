@@ -9,7 +9,7 @@ import torch
 
 from crrl.config import Config, Switch
 from crrl.data import ClipTensors, Prepared
-from crrl.data.augmentation import RandomTurn, choose_yaw
+from crrl.data.augmentation import choose_yaw
 from crrl.errors import CrrlError
 from crrl.features import encode, fit
 from crrl.methods import METHODS, PhasePlan, first_alone
@@ -135,12 +135,13 @@ class Trainer:
         if plan.teacher or plan.start == "previous":
             previous = self._load_first(self.run.teacher_path).to(self.device)
         if plan.teacher and previous is not None:
-            teacher = Teacher(previous, self.tensors, self.train_clips, self.config.ser.teacher_dropout)
+            takes, silent = self.config.ser.teacher_takes, self.ranks.rank > 0
+            teacher = Teacher(previous, self.tensors, self.train_clips, takes, self.yaw, silent)
         torch.manual_seed(self._plans[plan.step].seed)
         compiled = fast_paths(self.config, self.device)["decoder"][0] == "compiled"
         module = build_module(plan, self.config, self.tensors.channels, previous, compiled)
         scale = self.config.cml.velocity_scale
-        return Phase(plan, module.to(self.device), self.ranks, teacher, RandomTurn(self.yaw), scale)
+        return Phase(plan, module.to(self.device), self.ranks, teacher, self.yaw, scale)
 
     def _load_first(self, path: Path) -> Encoder:
         """The first phase's encoder from its file.

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from crrl.data.augmentation import (
     another_take,
     noise,
+    replay,
     rotation,
     rotation_matrix,
     shear,
@@ -121,12 +122,12 @@ def test_it_keeps_its_precision_under_autocast_and_looks_at_no_number(augment: A
 
 def test_another_take_is_a_stretched_and_turned_piece_at_another_pace() -> None:
     torch.manual_seed(0)
-    clips, frames = 300, 40
+    clips, frames = 300, 80
     time = torch.arange(frames, dtype=torch.float64)[:, None] * torch.ones(3, dtype=torch.float64)
     x = torch.cat([basis(clips, frames), time.expand(clips, frames, 3)], dim=2)  # a fourth joint tells the time
-    lengths = torch.randint(10, frames + 1, (clips,))
+    lengths = torch.randint(10, frames // 2 + 1, (clips,))
     take, after = another_take(x, lengths, 90)
-    assert after.max() == take.shape[1]
+    assert take.shape == x.shape
     clocks = []
     for clip, length, count in zip(take, lengths.tolist(), after.tolist(), strict=True):
         assert not clip[count:].any()
@@ -147,6 +148,19 @@ def test_another_take_is_a_stretched_and_turned_piece_at_another_pace() -> None:
     assert pace.log().std() == pytest.approx(0.2, rel=0.15)
     for stretch in stretches:
         assert stretch.std() == pytest.approx(0.1, rel=0.15)
+
+
+def test_a_piece_that_would_be_longer_than_the_batch_is_played_faster_and_no_number_is_read() -> None:
+    torch.manual_seed(1)
+    x = torch.arange(1.0, 11)[None, :, None].repeat(200, 1, 3)
+    take, after = replay(x, torch.full((200,), 10))
+    assert take.shape == x.shape
+    assert after.max() == 10
+    assert after.min() < 7
+    ends = take[torch.arange(200), after - 1, 0]
+    torch.testing.assert_close(ends, ends.round())  # each ends with a frame of the clip
+    take, after = replay(x.to("meta"), torch.full((200,), 10, device="meta"))
+    assert take.shape == x.shape
 
 
 def test_another_take_keeps_zeros_single_frames_and_precision() -> None:

@@ -92,7 +92,7 @@ def test_a_setting_changes_the_folders_of_those_that_read_it(
     assert (name(changed) != name(config)) is cml
     changed = replace(config, ser=replace(config.ser, lr_ser=0.5))
     assert (name(changed) != name(config)) is ser
-    for teaching in ({"distill_weight": 0.5}, {"teacher_dropout": True}):
+    for teaching in ({"distill_weight": 0.5}, {"teacher_takes": 3}):
         changed = replace(config, ser=replace(config.ser, **teaching))
         assert (name(changed) != name(config)) is (method == "crrl")
 

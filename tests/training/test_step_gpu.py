@@ -14,7 +14,6 @@ from torch import Tensor
 from crrl import ops
 from crrl.config import Config, ContrastConfig, EncoderConfig, Preprocessing, ReconstructionConfig
 from crrl.data import Clips, ClipTensors, prepare
-from crrl.data.augmentation import RandomTurn
 from crrl.data.batches import epoch_order
 from crrl.errors import Interrupted
 from crrl.methods import METHODS, PhasePlan
@@ -52,9 +51,9 @@ def start(tensors: ClipTensors, plan: PhasePlan, dropout: float, turned: bool) -
         ser=ReconstructionConfig(decoder_hidden=HIDDEN, distill_weight=2.0),
     )
     previous, train = Encoder(CHANNELS, HIDDEN, dropout).to(DEVICE), torch.arange(CLIPS).numpy()
-    teacher = Teacher(previous, tensors, train, dropout=dropout > 0) if plan.teacher else None
-    turn = RandomTurn(45.0, 10.0, 0.1) if turned else RandomTurn()
-    return Phase(plan, build_module(plan, config, CHANNELS, previous).to(DEVICE), Ranks(), teacher, turn)
+    teacher = Teacher(previous, tensors, train, takes=2 * turned, yaw=45.0) if plan.teacher else None
+    module = build_module(plan, config, CHANNELS, previous).to(DEVICE)
+    return Phase(plan, module, Ranks(), teacher, 45.0 if turned else 0.0)
 
 
 PLANS = sorted({plan for phases in METHODS.values() for plan in phases}, key=str)
@@ -127,7 +126,7 @@ def test_a_step_waits_for_nothing(plan: PhasePlan, turned: bool) -> None:
 
 @pytest.fixture
 def config(clip_folder: Path) -> Config:
-    """6 steps an epoch, the last of them short; dropout on, the teacher's too."""
+    """6 steps an epoch, the last of them short; dropout on."""
     return Config(
         dataset="folder",
         fused=True,
@@ -140,9 +139,7 @@ def config(clip_folder: Path) -> Config:
         preprocessing=Preprocessing(60),
         encoder=EncoderConfig(8, 0.5),
         cml=ContrastConfig(epochs_cml=3, optimizer_cml="adam", lr_cml=1e-3, queue_size=12),
-        ser=ReconstructionConfig(
-            epochs_ser=3, optimizer_ser="adam", lr_ser=1e-3, decoder_hidden=8, teacher_dropout=True
-        ),
+        ser=ReconstructionConfig(epochs_ser=3, optimizer_ser="adam", lr_ser=1e-3, decoder_hidden=8, teacher_takes=2),
     )
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from crrl.data import Batch, Clips, ClipTensors
-from crrl.data.augmentation import RandomTurn, choose_yaw, facing_deviation
+from crrl.data.augmentation import RandomTurn, choose_yaw, facing_deviation, replayed, take_turn
+from crrl.features import encode, encode_takes
 from crrl.methods import CML, SER
 from crrl.models import ContrastiveMotionLearner, Decoder, Encoder, InformationFuser, SequenceReconstructor
 from crrl.reference.motion import velocity
-from crrl.training.phases import Phase
+from crrl.training.phases import Phase, Teacher
 from crrl.training.ranks import Ranks
 
 
@@ -101,7 +104,7 @@ def batch() -> Batch:
 def test_step_1_turns_coordinates_and_velocities_apart() -> None:
     one, turn = batch(), RandomTurn(yaw=45)
     assert one.v is not None
-    phase, expected = Phase(CML, InformationFuser(learner=learner()), Ranks(), turn=turn), learner()
+    phase, expected = Phase(CML, InformationFuser(learner=learner()), Ranks(), yaw=45), learner()
     torch.manual_seed(7)
     loss, _ = phase.loss(one, Ranks().share(6))
     torch.manual_seed(7)
@@ -123,17 +126,37 @@ def test_step_2_turns_what_the_encoder_reads_alone() -> None:
     torch.manual_seed(8)
     reconstructor = SequenceReconstructor(Encoder(15, 6, dropout=0), Decoder(12, 15, 5, dropout=0))
     torch.manual_seed(9)
-    loss, _ = Phase(SER, InformationFuser(reconstructor), Ranks(), turn=turn).loss(one, Ranks().share(6))
+    loss, _ = Phase(SER, InformationFuser(reconstructor), Ranks(), yaw=45).loss(one, Ranks().share(6))
     torch.manual_seed(9)
     h = reconstructor.encoder(turn(one.x), one.lengths)
     torch.testing.assert_close(loss, reconstructor.loss_r(one.x, h, one.lengths))
 
 
-def tensors() -> ClipTensors:
+def test_a_student_of_several_takes_reads_one_recites_it_and_is_held_against_their_mean() -> None:
+    one, known = batch(), tensors(6)
+    torch.manual_seed(12)
+    reconstructor = SequenceReconstructor(Encoder(15, 6, dropout=0), Decoder(12, 15, 5, dropout=0))
+    module, teacher = InformationFuser(reconstructor, 10.0), Encoder(15, 6, dropout=0)
+    taught = Teacher(teacher, known, np.arange(6), takes=3, yaw=30)
+    clips = torch.arange(6)
+    takes = [encode(teacher.pooled, known, clips), *encode_takes(teacher.pooled, known, clips, 3, 30)]
+    torch.testing.assert_close(taught.features(one), torch.stack(takes).mean(0))
+    torch.manual_seed(13)
+    loss, _ = Phase(replace(SER, teacher=True), module, Ranks(), taught, yaw=30).loss(one, Ranks().share(6))
+    torch.manual_seed(13)
+    shown = replayed(one)
+    assert shown.v is not None
+    torch.testing.assert_close(shown.v, velocity(shown.x, shown.lengths))
+    expected, *_ = module(shown.x, shown.lengths, taught.features(one), seen=take_turn(30)(shown.x))
+    torch.testing.assert_close(loss, expected)
+    assert not torch.equal(shown.lengths, one.lengths)
+
+
+def tensors(clips: int = 5) -> ClipTensors:
     rng = np.random.default_rng(0)
-    arrays = [rng.uniform(-1, 1, (length, 5, 3)).astype(np.float32) for length in (9, 4, 1, 7, 6)]
-    clips = Clips.from_arrays(arrays, labels=[0] * 5, names=list("abcde"), class_names=["any"])
-    return ClipTensors(clips, torch.device("cpu"))
+    arrays = [rng.uniform(-1, 1, (length, 5, 3)).astype(np.float32) for length in (9, 4, 1, 7, 6, 5)[:clips]]
+    made = Clips.from_arrays(arrays, labels=[0] * clips, names=list("abcdef")[:clips], class_names=["any"])
+    return ClipTensors(made, torch.device("cpu"))
 
 
 def test_facing_is_measured_in_degrees_about_the_vertical_wherever_clips_stand_and_however_large_they_are() -> None:
