@@ -35,8 +35,6 @@ def clip_tensors(joints: int, longest: int, device: torch.device) -> ClipTensors
 class FixedTeacher:
     """Features of ones: a teacher computes its own once and for all, before training."""
 
-    takes = 0
-
     def __init__(self, features: int):
         self._features = features
 

@@ -124,15 +124,11 @@ class ReconstructionConfig:
     """Units of the decoder's GRU, projected to the coordinates; None: the GRU's hidden state is the output."""
     distill_weight: float = 0.1
     """λ_d of Eq. 8 (methods crrl and ser-distill-cml)."""
-    teacher_takes: int = 0
-    """Where a teacher is distilled: it gives its mean over a clip and this many other takes of it (turned as --turn-yaw
-    has it, tilted, stretched, cut, at another pace), and the student is shown such a take; 0: the clip, turned."""
 
     def __post_init__(self) -> None:
         _require(self.epochs_ser > 0, f"epochs_ser is {self.epochs_ser}: at least 1 is needed")
         _require(self.lr_ser > 0, f"lr_ser is {self.lr_ser}: it must be positive")
         _require(self.decoder_hidden is None or self.decoder_hidden > 0, "decoder_hidden must be positive or None")
-        _require(self.teacher_takes >= 0, f"teacher_takes is {self.teacher_takes}: it must not be negative")
         _require(self.distill_weight > 0, f"distill_weight is {self.distill_weight}: it must be positive")
 
 
@@ -172,6 +168,9 @@ class Config:
     """Clips are turned about the vertical axis Y in training, by angles drawn anew for each clip, encoder and step;
     this is their standard deviation in degrees. auto: three times as far as the training clips face apart, so hardly
     where one camera saw all of them from one side. 0: not at all."""
+    takes: bool = False
+    """Clips are tilted and stretched as well, cut, and played at another pace: other takes, drawn anew for each clip,
+    encoder and step, and so recited but for turns and stretches. A teacher gives its mean over some of them."""
     max_norm: float = 0.0
     """Gradients whose norm is larger are scaled down to it, both steps; 0: never."""
     capture: Switch = "auto"

@@ -20,7 +20,7 @@ DEVIATION = 0.1
 """Of each feature over the training clips, so that the linear protocol's learning rate suits them."""
 TAKES = 6
 """How many other takes of each training clip features are compared on."""
-NEIGHBOURS = 10
+NEIGHBOURS = 3
 """Clips that are among each other's so many nearest are taken for alike."""
 TRUST = 0.25
 """How much what tells these apart counts beside what tells takes of one clip apart."""

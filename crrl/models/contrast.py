@@ -63,15 +63,24 @@ class ContrastiveMotionLearner(nn.Module):
             (list(self.key_mlp.parameters()), self.momentum_mlp),
         ]
 
-    def encode(self, x: Tensor, view: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(
+        self, x: Tensor, view: Tensor, lengths: Tensor, view_lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The query encoder's hidden states h [B, T, D] of coordinates x, and the keys [B, D] of `view` (Eq. 4).
 
-        x, view: [B, T, J·3], the latter velocities or what else the key encoder is to see. Keys are L2-normalised and
-        without gradient. On a GPU the two encoders share their launches.
+        x, view: [B, T, J·3], the latter velocities or what else the key encoder is to see, of lengths of its own where
+        `view_lengths` are given. Keys are L2-normalised and without gradient. On a GPU the two encoders share their
+        launches, unless the lengths differ.
         """
-        (h, _), (h_key, _) = run_together(self.query_encoder.gru, x, self.key_encoder.gru, view, lengths)
+        if view_lengths is None:
+            view_lengths = lengths
+            (h, _), (h_key, _) = run_together(self.query_encoder.gru, x, self.key_encoder.gru, view, lengths)
+        else:
+            with torch.no_grad():
+                h_key = self.key_encoder(view, view_lengths)
+            h = self.query_encoder(x, lengths)
         with torch.no_grad():
-            return h, F.normalize(self.key_mlp(temporal_average(h_key, lengths)), dim=1)
+            return h, F.normalize(self.key_mlp(temporal_average(h_key, view_lengths)), dim=1)
 
     def loss(self, features: Tensor, keys: Tensor, enqueue: bool = False) -> Tensor:
         """The loss of Eq. 6, a scalar, whose queries are the head's (Eq. 3).

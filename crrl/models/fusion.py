@@ -66,6 +66,7 @@ class InformationFuser(nn.Module):
         v: Tensor | None = None,
         seen: Tensor | None = None,
         enqueue: bool = False,
+        view_lengths: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
         """The loss L_c + L_r + L_v + λ_d L_d of the parts there are (CRRL: Eq. 8), a scalar; these by name; the keys.
 
@@ -75,6 +76,7 @@ class InformationFuser(nn.Module):
             view: [B, T, J·3], what the learner's key encoder sees. v: [B, T, J·3] velocities (Eq. 2), the generator's
             target. seen: [B, T, J·3], what the encoder reads in place of x, another view of the same clips.
             enqueue: the keys enter the learner's queue once the loss is computed.
+            view_lengths: int64 [B], those of `view` where they are not `lengths`.
         """
         losses, keys = {}, None
         seen = x if seen is None else seen
@@ -82,7 +84,7 @@ class InformationFuser(nn.Module):
             h = self.encoder(seen, lengths)
         else:
             assert view is not None
-            h, keys = self.learner.encode(seen, view, lengths)
+            h, keys = self.learner.encode(seen, view, lengths, view_lengths)
             losses["loss_c"] = self.learner.loss(temporal_average(h, lengths), keys, enqueue)
         if self.reconstructor is not None:
             losses["loss_r"] = self.reconstructor.loss_r(x, h, lengths)

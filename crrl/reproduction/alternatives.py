@@ -41,7 +41,8 @@ TARGETS: dict[str, Target] = {
         _row("K = 512", "cml", queue_size=512),
         _row("τ = 0.05", "cml", temperature=0.05),
         _row("m_mlp = 0.9999", "cml", momentum_mlp=0.9999),
-        _row("150 epochs", "cml", epochs_cml=150),
+        _row("no other takes", "cml", takes=False),
+        _row("60 epochs", "cml", epochs_cml=60),
     ),
     "settings-ser": _target(
         "Settings of SER",
@@ -69,12 +70,13 @@ TARGETS: dict[str, Target] = {
     "settings-crrl": _target(
         "Settings of CRRL",
         _row("the recipe", "crrl"),
+        _row("no other takes", "crrl", takes=False),
         _row("nothing turned", "crrl", turn_yaw=0.0),
         _row("turned by 90 degrees", "crrl", turn_yaw=90.0),
         _row("λ_d = 1", "crrl", distill_weight=1.0),
         _row("first weights as PyTorch's", "crrl", input_gain=1.0),
         _row("K = 512", "crrl", queue_size=512),
         _row("velocities as they are", "crrl", velocity_scale=1.0),
-        _row("150 epochs of CML", "crrl", epochs_cml=150),
+        _row("60 epochs of CML", "crrl", epochs_cml=60),
     ),
 }

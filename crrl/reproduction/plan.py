@@ -31,7 +31,7 @@ NO_MATTER = ("data", "teacher", "device", "checkpoint_every", "capture", "compil
 NAMED_ALREADY = ("dataset", "split", "method", "recipe", "precision", "seed", "fused")
 """Settings that stand in a run's name by themselves, or in its hash alone."""
 
-TEACHING = ("distill_weight", "teacher_takes")
+TEACHING = ("distill_weight",)
 """Settings of step 2 that only a method with a teacher reads."""
 
 

@@ -17,6 +17,8 @@ from crrl.models import ContrastiveMotionLearner, Decoder, Encoder, InformationF
 from crrl.optim import Follow
 from crrl.training.ranks import Ranks, Share
 
+TEACHER_TAKES = 8
+"""Other takes of a clip that a teacher's features are the mean of, beside the clip's own."""
 AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {"noise": noise, "shear": shear, "rotation": rotation}
 
 
@@ -61,9 +63,11 @@ class Phase:
 
     Args:
         plan: what it is. module: all that is trained and saved. ranks: the processes that train together.
-        teacher: gives TAP(f_t(x)) of a batch, for a plan that has one; with several takes its student reads others.
+        teacher: gives TAP(f_t(x)) of a batch, for a plan that has one.
         yaw: how far what the encoders read is turned, degrees; what is recited is not turned.
         velocity_scale: factor of the velocities that the key encoder reads.
+        takes: what the encoders read is tilted and stretched as well, and clips are cut and at another pace in every
+            batch, for each encoder anew; they are so recited.
 
     Attributes:
         name: of the phase. with_velocity: whether its batches are to hold velocities.
@@ -78,10 +82,10 @@ class Phase:
         teacher: Teacher | None = None,
         yaw: float = 0.0,
         velocity_scale: float = 1.0,
+        takes: bool = False,
     ):
-        self.module, self._velocity_scale = module, velocity_scale
-        self._takes = teacher is not None and teacher.takes > 0
-        self._turn = take_turn(yaw) if self._takes else RandomTurn(yaw)
+        self.module, self._velocity_scale, self._takes = module, velocity_scale, takes
+        self._turn = take_turn(yaw) if takes else RandomTurn(yaw)
         self.name = plan.step
         self.with_velocity = plan.contrast == "velocity" or "velocity" in plan.recite
         self.losses = ("loss", *module.losses)
@@ -97,21 +101,32 @@ class Phase:
     def loss(self, batch: Batch, share: Share) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to minimise and its parts to report, means over the rank's share of a batch."""
         target = None if self._teacher is None else self._teacher.features(batch)
-        batch = replayed(batch) if self._takes else batch
-        alone, seen, view = self._ranks.size == 1, self._turn(batch.x), self._view(batch)
-        loss, parts, keys = self.module(batch.x, batch.lengths, target, view, batch.v, seen, enqueue=alone)
+        alone, (view, view_lengths) = self._ranks.size == 1, self._view(batch)
+        batch = self._shown(batch)
+        seen = self._turn(batch.x)
+        loss, parts, keys = self.module(
+            batch.x, batch.lengths, target, view, batch.v, seen, enqueue=alone, view_lengths=view_lengths
+        )
         if keys is not None and not alone:
             self._keys = self._ranks.gather(keys, share)
         return loss, parts
 
-    def _view(self, batch: Batch) -> Tensor | None:
-        """What the key encoder sees: velocities, turned by angles of their own and scaled, or augmented coordinates."""
+    def _shown(self, batch: Batch) -> Batch:
+        return replayed(batch) if self._takes else batch
+
+    def _view(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
+        """What the key encoder sees: velocities, turned by angles of their own and scaled, or augmented coordinates.
+
+        And its lengths, where they are its own.
+        """
         if self.module.learner is None:
-            return None
+            return None, None
+        shown = self._shown(batch)
+        lengths = shown.lengths if self._takes else None
         if self._augment is not None:
-            return self._augment(batch.x)
-        assert batch.v is not None
-        return self._velocity_scale * self._turn(batch.v)
+            return self._augment(shown.x), lengths
+        assert shown.v is not None
+        return self._velocity_scale * self._turn(shown.v), lengths
 
     def after_step(self) -> None:
         """What happens once the weights are updated."""
@@ -138,7 +153,6 @@ class Teacher:
         yaw: float = 0.0,
         silent: bool = False,
     ):
-        self.takes = takes
         encoder.requires_grad_(False).eval()
         index = torch.from_numpy(train)
         known = encode(encoder.pooled, tensors, index)

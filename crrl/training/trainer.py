@@ -16,7 +16,7 @@ from crrl.methods import METHODS, PhasePlan, first_alone
 from crrl.models import Encoder, FeatureExtractor
 from crrl.runs import RunFolder, load_encoder, save_encoder
 from crrl.training.loop import Loop, Plan
-from crrl.training.phases import Phase, Teacher, build_module
+from crrl.training.phases import TEACHER_TAKES, Phase, Teacher, build_module
 from crrl.training.ranks import Ranks
 
 
@@ -135,13 +135,13 @@ class Trainer:
         if plan.teacher or plan.start == "previous":
             previous = self._load_first(self.run.teacher_path).to(self.device)
         if plan.teacher and previous is not None:
-            takes, silent = self.config.ser.teacher_takes, self.ranks.rank > 0
-            teacher = Teacher(previous, self.tensors, self.train_clips, takes, self.yaw, silent)
+            takes = TEACHER_TAKES if self.config.takes else 0
+            teacher = Teacher(previous, self.tensors, self.train_clips, takes, self.yaw, silent=self.ranks.rank > 0)
         torch.manual_seed(self._plans[plan.step].seed)
         compiled = fast_paths(self.config, self.device)["decoder"][0] == "compiled"
         module = build_module(plan, self.config, self.tensors.channels, previous, compiled)
         scale = self.config.cml.velocity_scale
-        return Phase(plan, module.to(self.device), self.ranks, teacher, self.yaw, scale)
+        return Phase(plan, module.to(self.device), self.ranks, teacher, self.yaw, scale, self.config.takes)
 
     def _load_first(self, path: Path) -> Encoder:
         """The first phase's encoder from its file.

@@ -31,17 +31,14 @@ SETTINGS = Config(
 
 
 class FixedTeacher:
-    def __init__(self, takes: int):
-        self.takes = takes
-
     def features(self, batch: Batch) -> Tensor:
         return batch.x.new_ones(len(batch.x), 12)
 
 
-def start(plan: PhasePlan, yaw: float = 0.0, takes: int = 0) -> Phase:
+def start(plan: PhasePlan, yaw: float = 0.0, takes: bool = False) -> Phase:
     module = build_module(plan, SETTINGS, 9, previous=Encoder(9, 6, dropout=0))
-    teacher = FixedTeacher(takes) if plan.teacher else None
-    return Phase(plan, module, Ranks(), teacher, yaw)  # type: ignore[arg-type]
+    teacher = FixedTeacher() if plan.teacher else None
+    return Phase(plan, module, Ranks(), teacher, yaw, takes=takes)  # type: ignore[arg-type]
 
 
 PLANS = sorted({plan for phases in METHODS.values() for plan in phases}, key=str)
@@ -70,7 +67,7 @@ def make(phase: Phase, device: str = "cpu", max_norm: float = 0.0) -> tuple[Step
 def test_no_number_of_a_device_is_looked_at(plan: PhasePlan, max_norm: float) -> None:
     """On the meta device there are no numbers: whatever asked for one would raise."""
     with ops.use_backends("gru_layer=torch"):
-        step, _ = make(start(plan, yaw=45, takes=2), "meta", max_norm)
+        step, _ = make(start(plan, yaw=45, takes=True), "meta", max_norm)
         step.begin_epoch(torch.zeros(8, dtype=torch.int64, device="meta"), 0)
         step(Ranks().share(4), full=True)
     assert step.loss.is_meta

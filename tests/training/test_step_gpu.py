@@ -53,7 +53,7 @@ def start(tensors: ClipTensors, plan: PhasePlan, dropout: float, turned: bool) -
     previous, train = Encoder(CHANNELS, HIDDEN, dropout).to(DEVICE), torch.arange(CLIPS).numpy()
     teacher = Teacher(previous, tensors, train, takes=2 * turned, yaw=45.0) if plan.teacher else None
     module = build_module(plan, config, CHANNELS, previous).to(DEVICE)
-    return Phase(plan, module, Ranks(), teacher, 45.0 if turned else 0.0)
+    return Phase(plan, module, Ranks(), teacher, 45.0 if turned else 0.0, takes=turned)
 
 
 PLANS = sorted({plan for phases in METHODS.values() for plan in phases}, key=str)
@@ -139,7 +139,7 @@ def config(clip_folder: Path) -> Config:
         preprocessing=Preprocessing(60),
         encoder=EncoderConfig(8, 0.5),
         cml=ContrastConfig(epochs_cml=3, optimizer_cml="adam", lr_cml=1e-3, queue_size=12),
-        ser=ReconstructionConfig(epochs_ser=3, optimizer_ser="adam", lr_ser=1e-3, decoder_hidden=8, teacher_takes=2),
+        ser=ReconstructionConfig(epochs_ser=3, optimizer_ser="adam", lr_ser=1e-3, decoder_hidden=8),
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from crrl.data import Batch, Clips, ClipTensors
 from crrl.data.augmentation import RandomTurn, choose_yaw, facing_deviation, replayed, take_turn
@@ -132,6 +133,23 @@ def test_step_2_turns_what_the_encoder_reads_alone() -> None:
     torch.testing.assert_close(loss, reconstructor.loss_r(one.x, h, one.lengths))
 
 
+def test_encoders_of_step_1_read_takes_of_their_own() -> None:
+    one = batch()
+    phase = Phase(CML, InformationFuser(learner=learner()), Ranks(), yaw=30, velocity_scale=2, takes=True)
+    torch.manual_seed(7)
+    loss, _ = phase.loss(one, Ranks().share(6))
+    torch.manual_seed(7)
+    key = replayed(one)
+    assert key.v is not None
+    view = 2 * take_turn(30)(key.v)
+    query = replayed(one)
+    expected = learner()
+    keys = F.normalize(expected.key_mlp(expected.key_encoder.pooled(view, key.lengths)), dim=1)
+    features = expected.query_encoder.pooled(take_turn(30)(query.x), query.lengths)
+    torch.testing.assert_close(loss, expected.loss(features, keys))
+    assert not torch.equal(key.lengths, query.lengths)
+
+
 def test_a_student_of_several_takes_reads_one_recites_it_and_is_held_against_their_mean() -> None:
     one, known = batch(), tensors(6)
     torch.manual_seed(12)
@@ -142,7 +160,8 @@ def test_a_student_of_several_takes_reads_one_recites_it_and_is_held_against_the
     takes = [encode(teacher.pooled, known, clips), *encode_takes(teacher.pooled, known, clips, 3, 30)]
     torch.testing.assert_close(taught.features(one), torch.stack(takes).mean(0))
     torch.manual_seed(13)
-    loss, _ = Phase(replace(SER, teacher=True), module, Ranks(), taught, yaw=30).loss(one, Ranks().share(6))
+    phase = Phase(replace(SER, teacher=True), module, Ranks(), taught, yaw=30, takes=True)
+    loss, _ = phase.loss(one, Ranks().share(6))
     torch.manual_seed(13)
     shown = replayed(one)
     assert shown.v is not None
