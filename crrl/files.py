@@ -331,5 +331,14 @@ def content_hash(parts: Iterable[bytes | memoryview | str]) -> str:
 
 
 def cache_folder() -> Path:
-    """Where prepared sets are kept: $CRRL_CACHE, else ~/.cache/crrl."""
-    return Path(os.environ.get("CRRL_CACHE") or Path.home() / ".cache" / "crrl")
+    """Where prepared sets are kept: $CRRL_CACHE, else ~/.cache/crrl.
+
+    Raises:
+        CrrlError: the user has no home folder.
+    """
+    if folder := os.environ.get("CRRL_CACHE"):
+        return Path(folder)
+    try:
+        return Path.home() / ".cache" / "crrl"
+    except RuntimeError as error:
+        raise CrrlError("there is no home folder to keep prepared sets in: set CRRL_CACHE to a folder") from error
