@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from contextlib import suppress
 from typing import Any
 
 from tqdm import tqdm
@@ -16,7 +17,8 @@ class Lines(io.TextIOBase):
 
     def write(self, text: str) -> int:
         if line := text.strip():
-            print(line, file=sys.stderr)
+            with suppress(OSError):  # a log on a full disk ends no work
+                print(line, file=sys.stderr)
         return len(text)
 
 

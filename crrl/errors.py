@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -104,11 +105,20 @@ def _one_line(message: Warning | str, category: type[Warning], *_: object, **__:
     return f"warning: {message}\n"
 
 
+def _thread_line(failed: threading.ExceptHookArgs) -> None:
+    """What a thread of TensorBoard meets, as on a full disk, is met again by who waits for it: here it is a line."""
+    if isinstance(failed.exc_value, OSError):
+        print(f"warning: {failed.exc_value}", file=sys.stderr)
+    else:
+        threading.__excepthook__(failed)
+
+
 def run_command(main: Callable[[], int | None]) -> int:
     """Run a command's `main`: a mistake becomes one line on stderr and exit code 2, a signal exit code 128 + signal."""
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _interrupt)
     warnings.formatwarning = _one_line
+    threading.excepthook = _thread_line
     _open_streams()
     try:
         return main() or 0

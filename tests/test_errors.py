@@ -28,8 +28,9 @@ sys.exit(run_command(main))
 
 def command(work: str, redirection: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command whose main is `work`, in a shell that redirects its streams."""
+    code = SAY.format(work=work, package=str(Path(crrl.__file__).parent))
     return subprocess.run(
-        ["bash", "-c", f'"$0" -c "$1" {redirection}', sys.executable, SAY.format(work=work, package=str(Path(crrl.__file__).parent))],
+        ["bash", "-c", f'"$0" -c "$1" {redirection}', sys.executable, code],
         env={**os.environ, **environment}, capture_output=True, text=True,
     )  # fmt: skip
 
@@ -67,6 +68,11 @@ def test_memory_that_is_used_up_is_one_line() -> None:
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert "not enough memory" in done.stderr
+
+
+def test_a_full_disk_in_a_thread_is_one_line() -> None:
+    done = command("import threading; threading.Thread(target=open, args=('/none/there', 'w')).start()")
+    assert done.stderr == "warning: [Errno 2] No such file or directory: '/none/there'\n"
 
 
 def test_a_bug_keeps_its_traceback() -> None:
