@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-LINE = "{desc} {percentage:.0f}%, {n_fmt} of {total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+LINE = "{desc}: {percentage:3.0f}%, {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
 class Lines(io.TextIOBase):

@@ -298,7 +298,7 @@ class Evaluation:
             for name, extractor in self.encoders.items():
                 for job in jobs:
                     what = f"{name}, {job.labelled}" if protocol == "semi-supervised" else name
-                    done.set_description(f"{protocol}: {what}", refresh=False)
+                    done.set_description_str(f"{protocol}: {what}", refresh=False)
                     history = fine_tune(
                         extractor.encoder,
                         self.tensors,

@@ -11,11 +11,12 @@ def test_where_stderr_is_no_terminal_a_bar_is_lines(capsys: pytest.CaptureFixtur
     with bar(4, "cml", "clip", every=0) as shown:
         for _ in range(4):
             shown.update()
+        shown.set_description_str("cml 2/2", refresh=False)
     text = capsys.readouterr().err
     assert "\r" not in text
     lines = text.splitlines()
-    assert lines[0].startswith("cml 0%, 0 of 4 [")
-    assert lines[-1].startswith("cml 100%, 4 of 4 [")
+    assert lines[0].startswith("cml:   0%, 0/4 [")
+    assert lines[-1].startswith("cml 2/2: 100%, 4/4 [")
 
 
 def test_lines_come_only_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:

@@ -105,4 +105,4 @@ class Progress:
         with self._explain():
             for name, value in {**losses, "lr": lr, "clips_per_second": rate}.items():
                 self._events.add_scalar(f"{self.phase}/{name}", value, step)
-        self._bar.set_description(f"{self.phase} {epoch}/{self.epochs}", refresh=False)
+        self._bar.set_description_str(f"{self.phase} {epoch}/{self.epochs}", refresh=False)

@@ -206,8 +206,7 @@ def events(run: Path, tag: str) -> list[tuple[int, float]]:
     that trains one run makes too few for that to matter; one that runs all these tests does not.
     """
     for path in run.glob("events.out.tfevents.*"):
-        head, count, _ = path.name.rsplit(".", 2)
-        path.rename(path.with_name(f"{head}.{int(count):06}"))
+        path.rename(path.with_name(re.sub(r"(\d+)\.[0-9a-f]{16}$", lambda count: f"{int(count[1]):06}", path.name)))
     accumulator = EventAccumulator(str(run))
     accumulator.Reload()
     return [(event.step, event.value) for event in accumulator.Scalars(tag)]
