@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import stat
 import tempfile
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from crrl.errors import CrrlError
 
@@ -173,27 +174,104 @@ def explain_damage(path: Path, what: str, remedy: str) -> Iterator[None]:
             raise CrrlError(f"{path} is {what} ({reason}): {remedy}") from error
 
 
-def write_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write(temporary path)`, then move the result to `path` in one step.
+class Busy(CrrlError):
+    """Another process works in a folder that this one needs for itself."""
+
+
+@contextmanager
+def alone(folder: Path, busy: str, name: str = ".lock", shared: bool = False) -> Iterator[int]:
+    """Within the block no other process is in a block of its own by this folder and name; yields the lock's descriptor.
+
+    The folder is made where it is missing; the file `name` in it stays. The lock is the kernel's: it ends with the
+    process, however that ends, or with the last of the processes that inherit the descriptor.
+
+    Args:
+        busy: what is said of the folder where another process is in such a block, and the remedy.
+        shared: others that share it may be in their blocks too.
+
+    Raises:
+        Busy: another process is there: the folder and `busy`.
+        CrrlError: the folder cannot be written.
+    """
+    import fcntl  # here, so that what locks nothing goes without a POSIX system
+
+    with explain_os_errors(folder, "write"):
+        folder.mkdir(parents=True, exist_ok=True)
+    descriptor = open_own(folder / name, os.O_RDWR)
+    try:
+        with explain_os_errors(folder / name, "lock"):
+            try:
+                fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Busy(f"{folder} {busy}") from error
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def open_own(path: Path, flags: int) -> int:
+    """A descriptor of a file of ours that is made, appended to or cut, by the flags of os.open.
+
+    Raises:
+        CrrlError: it cannot be opened, or is a symbolic link or no regular file: what it stands for is not ours.
+    """
+    with explain_os_errors(path, "write"):
+        if path.is_symlink():
+            raise CrrlError(f"{path} is a symbolic link, and nothing is written through one: remove it")
+        descriptor = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise CrrlError(f"{path} is no regular file: remove it")
+    return descriptor
+
+
+def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Call `write(file)` with a new file, then move that to `path` in one step; it is on the disk afterwards.
 
     Raises:
         CrrlError: the disk is full, the folder may not be written to, ...; `path` then is what it was before.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with explain_os_errors(path, "write"):
-            write(temporary)
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    with explain_os_errors(path, "write"):
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+        try:
+            with open(descriptor, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(descriptor)
             os.replace(temporary, path)
-    finally:
+        finally:
+            with suppress(OSError):
+                temporary.unlink()
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk, where its file system can."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
         with suppress(OSError):
-            temporary.unlink()
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sweep(folder: Path, *names: str) -> None:
+    """Remove what killed processes left of writing the files of these names, patterns of fnmatch, in a folder."""
+    for name in names:
+        for path in folder.glob(f".{name}.*.tmp"):
+            with explain_os_errors(path, "remove"):
+                path.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
-    write_file(path, lambda temporary: temporary.write_text(json.dumps(value, indent=2) + "\n"))
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically; what is none, as in a path, is escaped."""
+    write_file(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 def read_bytes(path: Path, what: str = "", *kinds: str) -> bytes:
@@ -253,5 +331,14 @@ def content_hash(parts: Iterable[bytes | memoryview | str]) -> str:
 
 
 def cache_folder() -> Path:
-    """Where prepared sets are kept: $CRRL_CACHE, else ~/.cache/crrl."""
-    return Path(os.environ.get("CRRL_CACHE") or Path.home() / ".cache" / "crrl")
+    """Where prepared sets are kept: $CRRL_CACHE, else ~/.cache/crrl.
+
+    Raises:
+        CrrlError: the user has no home folder.
+    """
+    if folder := os.environ.get("CRRL_CACHE"):
+        return Path(folder)
+    try:
+        return Path.home() / ".cache" / "crrl"
+    except RuntimeError as error:
+        raise CrrlError("there is no home folder to keep prepared sets in: set CRRL_CACHE to a folder") from error

@@ -70,7 +70,9 @@ def open_run(arguments: list[str]) -> tuple[RunFolder, Config]:
         CrrlError: neither --out nor --resume, --resume with other options, or an unusable folder.
     """
     options = parse(arguments)
-    config = options.config
+    config, folder = options.config, str(options.resume or options.out)
+    if folder.encode(errors="ignore").decode() != folder:  # TensorBoard knows no other names
+        raise CrrlError(f"the folder {folder!r} has a name that is no UTF-8 text here: give it another, or set LC_ALL")
     if options.resume is not None:
         if options.out is not None or replace(config, device="auto") != preset():
             raise CrrlError("--resume takes the run's own configuration: no option but --device goes with it")
@@ -142,15 +144,28 @@ def train(run: RunFolder, config: Config, device: torch.device, ranks: Ranks) ->
     with ranks.first():
         prepared = prepare(config.dataset, config.data, config.split_name, config.preprocessing)
     trainer = Trainer(config, run, prepared, device, ranks)
-    if ranks.rank == 0:
+    if ranks.rank > 0:
+        return trainer.train()
+    with run.lock():
+        claim(run, config)
         warn_of_untrained(prepared.clips, [config.split_name])
         if config.fused:
             print_backends(config, device)
         if config.turn_yaw == "auto":
             print(f"clips are turned by {trainer.yaw:.0f} degrees, three times as far as they face apart (--turn-yaw)")
-        if not run.config_path.exists():
-            run.create(config)
-    trainer.train()
+        trainer.train()
+
+
+def claim(run: RunFolder, config: Config) -> None:
+    """Write config.json into a new run folder, or see that it is still this run's.
+
+    Raises:
+        CrrlError: another process has begun another run there meanwhile.
+    """
+    if not run.config_path.exists():
+        run.create(config)
+    elif replace(run.config(), device=config.device) != config:
+        raise CrrlError(f"another process has begun another run in {run.path} meanwhile: give another --out")
 
 
 if __name__ == "__main__":

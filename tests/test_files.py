@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
 
 from crrl.errors import CrrlError
 from crrl.files import (
+    Busy,
+    alone,
     cache_folder,
     check_kind,
     content_hash,
     explain_os_errors,
     kind_of,
     open_input,
+    open_own,
     read_bytes,
     read_json,
     shown,
@@ -32,7 +39,7 @@ as_user = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, re
 Write = Callable[[Path], object]
 
 
-@contextmanager
+@contextlib.contextmanager
 def full_disk(limit: int = 4096) -> Iterator[None]:
     """No file may grow past `limit` bytes within the block; Python ignores the signal, so that writes fail."""
     resource = pytest.importorskip("resource", reason="needs a POSIX system")
@@ -44,9 +51,9 @@ def full_disk(limit: int = 4096) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def half_then(error: BaseException) -> Write:
-    def write(path: Path) -> None:
-        path.write_text("half")
+def half_then(error: BaseException) -> Callable[[BinaryIO], object]:
+    def write(file: BinaryIO) -> None:
+        file.write(b"half")
         raise error
 
     return write
@@ -65,7 +72,7 @@ def target(tmp_path: Path) -> Path:
 
 
 def test_a_write_replaces_the_file_and_leaves_nothing_else(target: Path) -> None:
-    write_file(target, lambda path: path.write_text("new"))
+    write_file(target, lambda file: file.write(b"new"))
     assert content(target.parent) == {"file": b"new"}
 
 
@@ -78,7 +85,7 @@ def test_an_error_while_writing_passes_through_and_the_old_content_stays(target:
 
 def test_a_full_disk_is_named_with_the_remedy_and_the_old_content_stays(target: Path) -> None:
     with full_disk(), pytest.raises(CrrlError, match=f"cannot write {target}: .*; free some disk space"):
-        write_file(target, lambda path: path.write_bytes(bytes(1 << 20)))
+        write_file(target, lambda file: file.write(bytes(1 << 20)))
     assert content(target.parent) == {"file": b"old"}
 
 
@@ -89,7 +96,7 @@ def test_a_full_disk_is_named_with_the_remedy_and_the_old_content_stays(target: 
 def test_a_folder_that_is_none_is_one_error(target: Path, parent: str, problem: str) -> None:
     path = target.parent / parent / "new"
     with pytest.raises(CrrlError, match=f"cannot write {path}: {problem}"):
-        write_file(path, lambda path: path.write_text("new"))
+        write_file(path, lambda file: file.write(b"new"))
 
 
 @pytest.fixture
@@ -103,9 +110,9 @@ def locked(tmp_path: Path) -> Iterator[Path]:
 
 @as_user
 @pytest.mark.parametrize("write", [write_file, write_folder])
-def test_without_permission_the_remedy_is_to_get_it(locked: Path, write: Callable[[Path, Write], None]) -> None:
+def test_without_permission_the_remedy_is_to_get_it(locked: Path, write: Callable[[Path, Any], None]) -> None:
     with pytest.raises(CrrlError, match=f"cannot write {locked / 'new'}: .*give yourself permission there"):
-        write(locked / "new", lambda path: path.write_text("new"))
+        write(locked / "new", lambda _: None)
 
 
 def write_two_files(folder: Path) -> None:
@@ -319,3 +326,57 @@ def test_a_file_in_the_way_of_a_folder_says_so(tmp_path: Path) -> None:
         explain_os_errors(tmp_path / "file" / "run", "create"),
     ):
         (tmp_path / "file" / "run").mkdir(parents=True)
+
+
+def test_a_second_process_in_a_folder_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(alone(run, "is in use: wait"))
+        stack.enter_context(alone(run, "is in use", "another lock"))
+        with pytest.raises(Busy, match=f"^{run} is in use: wait$"):
+            stack.enter_context(alone(run, "is in use: wait"))
+    with alone(run, "is in use"):
+        pass
+
+
+def test_those_that_share_a_lock_keep_out_the_one_that_does_not(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(alone(tmp_path, "is in use", shared=True))
+        with pytest.raises(Busy):
+            stack.enter_context(alone(tmp_path, "is in use"))
+
+
+def test_a_killed_process_leaves_no_lock_once_those_that_it_handed_it_on_to_are_gone(tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib, subprocess\nfrom crrl.files import alone\n"
+        f"with alone(pathlib.Path({str(tmp_path)!r}), 'is in use') as lock:\n"
+        "    subprocess.Popen(['cat'], pass_fds=(lock,))\n"
+        "    print('locked', flush=True)\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"locked\n"
+        assert holder.wait() == -9
+        with pytest.raises(Busy), alone(tmp_path, "is in use"):
+            pass
+        holder.communicate()  # ends cat's input, and so cat, whose files the kernel closes one after the other
+    assert any(is_free(tmp_path) or time.sleep(0.01) for _ in range(1000))
+
+
+def is_free(folder: Path) -> bool:
+    try:
+        with alone(folder, "is in use"):
+            return True
+    except Busy:
+        return False
+
+
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to("other"), os.mkfifo], ids=["symlink", "pipe"])
+def test_nothing_is_written_through_what_is_not_ours(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    (tmp_path / "other").write_text("precious")
+    make(tmp_path / "log")
+    with pytest.raises(CrrlError, match=r"log is .*remove it"):
+        os.close(open_own(tmp_path / "log", os.O_RDWR | os.O_TRUNC))
+    assert (tmp_path / "other").read_text() == "precious"

@@ -8,15 +8,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Generator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
 from tqdm import tqdm
 
+from crrl.bars import bar
 from crrl.errors import catch_stop_signals
-from crrl.files import explain_os_errors
+from crrl.files import Busy, alone, explain_os_errors, open_own
 from crrl.reproduction.paper import Protocol
 from crrl.reproduction.plan import Plan, Run
 from crrl.reproduction.records import Record, commit, epochs_done
@@ -25,6 +25,9 @@ from crrl.runs import RunFolder
 LOOK_EVERY = 0.1
 """Seconds between looks at the processes at work."""
 AGAIN = "wait for it, then run the same command again"
+LOCK = ".campaign.lock"
+"""File in a run folder that is locked by the campaign at work on it, and by the processes that it has begun; these
+lock the folder itself for what they do."""
 Process = subprocess.Popen[bytes]
 Work = Generator[Process, None, None]
 """Something that is done step by step: it yields the process that it waits for, and ends it at once when closed."""
@@ -32,10 +35,6 @@ Work = Generator[Process, None, None]
 
 class Failed(Exception):
     """A run or its evaluation ended early: the reason, in one line."""
-
-
-class Busy(Exception):
-    """Another process works on a run, or on its first phase: its record is left alone."""
 
 
 class Campaign:
@@ -81,14 +80,11 @@ class Campaign:
         missing = self.missing()
         if not missing:
             return
-        total, shown = sum(run.work for run in missing), 0.2 if sys.stderr.isatty() else 60
-        with (
-            tqdm(total=total, unit="clip", desc=self.plans[0].name, mininterval=shown) as bar,
-            catch_stop_signals() as signals,
-        ):
-            self._work(missing, bar, signals)
+        total = sum(run.work for run in missing)
+        with bar(total, self.plans[0].name, "clip", every=60) as shown, catch_stop_signals() as signals:
+            self._work(missing, shown, signals)
 
-    def _work(self, missing: list[Run], bar: tqdm, signals: list[int]) -> None:
+    def _work(self, missing: list[Run], shown: tqdm, signals: list[int]) -> None:
         """Keep so many runs at work until all are done, or a signal is there, which then goes to all of them."""
         started, waiting = time.perf_counter(), list(missing)
         active: dict[str, Work] = {}
@@ -97,11 +93,11 @@ class Campaign:
                 while len(active) < self.jobs and (run := next_ready(waiting, active)):
                     waiting.remove(run)
                     number = len(missing) - len(waiting)
-                    say(bar, f"[{number}/{len(missing)}] {run.name}{time_left(bar, started)}")
+                    say(shown, f"[{number}/{len(missing)}] {run.name}{time_left(shown, started)}")
                     active[run.name] = self._attempt(run)
                 processes = {name: next(work, None) for name, work in active.items()}
                 active = {name: work for name, work in active.items() if processes[name]}
-                move(bar, sum(self._done.values()))
+                move(shown, sum(self._done.values()))
                 if signals:
                     return stop([process for process in processes.values() if process], signals[0])
                 if len(active) == len(processes):
@@ -113,7 +109,7 @@ class Campaign:
     def _attempt(self, run: Run) -> Work:
         folder = self.runs / run.name
         try:
-            with alone(folder) as lock:
+            with alone(folder, f"is worked on by another campaign: {AGAIN}", LOCK) as lock:
                 record = Record.read(folder)
                 record.failure = ""
                 try:
@@ -181,7 +177,7 @@ def execute(command: list[str], log: Path, lock: int, environment: Mapping[str, 
     Raises:
         Failed: it did not end well; with its last line.
     """
-    with explain_os_errors(log, "write"), open(log, "wb") as output:
+    with explain_os_errors(log, "write"), open(open_own(log, os.O_WRONLY | os.O_TRUNC), "wb") as output:
         process = subprocess.Popen(
             [sys.executable, *command],
             stdout=output,
@@ -221,42 +217,21 @@ def reason(code: int, log: Path) -> str:
     return f"ended by {cause}" + (" (out of memory?)" if cause == "SIGKILL" else f": {last}")
 
 
-@contextmanager
-def alone(folder: Path) -> Iterator[int]:
-    """Within the block, and while a process begun in it lives, no other campaign works on this run.
-
-    Raises:
-        Busy: another does.
-        CrrlError: the folder cannot be written.
-    """
-    import fcntl
-
-    with explain_os_errors(folder, "write"):
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / "lock", "wb")  # noqa: SIM115
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Busy(f"another process works on this run: {AGAIN}") from error
-        yield file.fileno()
-
-
-def say(bar: tqdm, line: str) -> None:
+def say(shown: tqdm, line: str) -> None:
     """One line above the bar."""
-    bar.write(line, file=sys.stderr)
+    shown.write(line, file=sys.stderr)
 
 
-def move(bar: tqdm, done: int) -> None:
+def move(shown: tqdm, done: int) -> None:
     """Set the bar to `done`, never back."""
-    bar.update(max(0, min(done, int(bar.total)) - bar.n))
+    shown.update(max(0, min(done, int(shown.total)) - shown.n))
 
 
-def time_left(bar: tqdm, started: float) -> str:
+def time_left(shown: tqdm, started: float) -> str:
     """When all will be done at the pace so far."""
-    if not bar.n:
+    if not shown.n:
         return ""
-    seconds = (time.perf_counter() - started) * (bar.total - bar.n) / bar.n
+    seconds = (time.perf_counter() - started) * (shown.total - shown.n) / shown.n
     return (
         f" (about {seconds / 60:.0f} min left, until {time.strftime('%H:%M', time.localtime(time.time() + seconds))})"
     )

@@ -101,11 +101,10 @@ class Phase:
     def loss(self, batch: Batch, share: Share) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to minimise and its parts to report, means over the rank's share of a batch."""
         target = None if self._teacher is None else self._teacher.features(batch)
-        alone, (view, view_lengths) = self._ranks.size == 1, self._view(batch)
-        batch = self._shown(batch)
-        seen = self._turn(batch.x)
+        alone, shown = self._ranks.size == 1, self._shown(batch)
+        seen, (view, view_lengths) = self._turn(shown.x), self._view(batch)
         loss, parts, keys = self.module(
-            batch.x, batch.lengths, target, view, batch.v, seen, enqueue=alone, view_lengths=view_lengths
+            shown.x, shown.lengths, target, view, shown.v, seen, enqueue=alone, view_lengths=view_lengths
         )
         if keys is not None and not alone:
             self._keys = self._ranks.gather(keys, share)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from contextlib import AbstractContextManager
+from secrets import token_hex
 from types import TracebackType
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from crrl.bars import bar
 from crrl.files import explain_os_errors
 from crrl.runs import RunFolder
 
@@ -62,15 +62,10 @@ class Progress:
             from torch.utils.tensorboard import SummaryWriter  # here, so that a step can be had without TensorBoard
 
             with self._explain():
-                self._events = SummaryWriter(str(run.path), purge_step=first_step + 1)
-        self._bar = tqdm(
-            total=epochs * clips_per_epoch,
-            initial=clips_done,
-            desc=phase,
-            unit="clip",
-            mininterval=0.2 if sys.stderr.isatty() else 30,
-            disable=silent,
-        )
+                self._events = SummaryWriter(
+                    str(run.path), purge_step=first_step + 1, filename_suffix=f".{token_hex(8)}"
+                )
+        self._bar = bar(epochs * clips_per_epoch, phase, "clip", initial=clips_done, disable=silent)
         self._loss = Reading()
         self._steps = 0
         self._clips = 0
@@ -110,4 +105,4 @@ class Progress:
         with self._explain():
             for name, value in {**losses, "lr": lr, "clips_per_second": rate}.items():
                 self._events.add_scalar(f"{self.phase}/{name}", value, step)
-        self._bar.set_description(f"{self.phase} {epoch}/{self.epochs}", refresh=False)
+        self._bar.set_description_str(f"{self.phase} {epoch}/{self.epochs}", refresh=False)

@@ -139,13 +139,12 @@ def test_encoders_of_step_1_read_takes_of_their_own() -> None:
     torch.manual_seed(7)
     loss, _ = phase.loss(one, Ranks().share(6))
     torch.manual_seed(7)
-    key = replayed(one)
+    query, expected = replayed(one), learner()
+    seen, key = take_turn(30)(query.x), replayed(one)
     assert key.v is not None
     view = 2 * take_turn(30)(key.v)
-    query = replayed(one)
-    expected = learner()
     keys = F.normalize(expected.key_mlp(expected.key_encoder.pooled(view, key.lengths)), dim=1)
-    features = expected.query_encoder.pooled(take_turn(30)(query.x), query.lengths)
+    features = expected.query_encoder.pooled(seen, query.lengths)
     torch.testing.assert_close(loss, expected.loss(features, keys))
     assert not torch.equal(key.lengths, query.lengths)
 
