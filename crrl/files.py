@@ -10,9 +10,9 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
@@ -25,6 +25,8 @@ HEAD = 512
 """Bytes by which a kind of file is told."""
 SHOWN = 24
 """Characters of a file that a message repeats."""
+ELSEWHERE = "set CRRL_CACHE to another folder"
+"""What to do where the cache is of no use."""
 
 
 class Kind(NamedTuple):
@@ -137,8 +139,12 @@ def open_input(path: Path, what: str = "", *kinds: str, only: bool = False) -> B
 
 
 @contextmanager
-def explain_os_errors(path: Path, doing: str) -> Iterator[None]:
-    """Turn an OSError met while `doing` something with `path` into one line that names the file and the remedy."""
+def explain_os_errors(path: Path, doing: str, elsewhere: str = "choose another folder") -> Iterator[None]:
+    """Turn an OSError met while `doing` something with `path` into one line that names the file and the remedy.
+
+    Args:
+        elsewhere: how to have it done in another place, where this one is of no use.
+    """
     try:
         yield
     except OSError as error:
@@ -146,9 +152,9 @@ def explain_os_errors(path: Path, doing: str) -> Iterator[None]:
         if short_write or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             remedy = "free some disk space (or raise the quota), then run the same command again"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            remedy = "give yourself permission there, or choose another folder"
+            remedy = f"give yourself permission there, or {elsewhere}"
         elif error.errno in (errno.EEXIST, errno.ENOTDIR):
-            remedy = "a file is in the way of a folder: choose another path"
+            remedy = f"a file is in the way of a folder: {elsewhere}"
         elif error.errno == errno.ENOENT:
             remedy = "check the path"
         else:
@@ -224,22 +230,67 @@ def read_json(path: Path) -> Any:
 
 
 def write_folder(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write(temporary folder)`, then move that folder to `path` in one step; a folder already there stays.
+    """Call `write(temporary folder)`, then move that folder into the cache, to `path`; a folder already there stays.
 
     Two processes may do this at once: the first to finish wins, both then read the same content.
+
+    Raises:
+        CrrlError: the disk is full, the cache may not be written to, ...
     """
-    with explain_os_errors(path, "write"):
+    with explain_os_errors(path, "write", ELSEWHERE):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        try:
+        with _temporary_folder(path) as temporary:
             write(temporary)
             try:
-                os.rename(temporary, path)
+                move_folder(temporary, path)
             except OSError:
                 if not path.is_dir():
                     raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def discard(path: Path) -> None:
+    """Remove a folder from the cache: first out of the way in one step, then from the disk.
+
+    Raises:
+        CrrlError: it may not be removed.
+    """
+    with (
+        explain_os_errors(path, "remove", ELSEWHERE),
+        _temporary_folder(path) as temporary,
+        suppress(FileNotFoundError),
+    ):
+        os.rename(path, temporary / path.name)
+
+
+@contextmanager
+def _temporary_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside `path`, removed at the end of the block where it is still there."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    temporary.mkdir()
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def move_folder(folder: Path, path: Path) -> None:
+    """Move a folder of files to `path` in one step, once the disk holds them, and have the disk hold that too."""
+    for each in (*folder.iterdir(), folder):
+        sync(each)
+    os.rename(folder, path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until the disk holds what a file, or a folder's list of files, holds."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():  # some file systems sync no folders
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def content_hash(parts: Iterable[bytes | memoryview | str]) -> str:
@@ -253,5 +304,12 @@ def content_hash(parts: Iterable[bytes | memoryview | str]) -> str:
 
 
 def cache_folder() -> Path:
-    """Where prepared sets are kept: $CRRL_CACHE, else ~/.cache/crrl."""
-    return Path(os.environ.get("CRRL_CACHE") or Path.home() / ".cache" / "crrl")
+    """Where prepared sets are kept: $CRRL_CACHE, else ~/.cache/crrl.
+
+    Raises:
+        CrrlError: neither is known.
+    """
+    try:
+        return Path(os.environ.get("CRRL_CACHE") or Path.home() / ".cache" / "crrl")
+    except RuntimeError as error:
+        raise CrrlError("this user has no home folder to keep prepared sets in: set CRRL_CACHE to a folder") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from crrl.files import (
     write_json,
 )
 
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 as_user = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
 
 Write = Callable[[Path], object]
@@ -141,6 +143,23 @@ def test_a_full_disk_while_writing_a_folder_leaves_nothing(tmp_path: Path, write
     with full_disk(), pytest.raises(CrrlError, match=f"cannot write {tmp_path / 'set'}: .*run the same command again"):
         write_folder(tmp_path / "set", write)
     assert list(tmp_path.iterdir()) == []
+
+
+@on_linux
+def test_a_folder_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: dict[str, bool] = {}
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced[re.sub(r"\.set\..*\.partial", "temporary", str(path.relative_to(tmp_path)))] = (
+            tmp_path / "set"
+        ).exists()
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    write_folder(tmp_path / "set", write_two_files)
+    assert synced == {"temporary/a": False, "temporary/b": False, "temporary": False, ".": True}
 
 
 def test_the_first_of_two_writers_of_a_folder_wins(tmp_path: Path) -> None:
@@ -315,7 +334,7 @@ def test_the_cache_is_in_the_home_folder_otherwise(tmp_path: Path, monkeypatch: 
 def test_a_file_in_the_way_of_a_folder_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
-        pytest.raises(CrrlError, match=r"file/run.*choose another path"),
+        pytest.raises(CrrlError, match=r"file/run.*choose another folder"),
         explain_os_errors(tmp_path / "file" / "run", "create"),
     ):
         (tmp_path / "file" / "run").mkdir(parents=True)
