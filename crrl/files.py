@@ -179,6 +179,57 @@ def explain_damage(path: Path, what: str, remedy: str) -> Iterator[None]:
             raise CrrlError(f"{path} is {what} ({reason}): {remedy}") from error
 
 
+class Busy(CrrlError):
+    """Another process works in a folder that this one needs for itself."""
+
+
+@contextmanager
+def alone(folder: Path, busy: str, name: str = ".lock", shared: bool = False) -> Iterator[int]:
+    """Within the block no other process is in a block of its own by this folder and name; yields the lock's descriptor.
+
+    The folder is made where it is missing; the file `name` in it stays. The lock is the kernel's: it ends with the
+    process, however that ends, or with the last of the processes that inherit the descriptor.
+
+    Args:
+        busy: what is said of the folder where another process is in such a block, and the remedy.
+        shared: others that share it may be in their blocks too.
+
+    Raises:
+        Busy: another process is there: the folder and `busy`.
+        CrrlError: the folder cannot be written.
+    """
+    import fcntl  # here, so that what locks nothing goes without a POSIX system
+
+    with explain_os_errors(folder, "write"):
+        folder.mkdir(parents=True, exist_ok=True)
+    descriptor = open_own(folder / name, os.O_RDWR)
+    try:
+        with explain_os_errors(folder / name, "lock"):
+            try:
+                fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Busy(f"{folder} {busy}") from error
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def open_own(path: Path, flags: int) -> int:
+    """A descriptor of a file of ours that is made, appended to or cut, by the flags of os.open.
+
+    Raises:
+        CrrlError: it cannot be opened, or is a symbolic link or no regular file: what it stands for is not ours.
+    """
+    with explain_os_errors(path, "write"):
+        if path.is_symlink():
+            raise CrrlError(f"{path} is a symbolic link, and nothing is written through one: remove it")
+        descriptor = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise CrrlError(f"{path} is no regular file: remove it")
+    return descriptor
+
+
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write(temporary path)`, then move the result to `path` in one step.
 

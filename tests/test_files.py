@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,15 @@ import pytest
 
 from crrl.errors import CrrlError
 from crrl.files import (
+    Busy,
+    alone,
     cache_folder,
     check_kind,
     content_hash,
     explain_os_errors,
     kind_of,
     open_input,
+    open_own,
     read_bytes,
     read_json,
     shown,
@@ -34,7 +38,7 @@ as_user = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, re
 Write = Callable[[Path], object]
 
 
-@contextmanager
+@contextlib.contextmanager
 def full_disk(limit: int = 4096) -> Iterator[None]:
     """No file may grow past `limit` bytes within the block; Python ignores the signal, so that writes fail."""
     resource = pytest.importorskip("resource", reason="needs a POSIX system")
@@ -338,3 +342,50 @@ def test_a_file_in_the_way_of_a_folder_says_so(tmp_path: Path) -> None:
         explain_os_errors(tmp_path / "file" / "run", "create"),
     ):
         (tmp_path / "file" / "run").mkdir(parents=True)
+
+
+def test_a_second_process_in_a_folder_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(alone(run, "is in use: wait"))
+        stack.enter_context(alone(run, "is in use", "another lock"))
+        with pytest.raises(Busy, match=f"^{run} is in use: wait$"):
+            stack.enter_context(alone(run, "is in use: wait"))
+    with alone(run, "is in use"):
+        pass
+
+
+def test_those_that_share_a_lock_keep_out_the_one_that_does_not(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(alone(tmp_path, "is in use", shared=True))
+        with pytest.raises(Busy):
+            stack.enter_context(alone(tmp_path, "is in use"))
+
+
+def test_a_killed_process_leaves_no_lock_once_those_that_it_handed_it_on_to_are_gone(tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib, subprocess\nfrom crrl.files import alone\n"
+        f"with alone(pathlib.Path({str(tmp_path)!r}), 'is in use') as lock:\n"
+        "    subprocess.Popen(['cat'], pass_fds=(lock,))\n"
+        "    print('locked', flush=True)\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"locked\n"
+        assert holder.wait() == -9
+        with pytest.raises(Busy), alone(tmp_path, "is in use"):
+            pass
+        holder.communicate()  # ends cat's input; its own end is the end of its output
+    with alone(tmp_path, "is in use"):
+        pass
+
+
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to("other"), os.mkfifo], ids=["symlink", "pipe"])
+def test_nothing_is_written_through_what_is_not_ours(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    (tmp_path / "other").write_text("precious")
+    make(tmp_path / "log")
+    with pytest.raises(CrrlError, match=r"log is .*remove it"):
+        os.close(open_own(tmp_path / "log", os.O_RDWR | os.O_TRUNC))
+    assert (tmp_path / "other").read_text() == "precious"

@@ -8,15 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Generator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
 from tqdm import tqdm
 
 from crrl.errors import catch_stop_signals
-from crrl.files import explain_os_errors
+from crrl.files import Busy, alone, explain_os_errors, open_own
 from crrl.reproduction.paper import Protocol
 from crrl.reproduction.plan import Plan, Run
 from crrl.reproduction.records import Record, commit, epochs_done
@@ -25,6 +24,9 @@ from crrl.runs import RunFolder
 LOOK_EVERY = 0.1
 """Seconds between looks at the processes at work."""
 AGAIN = "wait for it, then run the same command again"
+LOCK = ".campaign.lock"
+"""File in a run folder that is locked by the campaign at work on it, and by the processes that it has begun; these
+lock the folder itself for what they do."""
 Process = subprocess.Popen[bytes]
 Work = Generator[Process, None, None]
 """Something that is done step by step: it yields the process that it waits for, and ends it at once when closed."""
@@ -32,10 +34,6 @@ Work = Generator[Process, None, None]
 
 class Failed(Exception):
     """A run or its evaluation ended early: the reason, in one line."""
-
-
-class Busy(Exception):
-    """Another process works on a run, or on its first phase: its record is left alone."""
 
 
 class Campaign:
@@ -113,7 +111,7 @@ class Campaign:
     def _attempt(self, run: Run) -> Work:
         folder = self.runs / run.name
         try:
-            with alone(folder) as lock:
+            with alone(folder, f"is worked on by another campaign: {AGAIN}", LOCK) as lock:
                 record = Record.read(folder)
                 record.failure = ""
                 try:
@@ -181,7 +179,7 @@ def execute(command: list[str], log: Path, lock: int, environment: Mapping[str, 
     Raises:
         Failed: it did not end well; with its last line.
     """
-    with explain_os_errors(log, "write"), open(log, "wb") as output:
+    with explain_os_errors(log, "write"), open(open_own(log, os.O_WRONLY | os.O_TRUNC), "wb") as output:
         process = subprocess.Popen(
             [sys.executable, *command],
             stdout=output,
@@ -219,27 +217,6 @@ def reason(code: int, log: Path) -> str:
         return last
     cause = signal.Signals(-code).name
     return f"ended by {cause}" + (" (out of memory?)" if cause == "SIGKILL" else f": {last}")
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[int]:
-    """Within the block, and while a process begun in it lives, no other campaign works on this run.
-
-    Raises:
-        Busy: another does.
-        CrrlError: the folder cannot be written.
-    """
-    import fcntl
-
-    with explain_os_errors(folder, "write"):
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / "lock", "wb")  # noqa: SIM115
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Busy(f"another process works on this run: {AGAIN}") from error
-        yield file.fileno()
 
 
 def say(bar: tqdm, line: str) -> None:

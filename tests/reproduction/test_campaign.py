@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from crrl.errors import Interrupted
+from crrl.files import alone
 from crrl.reproduction import Campaign, campaign
-from crrl.reproduction.campaign import Busy, Failed, Work, alone, execute
+from crrl.reproduction.campaign import LOCK, Failed, Work, execute
 from crrl.reproduction.plan import Plan, Run
 from crrl.reproduction.records import Record
 
@@ -237,13 +238,6 @@ def test_a_second_signal_ends_all_at_once(plan_of: Planner, tmp_path: Path, monk
             os.kill(int(path.read_text()), 0)
 
 
-def test_two_campaigns_do_not_work_on_one_run(tmp_path: Path) -> None:
-    with alone(tmp_path / "run"), pytest.raises(Busy, match="another process"), alone(tmp_path / "run"):
-        pass
-    with alone(tmp_path / "run"):
-        pass
-
-
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_what_waits_for_a_first_phase_at_work_elsewhere_has_not_failed(
     plan_of: Planner, tmp_path: Path, fake: Fake, jobs: int
@@ -251,7 +245,7 @@ def test_what_waits_for_a_first_phase_at_work_elsewhere_has_not_failed(
     plan = plan_of("table4", "nw-ucla")
     first, second = plan.runs
     work = Campaign([plan], tmp_path, jobs)
-    with alone(tmp_path / first.name):
+    with alone(tmp_path / first.name, "is busy", LOCK):
         work.work()
     assert fake.commands == []
     assert work.failures[second.name].startswith(f"another process works on its first phase, {first.name}: wait")
@@ -270,7 +264,7 @@ def test_a_first_phase_that_was_finished_elsewhere_meanwhile_is_used(
         if run is not first:
             yield from attempt(run)
             return
-        with alone(tmp_path / first.name):
+        with alone(tmp_path / first.name, "is busy", LOCK):
             yield from attempt(run)
             (tmp_path / first.name / "encoder.safetensors").touch()
 
