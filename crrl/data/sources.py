@@ -275,7 +275,7 @@ def _write(source: Source, inputs: Inputs, split: str, steps: Preprocessing, tar
         write_json(folder / "prepared.json", facts)
         inputs.check()
         if source.code is prepared:
-            source.load(files)  # its files too are still what their manifest says
+            prepared.load(files)  # its files too are still what their manifest says
         seal(folder)
 
     write_folder(target, write)

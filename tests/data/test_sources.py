@@ -8,6 +8,7 @@ import stat
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
@@ -189,8 +190,13 @@ def test_an_interrupted_preparation_leaves_nothing(root: Path, monkeypatch: pyte
     assert cached() == []
 
 
-@pytest.mark.parametrize("name", sorted({*sources.CACHED, "hashes.json"}))
-@pytest.mark.parametrize("change", ["a bit", "cut short", "removed", "other content"])
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        *product(sorted({*sources.CACHED, "hashes.json"}), ["a bit"]),
+        *product(["frames.npy", "prepared.json", "hashes.json"], ["cut short", "removed", "other content"]),
+    ],
+)
 def test_a_damaged_set_is_made_again_with_a_warning(root: Path, loads: list[int], name: str, change: str) -> None:
     first = prepare_folder(root)
     (target,) = cached()
@@ -221,8 +227,8 @@ def test_a_damaged_set_that_two_find_at_once_is_made_once_more(root: Path, monke
     prepare_folder(root)
     (target,) = cached()
     (target / "labels.npy").unlink()
-    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="made again"):
-        patch.setattr(sources, "discard", lambda path: (discard(path), discard(path)))
+    monkeypatch.setattr(sources, "discard", lambda path: (discard(path), discard(path)))
+    with pytest.warns(UserWarning, match="made again"):
         prepare_folder(root)
     assert cached() == [target]
     assert not damage(target, sources.CACHED)
