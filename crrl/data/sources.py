@@ -203,10 +203,7 @@ def prepare(dataset: str, data: Path | None, split: str, steps: Preprocessing) -
     target = cache_folder() / f"{dataset}-{_key(source, inputs, split, steps)}"
     if not _is_kept(target):
         _write(source, inputs, split, steps, target)
-    clips = Clips.open(target)
-    with explain_damage(target / "prepared.json", "damaged", f"delete {target} to have it made again"):
-        facts = read_json(target / "prepared.json")
-        content, preprocessor = str(facts["clips"]), Preprocessor.from_dict(facts["preprocessor"])
+    clips, preprocessor, content = _open(target)
     joints = SOURCES[dataset].joints
     if joints and clips.num_joints not in joints:
         raise CrrlError(
@@ -257,6 +254,14 @@ def _is_kept(target: Path) -> bool:
         warnings.warn(f"{target} is damaged and made again: {found}", stacklevel=3)
         discard(target)
     return not found
+
+
+def _open(target: Path) -> tuple[Clips, Preprocessor, str]:
+    """The clips that the cache holds, what prepared them, and a hash of them."""
+    clips, path = Clips.open(target), target / "prepared.json"
+    facts = read_json(path)
+    with explain_damage(path, "damaged", f"delete {target} to have it made again"):
+        return clips, Preprocessor.from_dict(facts["preprocessor"]), str(facts["clips"])
 
 
 def _write(source: Source, inputs: Inputs, split: str, steps: Preprocessing, target: Path) -> None:
