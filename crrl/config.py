@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 import torch
 
 from crrl.data.preprocessing import Preprocessing
 from crrl.errors import CrrlError
+from crrl.facts import build
 from crrl.methods import METHODS, Method
 from crrl.models import FeatureKind
 
@@ -220,28 +221,9 @@ class Config:
         """The inverse of `to_dict`.
 
         Raises:
-            CrrlError: a setting is unknown or missing, as in a configuration of another version.
+            CrrlError: a setting is unknown or missing, as in a configuration of another version, or none that may be.
         """
-        return _build(cls, value)  # type: ignore[no-any-return]
-
-
-def _build(kind: Any, value: dict[str, Any]) -> Any:
-    names = {item.name for item in fields(kind)}
-    if set(value) != names:
-        different = ", ".join(sorted(set(value) ^ names))
-        raise CrrlError(f"this configuration is of another version of crrl: unknown or missing {different}")
-    converted = dict(value)
-    hints = get_type_hints(kind)
-    for name, item in value.items():
-        choices = get_args(hints[name]) if get_origin(hints[name]) is Literal else (item,)
-        _require(item in choices, f"{name} is {item!r}: it must be one of {', '.join(map(str, choices))}")
-        if is_dataclass(hints[name]):
-            converted[name] = _build(hints[name], item)
-        elif item is not None and Path in get_args(hints[name]):
-            converted[name] = Path(item)
-        elif isinstance(item, list):
-            converted[name] = tuple(item)
-    return kind(**converted)
+        return build(cls, value)
 
 
 def choose_device(name: str) -> torch.device:

@@ -76,9 +76,14 @@ def apart(path: Path, folder: Path) -> Path:
         said = re.sub(r"[^\w.-]+", "-", "-".join(folder.parts[-count:]))
         longer = path.with_name(f"{path.name}-{said}")
         file = path.with_name(f"{longer.name}.json")
-        if not file.exists() or read_json(file).get("data") == str(folder):
+        if not file.exists() or is_of(read_json(file), folder):
             break
     return longer
+
+
+def is_of(report: Any, folder: Path) -> bool:
+    """Whether an evaluation's report is of the clips in `folder`."""
+    return isinstance(report, dict) and report.get("data") == str(folder)
 
 
 def table(work: Evaluation, protocol: Protocol, outcome: Outcome) -> str:
@@ -152,10 +157,15 @@ def evaluate(run: RunFolder, options: EvaluateOptions, device: torch.device) -> 
         CrrlError: there is no finished run, the clips do not fit it, or fine-tuning is no longer finite.
     """
     options.fine_tuning()  # says what is wrong with its settings before anything is computed
-    work = Evaluation(run, options, device)
+    run.config()  # says that there is no run before its folder is made and locked
+    with run.lock(shared=True):
+        return _evaluate(Evaluation(run, options, device))
+
+
+def _evaluate(work: Evaluation) -> dict[Protocol, Rows]:
     note(work)
     results: dict[Protocol, Rows] = {}
-    for protocol in options.protocols:
+    for protocol in work.options.protocols:
         outcome = work.outcome(protocol)
         write(work, protocol, outcome)
         print(table(work, protocol, outcome))

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from crrl.errors import CrrlError
 
@@ -251,27 +251,53 @@ def open_own(path: Path, flags: int) -> int:
     return descriptor
 
 
-def write_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write(temporary path)`, then move the result to `path` in one step.
+def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Call `write(file)` with a new file, then move that to `path` in one step; it is on the disk afterwards.
 
     Raises:
         CrrlError: the disk is full, the folder may not be written to, ...; `path` then is what it was before.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with explain_os_errors(path, "write"):
-            write(temporary)
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    with explain_os_errors(path, "write"):
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+        try:
+            with open(descriptor, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(descriptor)
             os.replace(temporary, path)
-    finally:
+        finally:
+            with suppress(OSError):
+                temporary.unlink()
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk, where its file system can."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
         with suppress(OSError):
-            temporary.unlink()
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sweep(folder: Path, *names: str) -> None:
+    """Remove what killed processes left of writing the files of these names, patterns of fnmatch, in a folder."""
+    for name in names:
+        for path in folder.glob(f".{name}.*.tmp"):
+            with explain_os_errors(path, "remove"):
+                path.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
-    write_file(path, lambda temporary: temporary.write_text(json.dumps(value, indent=2) + "\n"))
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically; what is none, as in a path, is escaped."""
+    write_file(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 def read_bytes(path: Path, what: str = "", *kinds: str) -> bytes:
@@ -379,22 +405,12 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
 
 def move_folder(folder: Path, path: Path) -> None:
     """Move a folder of files to `path` in one step, once the disk holds them, and have the disk hold that too."""
-    for each in (*folder.iterdir(), folder):
-        sync(each)
+    for each in folder.iterdir():
+        with open(each, "rb") as file:
+            os.fsync(file.fileno())
+    sync_folder(folder)
     os.rename(folder, path)
-    sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Wait until the disk holds what a file, or a folder's list of files, holds."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        if not path.is_dir():  # some file systems sync no folders
-            raise
-    finally:
-        os.close(descriptor)
+    sync_folder(path.parent)
 
 
 def content_hash(parts: Iterable[bytes | memoryview | str]) -> str:

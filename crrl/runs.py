@@ -2,31 +2,64 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
-import pickle
+import pickletools
+import re
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import nn
+from torch import Tensor
 
 from crrl.config import Config
 from crrl.data import Prepared, Preprocessor
 from crrl.errors import CrrlError
-from crrl.files import explain_os_errors, read_json, write_file, write_json
-from crrl.models import Encoder, FeatureExtractor
+from crrl.facts import build, read_facts
+from crrl.files import (
+    alone,
+    check_kind,
+    explain_damage,
+    explain_os_errors,
+    open_own,
+    read_bytes,
+    sweep,
+    write_file,
+    write_json,
+)
+from crrl.methods import Method
+from crrl.models import Encoder, FeatureExtractor, FeatureKind
 
-FORMAT = 4
-"""Version of the facts kept in an encoder file."""
+FORMAT = 5
+"""Version of the facts kept in an encoder file; those of version 4 have no hash."""
+NO_HASH = "0" * 64
+"""What stands in an encoder file in place of its SHA-256 while that is computed."""
+SEAL = b"crrl-sha256:"
+"""A checkpoint ends with this and the SHA-256 of all before it, in hexadecimal digits."""
+SEAL_LENGTH = len(SEAL) + 64
 
+NAMES = re.compile(r"collections OrderedDict|torch\._utils _rebuild_tensor_v2|torch \w+Storage")
+"""What the pickle in a checkpoint names."""
 
-CHECKPOINT_KEYS = {"phase", "step", "module", "optimizer", "ranks", "rng", "sums", "data", "metrics_bytes"}
+CHECKPOINT: dict[str, type] = {
+    "phase": str,
+    "step": int,
+    "module": dict,
+    "optimizer": dict,
+    "ranks": int,
+    "rng": Tensor,
+    "sums": Tensor,
+    "data": str,
+    "metrics_bytes": int,
+}
+"""What a checkpoint holds at least."""
 
 
 class RunFolder:
@@ -39,6 +72,11 @@ class RunFolder:
         self.checkpoint_path = path / "checkpoint.pt"
         self.teacher_path = path / "teacher.safetensors"
         self.encoder_path = path / "encoder.safetensors"
+
+    def lock(self, shared: bool = False) -> AbstractContextManager[int]:
+        """Within the block no other process trains in the folder or, unless `shared`, evaluates it; see `alone`."""
+        busy = "is in use by another process, which trains or evaluates it: wait for that, or give another folder"
+        return alone(self.path, busy, shared=shared)
 
     def create(self, config: Config) -> None:
         """Make the folder and write config.json.
@@ -63,10 +101,7 @@ class RunFolder:
         """
         if not self.config_path.is_file():
             raise CrrlError(f"{self.path} holds no run (no config.json): give the folder that crrl.train --out named")
-        try:
-            return Config.from_dict(read_json(self.config_path))
-        except (TypeError, AttributeError) as error:
-            raise CrrlError(f"{self.config_path} is damaged ({error}): restore it") from error
+        return read_facts(self.config_path, Config, "restore it, or train again with another --out")
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         """Write a checkpoint in place of the last, with the length of the metrics that belong to it."""
@@ -74,37 +109,73 @@ class RunFolder:
         if metrics_bytes:
             with explain_os_errors(self.metrics_path, "write"), open(self.metrics_path, "rb") as file:
                 os.fsync(file.fileno())
-        buffer = io.BytesIO()  # torch.save to a path would not say that the disk is full
+        buffer = io.BytesIO()
         torch.save({**state, "metrics_bytes": metrics_bytes}, buffer)
-        write_file(self.checkpoint_path, lambda path: path.write_bytes(buffer.getbuffer()))
+        content = buffer.getbuffer()
+        write_file(self.checkpoint_path, lambda file: file.writelines((content, _seal(content))))
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        """The last checkpoint, or None before the first; metrics written after it are cut off.
+        """The last checkpoint, or None before the first.
 
         Raises:
-            CrrlError: the file is damaged.
+            CrrlError: the file is damaged, or no checkpoint.
         """
-        state: dict[str, Any] | None = None
-        if self.checkpoint_path.exists():
-            with explain_os_errors(self.checkpoint_path, "read"):
-                try:
-                    state = torch.load(self.checkpoint_path, map_location="cpu", weights_only=True)
-                except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, KeyError) as error:
-                    raise CrrlError(
-                        f"{self.checkpoint_path} is damaged or no checkpoint; delete it to train from the start"
-                    ) from error
-            if not isinstance(state, dict) or not state.keys() >= CHECKPOINT_KEYS:
-                raise CrrlError(f"{self.checkpoint_path} is no checkpoint of crrl; delete it to train from the start")
-        if self.metrics_path.exists():
-            with explain_os_errors(self.metrics_path, "write"):
-                length = min(self.metrics_path.stat().st_size, state["metrics_bytes"] if state else 0)
-                os.truncate(self.metrics_path, length)
-        return state
+        path, remedy = self.checkpoint_path, "delete it to train from the start, or restore it"
+        if not path.exists():
+            return None
+        content = read_bytes(path)
+        if _seal(memoryview(content)[:-SEAL_LENGTH]) != content[-SEAL_LENGTH:]:
+            raise CrrlError(f"{path} is damaged, cut short or no checkpoint of this version of crrl: {remedy}")
+        with explain_damage(path, "no checkpoint of crrl", remedy):
+            return _read_checkpoint(io.BytesIO(content[:-SEAL_LENGTH]))
+
+    def begin(self, checkpoint: dict[str, Any] | None) -> None:
+        """Make the folder as it was when `checkpoint` was written: metrics since are cut off, leftovers removed."""
+        sweep(self.path, "config.json", "checkpoint.pt", "*.safetensors", "evaluation-*.json")
+        if not os.path.lexists(self.metrics_path):
+            return
+        with explain_os_errors(self.metrics_path, "write"), open(open_own(self.metrics_path, os.O_RDWR), "r+b") as file:
+            file.truncate(min(file.seek(0, os.SEEK_END), checkpoint["metrics_bytes"] if checkpoint else 0))
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
-        with explain_os_errors(self.metrics_path, "write"), open(self.metrics_path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        with explain_os_errors(self.metrics_path, "write"):
+            descriptor = open_own(self.metrics_path, os.O_WRONLY | os.O_APPEND)
+            with open(descriptor, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+
+
+def _seal(content: bytes | memoryview) -> bytes:
+    return SEAL + hashlib.sha256(content).hexdigest().encode()
+
+
+def _check_names(program: bytes) -> None:
+    """Raise ValueError where a pickle names what torch.save does not: some of what torch.load admits takes memory."""
+    for operation, name, _ in pickletools.genops(program):
+        if "GLOBAL" in operation.name and not NAMES.fullmatch(str(name)):
+            raise ValueError(f"it names {name}")
+
+
+def _read_checkpoint(file: io.BytesIO) -> dict[str, Any]:
+    """What torch.save wrote, which takes no more memory than the file: it never compresses.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    archive = zipfile.ZipFile(file)
+    members = archive.infolist()
+    stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
+    if not stored or sum(member.file_size for member in members) > file.seek(0, os.SEEK_END):
+        raise ValueError("its content is compressed")
+    _check_names(archive.read(f"{members[0].filename.split('/')[0]}/data.pkl"))
+    file.seek(0)
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict) or not state.keys() >= CHECKPOINT.keys():
+        raise ValueError("something is missing")
+    for name, kind in CHECKPOINT.items():
+        if not isinstance(state[name], kind) or (kind is int and state[name] < 0):
+            raise ValueError(f"{name} is none")
+    return state
 
 
 @dataclass(frozen=True)
@@ -118,25 +189,46 @@ class EncoderFile:
 
     features: FeatureExtractor
     preprocessor: Preprocessor
-    method: str
+    method: Method
     fingerprint: str
 
 
-def save_encoder(path: Path, features: FeatureExtractor, prepared: Prepared, method: str) -> None:
+@dataclass(frozen=True)
+class Facts:
+    """What an encoder file says of its weights, beside its format and hash."""
+
+    method: Method
+    hidden_size: int
+    dropout: float
+    features: FeatureKind
+    nuisances: int
+    preprocessor: Preprocessor
+    fingerprint: str
+
+    def build(self) -> FeatureExtractor:
+        """The network, on the meta device: it has shapes, and takes no memory."""
+        with torch.device("meta"):
+            encoder = Encoder(3 * self.preprocessor.num_joints, self.hidden_size, self.dropout)
+            return FeatureExtractor(encoder, self.features, self.nuisances).eval()
+
+
+def save_encoder(path: Path, features: FeatureExtractor, prepared: Prepared, method: Method) -> None:
     """Write an encoder's weights with all that is needed to use them; equal encoders give equal bytes."""
-    encoder = features.encoder
-    facts = {
-        "format": FORMAT,
-        "method": method,
-        "hidden_size": encoder.gru.hidden_size,
-        "dropout": encoder.gru.dropout,
-        "features": features.kind,
-        "nuisances": features.nuisances.shape[1],
-        "preprocessor": prepared.preprocessor.to_dict(),
-        "fingerprint": prepared.fingerprint,
-    }
+    gru = features.encoder.gru
+    facts = Facts(
+        method,
+        gru.hidden_size,
+        gru.dropout,
+        features.kind,
+        features.nuisances.shape[1],
+        prepared.preprocessor,
+        prepared.fingerprint,
+    )
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in features.state_dict().items()}
-    write_file(path, lambda temporary: temporary.write_bytes(save(weights, {"crrl": json.dumps(facts)})))
+    said = {"format": FORMAT, "sha256": NO_HASH, **asdict(facts)}
+    content = save(weights, {"crrl": json.dumps(said)})
+    content = content.replace(NO_HASH.encode(), hashlib.sha256(content).hexdigest().encode(), 1)
+    write_file(path, lambda file: file.write(content))
 
 
 def load_encoder(path: Path) -> EncoderFile:
@@ -145,34 +237,39 @@ def load_encoder(path: Path) -> EncoderFile:
     Raises:
         CrrlError: the file is missing, damaged, or no encoder of this library.
     """
-    with explain_os_errors(path, "read"):
-        content = path.read_bytes()
-    try:
-        weights = load(content)
-        size = int.from_bytes(content[:8], "little")
-        facts = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["crrl"])
-    except SafetensorError as error:
-        raise CrrlError(f"{path} is damaged or cut short ({error}): restore it or train again") from error
-    except (KeyError, ValueError):
-        facts = {}
-    if facts.get("format") != FORMAT:
-        raise CrrlError(
-            f"{path} is no encoder that this version of crrl wrote: train again, or use the version that did"
-        )
-    preprocessor = Preprocessor.from_dict(facts["preprocessor"])
-    encoder = Encoder(3 * preprocessor.num_joints, facts["hidden_size"], facts["dropout"])
-    features = FeatureExtractor(encoder, facts["features"], facts["nuisances"]).eval()
-    load_weights(features, weights, path)
-    return EncoderFile(features, preprocessor, facts["method"], facts["fingerprint"])
+    content = read_bytes(path)
+    if content[-SEAL_LENGTH:].startswith(SEAL):
+        raise CrrlError(f"{path} is a checkpoint, by which training goes on: give the run's encoder.safetensors")
+    check_kind(path, content, "an encoder", "safetensors")
+    with explain_damage(path, "damaged or cut short", "restore it or train again"):
+        facts = _facts(content)
+        if facts is None:
+            raise CrrlError(f"{path} is no encoder that this version of crrl wrote: use the version that did")
+        features, weights = facts.build(), load(content)
+        if _shapes(weights) != _shapes(features.state_dict()):
+            raise ValueError("its weights have other names or shapes than it says")
+        features.to_empty(device="cpu").load_state_dict(weights)
+    return EncoderFile(features, facts.preprocessor, facts.method, facts.fingerprint)
 
 
-def load_weights(module: nn.Module, weights: dict[str, Any], path: Path) -> None:
-    """load_state_dict with one clear error.
+def _facts(content: bytes) -> Facts | None:
+    """What an encoder file says of itself; None where it is of another format.
 
     Raises:
-        CrrlError: names or shapes differ from the module's.
+        ValueError: it has another content than when it was written. CrrlError: a fact is none.
     """
-    try:
-        module.load_state_dict(weights)
-    except RuntimeError as error:
-        raise CrrlError(f"{path} does not fit this configuration: its weights have other names or shapes") from error
+    size = int.from_bytes(content[:8], "little")
+    about = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+    said = json.loads(about.get("crrl", "{}"))
+    number, digest = said.pop("format", None), said.pop("sha256", None)
+    if number not in (4, FORMAT) or (digest is None and number == FORMAT):
+        return None
+    if digest is not None:
+        blank = content.replace(str(digest).encode(), NO_HASH.encode(), 1)
+        if hashlib.sha256(blank).hexdigest() != digest:
+            raise ValueError("its content is not the one that was written")
+    return build(Facts, said)
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()}

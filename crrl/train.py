@@ -140,15 +140,28 @@ def train(run: RunFolder, config: Config, device: torch.device, ranks: Ranks) ->
     with ranks.first():
         prepared = prepare(config.dataset, config.data, config.split_name, config.preprocessing)
     trainer = Trainer(config, run, prepared, device, ranks)
-    if ranks.rank == 0:
+    if ranks.rank > 0:
+        return trainer.train()
+    with run.lock():
+        claim(run, config)
         warn_of_untrained(prepared.clips, [config.split_name])
         if config.fused:
             print_backends(config, device)
         if config.turn_yaw == "auto":
             print(f"clips are turned by {trainer.yaw:.0f} degrees, three times as far as they face apart (--turn-yaw)")
-        if not run.config_path.exists():
-            run.create(config)
-    trainer.train()
+        trainer.train()
+
+
+def claim(run: RunFolder, config: Config) -> None:
+    """Write config.json into a new run folder, or see that it is still this run's.
+
+    Raises:
+        CrrlError: another process has begun another run there meanwhile.
+    """
+    if not run.config_path.exists():
+        run.create(config)
+    elif replace(run.config(), device=config.device) != config:
+        raise CrrlError(f"another process has begun another run in {run.path} meanwhile: give another --out")
 
 
 if __name__ == "__main__":

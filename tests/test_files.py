@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -54,9 +54,9 @@ def full_disk(limit: int = 4096) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def half_then(error: BaseException) -> Write:
-    def write(path: Path) -> None:
-        path.write_text("half")
+def half_then(error: BaseException) -> Callable[[BinaryIO], object]:
+    def write(file: BinaryIO) -> None:
+        file.write(b"half")
         raise error
 
     return write
@@ -75,7 +75,7 @@ def target(tmp_path: Path) -> Path:
 
 
 def test_a_write_replaces_the_file_and_leaves_nothing_else(target: Path) -> None:
-    write_file(target, lambda path: path.write_text("new"))
+    write_file(target, lambda file: file.write(b"new"))
     assert content(target.parent) == {"file": b"new"}
 
 
@@ -88,7 +88,7 @@ def test_an_error_while_writing_passes_through_and_the_old_content_stays(target:
 
 def test_a_full_disk_is_named_with_the_remedy_and_the_old_content_stays(target: Path) -> None:
     with full_disk(), pytest.raises(CrrlError, match=f"cannot write {target}: .*; free some disk space"):
-        write_file(target, lambda path: path.write_bytes(bytes(1 << 20)))
+        write_file(target, lambda file: file.write(bytes(1 << 20)))
     assert content(target.parent) == {"file": b"old"}
 
 
@@ -99,7 +99,7 @@ def test_a_full_disk_is_named_with_the_remedy_and_the_old_content_stays(target: 
 def test_a_folder_that_is_none_is_one_error(target: Path, parent: str, problem: str) -> None:
     path = target.parent / parent / "new"
     with pytest.raises(CrrlError, match=f"cannot write {path}: {problem}"):
-        write_file(path, lambda path: path.write_text("new"))
+        write_file(path, lambda file: file.write(b"new"))
 
 
 @pytest.fixture
@@ -113,9 +113,9 @@ def locked(tmp_path: Path) -> Iterator[Path]:
 
 @as_user
 @pytest.mark.parametrize("write", [write_file, write_folder])
-def test_without_permission_the_remedy_is_to_get_it(locked: Path, write: Callable[[Path, Write], None]) -> None:
+def test_without_permission_the_remedy_is_to_get_it(locked: Path, write: Callable[[Path, Any], None]) -> None:
     with pytest.raises(CrrlError, match=f"cannot write {locked / 'new'}: .*give yourself permission there"):
-        write(locked / "new", lambda path: path.write_text("new"))
+        write(locked / "new", lambda _: None)
 
 
 def write_two_files(folder: Path) -> None:

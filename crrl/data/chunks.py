@@ -53,7 +53,7 @@ class Chunk:
     def write(self, frames: FloatArray, facts: Any) -> None:
         """Keep `frames` (float32, any shape) and `facts` (JSON), whole or not at all."""
         arrays: dict[str, Any] = {"frames": frames, "facts": np.frombuffer(json.dumps(facts).encode(), np.uint8)}
-        write_file(self.path, lambda temporary: _save(temporary, arrays))
+        write_file(self.path, lambda file: np.savez(file, **arrays))
 
     def frames(self) -> FloatArray:
         with np.load(self.path, allow_pickle=False) as arrays:
@@ -179,8 +179,3 @@ def below(root: Path, path: Path) -> str:
     if path == root:
         return path.name
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
-
-
-def _save(path: Path, arrays: dict[str, Any]) -> None:
-    with open(path, "wb") as file:  # given a path, savez would add .npz to it
-        np.savez(file, **arrays)

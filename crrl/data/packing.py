@@ -28,7 +28,7 @@ from crrl.data.parallel import use_workers
 from crrl.data.prepared import MANIFEST, digest, digest_of
 from crrl.data.sources import SOURCES, ClipFiles, Source, data_root
 from crrl.errors import CrrlError
-from crrl.files import content_hash, explain_os_errors, move_folder, read_bytes, work_folder, write_json
+from crrl.files import content_hash, explain_os_errors, move_folder, read_bytes, sweep, work_folder, write_json
 
 CHUNK_FILES = 256
 AGAIN = "wait for it, then run the same command again"
@@ -105,8 +105,9 @@ def partial_folder(out: Path) -> Path:
 
 def _remove_chunks(folder: Path) -> None:
     """And what processes that were killed have left of them."""
-    for path in (*folder.glob("*.npz"), *folder.glob(".*.npz.*")):
+    for path in folder.glob("*.npz"):
         path.unlink()
+    sweep(folder, "*.npz")
 
 
 def _load_whole(source: Source, place: Place, folder: Path) -> tuple[Clips, Found]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from crrl.data.clips import FloatArray, IntArray
 from crrl.errors import CrrlError
+from crrl.facts import build
 
 CHUNK_FRAMES = 1 << 17
 
@@ -51,7 +52,13 @@ class Preprocessor:
 
     steps: Preprocessing
     num_joints: int
-    axis_range: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    axis_range: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_joints < 1:
+            raise CrrlError(f"num_joints is {self.num_joints}: at least 1 is needed")
+        if (view := self.steps.view_joints) and not 0 <= min(view) <= max(view) < self.num_joints:
+            raise CrrlError(f"view_joints {view} do not fit skeletons of {self.num_joints} joints")
 
     @classmethod
     def fit(cls, steps: Preprocessing, frames: FloatArray, offsets: IntArray, train: IntArray) -> Preprocessor:
@@ -61,8 +68,6 @@ class Preprocessor:
             CrrlError: a joint of the view transform does not exist.
         """
         joints = frames.shape[1]
-        if steps.view_joints and not 0 <= min(steps.view_joints) <= max(steps.view_joints) < joints:
-            raise CrrlError(f"view_joints {steps.view_joints} do not fit skeletons of {joints} joints")
         unfitted = cls(steps, joints)
         if steps.normalization != "dataset":
             return unfitted
@@ -75,12 +80,16 @@ class Preprocessor:
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Preprocessor:
-        """The inverse of `to_dict`."""
-        steps, axis_range = dict(value["steps"]), value["axis_range"]
-        if steps["view_joints"] is not None:
-            steps["view_joints"] = tuple(steps["view_joints"])
-        ranges = None if axis_range is None else (tuple(axis_range[0]), tuple(axis_range[1]))
-        return cls(Preprocessing(**steps), int(value["num_joints"]), ranges)
+        """The inverse of `to_dict`.
+
+        Raises:
+            CrrlError: a value is unknown, missing or none that may be.
+        """
+        preprocessor = build(cls, value)
+        ranges, normalization = preprocessor.axis_range, preprocessor.steps.normalization
+        if (ranges is not None) != (normalization == "dataset") or not np.isfinite(ranges or 0).all():
+            raise CrrlError(f"axis_range is {ranges}: normalization {normalization} goes by another")
+        return preprocessor
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -39,7 +39,7 @@ def _save(figure: Any, path: Path, title: str) -> None:
     figure.suptitle(title, fontsize=10)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=130)
-    write_file(path, lambda temporary: temporary.write_bytes(content.getbuffer()))
+    write_file(path, lambda file: file.write(content.getbuffer()))
 
 
 def loss_curves(path: Path, curves: Mapping[str, Sequence[Sequence[float]]], title: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from crrl.data.folds import fold_names
-from crrl.files import explain_os_errors, write_file
+from crrl.files import explain_os_errors, write_text
 from crrl.reproduction.drawings import draw
 from crrl.reproduction.orders import floor_line, order_lines
 from crrl.reproduction.paper import Column, Row, paper_number
@@ -43,7 +43,7 @@ def write_page(plan: Plan, runs: Path, out: Path, command: str, with_figures: bo
     sections = [_section(plan, each) for each in scores]
     parts = [_head(plan, runs, command), *sections, drawn, _elsewhere(plan), _runs(plan, runs)]
     text = "\n\n".join(part for part in parts if part) + "\n"
-    write_file(page, lambda path: path.write_text(text, encoding="utf-8"))
+    write_text(page, text)
     write_csv(out / f"{plan.name}.csv", FIELDS, _csv_rows(plan, scores))
     return page
 

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from crrl.errors import CrrlError
-from crrl.files import explain_os_errors, read_json, write_json
+from crrl.facts import read_facts
+from crrl.files import explain_damage, explain_os_errors, read_bytes, write_json
 from crrl.runs import RunFolder
 
 FILE = "reproduction.json"
@@ -40,10 +40,7 @@ class Record:
         path = folder / FILE
         if not path.exists():
             return cls()
-        try:
-            return cls(**read_json(path))
-        except TypeError as error:
-            raise CrrlError(f"{path} is damaged ({error}): delete it, the run itself is not touched") from error
+        return read_facts(path, cls, "delete it, the run itself is not touched")
 
     def write(self, folder: Path) -> None:
         """Keep it in the run folder, which is made where it is missing."""
@@ -86,10 +83,6 @@ def losses(folder: Path, name: str) -> list[float]:
     path = RunFolder(folder).metrics_path
     if not path.exists():
         return []
-    with explain_os_errors(path, "read"):
-        lines = path.read_text(encoding="utf-8").splitlines()
-    try:
-        records = [json.loads(line) for line in lines]
+    with explain_damage(path, "damaged", "train this run again"):
+        records = [dict(json.loads(line)) for line in read_bytes(path).decode().splitlines()]
         return [float(record[name]) for record in records if record["phase"] == records[-1]["phase"] and name in record]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CrrlError(f"{path} is damaged ({error}): train this run again") from error

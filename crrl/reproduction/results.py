@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
-from crrl.errors import CrrlError
-from crrl.files import read_json
+from crrl.files import explain_damage, read_json
 from crrl.methods import METHODS
 from crrl.reproduction.paper import Column, Row, Target, paper_number
 from crrl.reproduction.plan import Plan, Run
@@ -243,12 +242,10 @@ def read(run: Run, plan: Plan, runs: Path, floor: str = "") -> Readings:
     if not path.exists():
         return {}
     start = f"{floor or run.config.method}, "
-    try:
+    with explain_damage(path, "no evaluation of this version of crrl", "delete it and run again"):
         return {
             (row.removeprefix(start), tests): float(accuracy)
             for row, values in read_json(path)["accuracy_percent"].items()
             if row.startswith(start)
             for tests, accuracy in values.items()
         }
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise CrrlError(f"{path} is no evaluation of this version of crrl: delete it and run again") from error

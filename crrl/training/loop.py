@@ -17,8 +17,9 @@ from crrl.data import ClipTensors
 from crrl.data.batches import epoch_order
 from crrl.data.clips import IntArray
 from crrl.errors import CrrlError, catch_stop_signals
+from crrl.files import explain_damage
 from crrl.optim import FlatAdam, FlatOptimizer, FlatSGD, current_rates
-from crrl.runs import RunFolder, load_weights
+from crrl.runs import RunFolder
 from crrl.training.phases import Phase
 from crrl.training.progress import Progress
 from crrl.training.ranks import LostRank, Ranks, Share
@@ -240,12 +241,19 @@ class Loop:
         path = self.run.checkpoint_path
         if state["ranks"] != self.ranks.size:
             raise CrrlError(f"{path} is of {state['ranks']} processes, here are {self.ranks.size}: start as many")
-        load_weights(self.phase.module, state["module"], path)
-        try:
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.program.sums.copy_(state["sums"])
-        except (ValueError, KeyError, RuntimeError) as error:
-            raise CrrlError(f"{path} does not fit this configuration: its optimizer is another") from error
+        remedy = "restore it and config.json, or delete it to train from the start"
+        with explain_damage(path, "a checkpoint that does not fit this configuration", remedy):
+            self._load(state)
+
+    def _load(self, state: dict[str, Any]) -> None:
+        """Take weights, optimizer, sums and random state from a checkpoint; what is of another type raises."""
+        if state["step"] > self.plan.steps or state["sums"].shape != self.program.sums.shape:
+            raise ValueError(f"it has {state['step']} steps, and sums of {list(state['sums'].shape)} losses")
+        self.phase.module.load_state_dict(state["module"])
+        settings = {name: value for name, value in self.optimizer.param_groups[0].items() if name != "params"}
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.param_groups[0].update(settings)  # they are the configuration's
+        self.program.sums.copy_(state["sums"])
         self.step = state["step"]
         self.program.number.fill_(self.step)
         self._restore_random_state(state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import AbstractContextManager
+from secrets import token_hex
 from types import TracebackType
 
 import torch
@@ -62,7 +63,9 @@ class Progress:
             from torch.utils.tensorboard import SummaryWriter  # here, so that a step can be had without TensorBoard
 
             with self._explain():
-                self._events = SummaryWriter(str(run.path), purge_step=first_step + 1)
+                self._events = SummaryWriter(
+                    str(run.path), purge_step=first_step + 1, filename_suffix=f".{token_hex(8)}"
+                )
         self._bar = tqdm(
             total=epochs * clips_per_epoch,
             initial=clips_done,

@@ -12,7 +12,7 @@ from crrl.data import ClipTensors, Prepared
 from crrl.data.augmentation import RandomTurn, choose_yaw
 from crrl.errors import CrrlError
 from crrl.features import encode, fit
-from crrl.methods import METHODS, PhasePlan, first_alone
+from crrl.methods import METHODS, Method, PhasePlan, first_alone
 from crrl.models import Encoder, FeatureExtractor
 from crrl.runs import RunFolder, load_encoder, save_encoder
 from crrl.training.loop import Loop, Plan
@@ -92,6 +92,8 @@ class Trainer:
         checkpoint = self.run.load_checkpoint()
         if checkpoint is not None and checkpoint["data"] != self.prepared.fingerprint:
             raise CrrlError(f"the data set is no longer the one that {self.run.path} was begun with: restore it")
+        if self.ranks.rank == 0:
+            self.run.begin(checkpoint)
         if self._given is not None:
             self._save(self.run.teacher_path, self._given, first_alone(self.config.method))
         steps_before = 0
@@ -121,7 +123,7 @@ class Trainer:
         else:
             self._save(self.run.teacher_path, phase.module.encoder, first_alone(method))
 
-    def _save(self, path: Path, encoder: Encoder, method: str) -> None:
+    def _save(self, path: Path, encoder: Encoder, method: Method) -> None:
         if self.ranks.rank == 0:
             features = FeatureExtractor(encoder.eval(), self.config.features)
             train = torch.from_numpy(self.train_clips)

@@ -63,8 +63,8 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, stop: Callable[[], N
 def test_a_run_folder_holds_everything(options: list[str], tmp_path: Path, recipe: str) -> None:
     run = tmp_path / "run"
     assert train.main([*options, "--recipe", recipe, "--out", str(run)]) == 0
-    names = {path.name.split(".")[0] for path in run.iterdir()}
-    assert names == {"config", "metrics", "events", "encoder", "teacher", "checkpoint"}
+    names = {path.name.strip(".").split(".")[0] for path in run.iterdir()}
+    assert names == {"lock", "config", "metrics", "events", "encoder", "teacher", "checkpoint"}
     records = metrics(run)
     assert [(record["phase"], record["epoch"]) for record in records] == [
         *(("cml", epoch) for epoch in (1, 2, 3)),
@@ -202,11 +202,11 @@ def test_resume_after_ctrl_c_is_bit_identical(
 def events(run: Path, tag: str) -> list[tuple[int, float]]:
     """(step, value) of a TensorBoard tag, as TensorBoard shows it.
 
-    It reads files in the order of their names, which end in a process's count of them: 10 comes before 9. A process
+    It reads files in the order of their names, by a process's count of them: 10 comes before 9. A process
     that trains one run makes too few for that to matter; one that runs all these tests does not.
     """
     for path in run.glob("events.out.tfevents.*"):
-        head, count = path.name.rsplit(".", 1)
+        head, count, _ = path.name.rsplit(".", 2)
         path.rename(path.with_name(f"{head}.{int(count):06}"))
     accumulator = EventAccumulator(str(run))
     accumulator.Reload()
@@ -414,7 +414,7 @@ class TestRefusals:
         train.main([*options, "--method", "ser", "--out", str(tmp_path)])
         (tmp_path / "encoder.safetensors").unlink()
         torch.save({"epoch": 1}, tmp_path / "checkpoint.pt")
-        assert "no checkpoint of crrl" in self.failure(["--resume", str(tmp_path)])
+        assert "no checkpoint of this version of crrl" in self.failure(["--resume", str(tmp_path)])
 
     def test_more_clips_to_a_batch_than_there_are(self, options: list[str], tmp_path: Path) -> None:
         assert "--no-drop-last" in self.failure([*options, "--batch-size", "64", "--out", str(tmp_path / "run")])
@@ -456,7 +456,7 @@ class TestRefusals:
         assert full.returncode == 2
         assert "free some disk space" in full.stderr.splitlines()[-1]
         assert str(run / "checkpoint.pt") in full.stderr.splitlines()[-1]
-        assert not list(run.glob(".*"))
+        assert not list(run.glob(".*.tmp"))
         train.main(["--resume", str(run)])
         assert same_weights(tmp_path / "whole", run)
 

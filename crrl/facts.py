@@ -1,0 +1,89 @@
+"""Dataclasses of plain values, out of what JSON holds of them: every field is there, and of its type."""
+
+from __future__ import annotations
+
+import types
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from crrl.errors import CrrlError
+from crrl.files import read_json, shown
+
+T = TypeVar("T")
+
+LARGEST = 2**63
+"""Whole numbers are smaller, as tensors count by int64."""
+
+
+def read_facts(path: Path, kind: type[T], remedy: str) -> T:
+    """The dataclass that the JSON file `path` holds.
+
+    Raises:
+        CrrlError: the file is missing, damaged or of another version; it names the file and ends with `remedy`.
+    """
+    value = read_json(path)
+    try:
+        return build(kind, value)
+    except CrrlError as error:
+        raise CrrlError(f"{path} is damaged or of another version ({error}): {remedy}") from error
+
+
+def build(kind: type[T], value: Any) -> T:
+    """The inverse of `dataclasses.asdict`, after a way through JSON: lists are tuples again, strings paths.
+
+    Args:
+        kind: a dataclass whose fields are int, float, str, bool, None, Path, Literal of strings, tuple or list of
+            such, a union of them, or such a dataclass.
+
+    Raises:
+        CrrlError: a field is unknown, missing, of another type or out of its range; the dataclass refuses it.
+    """
+    if not isinstance(value, dict):
+        raise CrrlError(f"{shown(repr(value))} stands in place of {kind.__name__}")
+    names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    if value.keys() != names:
+        raise CrrlError(f"unknown or missing: {', '.join(sorted(map(shown, value.keys() ^ names)))}")
+    hints = get_type_hints(kind)
+    return kind(**{name: _field(name, hints[name], item) for name, item in value.items()})
+
+
+def _field(name: str, hint: Any, item: Any) -> Any:
+    try:
+        return _value(hint, item)
+    except TypeError as error:
+        choices = get_args(hint) if get_origin(hint) is Literal else [getattr(hint, "__name__", hint)]
+        wanted = ("one of " if len(choices) > 1 else "of type ") + ", ".join(map(str, choices))
+        raise CrrlError(f"{name} is {shown(repr(item))}: it must be {wanted}") from error
+
+
+def _value(hint: Any, item: Any) -> Any:
+    """`item` as `hint` says; raises TypeError where it is something else."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _first(inner, item)
+    if is_dataclass(hint):
+        return build(hint, item)  # type: ignore[arg-type]
+    if origin is Literal and isinstance(item, str) and item in inner:
+        return item
+    if origin in (list, tuple) and isinstance(item, list):
+        kinds = inner[:1] * len(item) if origin is list or inner[-1] is ... else inner
+        if len(kinds) == len(item):
+            return origin(_value(kind, each) for kind, each in zip(kinds, item, strict=True))
+    if hint is Path and type(item) is str and "\0" not in item:
+        return Path(item)
+    if hint is float and type(item) is int and abs(item) < LARGEST:
+        return item
+    if type(item) is hint and (hint is not int or abs(item) < LARGEST):
+        return item
+    raise TypeError
+
+
+def _first(hints: tuple[Any, ...], item: Any) -> Any:
+    """`item` as the first of `hints` that it is."""
+    for hint in hints:
+        try:
+            return _value(hint, item)
+        except TypeError:
+            continue
+    raise TypeError
