@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -94,8 +94,13 @@ def prepare_folder(
 
 
 def _refuse_existing(out: Path) -> None:
-    if os.path.lexists(os.path.normpath(out)):
-        raise CrrlError(f"{out} is there already: remove it or give another --out")
+    """Raise where `out` is there; chunks of a process that was killed just when it had made it go."""
+    if not os.path.lexists(os.path.normpath(out)):
+        return
+    if (left := partial_folder(out)).is_dir():
+        with suppress(CrrlError), work_folder(left, AGAIN):
+            _remove_chunks(left)
+    raise CrrlError(f"{out} is there already: remove it or give another --out")
 
 
 def partial_folder(out: Path) -> Path:

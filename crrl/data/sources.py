@@ -33,14 +33,13 @@ from crrl.data.clips import ARRAYS, Clips, FloatArray, IntArray, write_frames
 from crrl.data.integrity import Inputs, damage, seal
 from crrl.data.preprocessing import Preprocessing, Preprocessor
 from crrl.errors import CrrlError
+from crrl.facts import read_facts
 from crrl.files import (
     ELSEWHERE,
     cache_folder,
     content_hash,
     discard,
-    explain_damage,
     explain_os_errors,
-    read_json,
     write_folder,
     write_json,
 )
@@ -203,7 +202,7 @@ def prepare(dataset: str, data: Path | None, split: str, steps: Preprocessing) -
     target = cache_folder() / f"{dataset}-{_key(source, inputs, split, steps)}"
     if not _is_kept(target):
         _write(source, inputs, split, steps, target)
-    clips, preprocessor, content = _open(target)
+    clips, facts = _open(target)
     joints = SOURCES[dataset].joints
     if joints and clips.num_joints not in joints:
         raise CrrlError(
@@ -214,8 +213,8 @@ def prepare(dataset: str, data: Path | None, split: str, steps: Preprocessing) -
     for side, index in {"train": chosen.train, **chosen.test}.items():
         if len(index) == 0:
             raise CrrlError(f"split {split!r} of {dataset} has no clips in {side!r}: is the data set complete?")
-    fingerprint = _hash(content, chosen.train, *chosen.test.values())
-    return Prepared(clips, preprocessor, fingerprint)
+    fingerprint = _hash(facts.clips, chosen.train, *chosen.test.values())
+    return Prepared(clips, facts.preprocessor, fingerprint)
 
 
 def _prepared_source(dataset: str, root: Path) -> Source:
@@ -256,12 +255,18 @@ def _is_kept(target: Path) -> bool:
     return not found
 
 
-def _open(target: Path) -> tuple[Clips, Preprocessor, str]:
-    """The clips that the cache holds, what prepared them, and a hash of them."""
-    clips, path = Clips.open(target), target / "prepared.json"
-    facts = read_json(path)
-    with explain_damage(path, "damaged", f"delete {target} to have it made again"):
-        return clips, Preprocessor.from_dict(facts["preprocessor"]), str(facts["clips"])
+@dataclass(frozen=True)
+class _Facts:
+    """What prepared.json holds: what made the clips, and a hash of them."""
+
+    preprocessor: Preprocessor
+    clips: str
+
+
+def _open(target: Path) -> tuple[Clips, _Facts]:
+    """What the cache holds."""
+    again = f"delete {target} to have it made again"
+    return Clips.open(target), read_facts(target / "prepared.json", _Facts, again)
 
 
 def _write(source: Source, inputs: Inputs, split: str, steps: Preprocessing, target: Path) -> None:
@@ -276,8 +281,8 @@ def _write(source: Source, inputs: Inputs, split: str, steps: Preprocessing, tar
         shape = (int(offsets[-1]), *raw.frames.shape[1:])
         frames = write_frames(folder, shape, preprocessor.pieces(raw.frames, raw.offsets))
         replace(raw, frames=frames, offsets=offsets).save_facts(folder)
-        facts = {"preprocessor": preprocessor.to_dict(), "clips": _hash(frames, offsets, raw.labels)}
-        write_json(folder / "prepared.json", facts)
+        facts = _Facts(preprocessor, _hash(frames, offsets, raw.labels))
+        write_json(folder / "prepared.json", asdict(facts))
         inputs.check()
         if source.code is prepared:
             prepared.load(files)  # its files too are still what their manifest says

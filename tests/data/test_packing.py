@@ -334,6 +334,11 @@ def test_what_killed_processes_left_of_chunks_goes_at_the_end(raw: Path, tmp_pat
         (tmp_path / "out.partial" / name).touch()
     prepare_ntu(raw, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
+    (tmp_path / "out.partial" / "whole").mkdir(parents=True)
+    (tmp_path / "out.partial" / "000000-0.npz").touch()
+    with pytest.raises(CrrlError, match="out is there already"):
+        prepare_ntu(raw, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
 
 
 @pytest.mark.parametrize("put_back", [False, True])
