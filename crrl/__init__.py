@@ -1,6 +1,14 @@
 """crrl: contrast-reconstruction representation learning for skeleton-based action recognition, on compiled kernels."""
 
+import signal
+import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+if sys.orig_argv[1:3] and (
+    (sys.orig_argv[1] == "-m" and sys.orig_argv[2].split(".")[0] == "crrl") or Path(sys.orig_argv[1]).name == "crrl"
+):
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a command that is stopped while it loads ends without a traceback
 
 from crrl.embedding import SkeletonEncoder, load
 from crrl.errors import CrrlError

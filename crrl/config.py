@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from crrl.data.preprocessing import Preprocessing
-from crrl.errors import CrrlError
+from crrl.errors import CrrlError, environment_number
 from crrl.facts import build
 from crrl.methods import METHODS, Method
 from crrl.models import FeatureKind
@@ -236,7 +235,7 @@ def choose_device(name: str) -> torch.device:
         raise CrrlError("--device cuda: this machine has no usable GPU, or torch is a CPU build; use --device cpu")
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    rank = int(os.environ.get("LOCAL_RANK", "0"))  # torchrun's number of the process on this machine
+    rank = environment_number("LOCAL_RANK", 0)  # torchrun's number of the process on this machine
     if rank >= torch.cuda.device_count():
         raise CrrlError(f"{rank + 1} processes need as many GPUs, here are {torch.cuda.device_count()}")
     return torch.device("cuda", rank)

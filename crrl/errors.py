@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -53,8 +56,61 @@ def catch_stop_signals() -> Iterator[list[int]]:
         raise Interrupted(caught[0])
 
 
+def environment_number(name: str, default: int) -> int:
+    """The whole number, not negative, that an environment variable of torchrun holds.
+
+    Raises:
+        CrrlError: it holds something else.
+    """
+    text = os.environ.get(name) or str(default)
+    if not (text.isascii() and text.isdigit()):
+        raise CrrlError(f"the environment variable {name} is {text!r}, not a number: unset it, or start with torchrun")
+    return int(text)
+
+
+class _Patient(io.TextIOWrapper):
+    """A stderr that goes on where it cannot be written, on a full disk, say: what is said there is not the work."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            super().flush()
+
+
+def _open_streams() -> None:
+    """Have stdin, stdout and stderr open, and able to write all text; what the terminal lacks is escaped."""
+    while (free := os.open(os.devnull, os.O_RDWR)) <= 2:  # a closed one, whose number the next file would get
+        pass
+    os.close(free)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    encoding = sys.stderr.encoding
+    if sys.stderr is sys.__stderr__:
+        raw = open(2, "wb", buffering=0, closefd=False)  # noqa: SIM115
+        sys.stderr = _Patient(raw, encoding, "backslashreplace", write_through=True)
+
+
+def _is_memory(error: BaseException) -> bool:
+    """Whether an error, of Python, PyTorch or CUDA, says that memory is used up."""
+    return isinstance(error, MemoryError) or bool(re.search("allocate memory|out of memory|size calc", str(error)))
+
+
 def _one_line(message: Warning | str, category: type[Warning], *_: object, **__: object) -> str:
     return f"warning: {message}\n"
+
+
+def _thread_line(failed: threading.ExceptHookArgs) -> None:
+    """What a thread of TensorBoard meets, as on a full disk, is met again by who waits for it: here it is a line."""
+    if isinstance(failed.exc_value, OSError):
+        print(f"warning: {failed.exc_value}", file=sys.stderr)
+    else:
+        threading.__excepthook__(failed)
 
 
 def run_command(main: Callable[[], int | None]) -> int:
@@ -62,6 +118,8 @@ def run_command(main: Callable[[], int | None]) -> int:
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _interrupt)
     warnings.formatwarning = _one_line
+    threading.excepthook = _thread_line
+    _open_streams()
     try:
         return main() or 0
     except CrrlError as error:
@@ -71,7 +129,14 @@ def run_command(main: Callable[[], int | None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
-        print(f"error: {error}; check that path and your permissions", file=sys.stderr)
+        remedy = "check that path and your permissions" if error.filename else "check where the output goes"
+        print(f"error: {error}; {remedy}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not _is_memory(error):
+            raise
+        reason = str(error).partition("\n")[0][:150]
+        print(f"error: not enough memory ({reason}): give smaller sizes, or another machine", file=sys.stderr)
         return 2
     except Interrupted as stop:
         print(f"stopped by {stop}", file=sys.stderr)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from crrl import ops
+from crrl.bars import bar
 from crrl.data import ClipTensors
 from crrl.data.augmentation import another_take
 from crrl.data.batches import resampled
@@ -74,12 +73,13 @@ def encode_takes(
         yaw: how far they are turned, as `another_take` has it.
     """
     device = tensors.frames.device
-    shown = 0.2 if sys.stderr.isatty() else 60
-    for number in tqdm(range(takes), "features of other takes", unit="take", mininterval=shown, leave=False):
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(number)
-            take = encode(lambda x, lengths: features(*another_take(x, lengths, yaw)), tensors, index)
-        yield take
+    with bar(takes, "features of other takes", "take", leave=False, delay=1) as shown:
+        for number in range(takes):
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                torch.manual_seed(number)
+                take = encode(lambda x, lengths: features(*another_take(x, lengths, yaw)), tensors, index)
+            yield take
+            shown.update()
 
 
 @torch.no_grad()

@@ -427,9 +427,11 @@ def cache_folder() -> Path:
     """Where prepared sets are kept: $CRRL_CACHE, else ~/.cache/crrl.
 
     Raises:
-        CrrlError: neither is known.
+        CrrlError: the user has no home folder.
     """
+    if folder := os.environ.get("CRRL_CACHE"):
+        return Path(folder)
     try:
-        return Path(os.environ.get("CRRL_CACHE") or Path.home() / ".cache" / "crrl")
+        return Path.home() / ".cache" / "crrl"
     except RuntimeError as error:
-        raise CrrlError("this user has no home folder to keep prepared sets in: set CRRL_CACHE to a folder") from error
+        raise CrrlError("there is no home folder to keep prepared sets in: set CRRL_CACHE to a folder") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -12,9 +11,9 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 from torch import Tensor
-from tqdm import tqdm
 
 from crrl import evaluation
+from crrl.bars import bar
 from crrl.config import DATASETS, Config, Dataset, Recipe, preset
 from crrl.data import Clips, ClipTensors, Prepared, prepare
 from crrl.data.augmentation import choose_yaw
@@ -295,14 +294,20 @@ class Evaluation:
         jobs, settings, classes = self._jobs(protocol), self.options.fine_tuning(), len(self.class_names)
         clips = sum(settings.epochs_over(len(job.index)) * len(job.index) for job in jobs)
         outcome = Outcome({}, {"epochs_run": {job.labelled: settings.epochs_over(len(job.index)) for job in jobs}})
-        interval = 0.2 if sys.stderr.isatty() else 30
-        with tqdm(total=len(self.encoders) * clips, desc=protocol, unit="clip", mininterval=interval) as bar:
+        with bar(len(self.encoders) * clips, protocol, "clip") as done:
             for name, extractor in self.encoders.items():
                 for job in jobs:
                     what = f"{name}, {job.labelled}" if protocol == "semi-supervised" else name
-                    bar.set_description(f"{protocol}: {what}", refresh=False)
+                    done.set_description(f"{protocol}: {what}", refresh=False)
                     history = fine_tune(
-                        extractor.encoder, self.tensors, job.index, self.tests, classes, settings, job.seed, bar.update
+                        extractor.encoder,
+                        self.tensors,
+                        job.index,
+                        self.tests,
+                        classes,
+                        settings,
+                        job.seed,
+                        done.update,
                     )
                     for row, values in last_and_best(history).items():
                         for test, value in values.items():

@@ -256,7 +256,7 @@ def _facts(content: bytes) -> Facts | None:
     """What an encoder file says of itself; None where it is of another format.
 
     Raises:
-        ValueError: it has another content than when it was written. CrrlError: a fact is none.
+        ValueError: it has another content than when it was written, or a fact is none.
     """
     size = int.from_bytes(content[:8], "little")
     about = json.loads(content[8 : 8 + size]).get("__metadata__", {})
@@ -268,7 +268,10 @@ def _facts(content: bytes) -> Facts | None:
         blank = content.replace(str(digest).encode(), NO_HASH.encode(), 1)
         if hashlib.sha256(blank).hexdigest() != digest:
             raise ValueError("its content is not the one that was written")
-    return build(Facts, said)
+    try:
+        return build(Facts, said)
+    except CrrlError as error:
+        raise ValueError(str(error)) from error
 
 
 def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:

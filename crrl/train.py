@@ -68,7 +68,9 @@ def open_run(arguments: list[str]) -> tuple[RunFolder, Config]:
         CrrlError: neither --out nor --resume, --resume with other options, or an unusable folder.
     """
     options = parse(arguments)
-    config = options.config
+    config, folder = options.config, str(options.resume or options.out)
+    if folder.encode(errors="ignore").decode() != folder:  # TensorBoard knows no other names
+        raise CrrlError(f"the folder {folder!r} has a name that is no UTF-8 text here: give it another, or set LC_ALL")
     if options.resume is not None:
         if options.out is not None or replace(config, device="auto") != preset():
             raise CrrlError("--resume takes the run's own configuration: no option but --device goes with it")

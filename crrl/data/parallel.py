@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -15,8 +14,7 @@ from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
-from tqdm import tqdm
-
+from crrl.bars import bar
 from crrl.errors import CrrlError
 
 FEW = 16
@@ -105,8 +103,7 @@ def progress(what: str, total: int, initial: int = 0) -> Any:
 
     Few files have none.
     """
-    interval = 0.2 if sys.stderr.isatty() else 30
-    return tqdm(total=total, initial=initial, desc=what, unit="file", mininterval=interval, disable=total < FEW)
+    return bar(total, what, "file", initial=initial, disable=total < FEW)
 
 
 def cores() -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from crrl.ops import cpu, cpu_step
+from crrl.ops import cpu, cpu_gru
 
 
 def linear_epoch(
@@ -23,5 +23,5 @@ def linear_epoch(
         ValueError: a tensor is not contiguous on the CPU, or of another dtype or shape; a label or a clip is out of
             range. Nothing is changed then.
     """
-    native, isa = cpu.native, cpu_step.isa()
+    native, isa = cpu.native, cpu_gru.forced()
     native.linear_epoch(features, labels, order, batch_size, *parameters, *momenta, rate, momentum, isa)

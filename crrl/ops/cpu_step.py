@@ -15,7 +15,7 @@ def supports(case: Case) -> tuple[bool, str]:
         return False, cpu.missing
     if case.device != "cpu" or case.dtype != torch.float32:
         return False, f"the C++ kernel takes float32 on the CPU, not {case.dtype} on {case.device}"
-    return True, f"one pass in C++ (crrl._cpu, {isa() or cpu_gru.BEST[False]})"
+    return True, f"one pass in C++ (crrl._cpu, {cpu_gru.forced() or cpu_gru.BEST[False]})"
 
 
 def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -49,7 +49,16 @@ def _info_nce(
     q = q.contiguous()
     loss, dq = q.new_empty(()), q.new_empty(q.shape)
     cpu.native.info_nce(
-        q, k.contiguous(), queue, temperature, loss, dq, pointer, entering, torch.get_num_threads(), isa()
+        q,
+        k.contiguous(),
+        queue,
+        temperature,
+        loss,
+        dq,
+        pointer,
+        entering,
+        torch.get_num_threads(),
+        cpu_gru.forced(),
     )
     return loss, dq
 
@@ -61,7 +70,7 @@ def ema_update(keys: Tensor, queries: Tensor, boundary: int, momentum_head: floa
         ValueError: a tensor is not contiguous float32 [N] on the CPU, or boundary is not in 0..N.
     """
     momenta = boundary, momentum_head, momentum_tail
-    cpu.native.ema_update(keys, queries, *momenta, torch.get_num_threads(), isa())
+    cpu.native.ema_update(keys, queries, *momenta, torch.get_num_threads(), cpu_gru.forced())
 
 
 def flat_step(
@@ -87,10 +96,5 @@ def flat_step(
     """
     cpu.native.flat_step(
         parameters, gradients, first, second, keys, rates, nesterov, weight_decay, beta2, eps, max_norm,
-        boundary, momentum_head, momentum_tail, torch.get_num_threads(), isa(),
+        boundary, momentum_head, momentum_tail, torch.get_num_threads(), cpu_gru.forced(),
     )  # fmt: skip
-
-
-def isa() -> str:
-    """The instruction set that the GRU is made to use, where it computes in float32."""
-    return "" if cpu_gru.isa in cpu_gru.BF16_ISAS else cpu_gru.isa

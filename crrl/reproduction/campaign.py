@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from crrl.bars import bar
 from crrl.errors import catch_stop_signals
 from crrl.files import Busy, alone, explain_os_errors, open_own
 from crrl.reproduction.paper import Protocol
@@ -79,14 +80,11 @@ class Campaign:
         missing = self.missing()
         if not missing:
             return
-        total, shown = sum(run.work for run in missing), 0.2 if sys.stderr.isatty() else 60
-        with (
-            tqdm(total=total, unit="clip", desc=self.plans[0].name, mininterval=shown) as bar,
-            catch_stop_signals() as signals,
-        ):
-            self._work(missing, bar, signals)
+        total = sum(run.work for run in missing)
+        with bar(total, self.plans[0].name, "clip", every=60) as shown, catch_stop_signals() as signals:
+            self._work(missing, shown, signals)
 
-    def _work(self, missing: list[Run], bar: tqdm, signals: list[int]) -> None:
+    def _work(self, missing: list[Run], shown: tqdm, signals: list[int]) -> None:
         """Keep so many runs at work until all are done, or a signal is there, which then goes to all of them."""
         started, waiting = time.perf_counter(), list(missing)
         active: dict[str, Work] = {}
@@ -95,11 +93,11 @@ class Campaign:
                 while len(active) < self.jobs and (run := next_ready(waiting, active)):
                     waiting.remove(run)
                     number = len(missing) - len(waiting)
-                    say(bar, f"[{number}/{len(missing)}] {run.name}{time_left(bar, started)}")
+                    say(shown, f"[{number}/{len(missing)}] {run.name}{time_left(shown, started)}")
                     active[run.name] = self._attempt(run)
                 processes = {name: next(work, None) for name, work in active.items()}
                 active = {name: work for name, work in active.items() if processes[name]}
-                move(bar, sum(self._done.values()))
+                move(shown, sum(self._done.values()))
                 if signals:
                     return stop([process for process in processes.values() if process], signals[0])
                 if len(active) == len(processes):
@@ -219,21 +217,21 @@ def reason(code: int, log: Path) -> str:
     return f"ended by {cause}" + (" (out of memory?)" if cause == "SIGKILL" else f": {last}")
 
 
-def say(bar: tqdm, line: str) -> None:
+def say(shown: tqdm, line: str) -> None:
     """One line above the bar."""
-    bar.write(line, file=sys.stderr)
+    shown.write(line, file=sys.stderr)
 
 
-def move(bar: tqdm, done: int) -> None:
+def move(shown: tqdm, done: int) -> None:
     """Set the bar to `done`, never back."""
-    bar.update(max(0, min(done, int(bar.total)) - bar.n))
+    shown.update(max(0, min(done, int(shown.total)) - shown.n))
 
 
-def time_left(bar: tqdm, started: float) -> str:
+def time_left(shown: tqdm, started: float) -> str:
     """When all will be done at the pace so far."""
-    if not bar.n:
+    if not shown.n:
         return ""
-    seconds = (time.perf_counter() - started) * (bar.total - bar.n) / bar.n
+    seconds = (time.perf_counter() - started) * (shown.total - shown.n) / shown.n
     return (
         f" (about {seconds / 60:.0f} min left, until {time.strftime('%H:%M', time.localtime(time.time() + seconds))})"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from contextlib import AbstractContextManager
 from secrets import token_hex
@@ -10,8 +9,8 @@ from types import TracebackType
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from crrl.bars import bar
 from crrl.files import explain_os_errors
 from crrl.runs import RunFolder
 
@@ -66,14 +65,7 @@ class Progress:
                 self._events = SummaryWriter(
                     str(run.path), purge_step=first_step + 1, filename_suffix=f".{token_hex(8)}"
                 )
-        self._bar = tqdm(
-            total=epochs * clips_per_epoch,
-            initial=clips_done,
-            desc=phase,
-            unit="clip",
-            mininterval=0.2 if sys.stderr.isatty() else 30,
-            disable=silent,
-        )
+        self._bar = bar(epochs * clips_per_epoch, phase, "clip", initial=clips_done, disable=silent)
         self._loss = Reading()
         self._steps = 0
         self._clips = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from crrl.errors import CrrlError
+from crrl.errors import CrrlError, environment_number
 
 
 class LostRank(CrrlError):
@@ -133,9 +132,9 @@ def connect(device: torch.device) -> Iterator[Ranks]:
     """The ranks that torchrun started together (NCCL on GPUs, gloo on CPUs); without torchrun this process alone.
 
     Raises:
-        CrrlError: the others cannot be reached.
+        CrrlError: the others cannot be reached, or WORLD_SIZE is no number.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if environment_number("WORLD_SIZE", 1) == 1:
         yield Ranks()
         return
     try:
