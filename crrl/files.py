@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 import stat
-import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
@@ -26,6 +26,11 @@ HEAD = 512
 """Bytes by which a kind of file is told."""
 SHOWN = 24
 """Characters of a file that a message repeats."""
+ELSEWHERE = "set CRRL_CACHE to another folder"
+"""What to do where the cache is of no use."""
+LOCK = ".lock"
+FRESH = 60
+"""Seconds within which a new folder has its lock."""
 
 
 class Kind(NamedTuple):
@@ -138,8 +143,12 @@ def open_input(path: Path, what: str = "", *kinds: str, only: bool = False) -> B
 
 
 @contextmanager
-def explain_os_errors(path: Path, doing: str) -> Iterator[None]:
-    """Turn an OSError met while `doing` something with `path` into one line that names the file and the remedy."""
+def explain_os_errors(path: Path, doing: str, elsewhere: str = "choose another folder") -> Iterator[None]:
+    """Turn an OSError met while `doing` something with `path` into one line that names the file and the remedy.
+
+    Args:
+        elsewhere: how to have it done in another place, where this one is of no use.
+    """
     try:
         yield
     except OSError as error:
@@ -147,9 +156,9 @@ def explain_os_errors(path: Path, doing: str) -> Iterator[None]:
         if short_write or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             remedy = "free some disk space (or raise the quota), then run the same command again"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            remedy = "give yourself permission there, or choose another folder"
+            remedy = f"give yourself permission there, or {elsewhere}"
         elif error.errno in (errno.EEXIST, errno.ENOTDIR):
-            remedy = "a file is in the way of a folder: choose another path"
+            remedy = f"a file is in the way of a folder: {elsewhere}"
         elif error.errno == errno.ENOENT:
             remedy = "check the path"
         else:
@@ -179,11 +188,12 @@ class Busy(CrrlError):
 
 
 @contextmanager
-def alone(folder: Path, busy: str, name: str = ".lock", shared: bool = False) -> Iterator[int]:
+def alone(folder: Path, busy: str, name: str = LOCK, shared: bool = False) -> Iterator[int]:
     """Within the block no other process is in a block of its own by this folder and name; yields the lock's descriptor.
 
     The folder is made where it is missing; the file `name` in it stays. The lock is the kernel's: it ends with the
-    process, however that ends, or with the last of the processes that inherit the descriptor.
+    process, however that ends, or with the last of the processes begun with the descriptor; forked workers do not hold
+    it.
 
     Args:
         busy: what is said of the folder where another process is in such a block, and the remedy.
@@ -204,9 +214,25 @@ def alone(folder: Path, busy: str, name: str = ".lock", shared: bool = False) ->
                 fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise Busy(f"{folder} {busy}") from error
+        _held.add(descriptor)
         yield descriptor
     finally:
+        _held.discard(descriptor)
         os.close(descriptor)
+
+
+_held: set[int] = set()
+
+
+def _hold_nothing() -> None:
+    """What a forked process does: a worker lives on for a moment when its parent is killed."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_hold_nothing)
 
 
 def open_own(path: Path, flags: int) -> int:
@@ -301,23 +327,90 @@ def read_json(path: Path) -> Any:
         raise CrrlError(f"{path} is not valid JSON ({error}): the file is damaged or cut short; restore it") from error
 
 
+@contextmanager
+def work_folder(folder: Path, busy: str) -> Iterator[Path]:
+    """A new folder in `folder`, for a process that is alone there (`alone`, which has `busy` explained).
+
+    At the end of the block it is removed where it is still there; so is `folder` where nothing else is in it. What a
+    killed process has left of its own goes at the start.
+
+    Raises:
+        Busy: another process is there.
+        CrrlError: `folder` cannot be written, or is a symbolic link.
+    """
+    if folder.is_symlink():
+        raise CrrlError(f"{folder} is a symbolic link, and nothing is written through one: remove it")
+    with alone(folder, busy) as lock:
+        whole = folder / "whole"
+        with explain_os_errors(whole, "write"):
+            if not os.path.samestat(os.fstat(lock), os.stat(folder / LOCK)):  # removed by who was done just then
+                raise Busy(f"{folder} {busy}")
+            shutil.rmtree(whole, ignore_errors=True)
+            whole.mkdir()
+        try:
+            yield whole
+        finally:
+            shutil.rmtree(whole, ignore_errors=True)
+            with suppress(OSError):
+                (folder / LOCK).unlink()
+                folder.rmdir()
+
+
 def write_folder(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write(temporary folder)`, then move that folder to `path` in one step; a folder already there stays.
+    """Call `write(temporary folder)`, then move that folder into the cache, to `path`; a folder already there stays.
 
     Two processes may do this at once: the first to finish wins, both then read the same content.
+
+    Raises:
+        CrrlError: the disk is full, the cache may not be written to, ...
     """
-    with explain_os_errors(path, "write"):
+    with explain_os_errors(path, "write", ELSEWHERE):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        try:
+        with _temporary_folder(path) as temporary:
             write(temporary)
             try:
-                os.rename(temporary, path)
+                move_folder(temporary, path)
             except OSError:
                 if not path.is_dir():
                     raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def discard(path: Path) -> None:
+    """Remove a folder from the cache: first out of the way in one step, then from the disk.
+
+    Raises:
+        CrrlError: it may not be removed.
+    """
+    with (
+        explain_os_errors(path, "remove", ELSEWHERE),
+        _temporary_folder(path) as temporary,
+        suppress(FileNotFoundError),
+    ):
+        os.rename(path, temporary / path.name)
+
+
+@contextmanager
+def _temporary_folder(path: Path) -> Iterator[Path]:
+    """A new folder below that of `path`, removed at the end of the block; so are those that killed processes left."""
+    for old in path.parent.glob(".*.partial"):
+        with suppress(OSError, CrrlError):
+            if time.time() - old.stat().st_mtime > FRESH:
+                with alone(old, "is in use"):
+                    shutil.rmtree(old)
+    folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    folder.mkdir()
+    with work_folder(folder, "is in use") as whole:
+        yield whole
+
+
+def move_folder(folder: Path, path: Path) -> None:
+    """Move a folder of files to `path` in one step, once the disk holds them, and have the disk hold that too."""
+    for each in folder.iterdir():
+        with open(each, "rb") as file:
+            os.fsync(file.fileno())
+    sync_folder(folder)
+    os.rename(folder, path)
+    sync_folder(path.parent)
 
 
 def content_hash(parts: Iterable[bytes | memoryview | str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import re
 import subprocess
@@ -29,11 +30,13 @@ from crrl.files import (
     read_bytes,
     read_json,
     shown,
+    work_folder,
     write_file,
     write_folder,
     write_json,
 )
 
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 as_user = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
 
 Write = Callable[[Path], object]
@@ -148,6 +151,91 @@ def test_a_full_disk_while_writing_a_folder_leaves_nothing(tmp_path: Path, write
     with full_disk(), pytest.raises(CrrlError, match=f"cannot write {tmp_path / 'set'}: .*run the same command again"):
         write_folder(tmp_path / "set", write)
     assert list(tmp_path.iterdir()) == []
+
+
+@on_linux
+def test_a_folder_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: dict[str, bool] = {}
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced[re.sub(r"\.set\..*\.partial/whole", "temporary", str(path.relative_to(tmp_path)))] = (
+            tmp_path / "set"
+        ).exists()
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    write_folder(tmp_path / "set", write_two_files)
+    assert synced == {"temporary/a": False, "temporary/b": False, "temporary": False, ".": True}
+
+
+def test_what_killed_writers_left_is_swept_and_no_more(tmp_path: Path) -> None:
+    left, alive, fresh, other = (tmp_path / f".{name}.partial" for name in ("a.0", "b.1", "c.2", "d"))
+    for folder in (left, alive, fresh):
+        (folder / "whole").mkdir(parents=True)
+        (folder / "whole" / "frames.npy").write_text("half")
+    other.symlink_to(fresh)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(alone(alive, "is in use"))
+        for folder in (left, alive):
+            os.utime(folder, (0, 0))
+        write_folder(tmp_path / "set", write_two_files)
+    assert {path.name for path in tmp_path.iterdir()} == {alive.name, fresh.name, other.name, "set"}
+    assert (fresh / "whole" / "frames.npy").exists()
+
+
+def test_a_work_folder_is_one_processs_and_gone_at_the_end(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    with work_folder(work, "is in use") as whole:
+        (whole / "a").touch()
+        with pytest.raises(Busy, match=f"^{work} is in use$"), work_folder(work, "is in use"):
+            pass
+        assert content(whole) == {"a": b""}
+    assert not work.exists()
+    (work / "whole").mkdir(parents=True)
+    (work / "whole" / "of a killed process").touch()
+    (work / "kept").touch()
+    with work_folder(work, "is in use") as whole:
+        assert content(whole) == {}
+    assert content(work) == {"kept": b""}
+
+
+def test_nothing_is_worked_on_through_a_symbolic_link(tmp_path: Path) -> None:
+    (tmp_path / "own" / "whole").mkdir(parents=True)
+    (tmp_path / "own" / "whole" / "a").touch()
+    (tmp_path / "work").symlink_to("own")
+    with pytest.raises(CrrlError, match=r"work is a symbolic link.*: remove it"), work_folder(tmp_path / "work", ""):
+        pass
+    (tmp_path / "work").unlink()
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "whole").symlink_to(tmp_path / "own" / "whole")
+    with pytest.raises(CrrlError, match=r"cannot write .*whole: File exists"), work_folder(tmp_path / "work", ""):
+        pass
+    assert content(tmp_path / "own" / "whole") == {"a": b""}
+
+
+def live_on(started: Any) -> None:
+    started.set()
+    time.sleep(60)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_worker_does_not_hold_its_parents_lock(tmp_path: Path) -> None:
+    fork = multiprocessing.get_context("fork")
+    started = fork.Event()
+    with alone(tmp_path, "is in use"):
+        worker = fork.Process(target=live_on, args=(started,))
+        worker.start()
+        assert started.wait(60)
+        with pytest.raises(Busy), alone(tmp_path, "is in use"):
+            pass
+    try:
+        with alone(tmp_path, "is in use"):
+            assert worker.is_alive()
+    finally:
+        worker.kill()
+        worker.join()
 
 
 def test_the_first_of_two_writers_of_a_folder_wins(tmp_path: Path) -> None:
@@ -322,7 +410,7 @@ def test_the_cache_is_in_the_home_folder_otherwise(tmp_path: Path, monkeypatch: 
 def test_a_file_in_the_way_of_a_folder_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
-        pytest.raises(CrrlError, match=r"file/run.*choose another path"),
+        pytest.raises(CrrlError, match=r"file/run.*choose another folder"),
         explain_os_errors(tmp_path / "file" / "run", "create"),
     ):
         (tmp_path / "file" / "run").mkdir(parents=True)

@@ -9,10 +9,9 @@ chunks as well (`chunks.read_in_order`), the others are read from the start each
 from __future__ import annotations
 
 import os
-import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,14 +22,16 @@ import numpy as np
 from crrl.data.chunks import Chunk, Place, below, keep_in, make_in_order
 from crrl.data.clips import Clips, check_clip, warn_of_untrained, write_frames
 from crrl.data.folds import fold_names
+from crrl.data.integrity import Inputs
 from crrl.data.manifest import dropped_lines, manifest_of, summary_of
 from crrl.data.parallel import use_workers
 from crrl.data.prepared import MANIFEST, digest, digest_of
 from crrl.data.sources import SOURCES, ClipFiles, Source, data_root
 from crrl.errors import CrrlError
-from crrl.files import content_hash, explain_os_errors, read_bytes, write_json
+from crrl.files import content_hash, explain_os_errors, move_folder, read_bytes, sweep, work_folder, write_json
 
 CHUNK_FILES = 256
+AGAIN = "wait for it, then run the same command again"
 
 
 @dataclass
@@ -69,24 +70,37 @@ def prepare_folder(
         raise CrrlError(
             f"no data set {dataset!r}: choose from {', '.join(name for name in SOURCES if name != 'prepared')}"
         )
-    if out.exists():
-        raise CrrlError(f"{out} is there already: remove it or give another --out")
+    _refuse_existing(out)
     source, root = SOURCES[dataset], data_root(dataset, data)
     if source.clip_files is None and (missing or skip_damaged):
         raise CrrlError(f"--missing and --skip-damaged are for data sets of one clip a file, and {dataset} is none")
     place = Place(partial_folder(out), root, content_hash(source.code_parts()))
-    with explain_os_errors(place.folder, "write"), _work_folder(place.folder) as whole, use_workers(workers):
+    with (
+        explain_os_errors(place.folder, "write"),
+        work_folder(place.folder, f"is in use by another crrl prepare: {AGAIN}") as whole,
+        use_workers(workers),
+    ):
+        _refuse_existing(out)  # made by the process that was alone before
         if source.clip_files is None:
-            clips, found = _load_whole(source, place)
-            clips.save(whole)
+            clips, found = _load_whole(source, place, whole)
         else:
             clips, found = _Reader(dataset, place, missing, skip_damaged).read(whole)
         folds = fold_names(clips.splits)
         warn_of_untrained(clips, [name for name in clips.splits if name not in folds])
         summary = _describe(whole, dataset, place.code, clips, found)
-        os.rename(whole, out)
-        shutil.rmtree(place.folder)
+        move_folder(whole, out)
+        _remove_chunks(place.folder)
     return summary
+
+
+def _refuse_existing(out: Path) -> None:
+    """Raise where `out` is there; chunks of a process that was killed just when it had made it go."""
+    if not os.path.lexists(os.path.normpath(out)):
+        return
+    if (left := partial_folder(out)).is_dir():
+        with suppress(CrrlError), work_folder(left, AGAIN):
+            _remove_chunks(left)
+    raise CrrlError(f"{out} is there already: remove it or give another --out")
 
 
 def partial_folder(out: Path) -> Path:
@@ -94,28 +108,31 @@ def partial_folder(out: Path) -> Path:
     return out.with_name(out.name + ".partial")
 
 
-@contextmanager
-def _work_folder(folder: Path) -> Iterator[Path]:
-    """A new folder in `folder`, removed where it is still there at the end; so is `folder` without chunks."""
-    folder.mkdir(parents=True, exist_ok=True)
-    whole = folder / "whole"
-    shutil.rmtree(whole, ignore_errors=True)  # of an attempt that was killed while it joined chunks
-    whole.mkdir()
-    try:
-        yield whole
-    finally:
-        shutil.rmtree(whole, ignore_errors=True)
-        with suppress(OSError):
-            folder.rmdir()
+def _remove_chunks(folder: Path) -> None:
+    """And what processes that were killed have left of them."""
+    for path in folder.glob("*.npz"):
+        path.unlink()
+    sweep(folder, "*.npz")
 
 
-def _load_whole(source: Source, place: Place) -> tuple[Clips, Found]:
-    files = source.find_files(place.root)
-    inputs = {below(place.root, path): digest(path) for path in files}
+def _load_whole(source: Source, place: Place, folder: Path) -> tuple[Clips, Found]:
+    """The clips, saved in `folder`, and what was found.
+
+    Raises:
+        CrrlError: a file changed while it was read; what was kept of it goes.
+    """
+    inputs = Inputs(source.find_files(place.root), digest)
+    digests = {below(place.root, path): value for path, value in inputs.digests.items()}
     assert source.load is not None
-    with keep_in(replace(place, digests=inputs)):
-        clips = source.load(files)
-    return clips, Found(inputs, clips.dropped)
+    with keep_in(replace(place, digests=digests)):
+        clips = source.load(list(inputs.digests))
+    clips.save(folder)
+    try:
+        inputs.check()
+    except CrrlError:
+        _remove_chunks(place.folder)
+        raise
+    return clips, Found(digests, clips.dropped)
 
 
 def _describe(folder: Path, dataset: str, code: str, clips: Clips, found: Found) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -28,10 +29,20 @@ from crrl.data import (
     st_gcn,
     synthetic,
 )
-from crrl.data.clips import Clips, FloatArray, IntArray, write_frames
+from crrl.data.clips import ARRAYS, Clips, FloatArray, IntArray, write_frames
+from crrl.data.integrity import Inputs, damage, seal
 from crrl.data.preprocessing import Preprocessing, Preprocessor
 from crrl.errors import CrrlError
-from crrl.files import cache_folder, content_hash, read_bytes, read_json, write_folder, write_json
+from crrl.facts import read_facts
+from crrl.files import (
+    ELSEWHERE,
+    cache_folder,
+    content_hash,
+    discard,
+    explain_os_errors,
+    write_folder,
+    write_json,
+)
 
 
 @dataclass(frozen=True)
@@ -113,6 +124,9 @@ SOURCES = {
 FORMATS = {"folder", "bvh", "ctr-gcn", "st-gcn", "pyskl"}
 """Sources that say how files are written, not whose skeletons they hold: prepared, they serve as any data set."""
 
+CACHED = {*(f"{name}.npy" for name in ARRAYS), "meta.json", "prepared.json"}
+"""The files of a prepared set in the cache, beside their hashes."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -166,12 +180,16 @@ def _is_own(root: Path) -> bool:
 def prepare(dataset: str, data: Path | None, split: str, steps: Preprocessing) -> Prepared:
     """The preprocessed data set, from the cache when its content and these steps were prepared before.
 
+    What the cache holds is held against its hashes first (`integrity.damage`): a damaged set is made again, with a
+    warning.
+
     Args:
         dataset: a name of SOURCES. data: the folder of its files, else $CRRL_DATA.
         split: the split whose training clips the "dataset" normalisation is fitted on.
 
     Raises:
-        CrrlError: the data set is missing or damaged; there is no such split, or one of its sides is empty.
+        CrrlError: the data set is missing or damaged, or changed while it was read; there is no such split, or one of
+            its sides is empty; the cache cannot be read or written.
     """
     root = data_root(dataset, data)
     source = SOURCES[dataset]
@@ -180,12 +198,11 @@ def prepare(dataset: str, data: Path | None, split: str, steps: Preprocessing) -
     if source.load is None:
         command = f"python -m crrl.prepare {dataset} --data {root} --out FOLDER"
         raise CrrlError(f"{dataset} is prepared once from its raw files: {command}; then train with --data FOLDER")
-    files = source.find_files(root)
-    target = cache_folder() / f"{dataset}-{_key(source, files, split, steps)}"
-    if not target.is_dir():
-        _write(source.load(files), split, steps, target)
-    facts = read_json(target / "prepared.json")
-    clips = Clips.open(target)
+    inputs = Inputs(source.find_files(root))
+    target = cache_folder() / f"{dataset}-{_key(source, inputs, split, steps)}"
+    if not _is_kept(target):
+        _write(source, inputs, split, steps, target)
+    clips, facts = _open(target)
     joints = SOURCES[dataset].joints
     if joints and clips.num_joints not in joints:
         raise CrrlError(
@@ -196,8 +213,8 @@ def prepare(dataset: str, data: Path | None, split: str, steps: Preprocessing) -
     for side, index in {"train": chosen.train, **chosen.test}.items():
         if len(index) == 0:
             raise CrrlError(f"split {split!r} of {dataset} has no clips in {side!r}: is the data set complete?")
-    fingerprint = _hash(facts["clips"], chosen.train, *chosen.test.values())
-    return Prepared(clips, Preprocessor.from_dict(facts["preprocessor"]), fingerprint)
+    fingerprint = _hash(facts.clips, chosen.train, *chosen.test.values())
+    return Prepared(clips, facts.preprocessor, fingerprint)
 
 
 def _prepared_source(dataset: str, root: Path) -> Source:
@@ -208,7 +225,7 @@ def _prepared_source(dataset: str, root: Path) -> Source:
     return SOURCES["prepared"]
 
 
-def _key(source: Source, files: list[Path], split: str, steps: Preprocessing) -> str:
+def _key(source: Source, inputs: Inputs, split: str, steps: Preprocessing) -> str:
     """The hash of all that the prepared set depends on: files, settings, and the code that reads and prepares."""
 
     def parts() -> Iterator[bytes | str]:
@@ -216,8 +233,8 @@ def _key(source: Source, files: list[Path], split: str, steps: Preprocessing) ->
         yield json.dumps(asdict(steps), sort_keys=True)
         yield from source.code_parts()
         yield from (Path(str(file)).read_bytes() for file in (preprocessing.__file__, __file__))
-        for path in files:
-            yield from (path.name, read_bytes(path))
+        for path, digest in inputs.digests.items():
+            yield from (path.name, digest)
 
     return content_hash(parts())
 
@@ -226,7 +243,37 @@ def _hash(*parts: str | FloatArray | IntArray) -> str:
     return content_hash(part if isinstance(part, str) else np.ascontiguousarray(part).data for part in parts)
 
 
-def _write(raw: Clips, split: str, steps: Preprocessing, target: Path) -> None:
+def _is_kept(target: Path) -> bool:
+    """Whether the cache holds this set and as it was written; one that is not is removed, with a warning."""
+    with explain_os_errors(target, "read", ELSEWHERE):
+        if not target.is_dir():
+            return False
+        found = damage(target, CACHED)
+    if found:
+        warnings.warn(f"{target} is damaged and made again: {found}", stacklevel=3)
+        discard(target)
+    return not found
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What prepared.json holds: what made the clips, and a hash of them."""
+
+    preprocessor: Preprocessor
+    clips: str
+
+
+def _open(target: Path) -> tuple[Clips, _Facts]:
+    """What the cache holds."""
+    again = f"delete {target} to have it made again"
+    return Clips.open(target), read_facts(target / "prepared.json", _Facts, again)
+
+
+def _write(source: Source, inputs: Inputs, split: str, steps: Preprocessing, target: Path) -> None:
+    """Read the data set and keep it preprocessed, if what was read is what was hashed."""
+    assert source.load is not None
+    files = list(inputs.digests)
+    raw = source.load(files)
     preprocessor = Preprocessor.fit(steps, raw.frames, raw.offsets, raw.split(split).train)
     offsets = preprocessor.offsets(raw.offsets)
 
@@ -234,7 +281,11 @@ def _write(raw: Clips, split: str, steps: Preprocessing, target: Path) -> None:
         shape = (int(offsets[-1]), *raw.frames.shape[1:])
         frames = write_frames(folder, shape, preprocessor.pieces(raw.frames, raw.offsets))
         replace(raw, frames=frames, offsets=offsets).save_facts(folder)
-        facts = {"preprocessor": preprocessor.to_dict(), "clips": _hash(frames, offsets, raw.labels)}
-        write_json(folder / "prepared.json", facts)
+        facts = _Facts(preprocessor, _hash(frames, offsets, raw.labels))
+        write_json(folder / "prepared.json", asdict(facts))
+        inputs.check()
+        if source.code is prepared:
+            prepared.load(files)  # its files too are still what their manifest says
+        seal(folder)
 
     write_folder(target, write)

@@ -276,6 +276,99 @@ def test_a_folder_that_is_there_is_not_overwritten(raw: Path, tmp_path: Path) ->
         prepare_ntu(raw, tmp_path)
 
 
+def test_of_two_at_once_with_one_out_the_second_is_refused(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, refused = tmp_path / "out", []
+    original = packing.make_chunk
+
+    def make_chunk(*arguments: Any) -> None:
+        with pytest.raises(CrrlError) as error:
+            prepare_ntu(raw, out)
+        refused.append(str(error.value))
+        original(*arguments)
+
+    monkeypatch.setattr(packing, "make_chunk", make_chunk)
+    prepare_ntu(raw, out)
+    line = f"{out}.partial is in use by another crrl prepare: wait for it, then run the same command again"
+    assert refused == [line] * 5
+    assert len(prepared.load([out / "manifest.json"])) == 18
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
+
+
+def test_who_was_alone_just_before_has_made_it_already(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = packing.content_hash
+
+    def overtaken(*arguments: Any) -> str:
+        with monkeypatch.context() as patch:
+            patch.setattr(packing, "content_hash", original)
+            prepare_ntu(raw, tmp_path / "out")
+        return original(*arguments)
+
+    monkeypatch.setattr(packing, "content_hash", overtaken)
+    with pytest.raises(CrrlError, match="out is there already"):
+        prepare_ntu(raw, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
+
+
+def test_nothing_is_written_through_a_symbolic_link(raw: Path, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "000000-0.npz").touch()
+    (tmp_path / "out").symlink_to("nowhere")
+    with pytest.raises(CrrlError, match=r"out is there already: remove it"):
+        prepare_ntu(raw, tmp_path / "out")
+    with pytest.raises(CrrlError, match=r"\.\. is there already: remove it"):
+        prepare_ntu(raw, tmp_path / "new" / "..")
+    (tmp_path / "out").unlink()
+    (tmp_path / "out.partial").symlink_to("own")
+    with pytest.raises(CrrlError, match=r"out\.partial is a symbolic link"):
+        prepare_ntu(raw, tmp_path / "out")
+    assert contents(tmp_path / "own") == {"000000-0.npz": b""}
+
+
+def test_what_killed_processes_left_of_chunks_goes_at_the_end(raw: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.partial").mkdir()
+    for name in ("000000-0.npz", ".000000-0.npz.123.tmp"):
+        (tmp_path / "out.partial" / name).touch()
+    prepare_ntu(raw, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
+    (tmp_path / "out.partial" / "whole").mkdir(parents=True)
+    (tmp_path / "out.partial" / "000000-0.npz").touch()
+    with pytest.raises(CrrlError, match="out is there already"):
+        prepare_ntu(raw, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
+
+
+@pytest.mark.parametrize("put_back", [False, True])
+def test_a_file_that_changes_while_its_set_is_loaded_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, put_back: bool
+) -> None:
+    root = tmp_path / "clips"
+    root.mkdir()
+    for number in range(5):
+        np.save(root / f"{number}.npy", np.random.default_rng(number).normal(size=(6, 5, 3)))
+    (root / "labels.csv").write_text("file,label\n" + "".join(f"{i}.npy,sit\n" for i in range(5)))
+    source = sources.SOURCES["folder"]
+
+    def load(files: list[Path]) -> Clips:
+        (root / "3.npy").rename(root / "aside")
+        np.save(root / "3.npy", np.ones((2, 5, 3)))
+        (tmp_path / "out.partial" / "000000-0.npz").touch()  # kept of it, by its old name
+        clips = source.load(files)
+        if put_back:
+            (root / "aside").rename(root / "3.npy")
+        return clips
+
+    with monkeypatch.context() as patch:
+        patch.setitem(sources.SOURCES, "folder", dataclasses.replace(source, load=load))
+        with pytest.raises(CrrlError, match=r"3\.npy changed while it was read: run the same command again"):
+            prepare_folder("folder", root, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["clips"]
+    prepare_folder("folder", root, tmp_path / "out")
+
+
 def test_an_unknown_source_is_refused_with_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(CrrlError, match=r"no data set 'ntu': choose from synthetic, ntu60, ntu120"):
         prepare_folder("ntu", tmp_path, tmp_path / "out")

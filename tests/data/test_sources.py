@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
@@ -12,9 +16,10 @@ import numpy as np
 import pytest
 
 from crrl.data import Clips, Prepared, Preprocessing, Split, prepare, sources
+from crrl.data.integrity import damage
 from crrl.data.packing import prepare_folder as prepare_whole
 from crrl.errors import CrrlError
-from crrl.files import cache_folder
+from crrl.files import cache_folder, discard
 
 STEPS = Preprocessing(max_frames=4)
 
@@ -185,11 +190,140 @@ def test_an_interrupted_preparation_leaves_nothing(root: Path, monkeypatch: pyte
     assert cached() == []
 
 
-def test_a_damaged_set_is_refused_with_the_folder_to_delete(root: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        *product(sorted({*sources.CACHED, "hashes.json"}), ["a bit"]),
+        *product(["frames.npy", "prepared.json", "hashes.json"], ["cut short", "removed", "other content"]),
+    ],
+)
+def test_a_damaged_set_is_made_again_with_a_warning(root: Path, loads: list[int], name: str, change: str) -> None:
+    first = prepare_folder(root)
+    (target,) = cached()
+    path = target / name
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    damaged = {
+        "a bit": whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :],
+        "cut short": whole[:-2],
+        "removed": b"",
+        "other content": b"{}" if name.endswith(".json") else bytes(len(whole)),
+    }
+    path.write_bytes(damaged[change])
+    if change == "removed":
+        path.unlink()
+    with pytest.warns(UserWarning, match=rf"^{target} is damaged and made again: .*{name}"):
+        second = prepare_folder(root)
+    assert (loads, cached()) == ([5, 5], [target])
+    assert second.fingerprint == first.fingerprint
+    if name != "hashes.json":  # which knows when the files were written
+        assert path.read_bytes() == whole
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prepare_folder(root)
+
+
+def test_a_damaged_set_that_two_find_at_once_is_made_once_more(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare_folder(root)
     (target,) = cached()
-    (target / "frames.npy").write_bytes((target / "frames.npy").read_bytes()[:-1])
-    with pytest.raises(CrrlError, match=f"delete {target} to have it made again"):
+    (target / "labels.npy").unlink()
+    monkeypatch.setattr(sources, "discard", lambda path: (discard(path), discard(path)))
+    with pytest.warns(UserWarning, match="made again"):
+        prepare_folder(root)
+    assert cached() == [target]
+    assert not damage(target, sources.CACHED)
+
+
+def replace_clip(root: Path) -> None:
+    save_clip(root, 5, seed=99)
+    (root / "5.npy").replace(root / "3.npy")
+
+
+def write_into_clip(root: Path) -> None:
+    save_clip(root, 3, seed=99)
+
+
+def list_another_clip(root: Path) -> None:
+    with (root / "labels.csv").open("a") as file:
+        file.write("\n")
+
+
+@pytest.mark.parametrize("change", [replace_clip, write_into_clip, list_another_clip])
+def test_a_file_that_changes_between_hashing_and_reading_is_kept_under_no_name(
+    root: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
+) -> None:
+    source = sources.SOURCES["folder"]
+
+    def load(files: list[Path]) -> Clips:
+        change(root)
+        return source.load(files)
+
+    with monkeypatch.context() as patch:
+        patch.setitem(sources.SOURCES, "folder", replace(source, load=load))
+        with pytest.raises(
+            CrrlError, match=r"(3\.npy|labels\.csv) changed while it was read: run the same command again"
+        ):
+            prepare_folder(root)
+    assert cached() == []
+    prepare_folder(root)
+
+
+def test_a_file_that_was_exchanged_and_put_back_is_kept_under_no_name(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = sources.SOURCES["folder"]
+
+    def load(files: list[Path]) -> Clips:
+        (root / "3.npy").rename(root / "aside")
+        save_clip(root, 3, seed=99)
+        clips = source.load(files)
+        (root / "aside").rename(root / "3.npy")
+        return clips
+
+    monkeypatch.setitem(sources.SOURCES, "folder", replace(source, load=load))
+    with pytest.raises(CrrlError, match=r"3\.npy changed while it was read"):
+        prepare_folder(root)
+
+
+def test_a_prepared_folder_that_changes_while_it_is_read_is_kept_under_no_name(
+    root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path_factory.mktemp("prepared") / "out"
+    prepare_whole("folder", root, out)
+    source = sources.SOURCES["prepared"]
+
+    def load(files: list[Path]) -> Clips:
+        clips = source.load(files)
+        np.save(out / "frames.npy", np.zeros_like(clips.frames))
+        return clips
+
+    monkeypatch.setitem(sources.SOURCES, "prepared", replace(source, load=load))
+    with pytest.raises(CrrlError, match=r"frames\.npy is no longer what was prepared"):
+        prepare_folder(out)
+    assert cached() == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs modes")
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_who_may_read_the_cache_is_for_the_umask_to_say(root: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        prepare_folder(root)
+    finally:
+        os.umask(before)
+    (target,) = cached()
+    assert stat.S_IMODE(target.stat().st_mode) == 0o777 & ~umask
+    assert {stat.S_IMODE(path.stat().st_mode) for path in target.iterdir()} == {0o666 & ~umask}
+
+
+def test_a_cache_of_no_use_is_named_with_its_variable(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRRL_CACHE", str(root / "0.npy"))
+    with pytest.raises(CrrlError, match=r"0\.npy/folder-.*: set CRRL_CACHE to another folder"):
+        prepare_folder(root)
+    monkeypatch.delenv("CRRL_CACHE")
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as where a user is unknown
+    with pytest.raises(CrrlError, match=r"no home folder to keep prepared sets in: set CRRL_CACHE to a folder$"):
         prepare_folder(root)
 
 
