@@ -44,16 +44,16 @@ bench-gpu: ## Test and benchmark on this machine's GPU
 $(PEERS): pyproject.toml constraints.txt | $(READY)
 	-$(BIN)/python -m pip install -c constraints.txt -e '.[bench]' && touch $@
 
-# The extension under AddressSanitizer and UBSan, in a copy of the package; the interpreter itself is let leak.
+# The extension under AddressSanitizer and UBSan, in a copy of the package, in all tests that reach it; the interpreter
+# itself is let leak.
 SANITIZED := build/sanitized
 sanitize: $(READY) ## Test the C++ under the sanitizers
 	CRRL_CPU=1 CXX="g++ -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer" \
 		$(BIN)/python setup.py -q build --build-lib $(SANITIZED) --build-temp $(SANITIZED)/objects
 	nm -D $(SANITIZED)/crrl/_cpu*.so | grep -q __asan_report
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
-		PYTHONPATH=$(SANITIZED) $(BIN)/pytest tests/ops/test_native.py tests/ops/test_gru_backends.py \
-		tests/ops/test_gather_native.py tests/ops/test_info_nce.py tests/ops/test_flat_step.py \
-		tests/ops/test_linear_epoch.py tests/data/test_skeleton.py
+		OMP_NUM_THREADS=1 PYTHONPATH=$(SANITIZED) $(BIN)/pytest tests/nn tests/ops tests/test_optim.py \
+		tests/test_evaluation.py tests/data/test_batches.py tests/data/test_skeleton.py
 
 lint: $(READY) ## Check style, formatting and types
 	$(BIN)/ruff check

@@ -30,11 +30,13 @@ class Command:
         begin: starts it in a folder, new or left by an attempt before; returns its processes.
         result: what it leaves there when it is done, by name.
         cost: how many times one of `train`'s attempts it takes, about.
+        busy: what it says, and ends, where a process that a killed one has started is still at work.
     """
 
     begin: Callable[[Path], list[int]]
     result: Callable[[Path], dict[str, str]]
     cost: int = 1
+    busy: str = ""
 
 
 def _digest(content: bytes) -> str:
@@ -83,7 +85,7 @@ def _train(root: Path, data: Path, *more: str) -> Callable[[], int]:
 
 
 def _begin_ranks(root: Path, data: Path) -> list[int]:
-    """Two processes as torchrun starts them."""
+    """Two processes as torchrun starts them; without dropout, of which a rank that goes on draws another."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -152,5 +154,5 @@ def build(work: Path) -> dict[str, Command]:
         "prepare-ntu": Command(lambda root: _prepare("ntu60", root, ntu), lambda root: _of_folder(root / "made")),
         "prepare-bvh": Command(lambda root: _prepare("bvh", root, bvh), lambda root: _of_folder(root / "made")),
         "ranks": Command(lambda root: _begin_ranks(root, own), lambda root: _of_run(root / "run"), 5),
-        "reproduce": Command(lambda root: _reproduce(root, own), _of_pages, 25),
+        "reproduce": Command(lambda root: _reproduce(root, own), _of_pages, 25, "another process works on"),
     }

@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.campaigns import guard
 from tests.campaigns.commands import Command, build
 
-MOST_ATTEMPTS = 200
+MOST_ATTEMPTS = 400
 """Attempts after which a command that is killed again and again no longer comes to an end."""
 
 
@@ -94,21 +94,34 @@ def disturb(command: Command, place: Path, seconds: float, counts: Counter[str],
             for pid in chosen:
                 send(pid, signal.SIGCONT)
         for pid in chosen if kind != "stop" else ():
-            send(pid, signal.SIGKILL, group=kind == "group")
+            for each in (*descendants(pid), pid) if kind == "group" else (pid,):
+                send(each, signal.SIGKILL)
         codes = [guard.wait(pid) for pid in pids]
         counts["kills"] += codes.count(-signal.SIGKILL)
         if not any(codes):
             return ""
         killed = -signal.SIGKILL in codes
+        if command.busy and not killed and command.busy in last_words(place):
+            time.sleep(0.5)
+            continue
         if None in codes or not killed or (len(codes) == 1 and codes[0] != -signal.SIGKILL):
             return f"exit codes {codes} after {kind}, {last_words(place)}"
     return "it never ends"
 
 
-def send(pid: int, signum: int, group: bool = False) -> bool:
+def send(pid: int, signum: int) -> bool:
     """Whether the process was still there to get the signal."""
     try:
-        (os.killpg if group else os.kill)(pid, signum)
+        os.kill(pid, signum)
     except ProcessLookupError:
         return False
     return True
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that a process has started, and theirs."""
+    try:
+        children = [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+    return [each for child in children for each in (*descendants(child), child)]

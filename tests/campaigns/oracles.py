@@ -287,7 +287,7 @@ def trials(files: Files) -> Any:
     found = []
     for row in table(files["labels.csv"]):
         numbers = f"{row.get('subject', '').zfill(2)}_{row.get('trial', '').zfill(2)}.amc"
-        found.append((row["file"].rpartition("/")[2] if "file" in row else numbers, row["label"]))
+        found.append((row["file"].rstrip("/").rpartition("/")[2] if "file" in row else numbers, row["label"]))
     return found
 
 
