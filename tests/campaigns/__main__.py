@@ -1,4 +1,4 @@
-"""`python -m tests.campaigns NAME [--count N] [--seed S]`: a campaign; its last line counts, 1 is its code on any fault."""
+"""`python -m tests.campaigns NAME [--count N] [--seed S]`: a campaign. Its last line counts; on a fault it exits 1."""
 
 from __future__ import annotations
 

@@ -18,7 +18,10 @@ from crrl.data import synthetic
 from crrl.errors import run_command
 from tests.campaigns import guard
 
-TRAINING = "--batch-size 8 --hidden-size 8 --queue-size 12 --checkpoint-every 3 --epochs-cml 3 --epochs-ser 2".split()
+TRAINING = (
+    *("--batch-size", "8", "--hidden-size", "8", "--queue-size", "12", "--checkpoint-every", "3"),
+    *("--epochs-cml", "3", "--epochs-ser", "2"),
+)
 """5 steps an epoch, checkpoints in mid-epoch."""
 
 
@@ -135,7 +138,8 @@ def _ntu(root: Path) -> Path:
 def _bvh(root: Path) -> Path:
     """40 BVH files of one joint and its tip."""
     root.mkdir()
-    head = "HIERARCHY\nROOT a\n{\nOFFSET 0 0 0\nCHANNELS 3 Zrotation Xrotation Yrotation\nEnd Site\n{\nOFFSET 0 1 0\n}\n}\n"
+    head = "HIERARCHY\nROOT a\n{\nOFFSET 0 0 0\nCHANNELS 3 Zrotation Xrotation Yrotation\n"
+    head += "End Site\n{\nOFFSET 0 1 0\n}\n}\n"
     rows = ["file,label"]
     for place in range(40):
         motion = "".join(f"{place} {frame} 1.5\n" for frame in range(20))

@@ -1,4 +1,4 @@
-"""`disk`: training and preparing on disks of all sizes that are too small: one line, and the same bits once there is room."""
+"""`disk`: training and preparing on disks that are too small, of all sizes: one line, and with room the same bits."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def main(options: Namespace) -> tuple[str, int]:
         result = subprocess.run(again, stdout=subprocess.PIPE, text=True)
         *before, last = result.stdout.splitlines() or [""]
         print("\n".join(before))
-        return last.removeprefix("disk: ").rpartition("; seed")[0] or "the campaign itself has failed", result.returncode
+        return last.removeprefix("disk: ").rpartition("; seed")[
+            0
+        ] or "the campaign itself has failed", result.returncode
     total: Counter[str] = Counter()
     how = "file systems" if options.mounting else "limits of a file's size, as nothing can be mounted here,"
     with guard.work_folder() as root:
@@ -57,13 +59,13 @@ def campaign(name: str, command: Command, root: Path, options: Namespace) -> Cou
         codes = [guard.wait(pid) for pid in disk.begin(command)]
         said = last_words(disk.place)
         problem = ""
-        if any(codes):
+        if set(codes) != {0}:
             counts["full"] += 1
             if codes != [2] or "Traceback" in said or "space" not in said:
                 problem = f"exit codes {codes}: {said}"
         disk.grow()
         again = [guard.wait(pid) for pid in disk.begin(command)]
-        if any(again) or command.result(disk.place) != expected:
+        if set(again) != {0} or command.result(disk.place) != expected:
             problem = f"with room again: exit codes {again}: {last_words(disk.place)}"
         counts["done"] += not problem
         if problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import random
@@ -13,6 +14,7 @@ import warnings
 from argparse import ArgumentParser, Namespace
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,21 @@ from tests.campaigns.targets import Files, Target, agree, archive, build
 
 KINDS = ("refused", "read", "unclear", "same", "wrong", "exception", "memory", "time", "crash")
 FAULTS = KINDS[4:]
-TRICKS = """-0 1e39 -1e39 1e400 1e-400 nan inf -inf NaN 1_0 0x10 1,5 1;5 + - . .. 1. .5 +2 --1 1e5 1d5 1e 1e+ 00012
-    99999999999999999999 2147483648 4294967296 -1 0 1 1000001 true null 1/2 1.5.2 0.1e-5 1E2 (1 [1 "1" '1'""".split()
-CHARACTERS = [*"\r\n\t\0\x0b\x0c\x1c\x1a\x7f ,:;-+.#{}[]()\"'/\\", "\x85", "\u2028", "\xa0", "\ufeff", "\u0661", "\udcff"]
+TRICKS = (
+    "-0", "1e39", "-1e39", "1e400", "1e-400", "nan", "inf", "-inf", "NaN", "1_0", "0x10", "1,5", "1;5", "+", "-",
+    ".", "..", "1.", ".5", "+2", "--1", "1e5", "1d5", "1e", "1e+", "00012", "99999999999999999999", "2147483648",
+    "4294967296", "-1", "0", "1", "1000001", "true", "null", "1/2", "1.5.2", "0.1e-5", "1E2", "(1", "[1", '"1"',
+    "'1'",
+)  # fmt: skip
+CHARACTERS = [
+    *"\r\n\t\0\x0b\x0c\x1c\x1a\x7f ,:;-+.#{}[]()\"'/\\",
+    "\x85",
+    "\u2028",
+    "\xa0",
+    "\ufeff",
+    "\u0661",
+    "\udcff",
+]
 EXTREMES = (0, 1, -1, 127, 128, 255, 1 << 15, 1 << 16, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, (1 << 63) - 1)
 _NUMBER = re.compile(rb"-?[0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?")
 _WORD = re.compile(rb"[^\s]+")
@@ -102,7 +116,9 @@ def integer(content: bytes, rng: random.Random) -> bytes:
     size = rng.choice((1, 2, 4, 8))
     place = rng.randrange(max(1, len(content) - size))
     value = rng.choice(EXTREMES) % (1 << (8 * size))
-    return content[:place] + struct.pack(rng.choice("<>") + "BHIQ"[size.bit_length() - 1], value) + content[place + size :]
+    return (
+        content[:place] + struct.pack(rng.choice("<>") + "BHIQ"[size.bit_length() - 1], value) + content[place + size :]
+    )
 
 
 MUTATIONS: tuple[Callable[[bytes, random.Random], bytes], ...] = (
@@ -147,7 +163,9 @@ class Folder:
         if kind != "read":
             return kind, found
         if target.expected is None:
-            return ("same", "") if agree(name, found, self.values[place]) else ("wrong", "another value than the seed's")
+            return (
+                ("same", "") if agree(name, found, self.values[place]) else ("wrong", "another value than the seed's")
+            )
         try:
             expected = target.expected({**target.seeds[place], **changed})
         except oracles.Unclear:
@@ -167,15 +185,20 @@ def case(target: Target, seed: str) -> tuple[int, Files]:
     return place, {name: mutated(target.seeds[place][name], rng, target.inside)}
 
 
-class Board:
-    """Counts that processes share: of each kind, the case at work, the longest time in microseconds."""
+class Board(ctypes.Structure):
+    """What processes share: the count of each kind, the case at work, the longest time in microseconds."""
 
-    def __init__(self) -> None:
-        self.cells = np.frombuffer(mmap.mmap(-1, 8 * 16), np.int64)
-        self.counts = self.cells[: len(KINDS)]
+    _fields_ = (("counts", ctypes.c_int64 * len(KINDS)), ("at", ctypes.c_int64), ("slowest", ctypes.c_int64))
 
-    at = property(lambda self: int(self.cells[14]), lambda self, value: self.cells.__setitem__(14, value))
-    slowest = property(lambda self: int(self.cells[15]), lambda self, value: self.cells.__setitem__(15, value))
+    def add(self, kind: str) -> None:
+        self.counts[KINDS.index(kind)] += 1
+
+    def total(self) -> Counter[str]:
+        return Counter(dict(zip(KINDS, self.counts, strict=True)))
+
+
+def new_board() -> Board:
+    return Board.from_buffer(mmap.mmap(-1, ctypes.sizeof(Board)))
 
 
 def report(options: Namespace, name: str, number: object, kind: str, why: object, files: Files) -> None:
@@ -198,7 +221,7 @@ def work(options: Namespace, name: str, target: Target, root: Path, board: Board
         since = time.process_time()
         kind, why = folder.judge(name, place, files)
         board.slowest = max(board.slowest, round(1e6 * (time.process_time() - since)))
-        board.counts[KINDS.index(kind)] += 1
+        board.add(kind)
         if kind in FAULTS:
             report(options, name, number, kind, why, files)
     return 0
@@ -221,31 +244,34 @@ def watch(pid: int, board: Board) -> int | None:
 
 def fuzz(options: Namespace, name: str, target: Target, root: Path) -> Counter[str]:
     """All cases of a reader, in a process that is started again where it dies."""
-    board, first, last = Board(), options.first, options.first + options.count
+    board, first, last = new_board(), options.first, options.first + options.count
     while first < last:
         board.at = first
-        code = watch(guard.start(lambda: work(options, name, target, root, board, first, last), quiet=False), board)
+        rest = partial(work, options, name, target, root, board, first, last)
+        code = watch(guard.start(rest, quiet=False), board)
         if code == 0:
             break
         if code == guard.FAILED:
             raise RuntimeError(f"the campaign itself has failed on {name}")
         kind, first = "crash" if code is not None else "time", board.at + 1
-        board.counts[KINDS.index(kind)] += 1
+        board.add(kind)
         report(options, name, board.at, kind, f"exit code {code}", case(target, f"{options.seed}/{name}/{board.at}")[1])
-    counts = Counter(dict(zip(KINDS, board.counts.tolist(), strict=True)))
+    counts = board.total()
     print(f"  {name}: {summary(counts)}; slowest {board.slowest / 1000:.1f} ms", flush=True)
     return counts
 
 
 def summary(counts: Counter[str]) -> str:
-    taken = f"{counts['refused']} refused, {counts['read'] + counts['same']} read rightly, {counts['unclear']} not judged"
+    taken = (
+        f"{counts['refused']} refused, {counts['read'] + counts['same']} read rightly, {counts['unclear']} not judged"
+    )
     faults = ", ".join(f"{counts[kind]} {kind}" for kind in FAULTS if counts[kind]) or "0 faults"
     return f"{sum(counts.values())} files: {taken}, {faults}"
 
 
 def explore(options: Namespace, name: str, target: Target, root: Path) -> Counter[str]:
     """As many cases by atheris, which keeps what takes the reader to lines that it has not seen."""
-    board = Board()
+    board = new_board()
 
     def run() -> int:
         import atheris
@@ -263,7 +289,7 @@ def explore(options: Namespace, name: str, target: Target, root: Path) -> Counte
             files = {names[board.at % len(names)]: data}
             kind, why = folder.judge(name, place, files)
             board.at += 1
-            board.counts[KINDS.index(kind)] += 1
+            board.add(kind)
             if kind in FAULTS:
                 report(options, name, f"coverage-{board.at}", kind, why, files)
 
@@ -273,13 +299,15 @@ def explore(options: Namespace, name: str, target: Target, root: Path) -> Counte
             for each, content in seed.items():
                 if each not in target.steady:
                     (corpus / f"{place}-{each.replace('/', '-')}").write_bytes(content)
-        atheris.Setup(["fuzz", f"-runs={options.count}", f"-seed={options.seed + 1}", "-max_len=8192", str(corpus)], one)
+        atheris.Setup(
+            ["fuzz", f"-runs={options.count}", f"-seed={options.seed + 1}", "-max_len=8192", str(corpus)], one
+        )
         atheris.Fuzz()
         return 0
 
     if guard.wait(guard.start(run), 24 * 3600) != 0:
-        board.counts[KINDS.index("crash")] += 1
-    counts = Counter(dict(zip(KINDS, board.counts.tolist(), strict=True)))
+        board.add("crash")
+    counts = board.total()
     print(f"  {name}, by coverage: {summary(counts)}", flush=True)
     return counts
 

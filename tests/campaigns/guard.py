@@ -16,7 +16,7 @@ from crrl.errors import CrrlError
 
 MEMORY, SECONDS = 1 << 30, 10
 """What a case may take: bytes beyond what the process had before, and processor time."""
-HANGS = 120
+HANGS = 600
 """Seconds of wall time after which a case that needs no processor time hangs."""
 FAILED = 70
 """The exit code of a process of `start` whose work raises."""

@@ -1,4 +1,4 @@
-"""`kill`: commands stopped and killed at random moments, and given again until they are done: the same bits as in peace."""
+"""`kill`: commands killed and stopped at random moments, and given again until they are done, leave the same bits."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def campaign(name: str, command: Command, root: Path, kills: int, rng: random.Ra
 def in_peace(command: Command, place: Path) -> str:
     place.mkdir(parents=True)
     codes = [guard.wait(pid) for pid in command.begin(place)]
-    return "" if not any(codes) else f"exit codes {codes}, {last_words(place)}"
+    return "" if set(codes) == {0} else f"exit codes {codes}, {last_words(place)}"
 
 
 def last_words(place: Path) -> str:
@@ -98,7 +98,7 @@ def disturb(command: Command, place: Path, seconds: float, counts: Counter[str],
                 send(each, signal.SIGKILL)
         codes = [guard.wait(pid) for pid in pids]
         counts["kills"] += codes.count(-signal.SIGKILL)
-        if not any(codes):
+        if set(codes) == {0}:
             return ""
         killed = -signal.SIGKILL in codes
         if command.busy and not killed and command.busy in last_words(place):

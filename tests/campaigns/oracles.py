@@ -138,7 +138,7 @@ def asf(files: Files) -> Any:
     parents = {"root": ""}
     for line in sections[":hierarchy"]:
         parent, *children = ("root" if word.lower() == "root" else word for word in line.split())
-        parents |= {child: parent for child in children}
+        parents |= dict.fromkeys(children, parent)
     return number(units["length"]), {name: (parents[name], *bone) for name, bone in found.items()}
 
 
@@ -271,7 +271,9 @@ def table(content: bytes) -> Iterator[dict[str, str]]:
     text = content.decode().removeprefix("\ufeff")
     if '"' in text or "\r" in text.replace("\r\n", "") or not text.isascii() or re.search(r"[\x1c-\x1f\x0b\x0c]", text):
         raise Unclear
-    header, *rows = ([field.strip() for field in line] for line in csv.reader(io.StringIO(text)) if "".join(line).strip())
+    header, *rows = (
+        [field.strip() for field in line] for line in csv.reader(io.StringIO(text)) if "".join(line).strip()
+    )
     for fields in rows:
         yield {name.lower(): field for name, field in zip(header, [*fields, *[""] * len(header)], strict=False)}
 

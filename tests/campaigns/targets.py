@@ -1,4 +1,4 @@
-"""What the fuzzing mutates: small valid files of every reader, how it is asked for them, and what they must be read as."""
+"""What is mutated: small valid files of every reader, how it is asked for them, and what they must be read as."""
 
 from __future__ import annotations
 
@@ -382,7 +382,7 @@ def _read_encoder(root: Path) -> Any:
 def _run(work: Path) -> Files:
     run = RunFolder(work / "run")
     run.create(preset())
-    state: dict[str, Any] = {key: 0 for key in CHECKPOINT_KEYS}
+    state: dict[str, Any] = dict.fromkeys(CHECKPOINT_KEYS, 0)
     run.save_checkpoint({**state, "module": {"weight": torch.arange(6.0)}, "rng": torch.arange(5, dtype=torch.uint8)})
     return _files_below(run.path)
 
@@ -405,7 +405,9 @@ def same(a: Any, b: Any) -> bool:
     """Whether two results are the same, number by number; lists and tuples are one kind."""
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
         a, b = np.asarray(a), np.asarray(b)
-        return a.shape == b.shape and (a.size == 0 or bool((a == b).all() or np.array_equal(a, b, a.dtype.kind in "fc")))
+        return a.shape == b.shape and (
+            a.size == 0 or bool((a == b).all() or np.array_equal(a, b, a.dtype.kind in "fc"))
+        )
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(same(value, b[key]) for key, value in a.items())
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
@@ -439,10 +441,10 @@ def build(work: Path) -> dict[str, Target]:
     npz = {"read": lambda root: folder.read_clip(root / "clip.npz"), "expected": _of_npz}
     ctr = {"seeds": [_ctr_gcn(False), _ctr_gcn(True)], "read": _read_ctr_gcn, "expected": oracles.ctr_gcn}
     return {
-        "bvh": Target([{"clip.bvh": _bvh(3)}, {"clip.bvh": _bvh(12)}, {"clip.bvh": _bvh(10, "\r\n")}], _read_bvh, oracles.bvh),
+        "bvh": Target([{"clip.bvh": _bvh(*seed)} for seed in ((3,), (12,), (10, "\r\n"))], _read_bvh, oracles.bvh),
         "asf": Target([{"01.asf": ASF}], _read_asf, oracles.asf),
         "amc": Target(
-            [{"01.asf": ASF, "01_01.amc": content} for content in (_amc(2), _amc(10), _amc(3, ":fully-specified\n:radians\n"))],
+            [{"01.asf": ASF, "01_01.amc": _amc(*seed)} for seed in ((2,), (10,), (3, ":fully-specified\n:radians\n"))],
             _read_amc, partial(oracles.amc, channels=CHANNELS), steady=frozenset({"01.asf"}),
         ),
         "cmu-labels": Target(
@@ -451,17 +453,21 @@ def build(work: Path) -> dict[str, Target]:
         ),
         "pku-mmd": Target([_pku(3), _pku(9)], _read_pku, oracles.pku_mmd),
         "ntu": Target(
-            [{"S001C001P001R001A001.skeleton": _skeleton(*seed)} for seed in (([[1], [1]], "\r\n"), ([[7], [7, 8]], "\n"))],
+            [{NAMES[0]: _skeleton(*seed)} for seed in (([[1], [1]], "\r\n"), ([[7], [7, 8]], "\n"))],
             _read_skeleton, oracles.skeleton, refusals=(ValueError,),
         ),
-        "ntu-missing": Target([{"missing.txt": names}], lambda root: ntu.missing_names(root / "missing.txt"), oracles.missing_names),
+        "ntu-missing": Target(
+            [{"missing.txt": names}], lambda root: ntu.missing_names(root / "missing.txt"), oracles.missing_names
+        ),
         "nw-ucla": Target([_nw_ucla()], _read_nw_ucla, oracles.nw_ucla),
         "folder-labels": Target(
             [{"labels.csv": LABELS}],
-            lambda root: [(r["file"], r["label"], r.get("split", ""), r.get("subject", "")) for r in folder.read_labels(root)],
+            lambda root: [tuple(row.get(name, "") for name in folder.COLUMNS[:4]) for row in folder.read_labels(root)],
             oracles.labels,
         ),
-        "folder-npy": Target(clips, lambda root: folder.read_clip(root / "clip.npy"), lambda files: oracles.clip(files["clip.npy"])),
+        "folder-npy": Target(
+            clips, lambda root: folder.read_clip(root / "clip.npy"), lambda files: oracles.clip(files["clip.npy"])
+        ),
         "folder-npz": Target(zipped, **npz),
         "folder-npz-inside": Target(zipped, **npz, inside=True),
         "ctr-gcn": Target(**ctr),

@@ -1,4 +1,4 @@
-"""The campaigns in short: each comes to its end and finds nothing; and what judges a fault finds one where there is one."""
+"""The campaigns in short: each comes to its end and finds nothing; and where there is a fault it is found."""
 
 from __future__ import annotations
 
