@@ -9,7 +9,7 @@ PEERS := $(VENV)/.peers
 NATIVE := $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test bench bench-gpu sanitize lint clean
+.PHONY: help train test bench bench-gpu sanitize sbom lint clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -54,6 +54,12 @@ sanitize: $(READY) ## Test the C++ under the sanitizers
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 		OMP_NUM_THREADS=1 PYTHONPATH=$(SANITIZED) $(BIN)/pytest tests/nn tests/ops tests/test_optim.py \
 		tests/test_evaluation.py tests/data/test_batches.py tests/data/test_skeleton.py
+
+# By a tool in an environment of its own, so that it does not list itself.
+sbom: $(READY) ## List all packages of the environment in build/sbom.json (CycloneDX)
+	$(PYTHON) -m venv build/sbom
+	build/sbom/bin/python -m pip install -q -c constraints.txt cyclonedx-bom
+	build/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml -o build/sbom.json $(BIN)/python
 
 lint: $(READY) ## Check style, formatting and types
 	$(BIN)/ruff check

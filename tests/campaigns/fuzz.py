@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -269,6 +270,17 @@ def summary(counts: Counter[str]) -> str:
     return f"{sum(counts.values())} files: {taken}, {faults}"
 
 
+def _functions_of_readers() -> list[FunctionType]:
+    """All functions of crrl.data, those of classes included."""
+    found: dict[FunctionType, None] = {}
+    for name, module in list(sys.modules.items()):
+        if name.startswith("crrl.data."):
+            owners = [module, *(each for each in vars(module).values() if isinstance(each, type))]
+            values = [each for owner in owners for each in vars(owner).values()]
+            found |= {each: None for each in values if isinstance(each, FunctionType) and each.__module__ == name}
+    return list(found)
+
+
 def explore(options: Namespace, name: str, target: Target, root: Path) -> Counter[str]:
     """As many cases by atheris, which keeps what takes the reader to lines that it has not seen."""
     board = new_board()
@@ -276,10 +288,8 @@ def explore(options: Namespace, name: str, target: Target, root: Path) -> Counte
     def run() -> int:
         import atheris
 
-        for module in [each for each in sys.modules.values() if each and each.__name__.startswith("crrl.data.")]:
-            for function in list(vars(module).values()):
-                if getattr(function, "__module__", "") == module.__name__ and hasattr(function, "__code__"):
-                    atheris.instrument_func(function)
+        for function in _functions_of_readers():
+            atheris.instrument_func(function)
         folder = Folder(root, target)
         guard.limit_memory()
 
@@ -300,12 +310,20 @@ def explore(options: Namespace, name: str, target: Target, root: Path) -> Counte
                 if each not in target.steady:
                     (corpus / f"{place}-{each.replace('/', '-')}").write_bytes(content)
         atheris.Setup(
-            ["fuzz", f"-runs={options.count}", f"-seed={options.seed + 1}", "-max_len=8192", str(corpus)], one
+            [
+                "fuzz",
+                f"-runs={options.count}",
+                f"-seed={options.seed + 1}",
+                "-max_len=8192",
+                "-verbosity=0",
+                str(corpus),
+            ],
+            one,
         )
         atheris.Fuzz()
         return 0
 
-    if guard.wait(guard.start(run), 24 * 3600) != 0:
+    if guard.wait(guard.start(run, quiet=False), 24 * 3600) != 0:
         board.add("crash")
     counts = board.total()
     print(f"  {name}, by coverage: {summary(counts)}", flush=True)
