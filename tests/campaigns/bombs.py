@@ -277,6 +277,43 @@ def _(root: Path) -> Callable[[], Any]:
     return lambda: pyskl.load(pyskl.find_files(root))
 
 
+def _annotations(count: int, keypoint: np.ndarray) -> list[dict[str, Any]]:
+    """Annotations of one and the same array, which a pickle holds once."""
+    return [{"frame_dir": f"{i}", "label": 0, "keypoint": keypoint} for i in range(count)]
+
+
+def _pyskl(content: Callable[[], Any]) -> Bomb:
+    def lay(root: Path) -> Callable[[], Any]:
+        (root / "a.pkl").write_bytes(pickle.dumps(content(), 4))
+        return lambda: pyskl.load(pyskl.find_files(root))
+
+    return lay
+
+
+def _shared() -> Any:
+    keypoint = np.ones((1, 4000, 17, 3), np.float32)
+    return {"split": {"train": ["0"], "val": ["1"]}, "annotations": _annotations(10_000, keypoint)}
+
+
+def _many_splits() -> Any:
+    names = [f"{i}" for i in range(20_000)]
+    split = {f"{side}{i}": names for i in range(10_000) for side in ("train", "val")}
+    return {"split": split, "annotations": _annotations(20_000, np.ones((1, 1, 1, 3), np.float32))}
+
+
+bomb("pyskl: an array in 10,000 annotations")(_pyskl(_shared))
+bomb("pyskl: 20,000 splits of 20,000 clips")(_pyskl(_many_splits))
+
+
+@bomb("pyskl: 2^61 joints in no frame")
+def _(root: Path) -> Callable[[], Any]:
+    keypoint = np.zeros((1, 0, 1 << 20, 3), np.float32)
+    content = {"split": {"train": ["0"], "val": ["1"]}, "annotations": _annotations(2, keypoint)}
+    raw = pickle.dumps(content, 4).replace(b"J\x00\x00\x10\x00", b"\x8a\x08" + struct.pack("<q", 1 << 61))
+    (root / "a.pkl").write_bytes(raw)
+    return lambda: pyskl.load(pyskl.find_files(root))
+
+
 def _read_ntu(path: Path) -> Any:
     try:
         return ntu.read(path.read_bytes())
