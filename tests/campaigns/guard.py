@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import signal
@@ -16,6 +17,7 @@ from crrl.errors import CrrlError
 
 MEMORY, SECONDS = 1 << 30, 10
 """What a case may take: bytes beyond what the process had before, and processor time."""
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h: a process ends with the one that has started it
 HANGS = 600
 """Seconds of wall time after which a case that needs no processor time hangs."""
 FAILED = 70
@@ -81,6 +83,7 @@ def start(work: Callable[[], int], quiet: bool = True) -> int:
     code = FAILED
     try:
         os.setpgid(0, 0)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if quiet:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, 1)
