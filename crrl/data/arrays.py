@@ -67,8 +67,8 @@ def array_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any
         ValueError: it is none, or holds anything else than numbers.
     """
     version = np.lib.format.read_magic(stream)
-    if version > (2, 0):
-        raise ValueError("an array with fields")
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError("an array with fields" if version == (3, 0) else f"a version {version} that is none")
     length = stream.read(2 * version[0])
     if int.from_bytes(length, "little") > LONGEST_HEADER:
         raise ValueError(f"a header of {int.from_bytes(length, 'little'):,} bytes")

@@ -170,6 +170,12 @@ of_file(
     folder.read_clip,
 )
 of_file(
+    "folder: a header of 4 GB of no version (.npy)",
+    "a.npy",
+    b"\x93NUMPY\x00\x00" + struct.pack("<I", (1 << 32) - 2) + b"{'descr'",
+    folder.read_clip,
+)
+of_file(
     "folder: a header of brackets (.npy)",
     "a.npy",
     b"\x93NUMPY\x01\x00" + struct.pack("<H", 9000) + b"(" * 9000,

@@ -39,7 +39,7 @@ PATH = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     [
         (("fuzz", "--count", "40", "--reader", *READERS.split()), "19 readers, 760 files"),
         (("bombs", "--only", *QUICK_BOMBS), " 0 faults"),
-        (("kill", "--count", "1", "--only", "train"), " SIGKILLs"),
+        (("kill", "--count", "3", "--only", "prepare-bvh"), " SIGKILLs"),
         (("disk", "--count", "2", "--only", "prepare-bvh"), "2 commands then done with the same bits"),
         (("threads", "--count", "1"), "150 calls in 10 threads, 0 with other bits"),
     ],
