@@ -9,7 +9,7 @@ PEERS := $(VENV)/.peers
 NATIVE := $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test bench bench-gpu sanitize lint clean
+.PHONY: help train test bench bench-gpu sanitize sbom lint clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -44,16 +44,22 @@ bench-gpu: ## Test and benchmark on this machine's GPU
 $(PEERS): pyproject.toml constraints.txt | $(READY)
 	-$(BIN)/python -m pip install -c constraints.txt -e '.[bench]' && touch $@
 
-# The extension under AddressSanitizer and UBSan, in a copy of the package; the interpreter itself is let leak.
+# The extension under AddressSanitizer and UBSan, in a copy of the package, in all tests that reach it; the interpreter
+# itself is let leak.
 SANITIZED := build/sanitized
 sanitize: $(READY) ## Test the C++ under the sanitizers
 	CRRL_CPU=1 CXX="g++ -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer" \
 		$(BIN)/python setup.py -q build --build-lib $(SANITIZED) --build-temp $(SANITIZED)/objects
 	nm -D $(SANITIZED)/crrl/_cpu*.so | grep -q __asan_report
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
-		PYTHONPATH=$(SANITIZED) $(BIN)/pytest tests/ops/test_native.py tests/ops/test_gru_backends.py \
-		tests/ops/test_gather_native.py tests/ops/test_info_nce.py tests/ops/test_flat_step.py \
-		tests/ops/test_linear_epoch.py tests/data/test_skeleton.py
+		OMP_NUM_THREADS=1 PYTHONPATH=$(SANITIZED) $(BIN)/pytest tests/nn tests/ops tests/test_optim.py \
+		tests/test_evaluation.py tests/data/test_batches.py tests/data/test_skeleton.py
+
+# By a tool in an environment of its own, so that it does not list itself.
+sbom: $(READY) ## List all packages of the environment in build/sbom.json (CycloneDX)
+	$(PYTHON) -m venv build/sbom
+	build/sbom/bin/python -m pip install -q -c constraints.txt cyclonedx-bom
+	build/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml -o build/sbom.json $(BIN)/python
 
 lint: $(READY) ## Check style, formatting and types
 	$(BIN)/ruff check

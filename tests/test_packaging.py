@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import tarfile
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,6 +121,80 @@ def test_the_wheel_of_the_sdist_installs_and_imports(built: Built, tmp_path: Pat
 @needs_compiler
 def test_building_never_imports_torch(built: Built) -> None:
     assert not built.project.torch_was_imported
+
+
+@needs_compiler
+def test_what_is_packed_are_files_that_nobody_else_may_write_and_that_do_not_run(built: Built) -> None:
+    with zipfile.ZipFile(built.wheel) as wheel:
+        modes = {each.filename: each.external_attr >> 16 for each in wheel.infolist() if not each.is_dir()}
+    with tarfile.open(built.sdist) as archive:
+        members = archive.getmembers()
+    assert all(member.isfile() or member.isdir() for member in members)
+    modes |= {member.name: stat.S_IFREG | member.mode for member in members if member.isfile()}
+    assert "crrl/__init__.py" in modes
+    for name, mode in modes.items():
+        assert stat.S_ISREG(mode), name
+        assert mode & 0o444 == 0o444, name
+        assert not mode & (stat.S_ISUID | stat.S_ISGID | stat.S_IWOTH), name
+        assert not mode & 0o111 or name.endswith(".so"), name
+        assert not Path(name).is_absolute()
+        assert ".." not in Path(name).parts
+
+
+AUDITED = """
+import sys
+NETWORK = ("socket.connect", "socket.bind", "socket.getaddrinfo", "socket.sendto", "urllib.")
+CHANGES = ("os.mkdir", "os.remove", "os.rename", "os.link", "os.symlink", "os.truncate", "shutil.", "tempfile.")
+RUNS = ("subprocess.", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.system", "pickle.find_class")
+WRITING = 0o1103  # O_WRONLY, O_RDWR, O_CREAT, O_TRUNC
+
+def note(event, arguments):
+    writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING
+    if writes or event.startswith({events}):
+        print(event, arguments, flush=True)
+
+sys.addaudithook(note)
+"""
+IMPORTS = "import crrl, crrl.nn, crrl.train, crrl.evaluate, crrl.prepare, crrl.reproduce, crrl.doctor"
+TRAINS = """
+from crrl import evaluate, train
+train.main(["--dataset", "folder", "--data", {data!r}, "--out", {out!r}, "--device", "cpu", "--hidden-size", "8",
+    "--batch-size", "8", "--epochs-cml", "1", "--epochs-ser", "1"])
+evaluate.main([{out!r}, "--protocol", "knn"])
+"""
+
+
+def audited(code: str, events: str) -> list[str]:
+    """What an interpreter of its own does of `events` (NETWORK, CHANGES, RUNS) in `code`, writing of files included."""
+    result = subprocess.run(
+        [sys.executable, "-B", "-c", AUDITED.replace("{events}", events) + code],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return [line for line in result.stdout.splitlines() if re.match(r"(\w+\.\w+|open) \(", line)]
+
+
+def test_an_import_opens_no_connection_writes_nothing_and_runs_nothing() -> None:
+    assert audited(IMPORTS, "NETWORK + CHANGES + RUNS") == []
+
+
+def test_training_and_evaluating_open_no_connection(clip_folder: Path, tmp_path: Path) -> None:
+    found = audited(TRAINS.format(data=str(clip_folder), out=str(tmp_path / "run")), "NETWORK")
+    assert any("checkpoint" in line for line in found), "its own files are written, and seen"
+    assert [line for line in found if not line.startswith("open ")] == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect(('127.0.0.1', 9))",
+        "import os; os.system('true')",
+        "import subprocess; subprocess.run(['true'])",
+        "open('/dev/null', 'w')",
+        "import tempfile; tempfile.mkdtemp()",
+    ],
+)
+def test_the_audit_sees(code: str) -> None:
+    assert audited(code, "NETWORK + CHANGES + RUNS")
 
 
 def test_without_a_compiler_the_wheel_is_pure_and_says_what_is_lost(project: Project) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import warnings
 import zipfile
@@ -23,6 +24,9 @@ PIXELS, HIGHEST_SCORE = 20, 1.5
 """Coordinates beyond the one are pixels, not metres in a room; scores, of heat maps too, reach the other at most."""
 UNPACKED, RATIO = 1 << 24, 50
 """Bytes that a compressed array may have however small it is, and how many times its compressed size beyond that."""
+
+LONGEST_HEADER = 10_000
+"""Bytes of what stands before the numbers of a .npy file: NumPy reads no more, but takes memory for all it is told."""
 
 _NTU_NAME = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R\d{3}A\d{3}(?:\.skeleton)?")
 
@@ -63,8 +67,12 @@ def array_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any
         ValueError: it is none, or holds anything else than numbers.
     """
     version = np.lib.format.read_magic(stream)
-    if version > (2, 0):
-        raise ValueError("an array with fields")
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError("an array with fields" if version == (3, 0) else f"a version {version} that is none")
+    length = stream.read(2 * version[0])
+    if int.from_bytes(length, "little") > LONGEST_HEADER:
+        raise ValueError(f"a header of {int.from_bytes(length, 'little'):,} bytes")
+    stream.seek(-len(length), os.SEEK_CUR)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     try:
         shape, fortran, dtype = read(stream)

@@ -101,6 +101,7 @@ def load(files: list[Path]) -> Clips:
     trials = read_trials(labels_path)
     motions = {path.name: path for path in paths}
     class_names = classes_of(labels_path, (label for _, _, label in trials))
+    places = {name: place for place, name in enumerate(class_names)}
     _read_skeleton.cache_clear()
     for path in paths:
         if path.suffix == ".asf":
@@ -112,7 +113,7 @@ def load(files: list[Path]) -> Clips:
     with closing(read_in_order(_read_clip, pairs, "read cmu")) as shown:
         clips = Clips.from_arrays(
             _frames(pairs, shown, said, rates),
-            labels=[class_names.index(label) for _, _, label in trials],
+            labels=[places[label] for _, _, label in trials],
             names=[str(motions[name]) for name in names],
             class_names=class_names,
             subjects=[int(name.partition("_")[0]) for name in names],

@@ -221,10 +221,11 @@ def load(files: list[Path], contents: Iterable[object] | None = None) -> Clips:
     labels_path, *clip_paths = files
     rows = read_labels(labels_path.parent)
     class_names = classes_of(labels_path, (row["label"] for row in rows))
+    places = {name: place for place, name in enumerate(class_names)}
     facts: dict[str, Any] = {f"{fact}s": [int(row.get(fact) or -1) for row in rows] for fact in FACTS}
     clips = Clips.from_arrays(
         map(read_clip, clip_paths) if contents is None else contents,
-        labels=[class_names.index(row["label"]) for row in rows],
+        labels=[places[row["label"]] for row in rows],
         names=[str(path) for path in clip_paths],
         class_names=class_names,
         **facts,

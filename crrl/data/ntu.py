@@ -55,6 +55,8 @@ _TRAIN_60 = {1, 2, 4, 5, 8, 9, 13, 14, 15, 16, 17, 18, 19, 25, 27, 28, 31, 34, 3
 _TRAIN_120 = {45, 46, 47, 49, 50, *range(52, 60), 70, 74, 78, *range(80, 87), 89, *range(91, 96), 97, 98, 100, 103}
 
 _NAME = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})", re.ASCII)
+_IN = re.compile(_NAME.pattern.replace("(", "").replace(")", ""), re.ASCII)
+"""A name wherever it stands: in a folder's, where a line break is lost, another clip's."""
 _NEAR = re.compile(r"\bS\d|S\d+C|C\d+P|P\d+R|R\d+A", re.ASCII | re.IGNORECASE)
 """What a word has that is a name or a part of one."""
 _MOST = (32, 3, 106, 2, 120)
@@ -157,8 +159,9 @@ def missing_names(path: Path) -> list[str]:
     names = []
     for line in read_lines(path, "a list of names of clips", "json"):
         for word in filter(_NEAR.search, re.split(r"[\s,;|]+", line.text)):
-            name = re.split(r"[\\/]", word.strip("\"'`()[]{}<>*."))[-1].upper().removesuffix(".SKELETON")
-            if not _numbers_in(name):
+            *folders, name = re.split(r"[\\/]", word.strip("\"'`()[]{}<>*.").upper())
+            name = name.removesuffix(".SKELETON")
+            if not _numbers_in(name) or any(other != name for other in _IN.findall("/".join(folders))):
                 raise line_error(path, line, f"{word[:40]!r} is no name of a clip, but almost one", "restore the list")
             names.append(name)
     if not names:

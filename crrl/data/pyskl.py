@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crrl.data.arrays import (
+    UNPACKED,
     all_joints_of,
     as_list,
     check_unique,
@@ -40,6 +41,8 @@ BODIES = 2
 SIDES = ("val", "test")
 """What the side of a split that is not for training is called."""
 MOST_CLASSES = 10_000
+MOST_SPLITS, MOST_JOINTS = 100, 1000
+"""What files have far less of: a pickle can hold one list, or array, and name it any number of times."""
 
 Array = npt.NDArray[Any]
 
@@ -69,13 +72,14 @@ def load(files: list[Path]) -> Clips:
     so by what their names hold of these, else "default". A warning tells splits and clips that none of these uses.
 
     Raises:
-        CrrlError: a file is damaged, holds something that a restricted unpickler refuses, or does not keep to the
-            format; no clip shows a body.
+        CrrlError: a file is damaged, holds something that a restricted unpickler refuses, does not keep to the
+            format, or names one array so often that it is larger than the file; no clip shows a body.
     """
     source = files[0] if len(files) == 1 else files[0].parent
     places, annotations, split = _of_one_file(*files) if len(files) == 1 else _of_two_files(*files)
     for place, item in zip(places, annotations, strict=True):
         _check(place, item)
+    _check_size(source, annotations, sum(path.stat().st_size for path in files))
     names: list[str] = [item["frame_dir"] for item in annotations]
     labels = np.array([item["label"] for item in annotations], np.int64)
     check_unique(source, names)
@@ -154,6 +158,16 @@ def _check(where: str, item: object) -> None:
     item["keypoint_score"] = _score(where, item.get("keypoint_score"), keypoint)
 
 
+def _check_size(source: Path, annotations: list[Any], size: int) -> None:
+    """Raise where keypoints are so much larger than the file that most of them are one array."""
+    total = sum(item["keypoint"].nbytes for item in annotations)
+    if total > max(UNPACKED, size):
+        raise CrrlError(
+            f"{source} has {total:,} bytes of keypoints, more than it can hold: the annotations are of the same few "
+            f"arrays again and again; restore it, or write each clip once"
+        )
+
+
 def _keypoint(where: str, keypoint: object) -> Array:
     """The keypoint, if it is one."""
     remedy = "give it that shape"
@@ -161,7 +175,7 @@ def _keypoint(where: str, keypoint: object) -> Array:
         remedy = "make it an array, np.asarray(keypoint, np.float32)"
         if keypoint is None:
             remedy = "add it (pyskl's list of Kinetics, whose skeletons lie in other files, is not read)"
-    elif keypoint.ndim == 4 and keypoint.shape[3] in (2, 3) and keypoint.shape[2]:
+    elif keypoint.ndim == 4 and keypoint.shape[3] in (2, 3) and 0 < keypoint.shape[2] <= MOST_JOINTS:
         return keypoint
     elif keypoint.ndim == 3 and keypoint.shape[2] in (2, 3):
         remedy = "the axis of persons is missing, keypoint[None] has it"
@@ -269,6 +283,8 @@ def _motion(points: FloatArray) -> npt.NDArray[np.float64]:
 def _splits(path: Path, split: object, names: list[str]) -> dict[str, Split]:
     if not isinstance(split, dict) or not all(isinstance(name, str) for name in split):
         raise CrrlError(f'{path} has no "split" by name, but {described(split)}: write it as a dict of lists')
+    if len(split) > MOST_SPLITS:
+        raise CrrlError(f"{path} has {len(split):,} splits, more than {MOST_SPLITS}: leave those that are needed")
     place = {name: number for number, name in enumerate(names)}
     sides = {name: _members(path, name, members, place) for name, members in split.items()}
     splits = {}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import re
+import struct
 import warnings
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 from crrl.data.arrays import (
+    array_header,
     as_list,
     check_unique,
     described,
@@ -167,3 +170,31 @@ def test_float16_alone_is_called_coarse() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warn_if_coarse(Path("a.npz"), np.float32)
+
+
+@pytest.mark.parametrize(("version", "length"), [(1, struct.pack("<H", 65535)), (2, struct.pack("<I", 2**32 - 1))])
+def test_a_header_longer_than_any_is_refused_before_memory_is_taken_for_it(version: int, length: bytes) -> None:
+    class Bounded(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            assert size is not None
+            assert 0 <= size < 100
+            return super().read(size)
+
+    with pytest.raises(ValueError, match=f"a header of {int.from_bytes(length, 'little'):,} bytes"):
+        array_header(Bounded(b"\x93NUMPY" + bytes([version, 0]) + length + b"{'descr'"))
+
+
+@pytest.mark.parametrize("version", [b"\0\0", b"\1\x9e", b"\2\1", b"\4\0"])
+def test_a_version_that_is_none_is_refused(version: bytes) -> None:
+    """NumPy reads it as if it were of version 2, whose header may be of 4 GB."""
+    with pytest.raises(ValueError, match=r"a version .* that is none"):
+        array_header(io.BytesIO(b"\x93NUMPY" + version + b"\xff\xff\xff\xff{'descr'"))
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0)])
+def test_both_versions_of_a_header_are_read(version: tuple[int, int]) -> None:
+    file = io.BytesIO()
+    np.lib.format.write_array(file, np.zeros((2, 3), np.float32), version)
+    file.seek(0)
+    assert array_header(file) == ((2, 3), False, np.float32)
+    assert len(file.read()) == 24

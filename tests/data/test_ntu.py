@@ -281,6 +281,12 @@ def test_several_names_may_stand_on_a_line(tmp_path: Path, text: str) -> None:
     assert ntu.missing_names(path) == ["S001C002P005R002A008", "S001C002P006R001A008"]
 
 
+def test_a_folder_called_as_its_clip_is_no_other_clip(tmp_path: Path) -> None:
+    path = tmp_path / "missing.txt"
+    path.write_text("S001C002P005R002A008/S001C002P005R002A008.skeleton\ns001/S001C002P006R001A008\n")
+    assert ntu.missing_names(path) == ["S001C002P005R002A008", "S001C002P006R001A008"]
+
+
 @pytest.mark.parametrize(
     "word",
     [
@@ -300,6 +306,8 @@ def test_several_names_may_stand_on_a_line(tmp_path: Path, text: str) -> None:
         "data/S001C002P005R002A00.skeleton",
         "2 S001C002P005R002A00",
         "S001C002P005R002AOO8",
+        "S001C002P006R001A008.skelea/S001C002P005R002A008",
+        "S001C002P006R001A008*data/S001C002P005R002A008.skeleton",
     ],
 )
 def test_almost_a_name_is_refused_with_its_line(tmp_path: Path, word: str) -> None:

@@ -348,6 +348,19 @@ def test_damaged_lists_are_one_line_with_the_place(tmp_path: Path, train: object
     assert re.fullmatch(rf"{re.escape(str(tmp_path))}.*{re.escape(problem)}.*", str(caught.value))
 
 
+def test_one_array_in_many_annotations_is_no_more_than_the_file_can_hold(tmp_path: Path) -> None:
+    keypoint = keypoints(0, 1, 4000)
+    names = [f"clip {number}" for number in range(20)]
+    value = {
+        "split": {"train": names[:10], "val": names[10:]},
+        "annotations": [annotation(name, 0, keypoint) for name in names],
+    }
+    path = write(tmp_path, value)
+    assert path.stat().st_size < 2 * keypoint.nbytes
+    with pytest.raises(CrrlError, match=r"ntu60_3danno\.pkl has 24,000,000 bytes of keypoints, more than it can hold"):
+        load(tmp_path)
+
+
 def test_one_list_alone_asks_for_the_other(tmp_path: Path) -> None:
     items = content()["annotations"]
     write_lists(tmp_path, items[:2], items[2:], ("xsub_train", "xsub_val"))
@@ -406,6 +419,8 @@ NOT_FINITE[1, 5, 3, 2] = np.nan
         pytest.param(change(total_frames=7.0), "do not fit each other, 7.0 and float32 [2, 7,", id="a length of float"),
         pytest.param(change(keypoint=None), "no keypoint [M, T, V, 2 or 3]", id="no keypoint"),
         pytest.param(change(keypoint=[[1.0]]), "no keypoint [M, T, V, 2 or 3]", id="a list as keypoint"),
+        pytest.param(change(keypoint=keypoints(1, 2, 7, 1001)), "no keypoint [M, T, V, 2 or 3]", id="1,001 joints"),
+        pytest.param(resplit(**{f"train{i}": [] for i in range(101)}), "has 101 splits, more than 100", id="splits"),
         pytest.param(change(keypoint=keypoints(1, 2, 7, 25, 4)), "no keypoint [M, T, V, 2 or 3]", id="4D"),
         pytest.param(change(keypoint=np.ones((2, 7, 25, 3), bool)), "but bool [2, 7, 25, 3]: make it an", id="truth"),
         pytest.param(
