@@ -33,9 +33,10 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 
 @pytest.fixture(autouse=True)
-def _own_random_numbers() -> None:
-    """A test draws the same numbers whichever tests its process ran before."""
+def _own_numbers() -> None:
+    """A test draws the same numbers, and has subnormal ones, whichever tests its process ran before."""
     torch.manual_seed(0)
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")

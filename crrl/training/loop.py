@@ -44,7 +44,6 @@ class Plan:
     lr: float
     schedule: str
     weight_decay: float
-    max_norm: float
     checkpoint_every: int
     seed: int
 
@@ -74,7 +73,7 @@ class Plan:
 
     def make_optimizer(self, phase: Phase) -> FlatOptimizer:
         parameters = [parameter for parameter in phase.module.parameters() if parameter.requires_grad]
-        settings: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay, "max_norm": self.max_norm}
+        settings: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay}
         settings |= {"follow": phase.follow, "spare": len(phase.losses)}
         if self.optimizer == "sgd":
             return FlatSGD(parameters, momentum=0.9, **settings)

@@ -179,7 +179,6 @@ class Trainer:
             lr=lr,
             schedule=schedule,
             weight_decay=config.weight_decay,
-            max_norm=config.max_norm,
             checkpoint_every=config.checkpoint_every,
             seed=2 * config.seed + (phase.step == "ser"),  # the phases start from weights and orders of their own
         )
