@@ -14,7 +14,7 @@ from crrl.data import Batch, Clips, ClipTensors
 from crrl.data.augmentation import RandomTurn, choose_yaw, facing_deviation, replayed, take_turn
 from crrl.features import encode, encode_takes
 from crrl.methods import CML, SER
-from crrl.models import ContrastiveMotionLearner, Decoder, Encoder, InformationFuser, SequenceReconstructor
+from crrl.models import ContrastiveMotionLearner, Decoder, Encoder, InformationFuser, SequenceReconstructor, Views
 from crrl.reference.motion import velocity
 from crrl.training.phases import Phase, Teacher
 from crrl.training.ranks import Ranks
@@ -165,7 +165,7 @@ def test_a_student_of_several_takes_reads_one_recites_it_and_is_held_against_the
     shown = replayed(one)
     assert shown.v is not None
     torch.testing.assert_close(shown.v, velocity(shown.x, shown.lengths))
-    expected, *_ = module(shown.x, shown.lengths, taught.features(one), seen=take_turn(30)(shown.x))
+    expected, *_ = module(Views(take_turn(30)(shown.x), shown.x, shown.lengths), taught.features(one))
     torch.testing.assert_close(loss, expected)
     assert not torch.equal(shown.lengths, one.lengths)
 
