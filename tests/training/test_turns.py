@@ -136,10 +136,11 @@ def test_step_2_turns_what_the_encoder_reads_alone() -> None:
 def test_encoders_of_step_1_read_takes_of_their_own() -> None:
     one = batch()
     phase = Phase(CML, InformationFuser(learner=learner()), Ranks(), yaw=30, velocity_scale=2, takes=True)
+    expected = learner()
     torch.manual_seed(7)
     loss, _ = phase.loss(one, Ranks().share(6))
     torch.manual_seed(7)
-    query, expected = replayed(one), learner()
+    query = replayed(one)
     seen, key = take_turn(30)(query.x), replayed(one)
     assert key.v is not None
     view = 2 * take_turn(30)(key.v)
