@@ -174,6 +174,7 @@ class Loop:
         self._begin_epoch(epoch, shares, done)
         for share in shares[done:]:
             clips = sum(share.counts)
+            self.ranks.draw_anew(self.schedule.seed, self.step)
             self.program(share, full=clips == schedule.batch_size)
             self.step += 1
             progress.advance(clips, self.program.loss)
@@ -256,13 +257,7 @@ class Loop:
         self.program.sums.copy_(state["sums"])
         self.step = state["step"]
         self.program.number.fill_(self.step)
-        self._restore_random_state(state)
-
-    def _restore_random_state(self, state: dict[str, Any]) -> None:
-        """Rank 0 goes on with its own; the others, whose states are not kept, with one made of their rank and step."""
-        if self.ranks.rank > 0:
-            torch.manual_seed(self.ranks.seed(self.schedule.seed, self.step))
-            return
-        torch.set_rng_state(state["rng"])
-        if "cuda_rng" in state and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"])
+        if self.ranks.rank == 0:
+            torch.set_rng_state(state["rng"])
+            if "cuda_rng" in state and self.device.type == "cuda":
+                torch.cuda.set_rng_state(state["cuda_rng"])

@@ -55,9 +55,13 @@ class Ranks:
     rank: int = 0
     size: int = 1
 
-    def seed(self, seed: int, step: int = 0) -> int:
-        """A seed for the rank's own random numbers from `step` on; that of rank 0 at the start is `seed` itself."""
-        return (seed + 1_000_003 * self.rank + 998_244_353 * step) % 2**63
+    def draw_anew(self, seed: int, step: int) -> None:
+        """Have every rank but the first, whose random state the checkpoint keeps, draw numbers of this step's own.
+
+        A run that is resumed then draws what it would have drawn.
+        """
+        if self.rank > 0:
+            torch.manual_seed((seed + 1_000_003 * self.rank + 998_244_353 * step) % 2**63)
 
     def share(self, clips: int) -> Share:
         """The parts of a batch of `clips` clips: all but equal, in the order of the ranks."""

@@ -186,8 +186,6 @@ class Trainer:
     def _fit(self, phase: Phase, first_step: int, checkpoint: dict[str, Any] | None) -> None:
         own = checkpoint if checkpoint is not None and checkpoint["phase"] == phase.name else None
         schedule = self._schedules[phase.name]
-        if self.ranks.rank > 0:
-            torch.manual_seed(self.ranks.seed(schedule.seed))  # its own dropout, turns and augmentations
         loop = Loop(
             phase,
             schedule,

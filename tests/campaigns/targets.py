@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from crrl.config import preset
 from crrl.data import asf, bvh, cmu, ctr_gcn, folder, ntu, nw_ucla, pku_mmd, prepared, pyskl, sources, st_gcn
 from crrl.data import skeleton as ntu_skeleton
 from crrl.data.clips import Clips, Split
@@ -26,6 +25,7 @@ from crrl.data.pickles import read_pickle
 from crrl.data.preprocessing import Preprocessing
 from crrl.errors import CrrlError
 from crrl.models import Encoder, FeatureExtractor
+from crrl.recipes import preset
 from crrl.runs import CHECKPOINT_KEYS, RunFolder, load_encoder, save_encoder
 from tests.campaigns import oracles
 
