@@ -17,7 +17,8 @@ from typing import Any, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
-from crrl.data.arrays import (
+from crrl.data.clips import Clips, FloatArray, IntArray, Split
+from crrl.data.readers.arrays import (
     UNPACKED,
     all_joints_of,
     as_list,
@@ -31,8 +32,7 @@ from crrl.data.arrays import (
     only_file,
     warn_if_coarse,
 )
-from crrl.data.clips import Clips, FloatArray, IntArray, Split
-from crrl.data.pickles import read_pickle
+from crrl.data.readers.pickles import read_pickle
 from crrl.errors import CrrlError
 from crrl.files import shown
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crrl.data.arrays import (
+from crrl.data.clips import Clips, FloatArray, IntArray, Split
+from crrl.data.readers.arrays import (
     array_header,
     join_bodies,
     leave_out_empty,
@@ -27,7 +28,6 @@ from crrl.data.arrays import (
     warn_if_scores,
     without_padding,
 )
-from crrl.data.clips import Clips, FloatArray, IntArray, Split
 from crrl.errors import CrrlError
 from crrl.files import explain_damage, open_input
 

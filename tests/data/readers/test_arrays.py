@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crrl.data.arrays import (
+from crrl.data.clips import Clips
+from crrl.data.readers.arrays import (
     array_header,
     as_list,
     check_unique,
@@ -24,8 +25,7 @@ from crrl.data.arrays import (
     warn_if_coarse,
     without_padding,
 )
-from crrl.data.clips import Clips
-from crrl.data.ntu import NTU60, NTU120
+from crrl.data.readers.ntu import NTU60, NTU120
 from crrl.errors import CrrlError
 
 
