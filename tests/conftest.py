@@ -76,7 +76,9 @@ def build() -> Callable[..., ModuleType]:
 def emulated(build: Callable[..., ModuleType]) -> ModuleType:
     """crrl._cuda with its kernels on this processor."""
     folder = Path(__file__).parents[1] / "csrc" / "cuda"
-    sources = sorted([*folder.glob("*.cpp"), *folder.glob("*.cu"), *(folder / "host").glob("*.cpp")])
+    sources = sorted(
+        [*folder.glob("*.cpp"), *folder.glob("*.cu"), *(Path(__file__).parent / "cuda" / "host").glob("*.cpp")]
+    )
     return build("crrl_cuda_host", sources, ["CRRL_EMULATED"])
 
 
