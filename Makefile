@@ -53,7 +53,7 @@ sanitize: $(READY) ## Test the C++ under the sanitizers
 	nm -D $(SANITIZED)/crrl/_cpu*.so | grep -q __asan_report
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 		OMP_NUM_THREADS=1 PYTHONPATH=$(SANITIZED) $(BIN)/pytest tests/nn tests/ops tests/test_optim.py \
-		tests/evaluation tests/data/test_batches.py tests/data/readers/test_skeleton.py
+		tests/evaluation tests/data/test_batches.py tests/data/test_skeleton.py
 
 # By a tool in an environment of its own, so that it does not list itself.
 sbom: $(READY) ## List all packages of the environment in build/sbom.json (CycloneDX)

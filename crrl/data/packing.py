@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from crrl.data.chunks import Chunk, Place, below, keep_in, make_in_order
 from crrl.data.clips import Clips, check_clip, warn_of_untrained, write_frames
 from crrl.data.folds import fold_names
 from crrl.data.integrity import Inputs
 from crrl.data.manifest import dropped_lines, manifest_of, summary_of
+from crrl.data.parallel import use_workers
 from crrl.data.prepared import MANIFEST, digest, digest_of
-from crrl.data.readers.chunks import Chunk, Place, below, keep_in, make_in_order
-from crrl.data.readers.parallel import use_workers
 from crrl.data.sources import SOURCES, ClipFiles, Source, data_root
 from crrl.errors import CrrlError
 from crrl.files import content_hash, explain_os_errors, move_folder, read_bytes, sweep, work_folder, write_json

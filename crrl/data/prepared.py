@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from crrl.data.clips import ARRAYS, Clips
-from crrl.data.readers.naming import wrong_name
+from crrl.data.naming import wrong_name
 from crrl.errors import CrrlError
 from crrl.files import explain_os_errors, open_input, read_json, shown
 

@@ -15,11 +15,23 @@ from typing import Any
 
 import numpy as np
 
-from crrl.data import prepared, preprocessing
+from crrl.data import (
+    bvh,
+    cmu,
+    ctr_gcn,
+    folder,
+    ntu,
+    nw_ucla,
+    pku_mmd,
+    prepared,
+    preprocessing,
+    pyskl,
+    st_gcn,
+    synthetic,
+)
 from crrl.data.clips import ARRAYS, Clips, FloatArray, IntArray, write_frames
 from crrl.data.integrity import Inputs, damage, seal
 from crrl.data.preprocessing import Preprocessing, Preprocessor
-from crrl.data.readers import bvh, cmu, ctr_gcn, folder, ntu, nw_ucla, pku_mmd, pyskl, st_gcn, synthetic
 from crrl.errors import CrrlError
 from crrl.facts import read_facts
 from crrl.files import (

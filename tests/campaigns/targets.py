@@ -17,13 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from crrl.data import prepared, sources
+from crrl.data import asf, bvh, cmu, ctr_gcn, folder, ntu, nw_ucla, pku_mmd, prepared, pyskl, sources, st_gcn
+from crrl.data import skeleton as ntu_skeleton
 from crrl.data.clips import Clips, Split
 from crrl.data.packing import prepare_folder
+from crrl.data.pickles import read_pickle
 from crrl.data.preprocessing import Preprocessing
-from crrl.data.readers import asf, bvh, cmu, ctr_gcn, folder, ntu, nw_ucla, pku_mmd, pyskl, st_gcn
-from crrl.data.readers import skeleton as ntu_skeleton
-from crrl.data.readers.pickles import read_pickle
 from crrl.errors import CrrlError
 from crrl.models import Encoder, FeatureExtractor
 from crrl.recipes import preset

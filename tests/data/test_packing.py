@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crrl.data import Clips, Preprocessing, packing, prepared, sources
+from crrl.data import Clips, Preprocessing, ntu, packing, parallel, prepared, sources
+from crrl.data.chunks import Chunk
 from crrl.data.packing import prepare_folder
-from crrl.data.readers import ntu, parallel
-from crrl.data.readers.chunks import Chunk
 from crrl.errors import CrrlError, Interrupted
 
 pytest.importorskip("tyro", reason="tyro is not installed")

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from crrl.data import bvh, kinematics
 from crrl.data.packing import prepare_folder
-from crrl.data.readers import bvh, kinematics
-from crrl.data.readers.parallel import use_workers
+from crrl.data.parallel import use_workers
 from crrl.errors import CrrlError
 
 pytest.importorskip("hypothesis", reason="hypothesis is not installed")

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from crrl.data import pyskl
 from crrl.data.clips import Clips
-from crrl.data.readers import pyskl
 from crrl.errors import CrrlError
 
 pytest.importorskip("hypothesis", reason="hypothesis is not installed")

@@ -11,8 +11,8 @@ from contextlib import closing
 
 import pytest
 
-from crrl.data.readers import parallel
-from crrl.data.readers.parallel import AHEAD, FEW, in_order, use_workers
+from crrl.data import parallel
+from crrl.data.parallel import AHEAD, FEW, in_order, use_workers
 from crrl.errors import CrrlError
 
 MANY = list(range(40))

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from crrl.data import nw_ucla
 from crrl.data.clips import Clips
-from crrl.data.readers import nw_ucla
 from crrl.errors import CrrlError
 
 pytest.importorskip("hypothesis", reason="hypothesis is not installed")

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from crrl.data import text as text_files
 from crrl.data.clips import FloatArray, IntArray
-from crrl.data.readers import text as text_files
 from crrl.ops import cpu
 
 NUM_JOINTS = 25

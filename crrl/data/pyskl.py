@@ -17,8 +17,7 @@ from typing import Any, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
-from crrl.data.clips import Clips, FloatArray, IntArray, Split
-from crrl.data.readers.arrays import (
+from crrl.data.arrays import (
     UNPACKED,
     all_joints_of,
     as_list,
@@ -32,7 +31,8 @@ from crrl.data.readers.arrays import (
     only_file,
     warn_if_coarse,
 )
-from crrl.data.readers.pickles import read_pickle
+from crrl.data.clips import Clips, FloatArray, IntArray, Split
+from crrl.data.pickles import read_pickle
 from crrl.errors import CrrlError
 from crrl.files import shown
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from crrl.data import pku_mmd
 from crrl.data.clips import Clips
 from crrl.data.packing import prepare_folder
-from crrl.data.readers import pku_mmd
-from crrl.data.readers.parallel import use_workers
+from crrl.data.parallel import use_workers
 from crrl.errors import CrrlError
 
 pytest.importorskip("hypothesis", reason="hypothesis is not installed")

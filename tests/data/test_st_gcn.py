@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from crrl.data import st_gcn
 from crrl.data.clips import Clips
-from crrl.data.readers import st_gcn
 from crrl.errors import CrrlError
 
 pytest.importorskip("hypothesis", reason="hypothesis is not installed")

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crrl.data.readers import ntu
-from crrl.data.readers.skeleton import Body
+from crrl.data import ntu
+from crrl.data.skeleton import Body
 from crrl.errors import CrrlError
 
 EDITIONS = {"60": ntu.NTU60, "120": ntu.NTU120}

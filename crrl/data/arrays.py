@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crrl.data.clips import Clips, FloatArray, IntArray, mark_present
-from crrl.data.readers.naming import wrong_name
+from crrl.data.naming import wrong_name
 from crrl.errors import CrrlError
 from crrl.files import shown
 

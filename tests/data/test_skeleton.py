@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crrl.data.readers import skeleton
-from crrl.data.readers.skeleton import Skeleton, parse_by_line
+from crrl.data import skeleton
+from crrl.data.skeleton import Skeleton, parse_by_line
 from crrl.ops import cpu
 
 pytest.importorskip("hypothesis", reason="hypothesis is not installed")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crrl.data.readers.kinematics import apply_rotation, euler_rotation, joint_positions
+from crrl.data.kinematics import apply_rotation, euler_rotation, joint_positions
 
 QUARTER = np.pi / 2
 

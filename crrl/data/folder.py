@@ -18,10 +18,10 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from crrl.data.arrays import open_member, read_array, take_scores
 from crrl.data.clips import Clips, FloatArray, IntArray, Split, check_clip
 from crrl.data.folds import validation_folds
-from crrl.data.readers.arrays import open_member, read_array, take_scores
-from crrl.data.readers.naming import wrong_name
+from crrl.data.naming import wrong_name
 from crrl.errors import CrrlError
 from crrl.files import explain_damage, explain_os_errors, open_input, read_bytes, shown
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from crrl.data.clips import FloatArray
-from crrl.data.readers.parallel import compute, in_order, processes_for, progress
+from crrl.data.parallel import compute, in_order, processes_for, progress
 from crrl.files import content_hash, explain_os_errors, write_file
 
 CHUNK_ITEMS = 8

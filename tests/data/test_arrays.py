@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crrl.data.clips import Clips
-from crrl.data.readers.arrays import (
+from crrl.data.arrays import (
     array_header,
     as_list,
     check_unique,
@@ -25,7 +24,8 @@ from crrl.data.readers.arrays import (
     warn_if_coarse,
     without_padding,
 )
-from crrl.data.readers.ntu import NTU60, NTU120
+from crrl.data.clips import Clips
+from crrl.data.ntu import NTU60, NTU120
 from crrl.errors import CrrlError
 
 

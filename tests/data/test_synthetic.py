@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from crrl.data import synthetic
 from crrl.data.clips import Clips
-from crrl.data.readers import synthetic
 
 _FEET = [14, 15, 18, 19]
 

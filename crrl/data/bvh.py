@@ -20,12 +20,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from crrl.data import folder
+from crrl.data.chunks import Files, Shown, read_in_order
 from crrl.data.clips import Clips, FloatArray
-from crrl.data.readers import folder
-from crrl.data.readers.chunks import Files, Shown, read_in_order
-from crrl.data.readers.kinematics import Matrix, check_size, euler_rotation, in_pieces, joint_positions, warn_of_rates
-from crrl.data.readers.naming import wrong_name
-from crrl.data.readers.text import CUT_SHORT, Line, line_error, numbers, read_lines, remarks_on, tell
+from crrl.data.kinematics import Matrix, check_size, euler_rotation, in_pieces, joint_positions, warn_of_rates
+from crrl.data.naming import wrong_name
+from crrl.data.text import CUT_SHORT, Line, line_error, numbers, read_lines, remarks_on, tell
 from crrl.errors import CrrlError
 from crrl.files import shown
 

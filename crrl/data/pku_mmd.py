@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from crrl.data.arrays import join_bodies
+from crrl.data.chunks import Files, Shown, read_in_order
 from crrl.data.clips import Clips, FloatArray, IntArray, Split, join
-from crrl.data.readers.arrays import join_bodies
-from crrl.data.readers.chunks import Files, Shown, read_in_order
-from crrl.data.readers.naming import by_stem, files_below
-from crrl.data.readers.text import Line, line_error, numbers, read_lines, remarks_on, tell
+from crrl.data.naming import by_stem, files_below
+from crrl.data.text import Line, line_error, numbers, read_lines, remarks_on, tell
 from crrl.errors import CrrlError
 
 ACTIONS = tuple(

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crrl.data.readers.pickles import read_pickle
+from crrl.data.pickles import read_pickle
 from crrl.errors import CrrlError
 
 pytest.importorskip("hypothesis", reason="hypothesis is not installed")

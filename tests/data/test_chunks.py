@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crrl.data import packing, sources
+from crrl.data import chunks, cmu, packing, sources
+from crrl.data.chunks import Chunk, Files, Place, Shown, keep_in, read_in_order
 from crrl.data.packing import prepare_folder
-from crrl.data.readers import chunks, cmu
-from crrl.data.readers.chunks import Chunk, Files, Place, Shown, keep_in, read_in_order
-from crrl.data.readers.parallel import use_workers
+from crrl.data.parallel import use_workers
 from crrl.errors import CrrlError, Interrupted
 
 COUNT = 20

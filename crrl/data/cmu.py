@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
+from crrl.data import asf
+from crrl.data.chunks import Files, Shown, read_in_order
 from crrl.data.clips import Clips, FloatArray, IntArray, Split
-from crrl.data.readers import asf
-from crrl.data.readers.chunks import Files, Shown, read_in_order
-from crrl.data.readers.folder import LABELS, classes_of, read_rows
-from crrl.data.readers.kinematics import warn_of_rates
-from crrl.data.readers.naming import by_stem, files_below
-from crrl.data.readers.text import tell
+from crrl.data.folder import LABELS, classes_of, read_rows
+from crrl.data.kinematics import warn_of_rates
+from crrl.data.naming import by_stem, files_below
+from crrl.data.text import tell
 from crrl.errors import CrrlError
 
 JOINTS = (

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crrl.data.clips import Clips, FloatArray, IntArray, Split
-from crrl.data.readers.arrays import (
+from crrl.data.arrays import (
     array_header,
     join_bodies,
     leave_out_empty,
@@ -28,6 +27,7 @@ from crrl.data.readers.arrays import (
     warn_if_scores,
     without_padding,
 )
+from crrl.data.clips import Clips, FloatArray, IntArray, Split
 from crrl.errors import CrrlError
 from crrl.files import explain_damage, open_input
 

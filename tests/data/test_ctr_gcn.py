@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from crrl.data import ctr_gcn
+from crrl.data.arrays import RATIO, UNPACKED
 from crrl.data.clips import Clips
-from crrl.data.readers import ctr_gcn
-from crrl.data.readers.arrays import RATIO, UNPACKED
 from crrl.errors import CrrlError
 
 pytest.importorskip("hypothesis", reason="hypothesis is not installed")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crrl.data.readers.text import FEW, LARGEST, UNENDED, Line, numbers, read_lines, remarks_on, tell
+from crrl.data.text import FEW, LARGEST, UNENDED, Line, numbers, read_lines, remarks_on, tell
 from crrl.errors import CrrlError
 
 pytest.importorskip("hypothesis", reason="hypothesis is not installed")

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crrl.data.readers import asf
+from crrl.data import asf
 from crrl.errors import CrrlError
 
 pytest.importorskip("hypothesis", reason="hypothesis is not installed")

@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from crrl.data.clips import Clips, FloatArray, IntArray, Split
-from crrl.data.readers.naming import by_stem, files_below
-from crrl.data.readers.skeleton import NUM_JOINTS, Body, parse
-from crrl.data.readers.text import line_error, read_lines
+from crrl.data.naming import by_stem, files_below
+from crrl.data.skeleton import NUM_JOINTS, Body, parse
+from crrl.data.text import line_error, read_lines
 from crrl.errors import CrrlError
 from crrl.files import kind_of
 

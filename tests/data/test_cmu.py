@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from crrl.data import asf, cmu
 from crrl.data.clips import Clips
-from crrl.data.readers import asf, cmu
-from crrl.data.readers.parallel import use_workers
+from crrl.data.parallel import use_workers
 from crrl.errors import CrrlError
 
 TREE = {

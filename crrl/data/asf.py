@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 
 from crrl.data.clips import FloatArray
-from crrl.data.readers.kinematics import Matrix, apply_rotation, check_size, euler_rotation, in_pieces, joint_positions
-from crrl.data.readers.text import CUT_SHORT, Line, Unended, line_error, numbers, read_lines, remarks_on, tell
+from crrl.data.kinematics import Matrix, apply_rotation, check_size, euler_rotation, in_pieces, joint_positions
+from crrl.data.text import CUT_SHORT, Line, Unended, line_error, numbers, read_lines, remarks_on, tell
 from crrl.errors import CrrlError
 from crrl.files import shown
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from crrl.data import folder
 from crrl.data.clips import Clips
-from crrl.data.readers import folder
 from crrl.errors import CrrlError
 
 pytest.importorskip("hypothesis", reason="hypothesis is not installed")
