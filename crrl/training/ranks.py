@@ -56,11 +56,11 @@ class Ranks:
     size: int = 1
 
     def draw_anew(self, seed: int, step: int) -> None:
-        """Have every rank but the first, whose random state the checkpoint keeps, draw numbers of this step's own.
+        """Have each of several ranks draw numbers of its own and of this step: resumed, it draws what it would have.
 
-        A run that is resumed then draws what it would have drawn.
+        A process alone goes on with its random state, which the checkpoint keeps.
         """
-        if self.rank > 0:
+        if self.size > 1:
             torch.manual_seed((seed + 1_000_003 * self.rank + 998_244_353 * step) % 2**63)
 
     def share(self, clips: int) -> Share:
