@@ -170,6 +170,8 @@ def _evaluate(work: Evaluation) -> dict[Protocol, Rows]:
         outcome = work.outcome(protocol)
         write(work, protocol, outcome)
         print(table(work, protocol, outcome))
+        if work.keep_classifier(protocol, outcome):
+            print(f"its classifier: {work.run.classifier_path}")
         if line := shortfall(work.config, outcome.rows):
             print(line)
         results[protocol] = outcome.rows

@@ -29,10 +29,14 @@ ALLOWED = {
     "config": {"data", "facts", "errors", "methods", "models"},
     "recipes": {"config", "data"},
     "device": {"errors"},
-    "runs": {"config", "data", "methods", "models", "facts", "files", "errors"},
+    "sealed": {"facts", "files", "errors"},
+    "runs": {"config", "data", "methods", "models", "sealed", "facts", "files", "errors"},
+    "classifier": {"models", "runs", "sealed", "files", "errors"},
     "features": {"bars", "ops", "config", "data", "models"},
     "training": {"bars", "ops", "optim", "config", "methods", "data", "models", "features", "runs", "files", "errors"},
-    "evaluation": {"bars", "ops", "optim", "config", "recipes", "data", "models", "features", "runs", "errors"},
+    "evaluation": {
+        *("bars", "ops", "optim", "classifier", "config", "recipes", "data", "models", "features", "runs", "errors"),
+    },
     "reproduction": {
         *("bars", "evaluation", "features", "runs", "config", "recipes", "device", "methods"),
         *("data", "facts", "files", "errors"),
