@@ -126,14 +126,15 @@ class SkeletonEncoder:
             size: frames of a window. hop: from a window's start to the next one's.
 
         Returns:
-            The windows' first frames, int64 [N], and their classes.
+            The windows, int64 [N, 2]: the first frame of each and the one after its last; and their classes.
         """
-        frames = recording if isinstance(recording, np.ndarray) else np.asarray(recording)
+        frames = recording if isinstance(recording, np.ndarray) else check_clip(recording, name)
         check_shape(frames.shape, name)
         starts = window_starts(len(frames), size, hop)
         windows = ((f"{name}, frames from {start}", frames[start : start + size]) for start in starts)
         found = self.predict_named(counted(windows, len(starts), "predict", "window", delay=1, leave=False))
-        return starts, Predictions(smoothed(found.probabilities, starts, size), found.class_names)
+        spans = np.stack([starts, np.minimum(starts + size, len(frames))], axis=1)
+        return spans, Predictions(smoothed(found.probabilities, starts, size), found.class_names)
 
     def _encoded(self, features: Callable[[Tensor, Tensor], Tensor], clips: Named) -> Iterator[Tensor]:
         """Features of clips, [n, D] for some of them at a time."""

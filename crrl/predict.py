@@ -82,10 +82,9 @@ def of_windows(encoder: SkeletonEncoder, given: Given, options: PredictOptions) 
     assert options.window is not None
     size, hop, fps = options.frames(options.window), options.frames(options.hop), options.fps
     for name, clip in given.named():
-        recording = np.asanyarray(clip)
-        starts, predictions = encoder.predict_windows(recording, size, hop, name)
-        for start, labels in zip(starts.tolist(), predictions.top(options.top), strict=True):
-            yield Told(name, (start / fps, min(start + size, len(recording)) / fps), labels)
+        spans, predictions = encoder.predict_windows(clip, size, hop, name)
+        for (start, end), labels in zip((spans / fps).tolist(), predictions.top(options.top), strict=True):
+            yield Told(name, (start, end), labels)
 
 
 def as_csv(told: list[Told]) -> str:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load, save
 
 pytest.importorskip("tyro", reason="tyro is not installed")
 
 from crrl import evaluate
-from crrl.classifier import Classifier, ClassifierFile, load_classifier, save_classifier
+from crrl.classifier import FORMAT, MARK, Classifier, ClassifierFile, Facts, load_classifier, save_classifier
 from crrl.errors import CrrlError
 from crrl.models import FeatureExtractor
 from crrl.runs import RunFolder, load_encoder
+from crrl.sealed import NO_HASH, write_sealed
 
 
 @pytest.fixture
@@ -111,6 +115,26 @@ def test_weights_of_other_shapes_than_it_says_are_refused(run: RunFolder, names:
     encoder = load_encoder(run.encoder_path)
     save_classifier(run.classifier_path, loaded(run).classifier, "linear", names, encoder)
     with pytest.raises(CrrlError, match="other names or shapes"):
+        loaded(run)
+
+
+def test_sizes_that_are_only_said_take_no_memory(run: RunFolder) -> None:
+    encoder = load_encoder(run.encoder_path)
+    facts = Facts("linear", ("a", "b"), False, "", encoder.digest, "tuned", 10**12)
+    write_sealed(run.classifier_path, MARK, FORMAT, vars(loaded(run).classifier), facts)
+    with pytest.raises(CrrlError, match="other names or shapes"):
+        loaded(run)
+
+
+@pytest.mark.parametrize("names", [(), ("a", "\x1b[2J")], ids=["none", "a terminal's control"])
+def test_classes_that_can_be_none_are_refused(run: RunFolder, names: tuple[str, ...]) -> None:
+    content = run.classifier_path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    said = json.loads(json.loads(content[8 : 8 + size])["__metadata__"][MARK]) | {"class_names": names}
+    said["sha256"] = NO_HASH
+    content = save(load(content), {MARK: json.dumps(said)})
+    run.classifier_path.write_bytes(content.replace(NO_HASH.encode(), hashlib.sha256(content).hexdigest().encode(), 1))
+    with pytest.raises(CrrlError, match="class_names are none"):
         loaded(run)
 
 

@@ -104,9 +104,10 @@ def test_a_recording_gets_a_label_for_each_window(
     spans = [(0, 0.8), (0.4, 1.2), (0.8, 1.6), (1.2, 2), (1.6, 2.4), (1.8, 2.6)]
     assert [(float(row["start"]), float(row["end"])) for row in told[::2]] == spans
     encoder = crrl.load(run)
-    starts, found = encoder.predict_windows(recording, 8, 4)
-    alone = encoder.predict([recording[start : start + 8] for start in starts])
-    np.testing.assert_allclose(found.probabilities, smoothed(alone.probabilities, starts, 8))
+    frames, found = encoder.predict_windows(recording, 8, 4)
+    assert (frames / 10).tolist() == [list(span) for span in spans]
+    alone = encoder.predict([recording[start:end] for start, end in frames])
+    np.testing.assert_allclose(found.probabilities, smoothed(alone.probabilities, frames[:, 0], 8))
     assert [row["label"] for row in told[::2]] == found.labels
     predict.main([str(run), str(tmp_path / "long.npy"), "--format", "json", *options])
     read = json.loads(capsys.readouterr().out)
