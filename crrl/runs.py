@@ -9,20 +9,19 @@ import os
 import pickletools
 import re
 import zipfile
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
 from crrl.config import Config
 from crrl.data import Prepared, Preprocessor
 from crrl.errors import CrrlError
-from crrl.facts import build, read_facts
+from crrl.facts import read_facts
 from crrl.files import (
     alone,
     check_kind,
@@ -36,11 +35,10 @@ from crrl.files import (
 )
 from crrl.methods import Method
 from crrl.models import Encoder, FeatureExtractor, FeatureKind
+from crrl.sealed import check_shapes, facts_of, write_sealed
 
 FORMAT = 5
 """Version of the facts kept in an encoder file; those of version 4 have no hash."""
-NO_HASH = "0" * 64
-"""What stands in an encoder file in place of its SHA-256 while that is computed."""
 SEAL = b"crrl-sha256:"
 """A checkpoint ends with this and the SHA-256 of all before it, in hexadecimal digits."""
 SEAL_LENGTH = len(SEAL) + 64
@@ -72,6 +70,8 @@ class RunFolder:
         self.checkpoint_path = path / "checkpoint.pt"
         self.teacher_path = path / "teacher.safetensors"
         self.encoder_path = path / "encoder.safetensors"
+        self.classifier_path = path / "classifier.safetensors"
+        self.card_path = path / "README.md"
 
     def lock(self, shared: bool = False) -> AbstractContextManager[int]:
         """Within the block no other process trains in the folder or, unless `shared`, evaluates it; see `alone`."""
@@ -131,7 +131,7 @@ class RunFolder:
 
     def begin(self, checkpoint: dict[str, Any] | None) -> None:
         """Make the folder as it was when `checkpoint` was written: metrics since are cut off, leftovers removed."""
-        sweep(self.path, "config.json", "checkpoint.pt", "*.safetensors", "evaluation-*.json")
+        sweep(self.path, "README.md", "config.json", "checkpoint.pt", "*.safetensors", "evaluation-*.json")
         if not os.path.lexists(self.metrics_path):
             return
         with explain_os_errors(self.metrics_path, "write"), open(open_own(self.metrics_path, os.O_RDWR), "r+b") as file:
@@ -185,12 +185,14 @@ class EncoderFile:
     Attributes:
         features: the encoder and its features, in eval mode. preprocessor: what it was trained behind.
         method: that trained it (crrl.methods). fingerprint: of the clips it was trained on.
+        digest: SHA-256 of the file, in hexadecimal digits.
     """
 
     features: FeatureExtractor
     preprocessor: Preprocessor
     method: Method
     fingerprint: str
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -224,11 +226,7 @@ def save_encoder(path: Path, features: FeatureExtractor, prepared: Prepared, met
         prepared.preprocessor,
         prepared.fingerprint,
     )
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in features.state_dict().items()}
-    said = {"format": FORMAT, "sha256": NO_HASH, **asdict(facts)}
-    content = save(weights, {"crrl": json.dumps(said)})
-    content = content.replace(NO_HASH.encode(), hashlib.sha256(content).hexdigest().encode(), 1)
-    write_file(path, lambda file: file.write(content))
+    write_sealed(path, "crrl", FORMAT, features.state_dict(), facts)
 
 
 def load_encoder(path: Path) -> EncoderFile:
@@ -242,36 +240,11 @@ def load_encoder(path: Path) -> EncoderFile:
         raise CrrlError(f"{path} is a checkpoint, by which training goes on: give the run's encoder.safetensors")
     check_kind(path, content, "an encoder", "safetensors")
     with explain_damage(path, "damaged or cut short", "restore it or train again"):
-        facts = _facts(content)
+        facts = facts_of(content, "crrl", FORMAT, Facts)
         if facts is None:
             raise CrrlError(f"{path} is no encoder that this version of crrl wrote: use the version that did")
         features, weights = facts.build(), load(content)
-        if _shapes(weights) != _shapes(features.state_dict()):
-            raise ValueError("its weights have other names or shapes than it says")
+        check_shapes(weights, features.state_dict())
         features.to_empty(device="cpu").load_state_dict(weights)
-    return EncoderFile(features, facts.preprocessor, facts.method, facts.fingerprint)
-
-
-def _facts(content: bytes) -> Facts | None:
-    """What an encoder file says of itself; None where it is of another format.
-
-    Raises:
-        ValueError: it has another content than when it was written, or a fact is none.
-    """
-    size = int.from_bytes(content[:8], "little")
-    about = json.loads(content[8 : 8 + size]).get("__metadata__", {})
-    said = json.loads(about.get("crrl", "{}"))
-    number, digest = said.pop("format", None), said.pop("sha256", None)
-    if number != FORMAT or digest is None:
-        return None
-    blank = content.replace(str(digest).encode(), NO_HASH.encode(), 1)
-    if hashlib.sha256(blank).hexdigest() != digest:
-        raise ValueError("its content is not the one that was written")
-    try:
-        return build(Facts, said)
-    except CrrlError as error:
-        raise ValueError(str(error)) from error
-
-
-def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    return {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()}
+    digest = hashlib.sha256(content).hexdigest()
+    return EncoderFile(features, facts.preprocessor, facts.method, facts.fingerprint, digest)

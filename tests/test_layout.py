@@ -29,22 +29,28 @@ ALLOWED = {
     "config": {"data", "facts", "errors", "methods", "models"},
     "recipes": {"config", "data"},
     "device": {"errors"},
-    "runs": {"config", "data", "methods", "models", "facts", "files", "errors"},
+    "sealed": {"facts", "files", "errors"},
+    "runs": {"config", "data", "methods", "models", "sealed", "facts", "files", "errors"},
+    "classifier": {"data", "models", "runs", "sealed", "files", "errors"},
     "features": {"bars", "ops", "config", "data", "models"},
     "training": {"bars", "ops", "optim", "config", "methods", "data", "models", "features", "runs", "files", "errors"},
-    "evaluation": {"bars", "ops", "optim", "config", "recipes", "data", "models", "features", "runs", "errors"},
+    "evaluation": {
+        *("bars", "ops", "optim", "classifier", "config", "recipes", "data", "models", "features", "runs", "errors"),
+    },
     "reproduction": {
         *("bars", "evaluation", "features", "runs", "config", "recipes", "device", "methods"),
         *("data", "facts", "files", "errors"),
     },
-    "embedding": {"data", "models", "features", "runs", "files"},
+    "embedding": {"bars", "classifier", "data", "models", "features", "runs", "files", "errors"},
+    "given": {"bars", "data", "errors"},
+    "card": {"config", "data", "evaluation", "methods", "runs", "files", "errors"},
 }
 """For each room the rooms it may import; the commands and crrl/__init__.py, at the top, may import all of them."""
 
 STANDARD = {"crrl", "__future__", "collections", "dataclasses", "typing"}
 """What kernels and reference may import beside torch and triton."""
 
-COMMANDS = {"prepare", "train", "evaluate", "reproduce", "doctor", "__main__", "__init__"}
+COMMANDS = {"prepare", "train", "evaluate", "predict", "embed", "reproduce", "doctor", "__main__", "__init__"}
 
 
 def modules() -> list[Path]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from crrl import ops
+from crrl.classifier import Classifier
 
 EPOCHS = 85
 BATCH_SIZE = 16
@@ -43,13 +44,20 @@ def percent_right(predicted: Tensor, labels: Tensor) -> float:
     return 100 * (predicted == labels).double().mean().item()
 
 
-def linear_probe(train: Features, tests: dict[str, Features], classes: int, seed: int = 0) -> dict[str, list[float]]:
-    """For each test set the accuracy in percent of a linear classifier after every epoch; the last is the headline."""
+def linear_probe(
+    train: Features, tests: dict[str, Features], classes: int, seed: int = 0
+) -> tuple[dict[str, list[float]], Classifier]:
+    """A linear classifier on frozen features.
+
+    Returns:
+        For each test set the accuracy in percent after every epoch, and the classifier after the last, the headline.
+    """
     history: dict[str, list[float]] = {name: [] for name in tests}
     for parameters in linear_epochs(train, classes, seed):
+        classifier = Classifier.plain(*parameters)
         for name, test in tests.items():
-            history[name].append(test.accuracy(F.linear(test.features, *parameters).argmax(1)))
-    return history
+            history[name].append(test.accuracy(classifier.labels(test.features)))
+    return history, classifier
 
 
 def linear_epochs(train: Features, classes: int, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from crrl.classifier import Classifier
 from crrl.data.folds import by_class, by_subject
 from crrl.evaluation.frozen import Features
 
@@ -25,8 +26,8 @@ SEEN = 1e-12
 
 
 def logistic_regression(
-    train: Features, tests: dict[str, Features], subjects: Tensor
-) -> tuple[dict[str, float], float]:
+    train: Features, tests: dict[str, Features], classes: int, subjects: Tensor
+) -> tuple[dict[str, float], float, Classifier]:
     """L2-regularised multinomial logistic regression, which does not depend on the scale of any feature.
 
     Features are standardised over the training clips (one that never changes becomes 0). What is minimised is the mean
@@ -36,10 +37,11 @@ def logistic_regression(
     drawn at random.
 
     Args:
+        classes: how many there are; one without a training clip has probability 0.
         subjects: int64 [N], of the training clips, -1 where unknown.
 
     Returns:
-        For each test set the accuracy in percent, and the strength.
+        For each test set the accuracy in percent, the strength, and the classifier, in float64.
     """
     center, scale = _standard(train.features.double())
     x = (train.features.double() - center) * scale
@@ -48,13 +50,14 @@ def logistic_regression(
     known, labels = torch.unique(train.labels, return_inverse=True)
     best = _best(x, variances, labels, folds(labels, subjects))
     *_, (weights, biases) = solutions(x, variances, labels, STRENGTHS[: best + 1])
-    weights = weights @ axes.t() * scale  # of the features as they were
-    biases = biases - weights @ center
-    accuracy = {
-        name: test.accuracy(known[F.linear(test.features.double(), weights, biases).argmax(1)])
-        for name, test in tests.items()
-    }
-    return accuracy, STRENGTHS[best]
+    classifier = Classifier(
+        weights.new_zeros(classes, len(axes)).index_copy_(0, known, weights @ axes.t()),
+        biases.new_full((classes,), -torch.inf).index_copy_(0, known, biases),
+        center,
+        scale,
+    )
+    accuracy = {name: test.accuracy(classifier.labels(test.features)) for name, test in tests.items()}
+    return accuracy, STRENGTHS[best], classifier
 
 
 def _standard(features: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ import tyro
 from torch import Tensor
 
 from crrl.bars import bar
+from crrl.classifier import Classifier, save_classifier
 from crrl.config import DATASETS, Config, Dataset, Recipe
 from crrl.data import Clips, ClipTensors, Prepared, prepare
 from crrl.data.augmentation import choose_yaw
@@ -64,10 +65,12 @@ class Outcome:
         rows: of its table.
         settled: settings that it has chosen itself, {setting: {what for: value}}: of logistic the strength for each
             candidate, where encoders are trained the epochs that were run for each part of the labels.
+        classifiers: of each candidate, where features are classified.
     """
 
     rows: Rows
     settled: dict[str, dict[str, float]] = field(default_factory=dict)
+    classifiers: dict[str, Classifier | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -199,6 +202,7 @@ class Evaluation:
 
     Attributes:
         train, tests: int64 [N], the training clips and those of each test set.
+        trained: the run's encoder file.
         encoders: the run's, by the name of its method, and the random one.
         seen: of a transfer to another split of the run's own clips, test clips that the encoder was trained on; None:
             the clips are others, or it is no transfer.
@@ -213,7 +217,7 @@ class Evaluation:
             raise CrrlError(
                 f"{run.path} has no trained encoder yet: finish it by python -m crrl.train --resume {run.path}"
             )
-        trained = load_encoder(run.encoder_path)
+        self.trained = trained = load_encoder(run.encoder_path)
         self.run, self.options, self.config, self.target = run, options, config, Target.of(options, config)
         clips = self.target.prepare(run, trained, options.transfer).clips
         self.tensors, self.class_names = ClipTensors(clips, device), clips.class_names
@@ -272,24 +276,40 @@ class Evaluation:
             return self._fine_tuned(protocol)
         outcome = Outcome({})
         for name in (*self.encoders, RAW):
-            train, tests = self.features(name)
-            if protocol == "logistic":
-                accuracy, strength = logistic_regression(train, tests, self.subjects[self.train])
-                outcome.settled.setdefault("strength", {})[name] = strength
-                rows = {"logistic": accuracy}
-            else:
-                rows = self._frozen(protocol, train, tests)
+            rows, settled, outcome.classifiers[name] = self._frozen(protocol, *self.features(name))
+            for setting, value in settled.items():
+                outcome.settled.setdefault(setting, {})[name] = value
             for row, values in rows.items():
                 outcome.rows[f"{name}, {row}"] = {test: [value] for test, value in values.items()}
         return outcome
 
-    def _frozen(self, protocol: Protocol, train: Features, tests: dict[str, Features]) -> dict[str, dict[str, float]]:
+    def _frozen(
+        self, protocol: Protocol, train: Features, tests: dict[str, Features]
+    ) -> tuple[dict[str, dict[str, float]], dict[str, float], Classifier | None]:
+        """A candidate's rows, the settings that the protocol has chosen for it, and its classifier, if it has one."""
+        classes, neighbours = len(self.class_names), self.options.neighbours
+        if protocol == "linear":
+            history, classifier = frozen.linear_probe(train, tests, classes, self.options.seed)
+            return last_and_best(history), {}, classifier
+        if protocol == "logistic":
+            subjects = self.subjects[self.train]
+            accuracy, strength, classifier = logistic_regression(train, tests, classes, subjects)
+            return {"logistic": accuracy}, {"strength": strength}, classifier
         if protocol == "knn":
-            neighbours = self.options.neighbours
-            return {f"{neighbours}-NN": frozen.nearest_neighbours(train, tests, neighbours)}
-        if protocol == "retrieval":
-            return {"mAP": frozen.mean_average_precision(train, tests)}
-        return last_and_best(frozen.linear_probe(train, tests, len(self.class_names), self.options.seed))
+            return {f"{neighbours}-NN": frozen.nearest_neighbours(train, tests, neighbours)}, {}, None
+        return {"mAP": frozen.mean_average_precision(train, tests)}, {}, None
+
+    def keep_classifier(self, protocol: Protocol, outcome: Outcome) -> bool:
+        """Keep the classifier of the run's own encoder in its folder, where the protocol trains one and is no transfer.
+
+        It takes the place of another protocol's."""
+        classifier = outcome.classifiers.get(self.config.method)
+        if classifier is None or self.options.transfer or protocol not in ("linear", "logistic"):
+            return False
+        refitted = self.encoders[self.config.method] if self.options.features else None
+        path, names = self.run.classifier_path, self.class_names
+        save_classifier(path, classifier, protocol, names, self.trained, refitted)
+        return True
 
     def _fine_tuned(self, protocol: Protocol) -> Outcome:
         jobs, settings, classes = self._jobs(protocol), self.options.fine_tuning(), len(self.class_names)

@@ -32,7 +32,7 @@ def clusters(clips: int, seed: int, spread: float = 0.05) -> Features:
 
 
 def test_the_linear_probe_separates_clusters_and_reports_every_epoch() -> None:
-    history = linear_probe(clusters(60, 0), {"all": clusters(30, 1)}, classes=3)
+    history, _ = linear_probe(clusters(60, 0), {"all": clusters(30, 1)}, classes=3)
     assert len(history["all"]) == EPOCHS
     assert history["all"][-1] == 100
 
@@ -40,14 +40,14 @@ def test_the_linear_probe_separates_clusters_and_reports_every_epoch() -> None:
 def test_the_linear_probe_on_labels_that_mean_nothing_is_chance() -> None:
     test = clusters(300, 1)
     shuffled = Features(test.features, test.labels[torch.randperm(300, generator=torch.Generator().manual_seed(2))])
-    assert linear_probe(clusters(60, 0), {"all": shuffled}, classes=3)["all"][-1] == pytest.approx(33.3, abs=10)
+    assert linear_probe(clusters(60, 0), {"all": shuffled}, classes=3)[0]["all"][-1] == pytest.approx(33.3, abs=10)
 
 
 def test_the_linear_probe_is_deterministic_by_seed() -> None:
     train_set, test = clusters(30, 0, spread=1.0), {"all": clusters(60, 1, spread=1.0)}
-    first = linear_probe(train_set, test, 3, seed=1)
-    assert first == linear_probe(train_set, test, 3, seed=1)
-    assert first != linear_probe(train_set, test, 3, seed=2)
+    first, _ = linear_probe(train_set, test, 3, seed=1)
+    assert first == linear_probe(train_set, test, 3, seed=1)[0]
+    assert first != linear_probe(train_set, test, 3, seed=2)[0]
 
 
 def written_out(train: Features, test: Features, classes: int, seed: int) -> list[float]:
@@ -73,7 +73,7 @@ def written_out(train: Features, test: Features, classes: int, seed: int) -> lis
 def test_the_linear_probe_is_the_protocol_written_out(policy: str) -> None:
     train_set, test = clusters(45, 0, spread=0.7), clusters(200, 1, spread=0.7)
     with ops.use_backends(policy):
-        history = linear_probe(train_set, {"all": test}, 3, seed=4)["all"]
+        history = linear_probe(train_set, {"all": test}, 3, seed=4)[0]["all"]
     expected = written_out(train_set, test, 3, seed=4)
     assert len(set(expected)) > 5  # it moves from epoch to epoch
     # The kernel adds in another order: a clip on the boundary may fall to the other side.

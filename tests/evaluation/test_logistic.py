@@ -32,6 +32,11 @@ def unknown(features: Features) -> Tensor:
     return torch.full_like(features.labels, -1)
 
 
+def regression(train: Features, tests: dict[str, Features], subjects: Tensor) -> tuple[dict[str, float], float]:
+    """The accuracy on the test sets and the strength."""
+    return logistic_regression(train, tests, 1 + int(train.labels.max()), subjects)[:2]
+
+
 def standard(features: Tensor) -> Tensor:
     """Float64 features of mean 0 and standard deviation 1."""
     return (features.double() - features.double().mean(0)) / features.double().std(0, correction=0)
@@ -40,7 +45,7 @@ def standard(features: Tensor) -> Tensor:
 def test_clusters_are_told_apart_and_labels_that_mean_nothing_are_not() -> None:
     train_set, test = clusters(60, 0), clusters(300, 1)
     shuffled = Features(test.features, test.labels[torch.randperm(300, generator=torch.Generator().manual_seed(2))])
-    accuracy, _ = logistic_regression(train_set, {"all": test, "shuffled": shuffled}, unknown(train_set))
+    accuracy, _ = regression(train_set, {"all": test, "shuffled": shuffled}, unknown(train_set))
     assert accuracy["all"] == 100
     assert accuracy["shuffled"] == pytest.approx(33.3, abs=10)
 
@@ -92,7 +97,7 @@ def test_the_strength_is_the_best_on_the_folds() -> None:
         scores.append((right, -loss))
     best = max(range(len(STRENGTHS)), key=lambda i: scores[i])
     assert len({right for right, _ in scores}) > 2, "the strengths differ"
-    assert logistic_regression(train_set, {}, subjects)[1] == STRENGTHS[best]
+    assert regression(train_set, {}, subjects)[1] == STRENGTHS[best]
 
 
 def plainly(x: Tensor, labels: Tensor, strength: float) -> tuple[Tensor, Tensor]:
@@ -114,24 +119,24 @@ def plainly(x: Tensor, labels: Tensor, strength: float) -> tuple[Tensor, Tensor]
 
 def test_of_strengths_that_are_all_right_the_one_with_the_least_log_loss_is_chosen() -> None:
     train_set = clusters(60, 0, 0.01)
-    assert logistic_regression(train_set, {}, unknown(train_set))[1] == STRENGTHS[-1]
+    assert regression(train_set, {}, unknown(train_set))[1] == STRENGTHS[-1]
 
 
 def test_of_strengths_that_are_equal_in_all_the_strongest_is_chosen() -> None:
     same = Features(torch.ones(30, 4), torch.arange(30) % 3)
-    assert logistic_regression(same, {"all": same}, unknown(same)) == ({"all": pytest.approx(100 / 3)}, STRENGTHS[0])
+    assert regression(same, {"all": same}, unknown(same)) == ({"all": pytest.approx(100 / 3)}, STRENGTHS[0])
 
 
 def test_scale_offset_and_features_that_never_change_do_not_matter() -> None:
     train_set, test = clusters(60, 0, 0.9), clusters(200, 1, 0.9)
     scale = 10.0 ** torch.linspace(-5, 5, 8)
-    whole = logistic_regression(train_set, {"all": test}, unknown(train_set))
+    whole = regression(train_set, {"all": test}, unknown(train_set))
 
     def moved(features: Features) -> Features:
         constant = torch.tensor([0.0, 1e-7, 0.1, 1e7]).expand(len(features.labels), 4)
         return Features(torch.cat([features.features * scale + 3 * scale, constant], 1), features.labels)
 
-    assert logistic_regression(moved(train_set), {"all": moved(test)}, unknown(train_set)) == whole
+    assert regression(moved(train_set), {"all": moved(test)}, unknown(train_set)) == whole
 
 
 @pytest.fixture
@@ -150,7 +155,7 @@ def test_it_is_the_same_each_time_and_for_any_number_of_threads(
     for threads in (*one_and_two_threads, 1):
         torch.set_num_threads(threads)
         torch.manual_seed(threads)
-        results.append(logistic_regression(train_set, {"all": test}, unknown(train_set)))
+        results.append(regression(train_set, {"all": test}, unknown(train_set)))
     assert results[0] == results[1] == results[2]
 
 
@@ -158,20 +163,20 @@ def test_the_classes_of_the_training_clips_alone_matter() -> None:
     train_set, test = clusters(60, 0), clusters(60, 1)
     apart, known = (Features(part.features, 10 * part.labels + 2) for part in (train_set, test))
     other = Features(test.features, torch.where(known.labels == 12, 13, known.labels))
-    accuracy, _ = logistic_regression(apart, {"known": known, "other": other}, unknown(apart))
+    accuracy, _ = regression(apart, {"known": known, "other": other}, unknown(apart))
     assert accuracy == {"known": 100, "other": pytest.approx(200 / 3)}
 
 
 def test_a_class_of_one_subject_alone_is_learnt_from_all_training_clips() -> None:
     train_set, test = clusters(60, 0), clusters(30, 1)
     subjects = torch.where(train_set.labels == 2, 9, torch.arange(60) % 4)
-    assert logistic_regression(train_set, {"all": test}, subjects)[0]["all"] == 100
+    assert regression(train_set, {"all": test}, subjects)[0]["all"] == 100
 
 
 @pytest.mark.parametrize("clips", [1, 2, 3])
 def test_few_clips_will_do(clips: int) -> None:
     train_set = Features(torch.eye(3)[:clips], torch.arange(clips))
-    accuracy, _ = logistic_regression(train_set, {"all": train_set}, unknown(train_set))
+    accuracy, _ = regression(train_set, {"all": train_set}, unknown(train_set))
     assert accuracy["all"] == 100
 
 

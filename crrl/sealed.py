@@ -1,0 +1,63 @@
+"""Tensors in a safetensors file with facts about them, sealed by a SHA-256: what was written is what is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from crrl.errors import CrrlError
+from crrl.facts import build
+from crrl.files import write_file
+
+T = TypeVar("T")
+
+NO_HASH = "0" * 64
+"""What stands in a file in place of its SHA-256 while that is computed."""
+
+
+def write_sealed(path: Path, mark: str, version: int, tensors: Mapping[str, Tensor], facts: Any) -> None:
+    """Write tensors with `facts`, a dataclass of plain values, under the name `mark`; equal ones give equal bytes."""
+    said = {"format": version, "sha256": NO_HASH, **asdict(facts)}
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    content = save(plain, {mark: json.dumps(said)})
+    content = content.replace(NO_HASH.encode(), hashlib.sha256(content).hexdigest().encode(), 1)
+    write_file(path, lambda file: file.write(content))
+
+
+def facts_of(content: bytes, mark: str, version: int, kind: type[T]) -> T | None:
+    """What a file of `write_sealed` says of its tensors, a dataclass; None where it is of another format.
+
+    Raises:
+        ValueError: it has another content than when it was written, or a fact is none.
+    """
+    size = int.from_bytes(content[:8], "little")
+    about = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+    said = json.loads(about.get(mark, "{}"))
+    number, digest = said.pop("format", None), said.pop("sha256", None)
+    if number != version or digest is None:
+        return None
+    blank = content.replace(str(digest).encode(), NO_HASH.encode(), 1)
+    if hashlib.sha256(blank).hexdigest() != digest:
+        raise ValueError("its content is not the one that was written")
+    try:
+        return build(kind, said)
+    except CrrlError as error:
+        raise ValueError(str(error)) from error
+
+
+def check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raise ValueError where tensors have other names, shapes or types than those that are `expected`."""
+    if _shapes(tensors) != _shapes(expected):
+        raise ValueError("its weights have other names or shapes than it says")
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
