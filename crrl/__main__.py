@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from crrl import doctor, evaluate, prepare, reproduce, train
+from crrl import doctor, evaluate, export, prepare, reproduce, train
 from crrl.errors import run_command
 
 COMMANDS = {
     "prepare": prepare.main,
     "train": train.main,
     "evaluate": evaluate.main,
+    "export": export.main,
     "reproduce": reproduce.main,
     "doctor": doctor.main,
 }
