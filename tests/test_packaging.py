@@ -155,7 +155,7 @@ def note(event, arguments):
 
 sys.addaudithook(note)
 """
-IMPORTS = "import crrl, crrl.nn, crrl.train, crrl.evaluate, crrl.prepare, crrl.reproduce, crrl.doctor"
+IMPORTS = "import crrl, crrl.nn, crrl.train, crrl.evaluate, crrl.export, crrl.prepare, crrl.reproduce, crrl.doctor"
 TRAINS = """
 from crrl import evaluate, train
 train.main(["--dataset", "folder", "--data", {data!r}, "--out", {out!r}, "--device", "cpu", "--hidden-size", "8",

@@ -84,7 +84,8 @@ class _States:
     def _layer(self, x: str, rows: str, weights: Sequence[Weights], hidden: int) -> str:
         """x [T, B, I] → [T, B, 2·H], 0 at padded frames; rows: int32 [B]."""
         graph = self.graph
-        w_ih, w_hh, b_ih, b_hh = (torch.stack([_z_first(tensor) for tensor in kind]) for kind in zip(*weights))
+        stacked = (torch.stack([_z_first(tensor) for tensor in kind]) for kind in zip(*weights, strict=True))
+        w_ih, w_hh, b_ih, b_hh = stacked
         y = graph(
             "GRU", x, w_ih, w_hh, torch.cat([b_ih, b_hh], dim=1), rows,
             hidden_size=hidden, direction="bidirectional", linear_before_reset=1,  # b_hn stands in the product with r
