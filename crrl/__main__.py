@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 
-from crrl import doctor, evaluate, export, prepare, reproduce, train
+from crrl import doctor, embed, evaluate, export, predict, prepare, reproduce, train
 from crrl.errors import run_command
 
 COMMANDS = {
     "prepare": prepare.main,
     "train": train.main,
     "evaluate": evaluate.main,
+    "predict": predict.main,
+    "embed": embed.main,
     "export": export.main,
     "reproduce": reproduce.main,
     "doctor": doctor.main,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
+
+Item = TypeVar("Item")
 
 LINE = "{desc}: {percentage:3.0f}%, {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
@@ -31,3 +34,11 @@ def bar(total: int, what: str, unit: str, every: float = 30, **options: Any) -> 
     if not sys.stderr.isatty():
         options = {"file": Lines(), "bar_format": LINE, "mininterval": every, "maxinterval": every, **options}
     return tqdm(total=total, desc=what, unit=unit, **{"mininterval": 0.2, **options})
+
+
+def counted(items: Iterable[Item], total: int, what: str, unit: str, **options: Any) -> Iterator[Item]:
+    """The items, `total` of them, with a `bar` that moves on as each of them has been used."""
+    with bar(total, what, unit, **options) as done:
+        for item in items:
+            yield item
+            done.update()

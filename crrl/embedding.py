@@ -1,49 +1,200 @@
-"""A trained encoder as a function from skeleton clips to vectors."""
+"""A trained encoder as a function from skeleton clips to vectors, and, with a classifier, to labels."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
+from crrl.bars import counted
+from crrl.classifier import ClassifierFile, load_classifier
 from crrl.data import Clips, ClipTensors, Preprocessor
-from crrl.data.clips import FloatArray, refuse_half
+from crrl.data.arrays import drop_scores
+from crrl.data.clips import FloatArray, IntArray, check_clip, check_joints, check_shape
+from crrl.errors import CrrlError
 from crrl.features import encode
 from crrl.files import explain_os_errors
-from crrl.models import FeatureExtractor
-from crrl.runs import RunFolder, load_encoder
+from crrl.runs import EncoderFile, RunFolder, load_encoder
+
+GROUP_FRAMES = 1 << 16
+"""Frames of clips that are in memory at a time, but that one clip may have more."""
+
+Named = Iterable[tuple[str, npt.ArrayLike]]
+"""Clips, each [T, J, 3], after the names by which errors call them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """How probable each class is for each clip.
+
+    Attributes:
+        probabilities: float64 [N, C], each row adds up to 1. class_names: C.
+    """
+
+    probabilities: npt.NDArray[np.float64]
+    class_names: tuple[str, ...]
+
+    @property
+    def labels(self) -> list[str]:
+        """The most probable class of each clip."""
+        return [self.class_names[place] for place in self.probabilities.argmax(axis=1)]
+
+    def top(self, count: int) -> list[list[tuple[str, float]]]:
+        """For each clip its `count` most probable classes (all, where there are fewer), the first one first."""
+        order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :count]
+        return [
+            [(self.class_names[place], float(row[place])) for place in places]
+            for places, row in zip(order, self.probabilities, strict=True)
+        ]
 
 
 class SkeletonEncoder:
-    """A trained encoder with the preprocessing it was trained with.
+    """A trained encoder with the preprocessing it was trained with, and the classifier of its run.
 
     Attributes:
         features: the network and what is made of its states, in eval mode.
         preprocessor: the steps and the joint count.
     """
 
-    def __init__(self, features: FeatureExtractor, preprocessor: Preprocessor):
-        self.features = features
-        self.preprocessor = preprocessor
+    def __init__(self, file: EncoderFile, run: RunFolder | None = None):
+        self._file, self._run = file, run
+        self.features = file.features
+        self.preprocessor: Preprocessor = file.preprocessor
 
-    def embed(self, clips: Sequence[npt.ArrayLike]) -> FloatArray:
+    @cached_property
+    def classifier(self) -> ClassifierFile:
+        """What `predict` goes by.
+
+        Raises:
+            CrrlError: the run has no classifier, or none of this encoder, or an encoder file alone was loaded.
+        """
+        if self._run is None:
+            raise CrrlError("an encoder file alone has no classifier: load the run folder, which holds both")
+        return load_classifier(self._run, self._file)
+
+    def to(self, device: torch.device) -> SkeletonEncoder:
+        """Have it compute on `device`."""
+        self.features.to(device)
+        return self
+
+    def embed(self, clips: Iterable[npt.ArrayLike]) -> FloatArray:
         """Features of raw clips, each [T, J, 3] in the units of the training data: float32 [N, 512], or
         [N, 2048] where its features are tuned.
+
+        Clips may come from a generator: some at a time are in memory.
 
         Raises:
             CrrlError: no clips, an empty clip, NaN, or another joint count than the encoder was trained on.
         """
-        names = [f"clip {i}" for i in range(len(clips))]
-        raw = Clips.from_arrays(clips, labels=np.zeros(len(clips)), names=names, class_names=["unknown"])
-        refuse_half(raw, self.preprocessor.num_joints)
-        frames, offsets = self.preprocessor.apply(raw.frames, raw.offsets)
+        return self.embed_named(_numbered(clips))
+
+    def embed_named(self, clips: Named) -> FloatArray:
+        """`embed` of clips that have names."""
+        return np.concatenate([part.cpu().numpy() for part in self._encoded(self.features, clips)])
+
+    def predict(self, clips: Iterable[npt.ArrayLike]) -> Predictions:
+        """The action of each raw clip, as `embed` takes them, by the run's classifier.
+
+        Raises:
+            CrrlError: there is no classifier, or the clips are none that `embed` takes.
+        """
+        return self.predict_named(_numbered(clips))
+
+    def predict_named(self, clips: Named) -> Predictions:
+        """`predict` of clips that have names."""
+        file = self.classifier
+        features = file.features.to(next(self.features.parameters()).device)
+        parts = [file.classifier.probabilities(part.cpu()).double() for part in self._encoded(features, clips)]
+        return Predictions(torch.cat(parts).numpy(), file.facts.class_names)
+
+    def predict_windows(
+        self, recording: npt.ArrayLike, size: int, hop: int, name: str = "the recording"
+    ) -> tuple[IntArray, Predictions]:
+        """The action in each window of a recording, [T, J, 3], which may be memory-mapped: see `window_starts`.
+
+        Each window's probabilities are averaged with those of the windows that overlap it, weighted by how many frames
+        they share.
+
+        Args:
+            size: frames of a window. hop: from a window's start to the next one's.
+
+        Returns:
+            The windows' first frames, int64 [N], and their classes.
+        """
+        frames = recording if isinstance(recording, np.ndarray) else np.asarray(recording)
+        check_shape(frames.shape, name)
+        starts = window_starts(len(frames), size, hop)
+        windows = ((f"{name}, frames from {start}", frames[start : start + size]) for start in starts)
+        found = self.predict_named(counted(windows, len(starts), "predict", "window", delay=1, leave=False))
+        return starts, Predictions(smoothed(found.probabilities, starts, size), found.class_names)
+
+    def _encoded(self, features: Callable[[Tensor, Tensor], Tensor], clips: Named) -> Iterator[Tensor]:
+        """Features of clips, [n, D] for some of them at a time."""
         device = next(self.features.parameters()).device
-        tensors = ClipTensors(replace(raw, frames=frames, offsets=offsets), device)
-        return encode(self.features, tensors, torch.arange(len(clips))).cpu().numpy()
+        for number, group in enumerate(self._groups(clips)):
+            if (remark := drop_scores(group.frames)) and number == 0:
+                warnings.warn(f"{group.names[0]}: {remark}", stacklevel=3)
+            frames, offsets = self.preprocessor.apply(group.frames, group.offsets)
+            tensors = ClipTensors(replace(group, frames=frames, offsets=offsets), device)
+            yield encode(features, tensors, torch.arange(len(group)))
+
+    def _groups(self, clips: Named) -> Iterator[Clips]:
+        """The clips, checked, some at a time."""
+        group: list[tuple[str, FloatArray]] = []
+        single: list[str] = []
+        frames = 0
+        for name, given in clips:
+            clip = check_clip(given, name)
+            single += [name] if len(clip) == 1 else []
+            check_joints(name, clip.shape[1], self.preprocessor.num_joints)
+            if group and frames + len(clip) > GROUP_FRAMES:
+                yield Clips.unlabelled(group)
+                group, frames = [], 0
+            group.append((name, clip))
+            frames += len(clip)
+        if not group:
+            raise CrrlError("no clips given: at least one is needed")
+        yield Clips.unlabelled(group)
+        if single:
+            warnings.warn(
+                f"{len(single)} clips, the first is {single[0]}, have one frame: they show no motion, and what is told "
+                f"of them says little",
+                stacklevel=4,
+            )
+
+
+def _numbered(clips: Iterable[npt.ArrayLike]) -> Named:
+    return ((f"clip {place}", clip) for place, clip in enumerate(clips))
+
+
+def window_starts(frames: int, size: int, hop: int) -> IntArray:
+    """The first frames of windows of `size` frames: every `hop`, and once more where the last would leave frames out.
+
+    A recording that is shorter than a window is one.
+    """
+    last = max(frames - size, 0)
+    return np.unique(np.append(np.arange(0, last + 1, hop), last))
+
+
+def smoothed(probabilities: npt.NDArray[np.float64], starts: IntArray, size: int) -> npt.NDArray[np.float64]:
+    """Probabilities [N, C] of windows of `size` frames, averaged over those that overlap, by the frames they share."""
+    sums, weights = size * probabilities, np.full((len(starts), 1), float(size))
+    for step in range(1, len(starts)):
+        shared = np.maximum(size - (starts[step:] - starts[:-step]), 0)[:, None]
+        if not shared.any():
+            break
+        sums[step:] += shared * probabilities[:-step]
+        sums[:-step] += shared * probabilities[step:]
+        weights[step:] += shared
+        weights[:-step] += shared
+    return sums / weights
 
 
 def load(path: str | Path) -> SkeletonEncoder:
@@ -54,5 +205,6 @@ def load(path: str | Path) -> SkeletonEncoder:
     """
     path = Path(path)
     with explain_os_errors(path, "read"):
-        file = load_encoder(RunFolder(path).encoder_path if path.is_dir() else path)
-    return SkeletonEncoder(file.features, file.preprocessor)
+        run = RunFolder(path) if path.is_dir() else None
+        file = load_encoder(run.encoder_path if run else path)
+    return SkeletonEncoder(file, run)

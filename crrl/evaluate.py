@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import tyro
 
+from crrl.card import write_card
 from crrl.config import Config
 from crrl.device import choose_device
 from crrl.errors import run_command
@@ -152,7 +153,8 @@ def advice(config: Config) -> str:
 
 
 def evaluate(run: RunFolder, options: EvaluateOptions, device: torch.device) -> dict[Protocol, Rows]:
-    """Print the tables of all protocols asked for, and keep each as evaluation-PROTOCOL.json in the run folder.
+    """Print the tables of all protocols asked for, and keep each in the run folder, as evaluation-PROTOCOL.json and in
+    the model card; keep the run's classifier.
 
     Raises:
         CrrlError: there is no finished run, the clips do not fit it, or fine-tuning is no longer finite.
@@ -175,6 +177,7 @@ def _evaluate(work: Evaluation) -> dict[Protocol, Rows]:
         if line := shortfall(work.config, outcome.rows):
             print(line)
         results[protocol] = outcome.rows
+    write_card(work.run)
     return results
 
 

@@ -71,6 +71,7 @@ class RunFolder:
         self.teacher_path = path / "teacher.safetensors"
         self.encoder_path = path / "encoder.safetensors"
         self.classifier_path = path / "classifier.safetensors"
+        self.card_path = path / "README.md"
 
     def lock(self, shared: bool = False) -> AbstractContextManager[int]:
         """Within the block no other process trains in the folder or, unless `shared`, evaluates it; see `alone`."""
@@ -130,7 +131,7 @@ class RunFolder:
 
     def begin(self, checkpoint: dict[str, Any] | None) -> None:
         """Make the folder as it was when `checkpoint` was written: metrics since are cut off, leftovers removed."""
-        sweep(self.path, "config.json", "checkpoint.pt", "*.safetensors", "evaluation-*.json")
+        sweep(self.path, "README.md", "config.json", "checkpoint.pt", "*.safetensors", "evaluation-*.json")
         if not os.path.lexists(self.metrics_path):
             return
         with explain_os_errors(self.metrics_path, "write"), open(open_own(self.metrics_path, os.O_RDWR), "r+b") as file:

@@ -12,6 +12,7 @@ import torch
 import tyro
 
 from crrl import ops
+from crrl.card import write_card
 from crrl.config import Config, Dataset, Recipe
 from crrl.data import prepare
 from crrl.data.clips import warn_of_untrained
@@ -154,6 +155,7 @@ def train(run: RunFolder, config: Config, device: torch.device, ranks: Ranks) ->
         if config.turn_yaw == "auto":
             print(f"clips are turned by {trainer.yaw:.0f} degrees, three times as far as they face apart (--turn-yaw)")
         trainer.train()
+        write_card(run)
 
 
 def claim(run: RunFolder, config: Config) -> None:

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -59,6 +60,28 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines.append(f"{i:02}.npy,{'left' if i % 2 else 'right'}")
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_run(clip_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder on `clip_folder` with an untrained encoder of 16 features, evaluated by the linear protocol."""
+    pytest.importorskip("tyro", reason="tyro is not installed")
+    from crrl import evaluate
+    from crrl.data import prepare
+    from crrl.models import Encoder, FeatureExtractor
+    from crrl.recipes import preset
+    from crrl.runs import RunFolder, save_encoder
+
+    run, config = RunFolder(tmp_path_factory.mktemp("small") / "run"), preset("folder")
+    config = replace(config, data=clip_folder, encoder=replace(config.encoder, hidden_size=8))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CRRL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        prepared = prepare("folder", clip_folder, "default", config.preprocessing)
+        run.create(config)
+        torch.manual_seed(0)
+        save_encoder(run.encoder_path, FeatureExtractor(Encoder(15, 8)), prepared, "crrl")
+        evaluate.main([str(run.path)])
+    return run.path
 
 
 @pytest.fixture(scope="session")

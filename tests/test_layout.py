@@ -41,15 +41,17 @@ ALLOWED = {
         *("bars", "evaluation", "features", "runs", "config", "recipes", "device", "methods"),
         *("data", "facts", "files", "errors"),
     },
-    "embedding": {"data", "models", "features", "runs", "files"},
+    "embedding": {"bars", "classifier", "data", "models", "features", "runs", "files", "errors"},
     "exporting": {"embedding", "classifier", "nn", "ops", "reference", "data", "models", "errors"},
+    "given": {"bars", "data", "errors"},
+    "card": {"config", "data", "evaluation", "methods", "runs", "files", "errors"},
 }
 """For each room the rooms it may import; the commands and crrl/__init__.py, at the top, may import all of them."""
 
 STANDARD = {"crrl", "__future__", "collections", "dataclasses", "typing"}
 """What kernels and reference may import beside torch and triton."""
 
-COMMANDS = {"prepare", "train", "evaluate", "export", "reproduce", "doctor", "__main__", "__init__"}
+COMMANDS = {"prepare", "train", "evaluate", "predict", "embed", "export", "reproduce", "doctor", "__main__", "__init__"}
 
 
 def modules() -> list[Path]:

@@ -155,7 +155,8 @@ def note(event, arguments):
 
 sys.addaudithook(note)
 """
-IMPORTS = "import crrl, crrl.nn, crrl.train, crrl.evaluate, crrl.export, crrl.prepare, crrl.reproduce, crrl.doctor"
+COMMANDS = ("train", "evaluate", "predict", "embed", "export", "prepare", "reproduce", "doctor")
+IMPORTS = f"import crrl, crrl.nn, {', '.join(f'crrl.{name}' for name in COMMANDS)}"
 TRAINS = """
 from crrl import evaluate, train
 train.main(["--dataset", "folder", "--data", {data!r}, "--out", {out!r}, "--device", "cpu", "--hidden-size", "8",

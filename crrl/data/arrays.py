@@ -18,7 +18,7 @@ import numpy.typing as npt
 from crrl.data.clips import Clips, FloatArray, IntArray, mark_present
 from crrl.data.naming import wrong_name
 from crrl.errors import CrrlError
-from crrl.files import shown
+from crrl.files import explain_damage, open_input, shown
 
 PIXELS, HIGHEST_SCORE = 20, 1.5
 """Coordinates beyond the one are pixels, not metres in a room; scores, of heat maps too, reach the other at most."""
@@ -89,12 +89,34 @@ def read_array(stream: IO[bytes], size: int) -> npt.NDArray[Any]:
     Raises:
         ValueError: it is none, holds anything else than numbers, or more or fewer than its shape says.
     """
+    shape, fortran, dtype = _sized_header(stream, size)
+    array = np.frombuffer(stream.read(), dtype) if math.prod(shape) else np.empty(0, dtype)
+    return array.reshape(shape, order="F" if fortran else "C")
+
+
+def map_array(path: Path) -> npt.NDArray[Any]:
+    """The array of a .npy file, memory-mapped: nothing is read before it is used.
+
+    Raises:
+        CrrlError: the file is damaged or none, or holds anything else than numbers.
+    """
+    with (
+        explain_damage(path, "damaged or no .npy array", "restore it or leave it out"),
+        open_input(path, "a .npy array", "npy", only=True) as file,
+    ):
+        shape, fortran, dtype = _sized_header(file, path.stat().st_size)
+        if not math.prod(shape):
+            return np.empty(shape, dtype)
+        return np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")
+
+
+def _sized_header(stream: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """What `array_header` gives, of a file of `size` bytes that has as many numbers as it says."""
     shape, fortran, dtype = array_header(stream)
     needed, left = math.prod(shape) * dtype.itemsize, size - stream.tell()
     if needed != left:
         raise ValueError(f"{left} bytes after the header, not the {needed} of {dtype} {list(shape)}")
-    array = np.frombuffer(stream.read(), dtype) if needed else np.empty(0, dtype)
-    return array.reshape(shape, order="F" if fortran else "C")
+    return shape, fortran, dtype
 
 
 def open_member(path: Path, archive: zipfile.ZipFile, name: str, beside: int = 0) -> IO[bytes]:
@@ -193,19 +215,28 @@ def is_score(low: float, high: float, farthest: float) -> bool:
 
 
 def take_scores(path: Path, frames: FloatArray) -> None:
-    """Where the third numbers of joints [F, J, 3] are scores, make z 0 and joints of score 0 absent, with a warning."""
+    """`drop_scores`, with a warning."""
+    if remark := drop_scores(frames):
+        warnings.warn(f"{path}: {remark}", stacklevel=3)
+
+
+def drop_scores(frames: FloatArray) -> str:
+    """Where the third numbers of joints [F, J, 3] are scores, make z 0 and joints of score 0 absent.
+
+    Returns:
+        What there is to say about it, "" where they are none.
+    """
     scores = frames[..., 2].copy()
     low, high, farthest = float(scores.min()), float(scores.max()), float(np.abs(frames[..., :2]).max())
     if not is_score(low, high, farthest):
-        return
-    warnings.warn(
-        f"{path}: the third numbers of joints are {low:.3g} to {high:.3g} where x and y reach {farthest:.4g}: they are "
-        f"taken for scores, not for z, which is 0; a joint of score 0 is absent",
-        stacklevel=3,
-    )
+        return ""
     frames[..., 2] = 0
     frames[scores == 0] = 0
     mark_present(frames, scores > 0)
+    return (
+        f"the third numbers of joints are {low:.3g} to {high:.3g} where x and y reach {farthest:.4g}: they are taken "
+        f"for scores, not for z, which is 0; a joint of score 0 is absent"
+    )
 
 
 def warn_if_scores(path: Path, frames: FloatArray) -> None:

@@ -122,6 +122,12 @@ class Clips:
             class_names=tuple(class_names),
         )
 
+    @classmethod
+    def unlabelled(cls, named: Sequence[tuple[str, object]]) -> Clips:
+        """Join clips of which no more than their names is known; all are of one class."""
+        names, clips = zip(*named, strict=True)
+        return cls.from_arrays(clips, labels=np.zeros(len(clips)), names=names, class_names=["unknown"])
+
     def untrained(self, name: str) -> list[str]:
         """The classes of test clips of the split `name` that none of its training clips shows."""
         split = self.split(name)
@@ -260,14 +266,17 @@ def mark_present(frames: FloatArray, present: npt.NDArray[np.bool_]) -> None:
     frames[at_origin, 0] = 1e-6
 
 
-def refuse_half(clips: Clips, joints: int) -> None:
-    """Raise where the clips have half the `joints` that are wanted: those are of two bodies, the clips of one."""
-    own = clips.num_joints
-    if 2 * own == joints:
-        raise CrrlError(
-            f"these clips have {own} joints, but the encoder was trained on {joints}, two bodies side by side: "
-            f"give a body alone with {own} joints of zeros behind it, np.pad(clip, ((0, 0), (0, {own}), (0, 0)))"
+def check_joints(name: str, found: int, expected: int) -> None:
+    """Raise CrrlError where a clip has another number of joints than the encoder that is to read it was trained on."""
+    if found == expected:
+        return
+    problem = f"{name} has {found} joints, but the encoder was trained on {expected}"
+    if 2 * found == expected:  # those of two bodies, the clip of one
+        problem += (
+            f", two bodies side by side: give a body alone with {found} joints of zeros behind it, "
+            f"np.pad(clip, ((0, 0), (0, {found}), (0, 0)))"
         )
+    raise CrrlError(problem)
 
 
 def warn_of_untrained(clips: Clips, splits: Iterable[str]) -> None:
@@ -312,10 +321,7 @@ def check_clip(clip: object, name: str, allow_empty: bool = False) -> FloatArray
             array = np.ascontiguousarray(_numbers(cast(npt.ArrayLike, _unmasked(clip))), dtype=np.float32)
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:  # the last: lists nested too deep
         raise CrrlError(f"{name} is no array of numbers of shape [frames, joints, 3]: {error}") from error
-    if array.ndim != 3 or array.shape[2] != 3:
-        raise CrrlError(f"{name} has shape {list(array.shape)}, not [frames, joints, 3]")
-    if (array.shape[0] == 0 and not allow_empty) or array.shape[1] == 0:
-        raise CrrlError(f"{name} is empty (shape {list(array.shape)}): remove the clip")
+    check_shape(array.shape, name, allow_empty)
     if not np.isfinite(array).all():
         frame, joint, _ = np.argwhere(~np.isfinite(array))[0].tolist()
         raise CrrlError(
@@ -323,6 +329,14 @@ def check_clip(clip: object, name: str, allow_empty: bool = False) -> FloatArray
             f"zeros, else repair or remove the clip"
         )
     return array
+
+
+def check_shape(shape: tuple[int, ...], name: str, allow_empty: bool = False) -> None:
+    """Raise CrrlError where a clip is not [T, J, 3], or has no frame (unless `allow_empty`) or no joint."""
+    if len(shape) != 3 or shape[2] != 3:
+        raise CrrlError(f"{name} has shape {list(shape)}, not [frames, joints, 3]")
+    if (shape[0] == 0 and not allow_empty) or shape[1] == 0:
+        raise CrrlError(f"{name} is empty (shape {list(shape)}): remove the clip")
 
 
 def _unmasked(clip: object) -> object:

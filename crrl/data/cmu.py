@@ -145,6 +145,17 @@ def _read_skeleton(path: Path) -> asf.Skeleton:
     return skeleton
 
 
+def read_clip(path: Path) -> FloatArray:
+    """One trial, float32 [T, 31, 3] in metres, of its .amc file, beside which its .asf file lies.
+
+    Raises:
+        CrrlError: a file is missing or damaged, or the skeleton has not the 31 joints.
+    """
+    [((_, remarks), frames)] = _read_clip((path, _skeleton_path(path)))
+    tell((path, remark) for remark in remarks)
+    return frames
+
+
 def _read_clip(pair: Files) -> Shown:
     """One trial, float32 [T, 31, 3] in metres, of its .amc file and its .asf file, after its frames a second and
     remarks."""

@@ -192,29 +192,58 @@ def prepare(dataset: str, data: Path | None, split: str, steps: Preprocessing) -
             its sides is empty; the cache cannot be read or written.
     """
     root = data_root(dataset, data)
-    source = SOURCES[dataset]
-    if dataset != "synthetic" and prepared.is_prepared(root):
-        source = _prepared_source(dataset, root)
-    if source.load is None:
-        command = f"python -m crrl.prepare {dataset} --data {root} --out FOLDER"
-        raise CrrlError(f"{dataset} is prepared once from its raw files: {command}; then train with --data FOLDER")
+    source = _source(dataset, root)
     inputs = Inputs(source.find_files(root))
     target = cache_folder() / f"{dataset}-{_key(source, inputs, split, steps)}"
     if not _is_kept(target):
         _write(source, inputs, split, steps, target)
     clips, facts = _open(target)
-    joints = SOURCES[dataset].joints
-    if joints and clips.num_joints not in joints:
-        raise CrrlError(
-            f"{root} holds skeletons of {clips.num_joints} joints, those of {dataset} have "
-            f"{' or '.join(map(str, joints))}: give --dataset prepared, and --view-joints where they are known"
-        )
+    _check_joints(dataset, root, clips)
     chosen = clips.split(split)
     for side, index in {"train": chosen.train, **chosen.test}.items():
         if len(index) == 0:
             raise CrrlError(f"split {split!r} of {dataset} has no clips in {side!r}: is the data set complete?")
     fingerprint = _hash(facts.clips, chosen.train, *chosen.test.values())
     return Prepared(clips, facts.preprocessor, fingerprint)
+
+
+def load_raw(dataset: str, data: Path | None) -> Clips:
+    """A data set's clips as its files have them, not preprocessed.
+
+    Args:
+        dataset: a name of SOURCES. data: the folder of its files, else $CRRL_DATA.
+
+    Raises:
+        CrrlError: there is no such data set, or it is missing or damaged.
+    """
+    if dataset not in SOURCES:
+        raise CrrlError(f"no data set {dataset!r}: choose from {', '.join(SOURCES)}")
+    root = data_root(dataset, data)
+    source = _source(dataset, root)
+    assert source.load is not None
+    clips = source.load(source.find_files(root))
+    _check_joints(dataset, root, clips)
+    return clips
+
+
+def _source(dataset: str, root: Path) -> Source:
+    """The source that loads `dataset` from `root`, raw or prepared."""
+    source = SOURCES[dataset]
+    if dataset != "synthetic" and prepared.is_prepared(root):
+        source = _prepared_source(dataset, root)
+    if source.load is None:
+        command = f"python -m crrl.prepare {dataset} --data {root} --out FOLDER"
+        raise CrrlError(f"{dataset} is prepared once from its raw files: {command}; then give --data FOLDER")
+    return source
+
+
+def _check_joints(dataset: str, root: Path, clips: Clips) -> None:
+    joints = SOURCES[dataset].joints
+    if joints and clips.num_joints not in joints:
+        raise CrrlError(
+            f"{root} holds skeletons of {clips.num_joints} joints, those of {dataset} have "
+            f"{' or '.join(map(str, joints))}: give --dataset prepared, and --view-joints where they are known"
+        )
 
 
 def _prepared_source(dataset: str, root: Path) -> Source:

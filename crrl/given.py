@@ -1,0 +1,81 @@
+"""The clips that a command is given, without labels or with them: files, folders of files, or a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy.typing as npt
+import tyro
+
+from crrl.bars import counted
+from crrl.data.clip_files import find_clip_files, read_clip_file
+from crrl.data.clips import IntArray
+from crrl.data.sources import load_raw
+from crrl.errors import CrrlError
+
+
+@dataclass(frozen=True)
+class GivenOptions:
+    run: tyro.conf.Positional[Path]
+    """Run folder, as --out of crrl.train named it."""
+    clips: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Files that are a clip each, or folders of them: .npy and .npz of [frames, joints, 3], .skeleton (NTU RGB+D),
+    .json (NW-UCLA), .bvh, .amc (beside its .asf)."""
+    dataset: str | None = None
+    """A data set in place of files: any that crrl.train or crrl.prepare reads."""
+    data: Path | None = None
+    """Folder of the data set's files, else $CRRL_DATA."""
+    split: str | None = None
+    """The test clips of this split alone; None: all of the data set's."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto: the GPU if there is one."""
+
+    def __post_init__(self) -> None:
+        if bool(self.clips) == bool(self.dataset):
+            raise CrrlError("give files or folders of clips, or --dataset NAME, one of the two")
+        if not self.dataset and (self.data or self.split):
+            raise CrrlError("--data and --split go with --dataset alone")
+
+    def given(self) -> Given:
+        """The clips.
+
+        Raises:
+            CrrlError: there are none, or the data set is missing or damaged.
+        """
+        if self.dataset:
+            return _of_dataset(self.dataset, self.data, self.split)
+        files = find_clip_files(self.clips)
+        return Given(tuple(map(str, files)), lambda place: read_clip_file(files[place]))
+
+
+@dataclass(frozen=True)
+class Given:
+    """Clips by place.
+
+    Attributes:
+        names: N. read: a clip, [T, J, 3], not checked. labels: int64 [N], an index into class_names; None: not known.
+    """
+
+    names: tuple[str, ...]
+    read: Callable[[int], npt.ArrayLike]
+    labels: IntArray | None = None
+    class_names: tuple[str, ...] = ()
+
+    def named(self) -> Iterator[tuple[str, npt.ArrayLike]]:
+        """The clips after their names, one after the other."""
+        return ((name, self.read(place)) for place, name in enumerate(self.names))
+
+    def counted(self, what: str) -> Iterator[tuple[str, npt.ArrayLike]]:
+        """`named`, with a bar called `what`."""
+        return counted(self.named(), len(self.names), what, "clip", delay=1)
+
+
+def _of_dataset(dataset: str, data: Path | None, split: str | None) -> Given:
+    clips = load_raw(dataset, data)
+    index = clips.split(split).test["all"] if split else range(len(clips))
+    names = tuple(clips.names[place] for place in index)
+    labels = clips.labels[list(index)]
+    return Given(names, lambda place: clips.clip(index[place]), labels, clips.class_names)

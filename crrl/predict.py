@@ -1,0 +1,152 @@
+"""The command `python -m crrl.predict`: name the action of each clip, or of each window of long recordings."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import tyro
+
+from crrl.device import choose_device
+from crrl.embedding import Predictions, SkeletonEncoder, load
+from crrl.errors import CrrlError, run_command
+from crrl.files import write_text
+from crrl.given import Given, GivenOptions
+
+
+@dataclass(frozen=True)
+class PredictOptions(GivenOptions):
+    """Name the action of each clip, with its probability, by the classifier that crrl.evaluate has kept in the run
+    folder."""
+
+    top: int = 1
+    """How many labels to give, the most probable one first."""
+    window: float | None = None
+    """Seconds: long recordings get labels for each window of so many, averaged with those of the windows that overlap
+    it, by how much they share; None: a clip is one action."""
+    hop: float = 0.5
+    """Seconds from a window's start to the next one's."""
+    fps: float = 30
+    """Frames a second of the recordings that --window goes by."""
+    format: Literal["csv", "json"] = "csv"
+    """How labels are written: a row for each in CSV, or a list of clips in JSON."""
+    out: Path | None = None
+    """File to write, in place of the standard output."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.top < 1:
+            raise CrrlError(f"--top {self.top}: it takes 1 at least")
+        if self.window is None:
+            if (self.hop, self.fps) != (PredictOptions.hop, PredictOptions.fps):
+                raise CrrlError("--hop and --fps go with --window alone")
+        elif not 0 < self.fps < np.inf or self.frames(self.window) < 2 or self.frames(self.hop) < 1:
+            raise CrrlError(
+                f"--window {self.window:g} --hop {self.hop:g} --fps {self.fps:g}: a window takes 2 frames at least, "
+                f"and a hop 1"
+            )
+
+    def frames(self, seconds: float) -> int:
+        """The nearest whole number of frames, 0 of what is none."""
+        return round(seconds * self.fps) if np.isfinite(seconds) else 0
+
+
+@dataclass(frozen=True)
+class Told:
+    """The labels of a clip, or of a window of it.
+
+    Attributes:
+        clip: its name. span: where the window starts and ends, in seconds; None: it is the whole clip.
+        labels: the most probable ones, with their probabilities.
+    """
+
+    clip: str
+    span: tuple[float, float] | None
+    labels: list[tuple[str, float]]
+
+
+def of_clips(predictions: Predictions, given: Given, top: int) -> list[Told]:
+    """What is told of each clip."""
+    return [Told(name, None, labels) for name, labels in zip(given.names, predictions.top(top), strict=True)]
+
+
+def of_windows(encoder: SkeletonEncoder, given: Given, options: PredictOptions) -> Iterator[Told]:
+    """What is told of each window of each recording."""
+    assert options.window is not None
+    size, hop, fps = options.frames(options.window), options.frames(options.hop), options.fps
+    for name, clip in given.named():
+        recording = np.asanyarray(clip)
+        starts, predictions = encoder.predict_windows(recording, size, hop, name)
+        for start, labels in zip(starts.tolist(), predictions.top(options.top), strict=True):
+            yield Told(name, (start / fps, min(start + size, len(recording)) / fps), labels)
+
+
+def as_csv(told: list[Told]) -> str:
+    """A row for each label."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    spans = ["start", "end"] if told[0].span else []
+    writer.writerow(["clip", *spans, "rank", "label", "probability"])
+    for each in told:
+        seconds = [f"{second:.3f}" for second in each.span or ()]
+        for rank, (label, probability) in enumerate(each.labels, 1):
+            writer.writerow([each.clip, *seconds, rank, label, f"{probability:.4f}"])
+    return text.getvalue()
+
+
+def as_json(told: list[Told]) -> str:
+    """A list of clips or windows, each with its labels."""
+    rows = [
+        {
+            "clip": each.clip,
+            **(
+                dict(zip(("start", "end"), (round(second, 3) for second in each.span), strict=True))
+                if each.span
+                else {}
+            ),
+            "labels": [{"label": label, "probability": round(value, 6)} for label, value in each.labels],
+        }
+        for each in told
+    ]
+    return json.dumps(rows, indent=1) + "\n"
+
+
+def accuracy(predictions: Predictions, given: Given) -> str | None:
+    """How many labels are right, in a line; None where the clips have none, or of classes that are not told."""
+    if given.labels is None or not set(given.class_names) <= set(predictions.class_names):
+        return None
+    known = [given.class_names[label] for label in given.labels]
+    right = sum(map(str.__eq__, known, predictions.labels))
+    return f"{100 * right / len(known):.1f} % of {len(known)} labels are right"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Predict and write the labels."""
+    options = tyro.cli(PredictOptions, prog="python -m crrl.predict", args=arguments)
+    encoder = load(options.run).to(choose_device(options.device))
+    _ = encoder.classifier  # says that there is none before any clip is read
+    given = options.given()
+    if options.window is None:
+        predictions = encoder.predict_named(given.counted("predict"))
+        told = of_clips(predictions, given, options.top)
+        if line := accuracy(predictions, given):
+            print(line, file=sys.stderr)
+    else:
+        told = list(of_windows(encoder, given, options))
+    text = as_csv(told) if options.format == "csv" else as_json(told)
+    if options.out:
+        write_text(options.out, text)
+    else:
+        sys.stdout.write(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
