@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ import crrl
 from crrl.classifier import ClassifierFile, load_classifier
 from crrl.embedding import load
 from crrl.errors import CrrlError, run_command
-from crrl.exporting.agreement import TOLERANCE, disagreement, run_onnx, run_torch
+from crrl.exporting.agreement import TOLERANCE, Batch, Outputs, disagreement, run_onnx, run_torch
 from crrl.exporting.torch_program import Exported, torch_program
 from crrl.files import explain_os_errors, write_file
 from crrl.runs import EncoderFile, RunFolder, load_encoder
@@ -52,19 +52,26 @@ def open_run(path: Path) -> tuple[EncoderFile, ClassifierFile | None]:
     return encoder, load_classifier(run, encoder) if folder and run.classifier_path.exists() else None
 
 
-def check_libraries() -> None:
-    """Raise CrrlError where what --format onnx needs is missing."""
-    for name in ("onnx", "onnxruntime"):
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise CrrlError(f"--format onnx needs {name} ({error}): pip install 'crrl[export]'") from error
+def tools(format: Format) -> tuple[Callable[[Exported, str], bytes], Callable[[bytes, Sequence[Batch]], list[Outputs]]]:
+    """What makes a file of this format, and what runs it.
+
+    Raises:
+        CrrlError: a library is missing.
+    """
+    if format == "pt2":
+        return torch_program, run_torch
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+
+        from crrl.exporting.onnx_model import onnx_model
+    except ImportError as error:
+        raise CrrlError(f"--format onnx needs onnx and onnxruntime ({error}): pip install 'crrl[export]'") from error
+    return onnx_model, run_onnx
 
 
-def about(encoder: EncoderFile, head: ClassifierFile | None, format: Format) -> dict[str, Any]:
+def about(encoder: EncoderFile, head: ClassifierFile | None) -> dict[str, Any]:
     """What the file says of itself: all that its user needs to know."""
-    libraries = ("onnx",) if format == "onnx" else ()
-    versions = {name: importlib.import_module(name).__version__ for name in libraries}
     return {
         "format": FORMAT,
         "preprocessing": encoder.preprocessor.to_dict(),
@@ -74,26 +81,19 @@ def about(encoder: EncoderFile, head: ClassifierFile | None, format: Format) -> 
         "method": encoder.method,
         "encoder_sha256": encoder.digest,
         "data": encoder.fingerprint,
-        "versions": {"crrl": crrl.__version__, "torch": str(torch.__version__), **versions},
+        "versions": {"crrl": crrl.__version__, "torch": str(torch.__version__)},
     }
 
 
 def export(options: ExportOptions) -> dict[str, float]:
-    """Write the file, once it has been run; how far its outputs are from the run's.
+    """Write the file, once it has been run; by how much its outputs differ from the run's, at most.
 
     Raises:
         CrrlError: there is no run, a library is missing, the file cannot be written, or does not agree.
     """
-    if options.format == "onnx":
-        check_libraries()
+    make, run = tools(options.format)
     encoder, head = open_run(options.run)
-    exported, said = Exported(encoder.features, head), json.dumps(about(encoder, head, options.format))
-    if options.format == "onnx":
-        from crrl.exporting.onnx_model import onnx_model
-
-        content, run = onnx_model(exported, said), run_onnx
-    else:
-        content, run = torch_program(exported, said), run_torch
+    content = make(Exported(encoder.features, head), json.dumps(about(encoder, head)))
     apart = disagreement(load(options.run), head is not None, lambda batches: run(content, batches))
     worst = {name: float(each.max()) for name, each in apart.items()}
     for name, most in worst.items():

@@ -166,26 +166,26 @@ def test_pt2_is_run_without_crrl_before_it_is_written(run: Path, tmp_path: Path)
     assert main(run, "pt2", file) == 0
     extra = {ABOUT: ""}
     torch.export.load(file, extra_files=extra)
-    check_about(json.loads(extra[ABOUT]), run, {"crrl", "torch"})
+    check_about(json.loads(extra[ABOUT]), run)
     crrl_is_needed = io.BytesIO()
     torch.export.save(torch.export.export(exported(run), (torch.zeros(2, 3, 15), torch.tensor([3, 2]))), crrl_is_needed)
     with pytest.raises(crrl.CrrlError, match=r"does not run without crrl \(.*\): nothing was written"):
         run_torch(crrl_is_needed.getvalue(), [])
 
 
-def check_about(about: dict[str, Any], run: Path, versions: set[str]) -> None:
+def check_about(about: dict[str, Any], run: Path) -> None:
     file = load_encoder(run / "encoder.safetensors")
     assert Preprocessor.from_dict(about["preprocessing"]) == file.preprocessor
     assert tuple(about["class_names"]) == CLASSES
     assert (about["features"], about["classifier"], about["method"]) == ("tuned", "linear", "cml")
     assert (about["encoder_sha256"], about["data"]) == (file.digest, "any")
-    assert about["versions"].keys() == versions
+    assert about["versions"] == {"crrl": crrl.__version__, "torch": torch.__version__}
 
 
 def test_onnx_says_what_it_is_and_leaves_sizes_open(run: Path, tmp_path: Path, runtime: Any) -> None:
     assert main(run, "onnx", tmp_path / "run.onnx") == 0
     session = runtime.InferenceSession(tmp_path / "run.onnx")
-    check_about(json.loads(session.get_modelmeta().custom_metadata_map["crrl"]), run, {"crrl", "torch", "onnx"})
+    check_about(json.loads(session.get_modelmeta().custom_metadata_map["crrl"]), run)
     shapes = {each.name: each.shape for each in (*session.get_inputs(), *session.get_outputs())}
     assert shapes == {
         "x": ["batch", "frames", 3 * JOINTS],
@@ -235,7 +235,9 @@ def test_a_missing_library_is_one_line_that_names_the_extra(
     run: Path, tmp_path: Path, name: str, runtime: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(crrl.CrrlError, match=rf"--format onnx needs {name} \(.*\): pip install 'crrl\[export\]'"):
+    with pytest.raises(
+        crrl.CrrlError, match=rf"--format onnx needs onnx and onnxruntime \(.*{name}.*\): pip install 'crrl\[export\]'"
+    ):
         main(run, "onnx", tmp_path / "run.onnx")
     assert not (tmp_path / "run.onnx").exists()
 
@@ -282,7 +284,7 @@ def test_the_pages_python_runs(run: Path, tmp_path: Path, runtime: Any, monkeypa
     monkeypatch.chdir(tmp_path)
     encoder, head = export.open_run(run)
     Path("ucla.pt2").write_bytes(
-        torch_program(Exported(encoder.features, head), json.dumps(export.about(encoder, head, "pt2")))
+        torch_program(Exported(encoder.features, head), json.dumps(export.about(encoder, head)))
     )
     main(run, "onnx", Path("ucla.onnx"))
     for code in (by_torch, by_onnx):
