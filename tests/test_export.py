@@ -6,7 +6,6 @@ import importlib
 import io
 import json
 import re
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -122,8 +121,7 @@ def main(path: Path, format: str, out: Path) -> int:
 
 
 KINDS = pytest.mark.parametrize(
-    ("kind", "head"),
-    [("paper", None), ("paper", "own"), ("tuned", "own"), ("paper", "refitted"), ("tuned", "refitted")],
+    ("kind", "head"), [("paper", None), ("tuned", "own"), ("paper", "refitted"), ("tuned", "refitted")]
 )
 BATCHES = [LENGTHS, [1], [9], [1, 1, 1]]
 
@@ -148,13 +146,13 @@ def test_pt2_gives_what_the_run_gives(tmp_path: Path, kind: FeatureKind, head: s
     program = torch.export.load(io.BytesIO(torch_program(exported(run), "{}"))).module()
     for lengths in BATCHES:
         clips = raw_clips(lengths)
-        given = {name: torch.from_numpy(value) for name, value in inputs(run, clips).items()}
-        assert_same({name: value.numpy() for name, value in program(**given).items()}, run, clips)
+        given = inputs(run, clips)
+        outputs = program(torch.from_numpy(given["x"]), torch.from_numpy(given["lengths"]))
+        assert_same({name: value.numpy() for name, value in outputs.items()}, run, clips)
 
 
-@pytest.mark.parametrize("policy", ["reference", "auto"])
-def test_pt2_holds_torchs_own_operators_whatever_serves_here(run: Path, policy: str, monkeypatch: Any) -> None:
-    monkeypatch.setenv("CRRL_BACKEND", policy)
+def test_pt2_holds_torchs_own_operators_whatever_serves_here(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRRL_BACKEND", "reference")
     program = torch.export.load(io.BytesIO(torch_program(exported(run), "{}")))
     targets = [node.target for node in program.graph.nodes if node.op == "call_function"]
     assert {str(target).split(".")[0] for target in targets if isinstance(target, torch._ops.OpOverload)} == {"aten"}
@@ -167,10 +165,15 @@ def test_pt2_is_run_without_crrl_before_it_is_written(run: Path, tmp_path: Path)
     extra = {ABOUT: ""}
     torch.export.load(file, extra_files=extra)
     check_about(json.loads(extra[ABOUT]), run)
-    crrl_is_needed = io.BytesIO()
-    torch.export.save(torch.export.export(exported(run), (torch.zeros(2, 3, 15), torch.tensor([3, 2]))), crrl_is_needed)
+
+
+def test_a_program_that_needs_crrl_is_refused(run: Path) -> None:
+    pytest.importorskip("crrl._cpu", reason="crrl._cpu is not built")  # whose operator then is in the graph
+    example = torch.zeros(2, 3, 3 * JOINTS), torch.tensor([3, 2])
+    file = io.BytesIO()
+    torch.export.save(torch.export.export(exported(run), example), file)
     with pytest.raises(crrl.CrrlError, match=r"does not run without crrl \(.*\): nothing was written"):
-        run_torch(crrl_is_needed.getvalue(), [])
+        run_torch(file.getvalue(), [])
 
 
 def check_about(about: dict[str, Any], run: Path) -> None:
@@ -248,12 +251,10 @@ def test_an_encoder_file_alone_gives_features(run: Path, tmp_path: Path, runtime
     assert [output.name for output in outputs] == ["features"]
 
 
-def test_what_is_no_run_is_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "crrl.export", str(tmp_path), "--format", "pt2", "--out", str(tmp_path / "a.pt2")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert re.fullmatch(rf"error: cannot read {tmp_path}/encoder.safetensors: .*\n", done.stderr)
-    assert not (tmp_path / "a.pt2").exists()
+def test_what_is_no_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(crrl.CrrlError, match=rf"cannot read {tmp_path}/encoder.safetensors: .*check the path"):
+        main(tmp_path, "pt2", tmp_path / "run.pt2")
+    assert not (tmp_path / "run.pt2").exists()
 
 
 def test_a_classifier_of_another_encoder_is_refused(run: Path, tmp_path: Path) -> None:
@@ -275,7 +276,7 @@ def test_the_pages_preprocessing_is_crrls(normalization: Any, view_joints: Any, 
         want, _ = preprocessor.apply(clip, np.array([0, len(clip)]))
         got = from_page()["preprocess"](clip, json.loads(json.dumps(preprocessor.to_dict())))
         assert got.dtype == np.float32
-        np.testing.assert_allclose(got, want.reshape(len(want), -1), atol=1e-6)
+        np.testing.assert_allclose(got, want.reshape(len(want), -1), atol=2e-6)
 
 
 def test_the_pages_python_runs(run: Path, tmp_path: Path, runtime: Any, monkeypatch: pytest.MonkeyPatch) -> None:
