@@ -18,7 +18,7 @@ help: ## Show this list
 $(READY): pyproject.toml constraints.txt setup.py $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -c constraints.txt torch
-	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,reproduce,triton]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,export,reproduce,triton]'
 	touch $@
 
 # A run that was begun is taken up again where it stopped.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from crrl import doctor, embed, evaluate, predict, prepare, reproduce, train
+from crrl import doctor, embed, evaluate, export, predict, prepare, reproduce, train
 from crrl.errors import run_command
 
 COMMANDS = {
@@ -13,6 +13,7 @@ COMMANDS = {
     "evaluate": evaluate.main,
     "predict": predict.main,
     "embed": embed.main,
+    "export": export.main,
     "reproduce": reproduce.main,
     "doctor": doctor.main,
 }

@@ -42,6 +42,7 @@ ALLOWED = {
         *("data", "facts", "files", "errors"),
     },
     "embedding": {"bars", "classifier", "data", "models", "features", "runs", "files", "errors"},
+    "exporting": {"embedding", "classifier", "nn", "ops", "reference", "data", "models", "errors"},
     "given": {"bars", "data", "errors"},
     "card": {"config", "data", "evaluation", "methods", "runs", "files", "errors"},
 }
@@ -50,7 +51,7 @@ ALLOWED = {
 STANDARD = {"crrl", "__future__", "collections", "dataclasses", "typing"}
 """What kernels and reference may import beside torch and triton."""
 
-COMMANDS = {"prepare", "train", "evaluate", "predict", "embed", "reproduce", "doctor", "__main__", "__init__"}
+COMMANDS = {"prepare", "train", "evaluate", "predict", "embed", "export", "reproduce", "doctor", "__main__", "__init__"}
 
 
 def modules() -> list[Path]:

@@ -155,7 +155,7 @@ def note(event, arguments):
 
 sys.addaudithook(note)
 """
-COMMANDS = ("train", "evaluate", "predict", "embed", "prepare", "reproduce", "doctor")
+COMMANDS = ("train", "evaluate", "predict", "embed", "export", "prepare", "reproduce", "doctor")
 IMPORTS = f"import crrl, crrl.nn, {', '.join(f'crrl.{name}' for name in COMMANDS)}"
 TRAINS = """
 from crrl import evaluate, train

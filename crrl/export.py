@@ -1,0 +1,120 @@
+"""The command `python -m crrl.export`: a run as one file that other programs run, without crrl."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+
+import crrl
+from crrl.classifier import ClassifierFile, load_classifier
+from crrl.embedding import load
+from crrl.errors import CrrlError, run_command
+from crrl.exporting.agreement import TOLERANCE, Batch, Outputs, disagreement, run_onnx, run_torch
+from crrl.exporting.torch_program import Exported, torch_program
+from crrl.files import explain_os_errors, write_file
+from crrl.runs import EncoderFile, RunFolder, load_encoder
+
+Format = Literal["onnx", "pt2"]
+
+FORMAT = 1
+"""Version of what a file says of itself."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Write a run's encoder, and its classifier if it has one, to a file that runs without crrl (docs/export.md)."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder, or an encoder.safetensors file."""
+    format: Format
+    """onnx: for ONNX Runtime, from any language; pt2: for torch.export.load."""
+    out: Path
+    """File to write; one that is there is replaced."""
+
+
+def open_run(path: Path) -> tuple[EncoderFile, ClassifierFile | None]:
+    """The encoder of a run folder, or of an encoder file, and the run's classifier.
+
+    Raises:
+        CrrlError: there is no encoder, a file is damaged, or the classifier is another encoder's.
+    """
+    run = RunFolder(path)
+    with explain_os_errors(path, "read"):
+        folder = path.is_dir()
+    encoder = load_encoder(run.encoder_path if folder else path)
+    return encoder, load_classifier(run, encoder) if folder and run.classifier_path.exists() else None
+
+
+def tools(format: Format) -> tuple[Callable[[Exported, str], bytes], Callable[[bytes, Sequence[Batch]], list[Outputs]]]:
+    """What makes a file of this format, and what runs it.
+
+    Raises:
+        CrrlError: a library is missing.
+    """
+    if format == "pt2":
+        return torch_program, run_torch
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+
+        from crrl.exporting.onnx_model import onnx_model
+    except ImportError as error:
+        raise CrrlError(f"--format onnx needs onnx and onnxruntime ({error}): pip install 'crrl[export]'") from error
+    return onnx_model, run_onnx
+
+
+def about(encoder: EncoderFile, head: ClassifierFile | None) -> dict[str, Any]:
+    """What the file says of itself: all that its user needs to know."""
+    return {
+        "format": FORMAT,
+        "preprocessing": encoder.preprocessor.to_dict(),
+        "features": encoder.features.kind,
+        "class_names": head.facts.class_names if head else None,
+        "classifier": head.facts.protocol if head else None,
+        "method": encoder.method,
+        "encoder_sha256": encoder.digest,
+        "data": encoder.fingerprint,
+        "versions": {"crrl": crrl.__version__, "torch": str(torch.__version__)},
+    }
+
+
+def export(options: ExportOptions) -> dict[str, float]:
+    """Write the file, once it has been run; by how much its outputs differ from the run's, at most.
+
+    Raises:
+        CrrlError: there is no run, a library is missing, the file cannot be written, or does not agree.
+    """
+    make, run = tools(options.format)
+    encoder, head = open_run(options.run)
+    content = make(Exported(encoder.features, head), json.dumps(about(encoder, head)))
+    apart = disagreement(load(options.run), head is not None, lambda batches: run(content, batches))
+    worst = {name: float(each.max()) for name, each in apart.items()}
+    for name, most in worst.items():
+        if not most <= TOLERANCE:
+            raise CrrlError(
+                f"the exported file gives other {name} than the run, by {most:.1e} where {TOLERANCE:.0e} is allowed: "
+                f"nothing was written; export in the other format, and report it"
+            )
+    write_file(options.out, lambda file: file.write(content))
+    return worst
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Export and say what the file takes and gives."""
+    options = tyro.cli(ExportOptions, prog="python -m crrl.export", args=arguments)
+    worst = export(options)
+    size = options.out.stat().st_size / 1e6
+    print(f"exported: {options.out} ({options.format}, {size:.1f} MB)")
+    print("agrees with the run: " + ", ".join(f"{name} within {most:.0e}" for name, most in worst.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

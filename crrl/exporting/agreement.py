@@ -1,0 +1,124 @@
+"""Whether an exported file, run as others run it, gives what the run gives."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crrl.data import Preprocessor
+from crrl.data.clips import FloatArray
+from crrl.embedding import SkeletonEncoder
+from crrl.errors import CrrlError
+
+TOLERANCE = 1e-5
+"""How far features may be from the run's, by the largest of them, and probabilities."""
+BATCHES = ((1,), (60,), (2, 1), (31, 9, 17), (1, 1, 1, 1), (5, 200, 64, 3, 40, 2, 77, 12))
+"""Frames of the clips on which both are compared, before preprocessing: B and T of each batch differ."""
+
+Batch = Mapping[str, npt.NDArray[Any]]
+"""x: float32 [B, T, J·3]. lengths: int64 [B]."""
+Outputs = dict[str, npt.NDArray[Any]]
+
+PROGRAM = """
+import sys
+sys.modules["crrl"] = None  # whoever imports it fails
+import numpy, torch
+model, given, out = sys.argv[1:]
+run = torch.export.load(model).module()
+arrays = numpy.load(given)
+results = {}
+for batch in range(len(arrays) // 2):
+    x, lengths = (torch.from_numpy(arrays[f"{name}-{batch}"]) for name in ("x", "lengths"))
+    for name, value in run(x, lengths).items():
+        results[f"{name}-{batch}"] = value.numpy()
+numpy.savez(out, **results)
+"""
+"""Runs a .pt2 file without crrl: the file, the batches and where to put the outputs, both .npz."""
+
+
+def run_onnx(model: bytes, batches: Sequence[Batch]) -> list[Outputs]:
+    """An ONNX model's outputs, by ONNX Runtime on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return [dict(zip(names, session.run(names, dict(batch)), strict=True)) for batch in batches]
+
+
+def run_torch(program: bytes, batches: Sequence[Batch]) -> list[Outputs]:
+    """A .pt2 file's outputs, by an interpreter of its own that cannot import crrl.
+
+    Raises:
+        CrrlError: it does not run there.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        model, given, out = (Path(folder, name) for name in ("model.pt2", "given.npz", "out.npz"))
+        model.write_bytes(program)
+        arrays: dict[str, Any] = {f"{name}-{i}": a for i, batch in enumerate(batches) for name, a in batch.items()}
+        np.savez(given, **arrays)
+        command = [sys.executable, "-c", PROGRAM, str(model), str(given), str(out)]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            raise CrrlError(f"the exported program does not run without crrl ({reason}): nothing was written")
+        with np.load(out) as results:
+            found: list[Outputs] = [{} for _ in batches]
+            for key, array in results.items():
+                name, _, number = key.rpartition("-")
+                found[int(number)][name] = array
+            return found
+
+
+def disagreement(encoder: SkeletonEncoder, head: bool, run: Callable[[Sequence[Batch]], list[Outputs]]) -> Outputs:
+    """By how much the outputs that `run` gives of ragged clips differ from the run's own, each [N] for N clips.
+
+    Of features the largest difference over the clip's largest feature, of probabilities the largest difference.
+
+    Args:
+        encoder: the run. head: whether it has a classifier, and the file probabilities.
+    """
+    drawn = [_clips(lengths, encoder.preprocessor.num_joints) for lengths in BATCHES]
+    found = run([_batch(clips, encoder.preprocessor) for clips in drawn])
+    every = [clip for clips in drawn for clip in clips]
+    got = {name: np.concatenate([outputs[name] for outputs in found]) for name in found[0]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of clips of one frame
+        wanted: dict[str, Any] = {"features": encoder.embed(every)}
+        if head:
+            wanted["probabilities"] = encoder.predict(every).probabilities
+    apart = {name: np.abs(got[name] - wanted[name]).max(axis=1) for name in wanted}
+    apart["features"] /= np.abs(wanted["features"]).max(axis=1)
+    return apart
+
+
+def _clips(lengths: Sequence[int], joints: int) -> list[FloatArray]:
+    """Walks of joints 3 m from a sensor, of so many frames, each [T, J, 3]; the last joint is not always seen."""
+    rng = np.random.default_rng(lengths)
+    clips = []
+    for length in lengths:
+        clip = rng.normal((0, 0, 3), 0.5, (joints, 3)) + rng.normal(0, 0.03, (length, joints, 3)).cumsum(axis=0)
+        clip[length // 2 :: 3, -1] = 0
+        clips.append(clip.astype(np.float32))
+    return clips
+
+
+def _batch(clips: Sequence[FloatArray], preprocessor: Preprocessor) -> Batch:
+    """Preprocessed and padded clips; what is padded is NaN, as nothing may depend on it."""
+    ends = np.cumsum([0, *map(len, clips)])
+    frames, offsets = preprocessor.apply(np.concatenate(clips), ends)
+    lengths = np.diff(offsets)
+    x = np.full((len(clips), lengths.max(), 3 * preprocessor.num_joints), np.nan, np.float32)
+    for row, (start, end) in enumerate(itertools.pairwise(offsets)):
+        x[row, : end - start] = frames[start:end].reshape(end - start, -1)
+    return {"x": x, "lengths": lengths}
