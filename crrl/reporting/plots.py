@@ -1,0 +1,114 @@
+"""The plots of a report, by plotly: loss curves, a confusion matrix, a map of the features."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from crrl.reporting.findings import Findings
+
+# plotly is optional and slow to import: each function imports it, once `page.need` has found that it is there.
+
+MARGIN = {"l": 50, "r": 20, "t": 40, "b": 40}
+
+
+def as_json(figure: Any) -> Any:
+    """A plotly figure in plain values."""
+    return json.loads(figure.to_json())
+
+
+def palette(classes: int) -> list[str]:
+    """A colour for each class; they repeat after 48."""
+    from plotly.colors import qualitative
+
+    colors = qualitative.D3 if classes <= 10 else [*qualitative.Dark24, *qualitative.Light24]
+    return [colors[number % len(colors)] for number in range(classes)]
+
+
+def loss_curves(names: Sequence[str], runs: Sequence[Findings]) -> Any:
+    """A panel for each loss of each phase, a line a run."""
+    from plotly.colors import qualitative
+    from plotly.subplots import make_subplots
+
+    panels = list(dict.fromkeys((phase.name, loss) for run in runs for phase in run.phases for loss in phase.losses))
+    rows = -(-len(panels) // 3)
+    figure = make_subplots(rows, min(3, len(panels)), subplot_titles=[f"{phase}: {loss}" for phase, loss in panels])
+    for number, (name, run) in enumerate(zip(names, runs, strict=True)):
+        known = {(phase.name, loss): values for phase in run.phases for loss, values in phase.losses.items()}
+        for place, panel in enumerate(panels):
+            if panel in known:
+                style = {"color": qualitative.D3[number % 10]}
+                line = {"y": known[panel], "x0": 1, "name": html.escape(name), "legendgroup": str(number), "line": style}
+                figure.add_scatter(
+                    **line, row=place // 3 + 1, col=place % 3 + 1, mode="lines", showlegend=place == 0 and len(runs) > 1
+                )
+    figure.update_layout(template="plotly_white", height=240 * rows + 40, margin=MARGIN, hovermode="x unified")
+    return as_json(figure)
+
+
+def confusion_matrix(run: Findings) -> Any:
+    """Percent of each class (a row) that is taken for each class."""
+    import plotly.graph_objects as go
+
+    counts = run.confusions
+    percent = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    classes = [html.escape(name) for name in run.class_names]
+    side = 180 + 26 * len(classes)
+    heat = go.Heatmap(
+        z=percent.round(1).tolist(),
+        customdata=counts.astype(int).tolist(),
+        colorscale="Blues",
+        zmin=0,
+        zmax=100,
+        xgap=1,
+        ygap=1,
+        hovertemplate="%{customdata} clips (%{z} %)<br>of class %{y}<br>taken for %{x}<extra></extra>",
+    )
+    figure = go.Figure(heat)
+    ticks = {"tickmode": "array", "tickvals": list(range(len(classes))), "ticktext": classes}
+    figure.update_xaxes(**ticks, tickangle=-45, title="taken for")
+    figure.update_yaxes(**ticks, autorange="reversed", title="class")
+    figure.update_layout(
+        template="plotly_white", width=min(side + 60, 1000), height=min(side, 940), margin={**MARGIN, "l": 120, "b": 120}
+    )
+    return as_json(figure)
+
+
+def feature_map(run: Findings) -> Any:
+    """The clips where t-SNE puts their features, by class: circles are trained on, discs tested, crosses mistakes."""
+    import plotly.graph_objects as go
+
+    figure, colors = go.Figure(), palette(len(run.class_names))
+    wrong = run.taken_for != run.shown_labels
+    for label, name in enumerate(run.class_names):
+        for tested in (False, True):
+            clips = np.flatnonzero((run.shown_labels == label) & (run.tested == tested))
+            if not len(clips):
+                continue
+            figure.add_scatter(
+                x=run.places[clips, 0].round(2).tolist(),
+                y=run.places[clips, 1].round(2).tolist(),
+                customdata=clips.tolist(),
+                mode="markers",
+                name=html.escape(name),
+                legendgroup=str(label),
+                showlegend=tested or not (run.tested & (run.shown_labels == label)).any(),
+                marker={
+                    "color": colors[label],
+                    "size": 8 if tested else 6,
+                    "opacity": 0.9 if tested else 0.45,
+                    "symbol": [("x" if wrong[clip] else "circle") if tested else "circle-open" for clip in clips],
+                },
+                hoverinfo="none",
+            )
+    bare = {"showticklabels": False, "zeroline": False, "showgrid": False, "title": None}
+    figure.update_xaxes(**bare)
+    figure.update_yaxes(**bare, scaleanchor="x")
+    figure.update_layout(
+        template="plotly_white", height=620, margin={"l": 5, "r": 5, "t": 5, "b": 5}, dragmode="pan", hovermode="closest"
+    )
+    return as_json(figure)
