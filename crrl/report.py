@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import tyro
 from crrl.device import choose_device
 from crrl.errors import CrrlError, run_command
 from crrl.reporting.findings import Findings
-from crrl.reporting.page import need, write_report
+from crrl.reporting.page import need, refuse_place, write_report
 from crrl.runs import RunFolder
 
 
@@ -32,18 +31,6 @@ class ReportOptions:
     """Folder of the data set's files, where it is no longer the one trained from."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto: the GPU if there is one."""
-
-
-def refuse_place(out: Path) -> None:
-    """Raise where a file cannot be written, before much is computed for it.
-
-    Raises:
-        CrrlError: its folder is not there or may not be written to, or it is a folder itself.
-    """
-    if out.is_dir():
-        raise CrrlError(f"{out} is a folder: give --out the name of a file")
-    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
-        raise CrrlError(f"{out} cannot be written: {out.parent} is no folder that you may write to; choose another")
 
 
 def main(arguments: list[str] | None = None) -> int:

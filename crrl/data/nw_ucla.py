@@ -66,7 +66,7 @@ def load(files: Iterable[Path]) -> Clips:
             raise CrrlError(f"{path}: NW-UCLA has no action a{action:02d}; remove the file")
     classes = {action: label for label, action in enumerate(ACTIONS)}
     clips = Clips.from_arrays(
-        (_skeletons(path) for path in files),
+        (skeletons(path) for path in files),
         labels=[classes[action] for action in facts[:, 0]],
         names=[str(path) for path in files],
         class_names=list(ACTIONS.values()),
@@ -76,7 +76,7 @@ def load(files: Iterable[Path]) -> Clips:
     return _with_splits(clips, [path.stem for path in files])
 
 
-def _skeletons(path: Path) -> object:
+def skeletons(path: Path) -> object:
     value = read_json(path)
     frames = value.get("skeletons") if isinstance(value, dict) else None
     if not isinstance(frames, list) or any(not isinstance(f, list) or len(f) != NUM_JOINTS for f in frames):

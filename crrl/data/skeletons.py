@@ -78,9 +78,14 @@ KNOWN = (
 )
 
 
-def of_parents(name: str, parents: Sequence[int]) -> Skeleton:
-    """The skeleton of a file that says it itself, by the parent of each joint; -1: a root."""
-    return Skeleton(name, len(parents), tuple((p, joint) for joint, p in enumerate(parents) if p >= 0))
+def of_parents(names: Sequence[str], parents: Sequence[int]) -> Skeleton:
+    """The skeleton that a file says itself, by the name and the parent of each joint; a root's parent is -1.
+
+    Its head is the first joint that is called so.
+    """
+    bones = tuple((parent, joint) for joint, parent in enumerate(parents) if parent >= 0)
+    head = next((joint for joint, name in enumerate(names) if "head" in name.casefold()), None)
+    return Skeleton("the file's own", len(parents), bones, parents.index(-1), head)
 
 
 def recognise(frames: FloatArray) -> Skeleton:

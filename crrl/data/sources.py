@@ -192,12 +192,7 @@ def prepare(dataset: str, data: Path | None, split: str, steps: Preprocessing) -
             its sides is empty; the cache cannot be read or written.
     """
     root = data_root(dataset, data)
-    source = SOURCES[dataset]
-    if dataset != "synthetic" and prepared.is_prepared(root):
-        source = _prepared_source(dataset, root)
-    if source.load is None:
-        command = f"python -m crrl.prepare {dataset} --data {root} --out FOLDER"
-        raise CrrlError(f"{dataset} is prepared once from its raw files: {command}; then train with --data FOLDER")
+    source = _loadable(dataset, root)
     inputs = Inputs(source.find_files(root))
     target = cache_folder() / f"{dataset}-{_key(source, inputs, split, steps)}"
     if not _is_kept(target):
@@ -215,6 +210,34 @@ def prepare(dataset: str, data: Path | None, split: str, steps: Preprocessing) -
             raise CrrlError(f"split {split!r} of {dataset} has no clips in {side!r}: is the data set complete?")
     fingerprint = _hash(facts.clips, chosen.train, *chosen.test.values())
     return Prepared(clips, facts.preprocessor, fingerprint)
+
+
+def load_raw(dataset: str, data: Path | None) -> Clips:
+    """A data set as its files have it, nothing preprocessed or kept.
+
+    Args:
+        dataset: a name of SOURCES. data: the folder of its files, else $CRRL_DATA.
+
+    Raises:
+        CrrlError: the data set is unknown, missing or damaged.
+    """
+    if dataset not in SOURCES:
+        raise CrrlError(f"no data set {dataset!r}: choose from {', '.join(SOURCES)}")
+    root = data_root(dataset, data)
+    source = _loadable(dataset, root)
+    assert source.load is not None
+    return source.load(source.find_files(root))
+
+
+def _loadable(dataset: str, root: Path) -> Source:
+    """The source that loads the files below `root`, raw or prepared, as `dataset`."""
+    source = SOURCES[dataset]
+    if dataset != "synthetic" and prepared.is_prepared(root):
+        source = _prepared_source(dataset, root)
+    if source.load is None:
+        command = f"python -m crrl.prepare {dataset} --data {root} --out FOLDER"
+        raise CrrlError(f"{dataset} is prepared once from its raw files: {command}; then give --data FOLDER")
+    return source
 
 
 def _prepared_source(dataset: str, root: Path) -> Source:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Sequence
 from importlib import import_module
@@ -13,14 +14,20 @@ from typing import Any
 
 import numpy as np
 
+from crrl.data.clips import FloatArray
+from crrl.data.skeletons import Skeleton
 from crrl.errors import CrrlError
 from crrl.files import write_file
 from crrl.reporting import plots
-from crrl.reporting.findings import MOST_MISTAKES, Findings
+from crrl.reporting.findings import MOST_MISTAKES, TESTS, Findings
+from crrl.reporting.motion import pack
 from crrl.reporting.records import settings_of
 
-POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
-"""By which a browser lets a page load nothing from anywhere."""
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
+    "form-action 'none'; base-uri 'none'"
+)
+"""By which a browser lets a page load nothing from anywhere, and send nothing."""
 
 
 def need(extra: str, *libraries: str) -> None:
@@ -34,6 +41,18 @@ def need(extra: str, *libraries: str) -> None:
             import_module(library)
         except ImportError as error:
             raise CrrlError(f"{library} cannot be imported ({error}): pip install 'crrl[{extra}]'") from error
+
+
+def refuse_place(out: Path) -> None:
+    """Raise where a file cannot be written, before much is computed for it.
+
+    Raises:
+        CrrlError: its folder is not there or may not be written to, or it is a folder itself.
+    """
+    if out.is_dir():
+        raise CrrlError(f"{out} is a folder: give --out the name of a file")
+    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+        raise CrrlError(f"{out} cannot be written: {out.parent} is no folder that you may write to; choose another")
 
 
 def write_page(out: Path, template: str, **values: Any) -> None:
@@ -53,6 +72,31 @@ def write_page(out: Path, template: str, **values: Any) -> None:
         policy=POLICY, style=Markup(own("page.css")), skeleton_script=Markup(own("skeleton.js")), **values
     )
     write_file(out, lambda file: file.write(text.encode(errors="backslashreplace")))
+
+
+def write_clips(
+    out: Path,
+    title: str,
+    lines: Sequence[str],
+    labels: tuple[str, str, str],
+    skeleton: Skeleton,
+    rows: Sequence[tuple[str, Sequence[tuple[str, FloatArray]]]],
+) -> None:
+    """A page of moving clips, each [T, J, 3] and upright.
+
+    Args:
+        lines: stand above. labels: what the axes right, up and near are called. rows: a title, and clips by name.
+
+    Raises:
+        CrrlError: it cannot be written.
+    """
+    named = [clip for _, clips in rows for clip in clips]
+    packed = {**pack([frames for _, frames in named], skeleton), "names": [name for name, _ in named]}
+    counted = [(name, len(clips)) for name, clips in rows]
+    write_page(
+        out, "view.html", title=title, lines=lines, labels=labels, rows=counted, large=len(named) == 1,
+        page=script_data({"clips": packed, "rows": [count for _, count in counted]}),
+    )  # fmt: skip
 
 
 def script_data(value: Any) -> Any:
@@ -78,13 +122,23 @@ def write_report(out: Path, runs: Sequence[Findings]) -> None:
     write_page(
         out,
         "report.html",
-        title=", ".join(names),
+        title=f"crrl: {', '.join(names)}",
         versions=versions(),
+        compared=_compared(names, runs) if len(runs) > 1 else None,
         runs=[_words(name, run) for name, run in zip(names, runs, strict=True)],
         page=script_data({"sets": [*sets.values()], "losses": plots.loss_curves(names, runs), "runs": described}),
         plotly=Markup(get_plotlyjs()),
         script=Markup((files(__package__) / "report.js").read_text()),
     )
+
+
+def _compared(names: Sequence[str], runs: Sequence[Findings]) -> dict[str, dict[str, float | None]]:
+    """The headline of each evaluation, the first row on all test clips, by its title and the run's name."""
+    headlines = [{table.title: next(iter(table.rows.values()))[TESTS] for table in run.tables} for run in runs]
+    titles = dict.fromkeys(title for found in headlines for title in found)
+    return {
+        title: {name: found.get(title) for name, found in zip(names, headlines, strict=True)} for title in titles
+    }
 
 
 def versions() -> list[tuple[str, str]]:

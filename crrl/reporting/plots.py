@@ -13,7 +13,7 @@ from crrl.reporting.findings import Findings
 
 # plotly is optional and slow to import: each function imports it, once `page.need` has found that it is there.
 
-MARGIN = {"l": 50, "r": 20, "t": 40, "b": 40}
+MARGIN = {"l": 50, "r": 20, "t": 50, "b": 45}
 
 
 def as_json(figure: Any) -> Any:
@@ -46,7 +46,8 @@ def loss_curves(names: Sequence[str], runs: Sequence[Findings]) -> Any:
                 figure.add_scatter(
                     **line, row=place // 3 + 1, col=place % 3 + 1, mode="lines", showlegend=place == 0 and len(runs) > 1
                 )
-    figure.update_layout(template="plotly_white", height=240 * rows + 40, margin=MARGIN, hovermode="x unified")
+    figure.update_xaxes(title="epoch")
+    figure.update_layout(template="plotly_white", height=260 * rows + 40, margin=MARGIN, hovermode="x unified")
     return as_json(figure)
 
 
@@ -84,11 +85,14 @@ def feature_map(run: Findings) -> Any:
 
     figure, colors = go.Figure(), palette(len(run.class_names))
     wrong = run.taken_for != run.shown_labels
+    kinds = {"circle-open": ~run.tested, "circle": run.tested & ~wrong, "x": run.tested & wrong}
     for label, name in enumerate(run.class_names):
-        for tested in (False, True):
-            clips = np.flatnonzero((run.shown_labels == label) & (run.tested == tested))
+        named = False
+        for symbol, kind in kinds.items():
+            clips = np.flatnonzero((run.shown_labels == label) & kind)
             if not len(clips):
                 continue
+            training = symbol == "circle-open"
             figure.add_scatter(
                 x=run.places[clips, 0].round(2).tolist(),
                 y=run.places[clips, 1].round(2).tolist(),
@@ -96,19 +100,17 @@ def feature_map(run: Findings) -> Any:
                 mode="markers",
                 name=html.escape(name),
                 legendgroup=str(label),
-                showlegend=tested or not (run.tested & (run.shown_labels == label)).any(),
+                showlegend=not named,
                 marker={
-                    "color": colors[label],
-                    "size": 8 if tested else 6,
-                    "opacity": 0.9 if tested else 0.45,
-                    "symbol": [("x" if wrong[clip] else "circle") if tested else "circle-open" for clip in clips],
+                    "color": colors[label], "symbol": symbol,
+                    "size": 6 if training else 8, "opacity": 0.5 if training else 0.9,
                 },
                 hoverinfo="none",
-            )
+            )  # fmt: skip
+            named = True
     bare = {"showticklabels": False, "zeroline": False, "showgrid": False, "title": None}
     figure.update_xaxes(**bare)
     figure.update_yaxes(**bare, scaleanchor="x")
-    figure.update_layout(
-        template="plotly_white", height=620, margin={"l": 5, "r": 5, "t": 5, "b": 5}, dragmode="pan", hovermode="closest"
-    )
+    figure.update_layout(template="plotly_white", height=620, margin={"l": 5, "r": 5, "t": 30, "b": 5})
+    figure.update_layout(dragmode="pan", hovermode="closest")
     return as_json(figure)

@@ -83,12 +83,12 @@ def _phase(name: str, epochs: list[dict[str, Any]]) -> Phase:
 
 
 def read_tables(run: RunFolder) -> list[Table]:
-    """The evaluations that are kept in a run's folder, by the names of their files.
+    """The evaluations that are kept in a run's folder, linear ones first.
 
     Raises:
         CrrlError: there is none, or one is damaged.
     """
-    paths = sorted(run.path.glob("evaluation-*.json"))
+    paths = sorted(run.path.glob("evaluation-*.json"), key=lambda path: ("-linear" not in path.name, path.name))
     if not paths:
         raise CrrlError(f"{run.path} has no evaluation yet: make one by python -m crrl.evaluate {run.path}")
     tables = []
@@ -104,8 +104,8 @@ def _table(title: str, value: dict[str, Any]) -> Table:
     key = next(key for key in ("accuracy_percent", "map_percent", "") if key in value or not key)
     rows = {row: {test: float(number) for test, number in tests.items()} for row, tests in value[key].items()}
     clips = {test: int(count) for test, count in value["test_clips"].items()}
-    if not all(tests.keys() == clips.keys() for tests in rows.values()):
-        raise ValueError("a test set is missing")
+    if not rows or not all(tests.keys() == clips.keys() >= {"all"} for tests in rows.values()):
+        raise ValueError("a row or a test set is missing")
     transferred = {name: value[name] for name in ("dataset", "split")} != value["pretrained_on"]
     measure = "accuracy" if key == "accuracy_percent" else "mean average precision"
     return Table(title, measure, ", ".join((value["dataset"], value["split"])) if transferred else "", clips, rows)

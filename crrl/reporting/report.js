@@ -5,7 +5,8 @@ const page = JSON.parse(document.getElementById("page").textContent);
 const sets = page.sets.map(Clips);
 
 function draw(id, plot, scrollZoom = false) {
-  const options = { displaylogo: false, responsive: true, scrollZoom };
+  const modeBarButtons = [["toImage", "zoom2d", "pan2d", "resetScale2d"]];  // none that could send anything anywhere
+  const options = { displaylogo: false, responsive: true, scrollZoom, modeBarButtons };
   return Plotly.newPlot(document.getElementById(id), plot.data, plot.layout, options);
 }
 
