@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 
-from crrl import doctor, evaluate, prepare, reproduce, train
+from crrl import doctor, evaluate, prepare, report, reproduce, train, view
 from crrl.errors import run_command
 
 COMMANDS = {
+    "view": view.main,
     "prepare": prepare.main,
     "train": train.main,
     "evaluate": evaluate.main,
+    "report": report.main,
     "reproduce": reproduce.main,
     "doctor": doctor.main,
 }

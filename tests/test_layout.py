@@ -37,6 +37,7 @@ ALLOWED = {
         *("bars", "evaluation", "features", "runs", "config", "recipes", "device", "methods"),
         *("data", "facts", "files", "errors"),
     },
+    "reporting": {"evaluation", "runs", "config", "methods", "models", "data", "files", "errors"},
     "embedding": {"data", "models", "features", "runs", "files"},
 }
 """For each room the rooms it may import; the commands and crrl/__init__.py, at the top, may import all of them."""
@@ -44,7 +45,7 @@ ALLOWED = {
 STANDARD = {"crrl", "__future__", "collections", "dataclasses", "typing"}
 """What kernels and reference may import beside torch and triton."""
 
-COMMANDS = {"prepare", "train", "evaluate", "reproduce", "doctor", "__main__", "__init__"}
+COMMANDS = {"view", "prepare", "train", "evaluate", "report", "reproduce", "doctor", "__main__", "__init__"}
 
 
 def modules() -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -43,7 +44,7 @@ class Skeleton:
 def _known(name: str, joints: int, base: int, head: int, chains: str) -> Skeleton:
     """A skeleton from chains of joints, each a bone from one to the next."""
     ways = [[int(joint) for joint in chain.split("-")] for chain in chains.split()]
-    return Skeleton(name, joints, tuple(pair for way in ways for pair in zip(way, way[1:], strict=False)), base, head)
+    return Skeleton(name, joints, tuple(pair for way in ways for pair in pairwise(way)), base, head)
 
 
 KNOWN = (

@@ -112,19 +112,20 @@ def draw_sheet(
         CrrlError: it cannot be written.
     """
     columns = max(len(clips) for _, clips in rows)
-    width = 1.5 * columns + 2.2
-    figure = _figure((max(5.0, width), 1.6 * len(rows) + 1.2), title, text)
+    blocks = max(1, round((len(rows) / columns) ** 0.5))
+    high = -(-len(rows) // blocks)
+    wide = blocks * (columns + 0.3)
+    figure = _figure((max(5.0, 1.3 * wide), 1.3 * high + 1.2), title, text)
     axes = figure.subplots()
-    axes.set(xlim=(-0.6, columns - 0.4), ylim=(len(rows) - 0.4, -0.6), aspect="equal")
+    axes.set(xlim=(-0.6, wide - 0.6), ylim=(high - 0.4, -0.7), aspect="equal")
     axes.set_xlabel(f"right: {labels[0]}, up: {labels[1]}")
-    axes.set_xticks([])
-    axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+    axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
-    cells = [
-        (*_celled(clip, row, column), len(clip))
-        for row, (_, clips) in enumerate(rows)
-        for column, clip in enumerate(clips)
-    ]
+    cells = []
+    for number, (name, clips) in enumerate(rows):
+        left, row = number // high * (columns + 0.3), number % high
+        axes.text(left - 0.5, row - 0.48, name.replace("$", r"\$"), fontsize=7, weight="bold")
+        cells += [(*_celled(clip, left + column, row), len(clip)) for column, clip in enumerate(clips)]
     bones = [(a + first, b + first) for first in range(0, len(cells) * skeleton.joints, skeleton.joints)
              for a, b in skeleton.bones]  # fmt: skip
     bodies = Bodies(axes, bones, 3)
@@ -136,13 +137,13 @@ def draw_sheet(
     _write(out, figure, update, max(length for *_, length in cells), 0.5)
 
 
-def _celled(clip: FloatArray, row: int, column: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """A clip's places [T, J, 2] in its cell, of side 1 and with rows counted downwards, and which joints are missing."""
+def _celled(clip: FloatArray, left: float, row: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """A clip's places [T, J, 2] about the middle of its cell, of side 1, and which joints are missing."""
     filled, absent = last_seen(clip)
     places = filled[:, :, :2].astype(np.float64)
     low, high = _range(places)
-    scaled = (places - (low + high) / 2) / (max(high - low) or 1) * 0.9
-    return scaled * (1, -1) + (column, row), absent
+    scaled = (places - (low + high) / 2) / (max(high - low) or 1) * 0.88
+    return scaled * (1, -1) + (left, row), absent
 
 
 def _range(places: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

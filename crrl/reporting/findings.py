@@ -193,9 +193,7 @@ def _reconstructor(run: RunFolder, work: Evaluation) -> SequenceReconstructor | 
 
 
 @torch.no_grad()
-def _recite(
-    model: SequenceReconstructor, work: Evaluation, shown: npt.NDArray[np.int64], places: list[int]
-) -> Recited:
+def _recite(model: SequenceReconstructor, work: Evaluation, shown: npt.NDArray[np.int64], places: list[int]) -> Recited:
     batch = work.tensors.batch(torch.from_numpy(shown[places]))
     forward, reverse = model.reconstruct(model.encoder(batch.x, batch.lengths), batch.lengths)
     made, lengths = forward if forward is not None else reverse, batch.lengths.tolist()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -44,9 +45,7 @@ def upright(frames: FloatArray, up: tuple[int, int] | None) -> tuple[FloatArray,
     return turned, (right, above, near)
 
 
-def pack(
-    clips: Sequence[FloatArray], skeleton: Skeleton, like: Sequence[FloatArray] | None = None
-) -> dict[str, Any]:
+def pack(clips: Sequence[FloatArray], skeleton: Skeleton, like: Sequence[FloatArray] | None = None) -> dict[str, Any]:
     """Upright clips, each [T, J, 3], for JSON: each in its own isotropic scale, at most MOST_FRAMES frames of it.
 
     Args:
@@ -59,7 +58,7 @@ def pack(
     frames, offsets = downsample(
         np.concatenate(clips), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), MOST_FRAMES
     )
-    thinned = [frames[first:last] for first, last in zip(offsets, offsets[1:], strict=False)]
+    thinned = [frames[first:last] for first, last in pairwise(offsets)]
     pieces = [_steps(*pair) for pair in zip(thinned, like or thinned, strict=True)]
     return {
         "joints": skeleton.joints,

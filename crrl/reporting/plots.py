@@ -38,14 +38,13 @@ def loss_curves(names: Sequence[str], runs: Sequence[Findings]) -> Any:
     rows = -(-len(panels) // 3)
     figure = make_subplots(rows, min(3, len(panels)), subplot_titles=[f"{phase}: {loss}" for phase, loss in panels])
     for number, (name, run) in enumerate(zip(names, runs, strict=True)):
-        known = {(phase.name, loss): values for phase in run.phases for loss, values in phase.losses.items()}
-        for place, panel in enumerate(panels):
-            if panel in known:
-                style = {"color": qualitative.D3[number % 10]}
-                line = {"y": known[panel], "x0": 1, "name": html.escape(name), "legendgroup": str(number), "line": style}
-                figure.add_scatter(
-                    **line, row=place // 3 + 1, col=place % 3 + 1, mode="lines", showlegend=place == 0 and len(runs) > 1
-                )
+        style = {"mode": "lines", "line": {"color": qualitative.D3[number % 10]}, "legendgroup": str(number)}
+        known = [(phase.name, loss, values) for phase in run.phases for loss, values in phase.losses.items()]
+        for phase, loss, values in known:
+            row, column = divmod(panels.index((phase, loss)), 3)
+            legend = len(runs) > 1 and (phase, loss, values) == known[0]
+            line = {"y": values, "x0": 1, "name": html.escape(name), "showlegend": legend, **style}
+            figure.add_scatter(**line, row=row + 1, col=column + 1)
     figure.update_xaxes(title="epoch")
     figure.update_layout(template="plotly_white", height=260 * rows + 40, margin=MARGIN, hovermode="x unified")
     return as_json(figure)
@@ -58,7 +57,7 @@ def confusion_matrix(run: Findings) -> Any:
     counts = run.confusions
     percent = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     classes = [html.escape(name) for name in run.class_names]
-    side = 180 + 26 * len(classes)
+    width, height = (min(more + 26 * len(classes), 1000) for more in (240, 180))
     heat = go.Heatmap(
         z=percent.round(1).tolist(),
         customdata=counts.astype(int).tolist(),
@@ -73,9 +72,7 @@ def confusion_matrix(run: Findings) -> Any:
     ticks = {"tickmode": "array", "tickvals": list(range(len(classes))), "ticktext": classes}
     figure.update_xaxes(**ticks, tickangle=-45, title="taken for")
     figure.update_yaxes(**ticks, autorange="reversed", title="class")
-    figure.update_layout(
-        template="plotly_white", width=min(side + 60, 1000), height=min(side, 940), margin={**MARGIN, "l": 120, "b": 120}
-    )
+    figure.update_layout(template="plotly_white", width=width, height=height, margin={**MARGIN, "l": 120, "b": 120})
     return as_json(figure)
 
 

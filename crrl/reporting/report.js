@@ -46,9 +46,8 @@ function section(run, number) {
     const pair = document.createElement("div");
     pair.className = "pair";
     const other = run.neighbours[clip][0];
-    pair.append(
-      figure(clips, clip, color(clip), classes[run.labels[clip]],
-        `taken for ${classes[run.predicted[clip]]}`, clips.packed.names[clip]),
+    pair.append(figure(clips, clip, color(clip), ...words(clip)));
+    if (other !== undefined) pair.append(
       figure(clips, other, color(other), classes[run.labels[other]], "nearest training clip",
         clips.packed.names[other]));
     return pair;
