@@ -11,8 +11,10 @@ from crrl.data import synthetic
 from crrl.errors import CrrlError
 
 pytest.importorskip("tyro", reason="tyro is not installed")
-Image = pytest.importorskip("PIL.Image", reason="pillow is not installed")
+pytest.importorskip("PIL", reason="pillow is not installed")
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+
+from PIL import Image
 
 from crrl import view
 from crrl.reporting.drawings import last_seen

@@ -19,7 +19,6 @@ pytest.importorskip("tyro", reason="tyro is not installed")
 
 from crrl import report
 
-
 HOSTILE = "</script><script>document.title='broken'</script>"
 """The name of a class of `bodies`."""
 
