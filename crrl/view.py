@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import numpy.typing as npt
 import tyro
 
 from crrl.data import Clips
@@ -87,7 +88,7 @@ def _up(skeleton: Skeleton, frames: FloatArray) -> str:
     return f"{'-' if up[1] < 0 else '+'}{AXES[up[0]]}, from hips to head"
 
 
-def _missing(absent: np.ndarray) -> str:
+def _missing(absent: npt.NDArray[np.bool_]) -> str:
     """How many joints are missing in all frames, and which are always."""
     count, never = int(absent.sum()), np.flatnonzero(absent.all(axis=0))
     if not count:

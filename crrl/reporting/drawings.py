@@ -23,11 +23,13 @@ MOMENTS = 6
 FRAMES_A_SECOND = 15
 DPI = 80
 
+Array = npt.NDArray[Any]
+Flags = npt.NDArray[np.bool_]
 Update = Callable[[float], None]
 """Has a figure show a time of its clips, from 0 to 1."""
 
 
-def last_seen(frames: FloatArray) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+def last_seen(frames: FloatArray) -> tuple[FloatArray, Flags]:
     """Frames [T, J, 3] with each missing joint where it was seen last, else where it is seen next, NaN where never;
     and which are missing, bool [T, J].
     """
@@ -51,7 +53,7 @@ class Bodies:
         (self._dots,) = axes.plot([], [], ".", color="#223355", markersize=size)
         (self._crosses,) = axes.plot([], [], "x", color="#dd0000", markersize=size)
 
-    def show(self, places: npt.NDArray[np.float64], absent: npt.NDArray[np.bool_]) -> None:
+    def show(self, places: Array, absent: Flags) -> None:
         """Joints at places [J, 2], and which of them are missing, bool [J]."""
         there = self._bones[~absent[self._bones].any(axis=1)]
         self._lines.set_segments(places[there])
@@ -137,7 +139,7 @@ def draw_sheet(
     _write(out, figure, update, max(length for *_, length in cells), 0.5)
 
 
-def _celled(clip: FloatArray, left: float, row: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+def _celled(clip: FloatArray, left: float, row: int) -> tuple[Array, Flags]:
     """A clip's places [T, J, 2] about the middle of its cell, of side 1, and which joints are missing."""
     filled, absent = last_seen(clip)
     places = filled[:, :, :2].astype(np.float64)
@@ -146,13 +148,13 @@ def _celled(clip: FloatArray, left: float, row: int) -> tuple[npt.NDArray[np.flo
     return scaled * (1, -1) + (left, row), absent
 
 
-def _range(places: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _range(places: Array) -> tuple[Array, Array]:
     """Minimum and maximum of each axis of places [T, J, 2] that are no NaN; 0 and 1 where there are none."""
     known = places[~np.isnan(places).any(axis=2)].astype(np.float64)
     return (known.min(axis=0), known.max(axis=0)) if len(known) else (np.zeros(2), np.ones(2))
 
 
-def _frame(axes: Any, places: FloatArray) -> None:
+def _frame(axes: Any, places: Array) -> None:
     """Have axes show all of a clip's places [T, J, 2], in one scale."""
     low, high = _range(places)
     middle, half = (low + high) / 2, 0.55 * (max(high - low) or 1)

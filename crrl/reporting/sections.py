@@ -68,7 +68,7 @@ def _data(run: Findings, sets: dict[str, dict[str, Any]]) -> dict[str, Any]:
         packed = run.packed([run.clips.clip(int(index)) for index in run.shown])
         sets[key] = {**packed, "names": [run.clips.names[index] for index in run.shown]}
     nearest, cosines = run.neighbours
-    recited = None
+    recited: dict[str, Any] | None = None
     if not run.recited.missing:
         own, made = run.recited.own, run.recited.recited
         recited = {"own": run.packed(own), "made": run.packed(made, own), "clips": run.recited.clips}
