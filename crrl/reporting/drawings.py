@@ -189,7 +189,9 @@ def _write(out: Path, figure: Any, update: Update, length: int, still: float = 0
     content = io.BytesIO()
     if out.suffix == ".gif":
         count = min(MOST_FRAMES, length)
-        first, *others = [drawn(number / max(count - 1, 1)).quantize(32) for number in range(count)]
+        first, *others = [
+            drawn(number / max(count - 1, 1)).quantize(32, Image.Quantize.MAXCOVERAGE) for number in range(count)
+        ]
         duration = 1000 // FRAMES_A_SECOND
         first.save(content, "gif", save_all=True, append_images=others, duration=duration, loop=0)
     else:

@@ -52,10 +52,10 @@ def read_phases(run: RunFolder) -> list[Phase]:
         CrrlError: the file is missing, empty or damaged, with the line.
     """
     path, epochs = run.metrics_path, list[dict[str, Any]]()
-    for number, line in enumerate(read_bytes(path).split(b"\n")[:-1], 1):
+    for number, line in enumerate(read_bytes(path).splitlines(), 1):
         try:
             epochs.append(_epoch(json.loads(line)))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CrrlError(f"{path}, line {number}: no epoch's losses ({error}): restore the file") from error
     if not epochs:
         raise CrrlError(f"{path} holds no epoch: restore it, or train this run again")

@@ -105,9 +105,16 @@ class Browser:
     def scroll_to(self, selector: str) -> None:
         self.value(f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'start'}})")
 
-    def move(self, x: float, y: float) -> None:
-        """Move the mouse to a place in the window."""
-        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    def middle(self, selector: str, number: int = 0) -> tuple[float, float]:
+        """Where the middle of an element is in the window: the one of that number among those that match."""
+        box = f"document.querySelectorAll({json.dumps(selector)})[{number}].getBoundingClientRect()"
+        x, y = self.value(f"(() => {{ const b = {box}; return [b.x + b.width / 2, b.y + b.height / 2] }})()")
+        return x, y
+
+    def hover(self, x: float, y: float) -> None:
+        """Move the mouse to a place in the window, by way of one beside it."""
+        for beside in (3, 0):
+            self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x + beside, y=y)
 
     def click(self, x: float, y: float) -> None:
         for kind in ("mousePressed", "mouseReleased"):

@@ -38,9 +38,12 @@ def evaluated(bodies: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from crrl import evaluate, train
 
     path = tmp_path_factory.mktemp("runs") / "run"
+    options = ("--dataset", "folder", "--data", str(bodies), "--recipe", "tuned", "--out", str(path))
     sizes = ("--batch-size", "9", "--hidden-size", "8", "--epochs-cml", "2", "--epochs-ser", "2")
-    train.main(["--dataset", "folder", "--data", str(bodies), "--recipe", "tuned", *sizes, "--out", str(path)])
-    evaluate.main([str(path), "--device", "cpu"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CRRL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        train.main([*options, *sizes])
+        evaluate.main([str(path), "--device", "cpu"])
     return path
 
 
@@ -50,5 +53,7 @@ def report_page(evaluated: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     from crrl import report
 
     page = tmp_path_factory.mktemp("pages") / "report.html"
-    assert report.main([str(evaluated), "--out", str(page), "--device", "cpu"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CRRL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        assert report.main([str(evaluated), "--out", str(page), "--device", "cpu"]) == 0
     return page

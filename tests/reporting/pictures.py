@@ -13,13 +13,6 @@ from tests.reporting.browser import Browser, chromium, find
 COLORS = 48
 
 
-def middle_of(browser: Browser, selector: str, number: int = 0) -> tuple[float, float]:
-    """Where the middle of an element is in the window."""
-    box = f"document.querySelectorAll({selector!r})[{number}].getBoundingClientRect()"
-    x, y = browser.wait_for(f"(() => {{ const b = {box}; return [b.x + b.width / 2, b.y + b.height / 2] }})()")
-    return x, y
-
-
 def take(browser: Browser, path: Path) -> None:
     """Keep what the window shows, in few colours."""
     from PIL import Image
@@ -35,8 +28,8 @@ def pictures(page: Path, out: Path, program: str) -> None:
     with chromium(program) as browser:
         browser.open(page, 1200, 860)
         browser.scroll_to("#map-0")
-        place = middle_of(browser, "#map-0 .point[d*='l']", 0)
-        browser.move(*place)
+        place = browser.middle("#map-0 .point", 5)
+        browser.hover(*place)
         browser.wait_for("document.getElementById('hovered-words-0').textContent.includes('·')")
         browser.click(*place)
         browser.wait_for("document.querySelectorAll('#neighbours-0 canvas').length > 1")

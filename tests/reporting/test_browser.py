@@ -11,7 +11,6 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2]))
 from tests.reporting.browser import Browser, chromium, find
-from tests.reporting.pictures import middle_of
 
 
 @pytest.fixture
@@ -48,8 +47,8 @@ def moves(browser: Browser, selector: str) -> bool:
 def test_hovering_shows_a_clip_that_moves_and_clicking_its_neighbours(browser: Browser, report_page: Path) -> None:
     browser.open(report_page)
     browser.scroll_to("#map-0")
-    place = middle_of(browser, "#map-0 .point")
-    browser.move(*place)
+    place = browser.middle("#map-0 .point")
+    browser.hover(*place)
     browser.wait_for("document.getElementById('hovered-words-0').textContent.includes('.npy')")
     assert moves(browser, "#hovered-0")
     assert browser.value("document.querySelectorAll('#neighbours-0 canvas').length") == 0
