@@ -9,7 +9,7 @@ PEERS := $(VENV)/.peers
 NATIVE := $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test bench bench-gpu sanitize sbom lint clean
+.PHONY: help train test pictures bench bench-gpu sanitize sbom lint clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -18,18 +18,22 @@ help: ## Show this list
 $(READY): pyproject.toml constraints.txt setup.py $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -c constraints.txt torch
-	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,export,reproduce,triton]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,export,report,reproduce,triton]'
 	touch $@
 
 # A run that was begun is taken up again where it stopped.
-train: $(READY) ## Pre-train on synthetic data into RUN and evaluate
+train: $(READY) ## Pre-train on synthetic data into RUN, evaluate, and write RUN/report.html
 	$(BIN)/python -m crrl.train $(if $(wildcard $(RUN)/config.json),--resume $(RUN),\
 		--dataset synthetic --recipe tuned --epochs-cml 20 --epochs-ser 20 --fused --out $(RUN))
 	$(BIN)/python -m crrl.evaluate $(RUN) --protocol linear --protocol logistic --protocol knn
+	$(BIN)/python -m crrl.report $(RUN) --out $(RUN)/report.html
 
 # One process a core, each computing on it alone: tests are small, and one thread is all that most can use.
 test: lint ## Lint, then run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+
+pictures: $(READY) ## Draw docs/pictures anew, of the report of the run RUN
+	$(BIN)/python -m tests.reporting.pictures $(RUN) --out docs/pictures
 
 bench: $(READY) $(PEERS) ## Run the benchmarks of CPUs
 	$(BIN)/python -m pytest bench/ -m "not gpu"

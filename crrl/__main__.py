@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 
-from crrl import doctor, embed, evaluate, export, predict, prepare, reproduce, train
+from crrl import doctor, embed, evaluate, export, predict, prepare, report, reproduce, train, view
 from crrl.errors import run_command
 
 COMMANDS = {
+    "view": view.main,
     "prepare": prepare.main,
     "train": train.main,
     "evaluate": evaluate.main,
     "predict": predict.main,
     "embed": embed.main,
     "export": export.main,
+    "report": report.main,
     "reproduce": reproduce.main,
     "doctor": doctor.main,
 }

@@ -45,13 +45,15 @@ ALLOWED = {
     "exporting": {"embedding", "classifier", "nn", "ops", "reference", "data", "models", "errors"},
     "given": {"bars", "data", "errors"},
     "card": {"config", "data", "evaluation", "methods", "runs", "files", "errors"},
+    "reporting": {"evaluation", "runs", "config", "methods", "models", "data", "files", "errors"},
 }
 """For each room the rooms it may import; the commands and crrl/__init__.py, at the top, may import all of them."""
 
 STANDARD = {"crrl", "__future__", "collections", "dataclasses", "typing"}
 """What kernels and reference may import beside torch and triton."""
 
-COMMANDS = {"prepare", "train", "evaluate", "predict", "embed", "export", "reproduce", "doctor", "__main__", "__init__"}
+COMMANDS = {"view", "prepare", "train", "evaluate", "predict", "embed", "export", "report", "reproduce", "doctor"}
+COMMANDS |= {"__main__", "__init__"}
 
 
 def modules() -> list[Path]:

@@ -29,7 +29,7 @@ def test_without_a_known_command_it_says_which_there_are(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
     assert run(monkeypatch, *arguments) == 2
-    assert "prepare,train,evaluate,predict,embed,export,reproduce,doctor" in capsys.readouterr().err
+    assert "view,prepare,train,evaluate,predict,embed,export,report,reproduce,doctor" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate"])

@@ -1,4 +1,4 @@
-"""Files that are a clip each, by the endings of their names: what `predict` and `embed` are given beside data sets."""
+"""Files that are a clip each, by the endings of their names: what `predict`, `embed` and `view` are given."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy.typing as npt
 
-from crrl.data import bvh, cmu, folder, ntu, nw_ucla
+from crrl.data import asf, bvh, cmu, folder, ntu, nw_ucla
 from crrl.data.arrays import map_array
-from crrl.data.clips import FloatArray
+from crrl.data.clips import FloatArray, check_clip
 from crrl.data.naming import files_below
 from crrl.data.prepared import is_prepared
+from crrl.data.skeletons import Skeleton, of_parents
 from crrl.errors import CrrlError
 from crrl.files import read_bytes
 
@@ -76,3 +77,20 @@ def read_clip_file(path: Path) -> npt.ArrayLike:
         CrrlError: it is missing, damaged or of another kind.
     """
     return READERS[path.suffix.lower()](path)  # type: ignore[return-value]
+
+
+def read_body(path: Path) -> tuple[FloatArray, Skeleton | None]:
+    """A clip, float32 [T, J, 3] in the file's own unit, with the skeleton where the file says it: .bvh and .amc do.
+
+    Raises:
+        CrrlError: as `read_clip_file` and `check_clip`.
+    """
+    if path.suffix.lower() == ".bvh":
+        skeleton, motion = bvh.read_file(path)
+        return bvh.positions(skeleton, motion), of_parents(skeleton.names, skeleton.parents)
+    if path.suffix.lower() == ".amc":
+        body = asf.read_skeleton(cmu.skeleton_path(path))
+        return asf.positions(body, asf.read_motion(path, body)), of_parents(body.names, body.parents)
+    if path.suffix.lower() not in READERS:
+        raise CrrlError(f"{path} is no file of a clip that is known by its name: {_known()} are read")
+    return check_clip(read_clip_file(path), str(path)), None

@@ -61,7 +61,7 @@ def find_files(root: Path) -> list[Path]:
         motion = motions.get(Path(name).stem)
         if motion is None:
             raise CrrlError(f"{folder / LABELS}, line {line}: {name} is nowhere in {folder}: add it or remove the row")
-        skeleton = _skeleton_path(motion)
+        skeleton = skeleton_path(motion)
         if not skeleton.is_file():
             raise CrrlError(f"{skeleton} is missing, the skeleton of {motion}: put it there")
         files += [motion, skeleton]
@@ -107,7 +107,7 @@ def load(files: list[Path]) -> Clips:
         if path.suffix == ".asf":
             _read_skeleton(path)  # a damaged one is told before any trial is read
     names = [name for _, name, _ in trials]
-    pairs = [(motions[name], _skeleton_path(motions[name])) for name in names]
+    pairs = [(motions[name], skeleton_path(motions[name])) for name in names]
     said: list[tuple[Path, str]] = []
     rates: list[tuple[Path, float]] = []
     with closing(read_in_order(_read_clip, pairs, "read cmu")) as shown:
@@ -132,8 +132,10 @@ def _name(subject: str, trial: str) -> str:
     return f"{subject.strip().zfill(2)}_{trial.strip().zfill(2)}.amc" if subject and trial else ""
 
 
-def _skeleton_path(motion: Path) -> Path:
-    return motion.with_name(f"{motion.name.partition('_')[0]}.asf")
+def skeleton_path(motion: Path) -> Path:
+    """The skeleton of a motion: of its own name, else of its subject's, as 02.asf is of 02_01.amc."""
+    own = motion.with_suffix(".asf")
+    return own if own.exists() else motion.with_name(f"{motion.name.partition('_')[0]}.asf")
 
 
 @cache  # emptied by `load`: a subject's trials share their skeleton
@@ -151,7 +153,7 @@ def read_clip(path: Path) -> FloatArray:
     Raises:
         CrrlError: a file is missing or damaged, or the skeleton has not the 31 joints.
     """
-    [((_, remarks), frames)] = _read_clip((path, _skeleton_path(path)))
+    [((_, remarks), frames)] = _read_clip((path, skeleton_path(path)))
     tell((path, remark) for remark in remarks)
     return frames
 
@@ -159,8 +161,8 @@ def read_clip(path: Path) -> FloatArray:
 def _read_clip(pair: Files) -> Shown:
     """One trial, float32 [T, 31, 3] in metres, of its .amc file and its .asf file, after its frames a second and
     remarks."""
-    path, skeleton_path = pair
-    skeleton = _read_skeleton(skeleton_path)
+    path, body_path = pair
+    skeleton = _read_skeleton(body_path)
     motion, rate, remarks = asf.read_recording(path, skeleton)
     frames = asf.positions(skeleton, motion)[:, [skeleton.names.index(name) for name in JOINTS]]
     return [([rate, remarks], frames * np.float32(INCH / skeleton.unit))]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from crrl.evaluation import inspection
 from crrl.files import write_file
 
 Matrix = npt.NDArray[np.float64]
@@ -81,18 +82,15 @@ def confusion_matrices(path: Path, matrices: Mapping[str, Matrix], classes: Sequ
 
 
 def tsne(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Two coordinates for each clip, float32 [N, 2], the same from run to run on a machine.
+    """Two coordinates for each clip, float32 [N, 2]; see `inspection.tsne`.
 
     Raises:
         Missing: scikit-learn cannot be imported.
     """
     try:
-        from sklearn.manifold import TSNE
+        return inspection.tsne(features)
     except ImportError as error:
         raise Missing(_remedy("scikit-learn", error)) from error
-    perplexity = min(30.0, max(1.0, (len(features) - 1) / 3))
-    model = TSNE(perplexity=perplexity, init="random" if len(features) < 3 else "pca", random_state=0)
-    return np.asarray(model.fit_transform(features), np.float32)
 
 
 def scatters(

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn import functional as F
 
 from crrl.data import ClipTensors, prepare
 from crrl.device import choose_device
 from crrl.errors import CrrlError
-from crrl.evaluation.frozen import Features, linear_epochs
+from crrl.evaluation.frozen import Features
+from crrl.evaluation.inspection import confusions, linear_scores
 from crrl.features import encode
 from crrl.reproduction.plan import Run
 from crrl.runs import RunFolder, load_encoder
@@ -58,16 +58,13 @@ def inspect(run: Run, runs: Path, with_predictions: bool) -> Inspected:
 
     test, classes, predicted = features(split.test[TESTS]), prepared.clips.class_names, None
     if with_predictions:
-        *_, parameters = linear_epochs(features(split.train), len(classes))
-        predicted = F.linear(test.features, *parameters).argmax(1).numpy()
+        predicted = linear_scores(features(split.train), test, len(classes)).argmax(1).numpy()
     return Inspected(test.features.numpy(), test.labels.numpy(), classes, predicted)
 
 
 def confusion(inspected: Inspected) -> npt.NDArray[np.float64]:
     """Percent of each class's clips (a row) that are taken for each class, [C, C]; a class without clips has zeros."""
     assert inspected.predicted is not None
-    classes = len(inspected.class_names)
-    pairs = inspected.labels * classes + inspected.predicted
-    counts = np.bincount(pairs, minlength=classes**2).reshape(classes, classes).astype(np.float64)
+    counts = confusions(inspected.labels, inspected.predicted, len(inspected.class_names))
     percent: npt.NDArray[np.float64] = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     return percent

@@ -1,0 +1,207 @@
+"""What a report shows of a run's clips: where its features put them, what they are taken for, what it recites."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from crrl.data import Clips, Prepared, prepare
+from crrl.data.clips import FloatArray
+from crrl.data.skeletons import Skeleton, recognise, up_of
+from crrl.evaluation.inspection import confusions, linear_scores, tsne
+from crrl.evaluation.protocols import EvaluateOptions, Evaluation
+from crrl.files import explain_damage
+from crrl.methods import METHODS
+from crrl.models import Decoder, Encoder, SequenceReconstructor
+from crrl.reporting.motion import MOST_FRAMES, pack, upright
+from crrl.reporting.records import Phase, Table, read_phases, read_tables
+from crrl.runs import RunFolder
+
+TESTS = "all"
+"""The test set that is shown."""
+MOST_CLIPS = 3000
+"""Clips that a map shows at most, evenly spaced over the training and test clips."""
+NEIGHBOURS = 6
+"""Training clips that are shown beside one."""
+MOST_MISTAKES = 60
+RECITED = 12
+"""Test clips that are shown as they are recited."""
+
+
+@dataclass(frozen=True)
+class Recited:
+    """Test clips beside what the decoder makes of them, both as the network sees them.
+
+    Attributes:
+        missing: why there are none, in words; "" where there are. direction: in which they are recited.
+        clips: places among those shown. own, recited: for each [T, J, 3].
+    """
+
+    missing: str
+    direction: str = "forward"
+    clips: tuple[int, ...] = ()
+    own: tuple[FloatArray, ...] = ()
+    recited: tuple[FloatArray, ...] = ()
+
+
+class Findings:
+    """A finished and evaluated run, looked at.
+
+    Attributes:
+        phases, tables: what its folder says. shown: int64 [M], the clips that the map shows.
+        tested: bool [M], which of them are test clips.
+        scores: float32 [M, C], the linear classifier's probabilities.
+
+    Raises:
+        CrrlError: the run is not finished or not evaluated, or its files are damaged, or its clips have changed.
+    """
+
+    def __init__(self, run: RunFolder, data: Path | None, device: torch.device):
+        self.run, self.config = run, run.config()
+        self.phases: list[Phase] = read_phases(run)
+        self.tables: list[Table] = read_tables(run)
+        self.work = Evaluation(run, EvaluateOptions(run.path, data=data), device)
+        self.data = data or self.config.data
+        train, tests = self.work.features(self.config.method)
+        test, classes = tests[TESTS], self.work.class_names
+        scores = linear_scores(train, test, len(classes))
+        self.labels, self.predicted = test.labels.numpy(), scores.argmax(1).numpy()
+        one, other = _thinned(len(train.labels), len(test.labels))
+        self.shown = torch.cat([self.work.train[one], self.work.tests[TESTS][other]]).numpy()
+        self.tested = np.arange(len(self.shown)) >= len(one)
+        self.features = torch.cat([train.features[one], test.features[other]])
+        self.scores = scores[other].softmax(1).numpy()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.work.class_names
+
+    @property
+    def accuracy(self) -> float:
+        """Percent of the test clips that the linear classifier tells right."""
+        return 100 * float((self.labels == self.predicted).mean())
+
+    @cached_property
+    def confusions(self) -> npt.NDArray[np.float64]:
+        """How many test clips of each class are taken for each class, [C, C]."""
+        return confusions(self.labels, self.predicted, len(self.class_names))
+
+    @cached_property
+    def shown_labels(self) -> npt.NDArray[np.int64]:
+        """The classes of the clips shown, [M]."""
+        return self.work.tensors.labels[torch.from_numpy(self.shown)].numpy()
+
+    @cached_property
+    def taken_for(self) -> npt.NDArray[np.int64]:
+        """The classes that the clips shown are taken for, [M]; a training clip's is its own."""
+        return np.concatenate([self.shown_labels[~self.tested], self.scores.argmax(1)])
+
+    @cached_property
+    def places(self) -> npt.NDArray[np.float32]:
+        """Where the map has each clip shown, [M, 2]."""
+        return tsne(self.features.numpy())
+
+    @cached_property
+    def neighbours(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Of each clip shown the nearest training clips shown, by cosine, the nearest first, but itself: their places
+        among those shown, and the cosines, [M, NEIGHBOURS] each.
+        """
+        directions = F.normalize(self.features, dim=1)
+        training = int((~self.tested).sum())
+        similarity = directions @ directions[:training].t()
+        similarity[:training].fill_diagonal_(-torch.inf)
+        values, nearest = similarity.topk(min(NEIGHBOURS, training - 1), dim=1)
+        return nearest.numpy(), values.numpy()
+
+    @cached_property
+    def mistakes(self) -> list[int]:
+        """Places of the test clips shown that are taken for another class, the surest first."""
+        wrong = np.flatnonzero(self.tested & (self.taken_for != self.shown_labels))
+        sure = self.scores.max(1)[wrong - int((~self.tested).sum())]
+        return [int(place) for place in wrong[np.argsort(-sure, kind="stable")]]
+
+    @cached_property
+    def drawn(self) -> Prepared:
+        """All clips as a page draws them: as the network sees them, but in one scale for all axes of a clip."""
+        steps = self.config.preprocessing
+        drawn = replace(steps, max_frames=min(steps.max_frames, MOST_FRAMES), normalization="clip")
+        return prepare(self.config.dataset, self.data, self.config.split_name, drawn)
+
+    @property
+    def clips(self) -> Clips:
+        return self.drawn.clips
+
+    @cached_property
+    def skeleton(self) -> Skeleton:
+        """What the clips show."""
+        return recognise(self.clips.frames)
+
+    def packed(self, clips: Sequence[FloatArray], like: Sequence[FloatArray] | None = None) -> dict[str, Any]:
+        """Clips, each [T, J, 3], turned upright and packed; see `pack`."""
+        up = up_of(self.skeleton, self.clips.frames)
+        turned = [[upright(clip, up)[0] for clip in some] for some in (clips, like or clips)]
+        return pack(turned[0], self.skeleton, turned[1])
+
+    @cached_property
+    def recited(self) -> Recited:
+        """Some test clips, of as many classes as there are, as the run's decoder recites them."""
+        found = _reconstructor(self.run, self.work)
+        if isinstance(found, str):
+            return Recited(found)
+        first = np.unique(self.shown_labels[self.tested], return_index=True)[1] + int((~self.tested).sum())
+        places = [int(place) for place in first[np.linspace(0, len(first) - 1, min(RECITED, len(first))).astype(int)]]
+        return _recite(found, self.work, self.shown, places)
+
+
+def _thinned(train: int, test: int) -> tuple[Tensor, Tensor]:
+    """Places of training and test clips, evenly spaced, that are MOST_CLIPS together at most."""
+    share = min(1.0, MOST_CLIPS / (train + test))
+    one, other = (
+        torch.from_numpy(np.linspace(0, count - 1, max(1, int(count * share))).astype(np.int64))
+        for count in (train, test)
+    )
+    return one, other
+
+
+def _reconstructor(run: RunFolder, work: Evaluation) -> SequenceReconstructor | str:
+    """The encoder and decoder of a run's last phase, from its checkpoint; or why there are none."""
+    config, plan = work.config, METHODS[work.config.method][-1]
+    if "coordinates" not in plan.recite:
+        return f"method {config.method} ends with a phase that has no decoder of coordinates"
+    checkpoint = run.load_checkpoint()
+    if checkpoint is None:
+        return f"the decoder is in checkpoint.pt alone, which {run.path} does not hold"
+    channels, sizes = work.tensors.channels, config.encoder
+    encoder = Encoder(channels, sizes.hidden_size)
+    model = SequenceReconstructor(
+        encoder, Decoder(encoder.features, channels, config.ser.decoder_hidden), plan.directions
+    )
+    own = "reconstructor."
+    with explain_damage(run.checkpoint_path, "no checkpoint of this run", "restore it"):
+        weights = checkpoint["module"].items()
+        model.load_state_dict({name.removeprefix(own): value for name, value in weights if name.startswith(own)})
+    return model.eval().to(work.tensors.frames.device)
+
+
+@torch.no_grad()
+def _recite(model: SequenceReconstructor, work: Evaluation, shown: npt.NDArray[np.int64], places: list[int]) -> Recited:
+    batch = work.tensors.batch(torch.from_numpy(shown[places]))
+    forward, reverse = model.reconstruct(model.encoder(batch.x, batch.lengths), batch.lengths)
+    made, lengths = forward if forward is not None else reverse, batch.lengths.tolist()
+    assert made is not None
+
+    def clips(x: Tensor, turned: bool = False) -> tuple[FloatArray, ...]:
+        frames = x.float().cpu().numpy().reshape(len(lengths), x.shape[1], -1, 3)
+        return tuple(clip[:length][:: -1 if turned else 1] for clip, length in zip(frames, lengths, strict=True))
+
+    direction = "forward" if forward is not None else "reverse"
+    return Recited("", direction, tuple(places), clips(batch.x), clips(made, direction == "reverse"))

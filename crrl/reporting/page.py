@@ -1,0 +1,99 @@
+"""Pages of one file: no network, nothing beside them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from crrl.data.clips import FloatArray
+from crrl.data.skeletons import Skeleton
+from crrl.errors import CrrlError
+from crrl.files import write_file
+from crrl.reporting.motion import pack
+
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
+    "form-action 'none'; base-uri 'none'"
+)
+"""By which a browser lets a page load nothing from anywhere, and send nothing."""
+
+
+def need(extra: str, *libraries: str) -> None:
+    """Raise where a library that an optional extra of crrl brings cannot be imported.
+
+    Raises:
+        CrrlError: names it, and the extra.
+    """
+    for library in libraries:
+        try:
+            import_module(library)
+        except ImportError as error:
+            raise CrrlError(f"{library} cannot be imported ({error}): pip install 'crrl[{extra}]'") from error
+
+
+def refuse_place(out: Path) -> None:
+    """Raise where a file cannot be written, before much is computed for it.
+
+    Raises:
+        CrrlError: its folder is not there or may not be written to, or it is a folder itself.
+    """
+    if out.is_dir():
+        raise CrrlError(f"{out} is a folder: give --out the name of a file")
+    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+        raise CrrlError(f"{out} cannot be written: {out.parent} is no folder that you may write to; choose another")
+
+
+def write_page(out: Path, template: str, **values: Any) -> None:
+    """Fill a template of this folder, which takes scripts and styles in by `own`, and write it in one step.
+
+    Raises:
+        CrrlError: it cannot be written.
+    """
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+    def own(name: str) -> Markup:
+        return Markup((files(__package__) / name).read_text())
+
+    environment = Environment(autoescape=True, trim_blocks=True)
+    environment.globals["own"] = own
+    text = environment.from_string(own(template)).render(policy=POLICY, **values)
+    write_file(out, lambda file: file.write(text.encode(errors="backslashreplace")))
+
+
+def write_clips(
+    out: Path,
+    title: str,
+    lines: Sequence[str],
+    labels: tuple[str, str, str],
+    skeleton: Skeleton,
+    rows: Sequence[tuple[str, Sequence[tuple[str, FloatArray]]]],
+) -> None:
+    """A page of moving clips, each [T, J, 3] and upright.
+
+    Args:
+        lines: stand above. labels: what the axes right, up and near are called. rows: a title, and clips by name.
+
+    Raises:
+        CrrlError: it cannot be written.
+    """
+    named = [clip for _, clips in rows for clip in clips]
+    packed = {**pack([frames for _, frames in named], skeleton), "names": [name for name, _ in named]}
+    counted = [(name, len(clips)) for name, clips in rows]
+    write_page(
+        out, "view.html", title=title, lines=lines, labels=labels, rows=counted, large=len(named) == 1,
+        page=script_data({"clips": packed, "rows": [count for _, count in counted]}),
+    )  # fmt: skip
+
+
+def script_data(value: Any) -> Any:
+    """JSON that can stand in a <script>: nothing in it can end that."""
+    from markupsafe import Markup
+
+    text = json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
+    return Markup(text)

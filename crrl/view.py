@@ -1,0 +1,165 @@
+"""The command `python -m crrl.view`: a clip, or a sheet of a data set, to look at before anything is trained."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+import tyro
+
+from crrl.data import Clips
+from crrl.data.clip_files import read_body
+from crrl.data.clips import FloatArray
+from crrl.data.preprocessing import absent_joints
+from crrl.data.skeletons import Skeleton, recognise, up_of
+from crrl.data.sources import load_raw
+from crrl.errors import CrrlError, run_command
+from crrl.reporting.drawings import draw_clip, draw_sheet
+from crrl.reporting.motion import AXES, upright
+from crrl.reporting.page import need, refuse_place, write_clips
+
+FORMS = (".gif", ".png", ".html")
+MOST_CLASSES = 60
+"""Classes that a sheet shows."""
+
+
+@dataclass(frozen=True)
+class ViewOptions:
+    """Draw one clip, or a few of each class of a data set, and say what its axes and missing joints are.
+
+    A GIF moves, a PNG stands still, an HTML page moves and can be turned. Missing joints, which are zeros, are red
+    crosses where they were seen last.
+    """
+
+    clip: Annotated[Path | None, tyro.conf.Positional] = None
+    """A clip: .npy, .npz, .bvh, .amc, .skeleton or NW-UCLA's .json."""
+    dataset: str | None = None
+    """In place of a clip a data set or format, as crrl prepare knows them, or prepared."""
+    data: Path | None = None
+    """Folder of the data set's files, else $CRRL_DATA."""
+    out: Path = Path("view.gif")
+    """The picture to write: .gif, .png or .html."""
+    each: int = 4
+    """Clips of each class on a sheet."""
+
+    def __post_init__(self) -> None:
+        if (self.clip is None) == (self.dataset is None):
+            raise CrrlError("give either a clip or --dataset NAME, with --data FOLDER")
+        if self.out.suffix not in FORMS:
+            raise CrrlError(f"--out {self.out}: the name must end in {', '.join(FORMS)}")
+        if self.each < 1:
+            raise CrrlError(f"--each is {self.each}: at least 1 is needed")
+
+
+def describe(frames: FloatArray, lengths: Sequence[int], skeleton: Skeleton) -> list[str]:
+    """What there is to know of clips before they are trained on, in lines.
+
+    Args:
+        frames: [ΣT, J, 3], of all of them. lengths: frames of each.
+    """
+    absent = absent_joints(frames)
+    shown = frames[~absent].reshape(-1, 3)
+    drawn = "" if skeleton.bones else ", drawn as points"
+    count = f"{len(lengths)} clips, " if len(lengths) > 1 else ""
+    long = f"{min(lengths)} to {max(lengths)}" if len(lengths) > 1 else str(lengths[0])
+    return [
+        f"{count}{long} frames, {frames.shape[1]} joints: {skeleton.name}{drawn}",
+        f"axes: {_ranges(shown)}; up: {_up(skeleton, frames)}",
+        f"missing joints: {_missing(absent)}",
+    ]
+
+
+def _ranges(shown: FloatArray) -> str:
+    if not len(shown):
+        return "nothing is shown"
+    ends = zip(AXES, shown.min(axis=0), shown.max(axis=0), strict=True)
+    return ", ".join(f"{axis} {low:.4g} to {high:.4g}" for axis, low, high in ends)
+
+
+def _up(skeleton: Skeleton, frames: FloatArray) -> str:
+    up = up_of(skeleton, frames)
+    if up is None:
+        return "not known, +y is drawn upwards"
+    return f"{'-' if up[1] < 0 else '+'}{AXES[up[0]]}, from hips to head"
+
+
+def _missing(absent: npt.NDArray[np.bool_]) -> str:
+    """How many joints are missing in all frames, and which are always."""
+    count, never = int(absent.sum()), np.flatnonzero(absent.all(axis=0))
+    if not count:
+        return "none"
+    frames = int(absent.any(axis=1).sum())
+    always = f"; never seen: {', '.join(map(str, never))}" if len(never) else ""
+    return (
+        f"{count:,} of {absent.size:,} ({100 * count / absent.size:.2g} %), in {frames:,} of {len(absent):,} frames"
+        f"{always}"
+    )
+
+
+def view_clip(path: Path, out: Path) -> list[str]:
+    """Draw the clip of a file; returns what there is to say about it."""
+    clip, own = read_body(path)
+    skeleton = own or recognise(clip)
+    lines = describe(clip, [len(clip)], skeleton)
+    turned, labels = upright(clip, up_of(skeleton, clip))
+    if out.suffix == ".html":
+        write_clips(out, path.name, lines, labels, skeleton, [("", [(path.name, turned)])])
+    else:
+        draw_clip(out, turned, labels, skeleton, path.name, "\n".join(lines))
+    return lines
+
+
+def view_set(dataset: str, data: Path | None, each: int, out: Path) -> list[str]:
+    """Draw a sheet of a data set; returns what there is to say about it."""
+    clips = load_raw(dataset, data)
+    skeleton = recognise(clips.frames)
+    lines = describe(clips.frames, clips.lengths.tolist(), skeleton)
+    lines[0] = f"{len(clips.class_names)} classes, {lines[0]}"
+    if len(clips.class_names) > MOST_CLASSES:
+        lines.append(f"shown: the first {MOST_CLASSES} classes")
+    up = up_of(skeleton, clips.frames)
+    _, labels = upright(clips.frames[:1], up)
+    rows = [
+        (name, [(clips.names[index], upright(clips.clip(index), up)[0]) for index in _few(clips, label, each)])
+        for label, name in enumerate(clips.class_names[:MOST_CLASSES])
+    ]
+    rows = [row for row in rows if row[1]]
+    if out.suffix == ".html":
+        write_clips(out, dataset, lines, labels, skeleton, rows)
+    else:
+        bare = [(name, [frames for _, frames in shown]) for name, shown in rows]
+        draw_sheet(out, bare, labels, skeleton, dataset, "\n".join(lines))
+    return lines
+
+
+def _few(clips: Clips, label: int, each: int) -> list[int]:
+    """Clips of a class, evenly spaced over all of its clips."""
+    own = np.flatnonzero(clips.labels == label)
+    return [int(index) for index in own[np.linspace(0, len(own) - 1, min(each, len(own))).astype(int)]]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Draw, and print what was found."""
+    options = tyro.cli(ViewOptions, prog="python -m crrl.view", args=arguments)
+    refuse_place(options.out)
+    if options.out.suffix == ".html":
+        need("report", "jinja2")
+    else:
+        need("reproduce", "matplotlib", "PIL")
+    if options.clip is not None:
+        lines = view_clip(options.clip, options.out)
+    else:
+        assert options.dataset is not None
+        lines = view_set(options.dataset, options.data, options.each, options.out)
+    print("\n".join(lines))
+    print(f"view: {options.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

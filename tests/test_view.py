@@ -1,0 +1,122 @@
+"""The command crrl.view: a clip or a sheet of a data set as a picture, and what is said of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crrl.data import synthetic
+from crrl.errors import CrrlError
+
+pytest.importorskip("tyro", reason="tyro is not installed")
+pytest.importorskip("PIL", reason="pillow is not installed")
+pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+
+from PIL import Image
+
+from crrl import view
+from crrl.reporting.drawings import last_seen
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clip of 12 frames and 25 joints, z up and in centimetres; joint 7 missing in two frames, joint 9 in all."""
+    frames = 100 * synthetic.generate().clip(0)[:12, :, [0, 2, 1]]
+    frames[3:5, 7] = frames[:, 9] = 0
+    path = tmp_path_factory.mktemp("clip") / "clip.npy"
+    np.save(path, frames)
+    return path
+
+
+def refused(*arguments: object) -> str:
+    with pytest.raises(CrrlError) as error:
+        view.main(list(map(str, arguments)))
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def reddish(path: Path, frame: int = 0) -> int:
+    """How many pixels of a picture are as red as the mark of a missing joint."""
+    with Image.open(path) as image:
+        image.seek(frame)
+        red, green, blue = np.moveaxis(np.asarray(image.convert("RGB")).astype(int), 2, 0)
+        return int(((red > 150) & (green < 90) & (blue < 90)).sum())
+
+
+def test_a_clip_is_described_in_lines(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "clip.png"
+    assert view.main([str(clip), "--out", str(out)]) == 0
+    first, axes, missing, named = capsys.readouterr().out.splitlines()
+    assert first == "12 frames, 25 joints: Kinect v2 (NTU RGB+D, PKU-MMD)"
+    assert axes.startswith("axes: x ")
+    assert axes.endswith("; up: +z, from hips to head")
+    assert missing == "missing joints: 14 of 300 (4.7 %), in 12 of 12 frames; never seen: 9"
+    assert named == f"view: {out}"
+
+
+def test_a_png_marks_missing_joints_where_they_were_seen_last(clip: Path, tmp_path: Path) -> None:
+    view.main([str(clip), "--out", str(tmp_path / "marked.png")])
+    whole = np.load(clip)
+    whole[3:5, 7] = whole[2, 7]
+    np.save(tmp_path / "whole.npy", whole)
+    view.main([str(tmp_path / "whole.npy"), "--out", str(tmp_path / "whole.png")])
+    assert reddish(tmp_path / "marked.png") > 10
+    assert reddish(tmp_path / "whole.png") == 0, "a joint that is never seen has no place to be marked at"
+
+
+def test_a_gif_moves_through_the_clip(clip: Path, tmp_path: Path) -> None:
+    out = tmp_path / "clip.gif"
+    view.main([str(clip), "--out", str(out)])
+    with Image.open(out) as image:
+        assert image.n_frames == 12
+    assert [reddish(out, frame) > 0 for frame in (0, 3, 4, 11)] == [False, True, True, False]
+
+
+def test_where_a_joint_was_seen_last() -> None:
+    clip = np.arange(1, 25, dtype=np.float32).reshape(4, 2, 3)
+    clip[0, 0] = clip[2:, 0] = clip[:, 1] = 0
+    filled, absent = last_seen(clip)
+    np.testing.assert_array_equal(filled[:, 0], np.tile(clip[1, 0], (4, 1)))
+    assert np.isnan(filled[:, 1]).all()
+    assert absent[:, 0].tolist() == [True, False, True, True]
+
+
+@pytest.mark.parametrize("ending", ["png", "gif", "html"])
+def test_a_sheet_shows_clips_of_each_class(
+    clip_folder: Path, tmp_path: Path, ending: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if ending == "html":
+        pytest.importorskip("jinja2", reason="jinja2 is not installed")
+    out = tmp_path / f"sheet.{ending}"
+    view.main(["--dataset", "folder", "--data", str(clip_folder), "--out", str(out), "--each", "3"])
+    said = capsys.readouterr().out
+    assert said.startswith("2 classes, 50 clips, 1 to 14 frames, 5 joints: unknown, drawn as points\n")
+    assert "up: not known, +y is drawn upwards" in said
+    if ending == "html":
+        assert all(f"<h3>{name}</h3>" in out.read_text() for name in ("left", "right"))
+    else:
+        with Image.open(out) as image:
+            assert image.n_frames == (14 if ending == "gif" else 1)
+
+
+def test_a_clip_that_shows_nothing_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "empty.npy", np.zeros((1, 5, 3)))
+    view.main([str(tmp_path / "empty.npy"), "--out", str(tmp_path / "empty.png")])
+    assert "axes: nothing is shown" in capsys.readouterr().out
+
+
+def test_what_cannot_be_shown_is_refused_in_a_line(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CRRL_DATA", raising=False)
+    out = ("--out", tmp_path / "a.png")
+    assert "either a clip or --dataset" in refused(*out)
+    assert "either a clip or --dataset" in refused(clip, "--dataset", "folder", *out)
+    assert "must end in .gif, .png, .html" in refused(clip, "--out", "clip.mp4")
+    assert "at least 1" in refused(clip, "--each", 0, *out)
+    assert "no folder that you may write to" in refused(clip, "--out", tmp_path / "none" / "a.png")
+    assert "no clip by its name" in refused(tmp_path / "a.txt", *out)
+    assert "none.npy" in refused(tmp_path / "none.npy", *out)
+    assert "no data set 'moon'" in refused("--dataset", "moon", *out)
+    assert "--data FOLDER" in refused("--dataset", "folder", *out)
+    assert "prepared once from its raw files" in refused("--dataset", "ntu60", "--data", tmp_path, *out)
