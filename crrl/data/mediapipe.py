@@ -161,17 +161,10 @@ def _by_landmark(path: Path) -> Matrix:
     names = [name for name in LONG if name in rows[0][1]]
     values = numbers(path, [Line(line, " ".join(row[name] for name in names)) for line, row in rows], len(names))
     frames, landmarks = values[:, 0], values[:, 1]
-    wrong = (
-        (frames < 0)
-        | (frames > MOST_FRAMES)
-        | (landmarks < 0)
-        | (landmarks >= NUM_JOINTS)
-        | (values[:, :2] % 1).any(axis=1)
-    )
-    if wrong.any():
-        raise line_error(
-            path, rows[int(wrong.argmax())][0], f"frame and landmark should be whole, 0 to {NUM_JOINTS - 1} the latter"
-        )
+    whole = (values[:, :2] % 1 == 0) & (values[:, :2] >= 0) & (values[:, :2] < (MOST_FRAMES, NUM_JOINTS))
+    if not whole.all():
+        wrong = rows[int(whole.all(axis=1).argmin())][0]
+        raise line_error(path, wrong, f"frame and landmark should be whole, the latter 0 to {NUM_JOINTS - 1}")
     places = np.stack([frames - frames.min(), landmarks]).astype(np.int64)
     _, counts = np.unique(places, axis=1, return_counts=True)
     if (counts > 1).any():

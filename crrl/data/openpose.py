@@ -99,9 +99,8 @@ def _clip(path: Path, files: list[Path], bodies: int | None) -> FloatArray:
 
 def _rows(path: Path) -> list[Matrix]:
     """The rows of numbers of those people in a frame who have a body, each [75] or [54]."""
-    people = items(
-        fields(read_json(path), str(path), "an object with people").get("people"), str(path), "people, a list"
-    )
+    content = fields(read_json(path), str(path), "an object with people")
+    people = items(content.get("people"), f"{path}, people", "a list")
     rows = []
     for number, value in enumerate(people):
         where = f"{path}, person {number}"
