@@ -25,7 +25,7 @@ from bench.operators import (
     ragged_clips,
 )
 from crrl import ops
-from crrl.ops import step as step_ops
+from crrl.ops import infonce
 from crrl.reference import contrast, motion, optim
 
 SETS = 4
@@ -63,7 +63,7 @@ def info_nce_entry(
 ) -> Entry:  # fmt: skip
     """Loss and dq. The replay of ours is the operator, which gives both; eager ours goes through autograd."""
     sets = [info_nce_inputs(device, keys, DTYPES[dtype], batch, features) for _ in range(SETS)]
-    ours = [partial(step_ops.info_nce_op, *tensors, TEMPERATURE) for tensors in sets]
+    ours = [partial(infonce.info_nce_op, *tensors, TEMPERATURE) for tensors in sets]
     public = [differentiated(ops.info_nce, *tensors) for tensors in sets]
     theirs = [differentiated(contrast.info_nce, *tensors) for tensors in sets]
     compiled = torch.compile(contrast.info_nce, dynamic=False)

@@ -172,8 +172,6 @@ class Config:
     takes: bool = False
     """Clips are tilted and stretched as well, cut, and played at another pace: other takes, drawn anew for each clip,
     encoder and step, and so recited but for turns and stretches. A teacher gives its mean over some of them."""
-    max_norm: float = 0.0
-    """Gradients whose norm is larger are scaled down to it, both steps; 0: never."""
     capture: Switch = "auto"
     """On a GPU, with --fused, replay each step as one CUDA graph."""
     compile_decoder: Switch = "auto"
@@ -198,7 +196,6 @@ class Config:
         )
         yaw = self.turn_yaw
         _require(yaw == "auto" or yaw >= 0, f"turn_yaw is {yaw}: it must be auto, or degrees and not negative")
-        _require(self.max_norm >= 0, f"max_norm is {self.max_norm}: it must not be negative")
         _require(self.checkpoint_every > 0, f"checkpoint_every is {self.checkpoint_every}: at least 1 is needed")
         _require(
             self.teacher is None or len(METHODS[self.method]) > 1,

@@ -15,7 +15,7 @@ import torch
 
 from crrl import ops
 from crrl.errors import run_command
-from crrl.ops import cpu, cuda, precision, selfcheck
+from crrl.ops import cpu, cuda, precision, trust
 
 Rows = list[tuple[str, ...]]
 
@@ -69,8 +69,8 @@ def self_checks() -> tuple[Rows, bool]:
     broken = False
     for device in range(torch.cuda.device_count()) if cuda.unusable() is None else ():
         for mode in precision.DTYPES:
-            trusted, reason = selfcheck.verdict(mode, device)
-            broken |= not trusted and selfcheck.allowed
+            trusted, reason = trust.verdict(mode, device)
+            broken |= not trusted and trust.allowed
             rows.append((f"cuda:{device}", mode, "passed" if trusted else "off", reason))
     return rows, broken
 
@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Print it all; the exit code is 1 if something that was built or forced does not work, else 0."""
     parser = argparse.ArgumentParser(prog="python -m crrl.doctor", description=__doc__, allow_abbrev=False)
     parser.add_argument("--no-check", action="store_true", help="check no CUDA kernel that has not passed before")
-    selfcheck.allowed = not parser.parse_args(arguments).no_check
+    trust.allowed = not parser.parse_args(arguments).no_check
     show("machine", machine())
     built, broken = builds()
     show("builds", built)

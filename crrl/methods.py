@@ -28,7 +28,7 @@ Direction = Literal["forward", "reverse"]
 
 
 @dataclass(frozen=True)
-class PhasePlan:
+class PhaseSpec:
     """What one phase trains an encoder by. Its loss is the sum of what is asked for, weighted 1 : 1 but for λ_d.
 
     Attributes:
@@ -49,10 +49,10 @@ class PhasePlan:
     teacher: bool = False
 
 
-CML = PhasePlan("cml", contrast="velocity")
-SER = PhasePlan("ser", recite=("coordinates",))
+CML = PhaseSpec("cml", contrast="velocity")
+SER = PhaseSpec("ser", recite=("coordinates",))
 
-METHODS: dict[Method, tuple[PhasePlan, ...]] = {
+METHODS: dict[Method, tuple[PhaseSpec, ...]] = {
     # Table VI: the parts and their combinations.
     "cml": (CML,),
     "ser": (SER,),

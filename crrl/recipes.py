@@ -25,7 +25,7 @@ TUNED: Mapping[str, Any] = {
         "velocity_scale": 10.0,
     },
     "ser": {
-        "epochs_ser": 40,
+        "epochs_ser": 80,
         "optimizer_ser": "adam",
         "lr_ser": 2e-3,
         "schedule_ser": "one-cycle",

@@ -262,12 +262,11 @@ def _facts(content: bytes) -> Facts | None:
     about = json.loads(content[8 : 8 + size]).get("__metadata__", {})
     said = json.loads(about.get("crrl", "{}"))
     number, digest = said.pop("format", None), said.pop("sha256", None)
-    if number not in (4, FORMAT) or (digest is None and number == FORMAT):
+    if number != FORMAT or digest is None:
         return None
-    if digest is not None:
-        blank = content.replace(str(digest).encode(), NO_HASH.encode(), 1)
-        if hashlib.sha256(blank).hexdigest() != digest:
-            raise ValueError("its content is not the one that was written")
+    blank = content.replace(str(digest).encode(), NO_HASH.encode(), 1)
+    if hashlib.sha256(blank).hexdigest() != digest:
+        raise ValueError("its content is not the one that was written")
     try:
         return build(Facts, said)
     except CrrlError as error:

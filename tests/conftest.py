@@ -33,9 +33,10 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 
 @pytest.fixture(autouse=True)
-def _own_random_numbers() -> None:
-    """A test draws the same numbers whichever tests its process ran before."""
+def _own_numbers() -> None:
+    """A test draws the same numbers, and has subnormal ones, whichever tests its process ran before."""
     torch.manual_seed(0)
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +76,9 @@ def build() -> Callable[..., ModuleType]:
 def emulated(build: Callable[..., ModuleType]) -> ModuleType:
     """crrl._cuda with its kernels on this processor."""
     folder = Path(__file__).parents[1] / "csrc" / "cuda"
-    sources = sorted([*folder.glob("*.cpp"), *folder.glob("*.cu"), *(folder / "host").glob("*.cpp")])
+    sources = sorted(
+        [*folder.glob("*.cpp"), *folder.glob("*.cu"), *(Path(__file__).parent / "cuda" / "host").glob("*.cpp")]
+    )
     return build("crrl_cuda_host", sources, ["CRRL_EMULATED"])
 
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from crrl import doctor
-from crrl.ops import cpu, cuda, selfcheck
+from crrl.ops import cpu, cuda, trust
 
 
 @pytest.fixture(autouse=True)
 def _as_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CRRL_BACKEND", raising=False)
-    monkeypatch.setattr(selfcheck, "allowed", True)
-    monkeypatch.setattr(selfcheck, "_verdicts", {})
+    monkeypatch.setattr(trust, "allowed", True)
+    monkeypatch.setattr(trust, "_verdicts", {})
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[list[str]]:

@@ -117,13 +117,11 @@ def test_equal_encoders_are_equal_files(run: RunFolder, tmp_path: Path) -> None:
     assert (tmp_path / "again").read_bytes() == run.encoder_path.read_bytes()
 
 
-def test_an_encoder_of_before_there_was_a_hash_is_read(run: RunFolder) -> None:
+@pytest.mark.parametrize("changes", [{"format": FORMAT - 1}, {}])
+def test_an_encoder_of_another_format_or_without_a_hash_is_refused(run: RunFolder, changes: dict[str, int]) -> None:
     content = run.encoder_path.read_bytes()
     facts = {key: value for key, value in facts_of(content).items() if key != "sha256"}
-    run.encoder_path.write_bytes(save(load(content), {"crrl": json.dumps({**facts, "format": 4})}))
-    weights = load_encoder(run.encoder_path).features.state_dict()
-    assert all(torch.equal(weights[name], tensor) for name, tensor in load(content).items())
-    run.encoder_path.write_bytes(save(load(content), {"crrl": json.dumps({**facts, "format": FORMAT})}))
+    run.encoder_path.write_bytes(save(load(content), {"crrl": json.dumps(facts | changes)}))
     with pytest.raises(CrrlError, match="no encoder that this version of crrl wrote"):
         load_encoder(run.encoder_path)
 

@@ -29,9 +29,8 @@ class Preprocessing:
     """View transform from the first frame that has these joints: spine base, spine, left shoulder, right shoulder
     (joint numbers). X along right to left shoulder, Y from spine base to spine, Z = X × Y, origin at the spine base.
     None: no transform."""
-    normalization: Literal["clip-axis", "clip", "dataset"] = "clip-axis"
-    """To [-1, 1] by the minimum and maximum of each clip and axis (clip-axis), by one isotropic scale per clip (clip),
-    or by the range of each axis over the training clips (dataset)."""
+    normalization: Literal["clip-axis", "clip"] = "clip-axis"
+    """To [-1, 1] by the minimum and maximum of each clip and axis (clip-axis), or by one scale for a clip (clip)."""
 
     def __post_init__(self) -> None:
         if self.max_frames < 1:
@@ -42,17 +41,15 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """Preprocessing made ready for one data set: the steps, the joint count, and the range that "dataset" needs.
+    """Preprocessing made ready for one data set: the steps and the joint count.
 
     Attributes:
         steps: what to do.
         num_joints: J, the only joint count accepted.
-        axis_range: ((x, y, z) minimum, (x, y, z) maximum) over the training clips, for normalization "dataset" alone.
     """
 
     steps: Preprocessing
     num_joints: int
-    axis_range: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None
 
     def __post_init__(self) -> None:
         if self.num_joints < 1:
@@ -61,35 +58,13 @@ class Preprocessor:
             raise CrrlError(f"view_joints {view} do not fit skeletons of {self.num_joints} joints")
 
     @classmethod
-    def fit(cls, steps: Preprocessing, frames: FloatArray, offsets: IntArray, train: IntArray) -> Preprocessor:
-        """Take joint count and, where needed, the axis range from raw clips; `train` are the training clips' indices.
-
-        Raises:
-            CrrlError: a joint of the view transform does not exist.
-        """
-        joints = frames.shape[1]
-        unfitted = cls(steps, joints)
-        if steps.normalization != "dataset":
-            return unfitted
-        ranges = [unfitted._ranges(*chunk) for chunk in _chunks(frames, offsets)]
-        low, high, shown = (np.concatenate(part) for part in zip(*ranges, strict=True))
-        train = train[shown[train]]
-        if len(train) == 0:
-            raise CrrlError("no training clip shows a joint: the normalisation over the data set has nothing to go by")
-        return cls(steps, joints, (tuple(low[train].min(0).tolist()), tuple(high[train].max(0).tolist())))
-
-    @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Preprocessor:
         """The inverse of `to_dict`.
 
         Raises:
             CrrlError: a value is unknown, missing or none that may be.
         """
-        preprocessor = build(cls, value)
-        ranges, normalization = preprocessor.axis_range, preprocessor.steps.normalization
-        if (ranges is not None) != (normalization == "dataset") or not np.isfinite(ranges or 0).all():
-            raise CrrlError(f"axis_range is {ranges}: normalization {normalization} goes by another")
-        return preprocessor
+        return build(cls, value)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -101,7 +76,7 @@ class Preprocessor:
         Joints that are exactly (0, 0, 0) are absent: they stay zero and do not count for the ranges.
 
         Raises:
-            CrrlError: the joint count is another than the one fitted.
+            CrrlError: the joint count is another.
         """
         if frames.shape[1] != self.num_joints:
             raise CrrlError(
@@ -119,28 +94,12 @@ class Preprocessor:
             yield self._apply(*chunk)
 
     def _apply(self, frames: FloatArray, offsets: IntArray) -> FloatArray:
-        frames, offsets, absent = self._downsample_and_turn(frames, offsets)
-        if self.axis_range is None:
-            low, high = _clip_range(frames, offsets, absent)
-        else:
-            low, high = (np.broadcast_to(side, (len(offsets) - 1, 3)) for side in self.axis_range)
-        return _normalise(frames, offsets, absent, low, high, isotropic=self.steps.normalization == "clip")
-
-    def _ranges(self, frames: FloatArray, offsets: IntArray) -> tuple[FloatMatrix, FloatMatrix, npt.NDArray[np.bool_]]:
-        """Minimum and maximum of each clip and axis, [N, 3] each, and whether the clip shows anything, bool [N]."""
-        turned, offsets, absent = self._downsample_and_turn(frames, offsets)
-        shown = np.logical_or.reduceat(~absent.all(axis=1), offsets[:-1])
-        return *_clip_range(turned, offsets, absent), shown
-
-    def _downsample_and_turn(
-        self, frames: FloatArray, offsets: IntArray
-    ) -> tuple[FloatArray, IntArray, npt.NDArray[np.bool_]]:
         frames, offsets = downsample(frames, offsets, self.steps.max_frames)
         # Told from raw coordinates: the view transform puts the first spine base, which is there, at (0, 0, 0) too.
         absent = absent_joints(frames)
         if self.steps.view_joints is not None:
             frames = view_transform(frames, offsets, self.steps.view_joints)
-        return frames, offsets, absent
+        return _normalise(frames, offsets, absent, isotropic=self.steps.normalization == "clip")
 
 
 def _chunks(frames: FloatArray, offsets: IntArray) -> Iterator[tuple[FloatArray, IntArray]]:
@@ -219,14 +178,8 @@ def _clip_range(
     return np.where(empty, 0, low), np.where(empty, 0, high)
 
 
-def _normalise(
-    frames: FloatArray,
-    offsets: IntArray,
-    absent: npt.NDArray[np.bool_],
-    low: FloatMatrix,
-    high: FloatMatrix,
-    isotropic: bool,
-) -> FloatArray:
+def _normalise(frames: FloatArray, offsets: IntArray, absent: npt.NDArray[np.bool_], isotropic: bool) -> FloatArray:
+    low, high = _clip_range(frames, offsets, absent)
     centre, half = (low + high) / 2, (high - low) / 2
     if isotropic:
         half = np.broadcast_to(half.max(axis=1, keepdims=True), half.shape)

@@ -191,7 +191,6 @@ def prepare(dataset: str, data: Path | None, split: str, steps: Preprocessing) -
 
     Args:
         dataset: a name of SOURCES. data: the folder of its files, else $CRRL_DATA.
-        split: the split whose training clips the "dataset" normalisation is fitted on.
 
     Raises:
         CrrlError: the data set is missing or damaged, or changed while it was read; there is no such split, or one of
@@ -205,9 +204,9 @@ def prepare(dataset: str, data: Path | None, split: str, steps: Preprocessing) -
         command = f"python -m crrl.prepare {dataset} --data {root} --out FOLDER"
         raise CrrlError(f"{dataset} is prepared once from its raw files: {command}; then train with --data FOLDER")
     inputs = Inputs(source.find_files(root))
-    target = cache_folder() / f"{dataset}-{_key(source, inputs, split, steps)}"
+    target = cache_folder() / f"{dataset}-{_key(source, inputs, steps)}"
     if not _is_kept(target):
-        _write(source, inputs, split, steps, target)
+        _write(source, inputs, steps, target)
     clips, facts = _open(target)
     joints = SOURCES[dataset].joints
     if joints and clips.num_joints not in joints:
@@ -231,11 +230,10 @@ def _prepared_source(dataset: str, root: Path) -> Source:
     return SOURCES["prepared"]
 
 
-def _key(source: Source, inputs: Inputs, split: str, steps: Preprocessing) -> str:
+def _key(source: Source, inputs: Inputs, steps: Preprocessing) -> str:
     """The hash of all that the prepared set depends on: files, settings, and the code that reads and prepares."""
 
     def parts() -> Iterator[bytes | str]:
-        yield split if steps.normalization == "dataset" else ""  # of no account otherwise: splits share what is kept
         yield json.dumps(asdict(steps), sort_keys=True)
         yield from source.code_parts()
         yield from (Path(str(file)).read_bytes() for file in (preprocessing.__file__, __file__))
@@ -275,12 +273,12 @@ def _open(target: Path) -> tuple[Clips, _Facts]:
     return Clips.open(target), read_facts(target / "prepared.json", _Facts, again)
 
 
-def _write(source: Source, inputs: Inputs, split: str, steps: Preprocessing, target: Path) -> None:
+def _write(source: Source, inputs: Inputs, steps: Preprocessing, target: Path) -> None:
     """Read the data set and keep it preprocessed, if what was read is what was hashed."""
     assert source.load is not None
     files = list(inputs.digests)
     raw = source.load(files)
-    preprocessor = Preprocessor.fit(steps, raw.frames, raw.offsets, raw.split(split).train)
+    preprocessor = Preprocessor(steps, raw.num_joints)
     offsets = preprocessor.offsets(raw.offsets)
 
     def write(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from crrl.models.contrast import ContrastiveMotionLearner
 from crrl.models.features import FeatureExtractor, FeatureKind
-from crrl.models.fusion import InformationFuser
+from crrl.models.fusion import InformationFuser, Views
 from crrl.models.layers import Encoder, MLPHead
 from crrl.models.reconstruction import Decoder, SequenceReconstructor
 
@@ -15,4 +15,5 @@ __all__ = [
     "InformationFuser",
     "MLPHead",
     "SequenceReconstructor",
+    "Views",
 ]

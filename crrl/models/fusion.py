@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor, nn
 
 from crrl.models.contrast import ContrastiveMotionLearner
@@ -9,6 +11,26 @@ from crrl.models.layers import Encoder, MLPHead
 from crrl.models.reconstruction import SequenceReconstructor
 from crrl.reference.losses import distillation_loss
 from crrl.reference.motion import temporal_average
+
+
+@dataclass(frozen=True)
+class Views:
+    """What the parts of an Information Fuser see of the same clips.
+
+    Attributes:
+        read: [B, T, J·3] coordinates, by the encoder. recited: [B, T, J·3] coordinates, the target of L_r (Eq. 1).
+        lengths: int64 [B], of both.
+        velocity: [B, T, J·3] (Eq. 2), the generator's target, where there is one.
+        contrasted: [B, T', J·3], by the learner's key encoder, where there is one. contrasted_lengths: int64 [B], of
+            these; None: `lengths`.
+    """
+
+    read: Tensor
+    recited: Tensor
+    lengths: Tensor
+    velocity: Tensor | None = None
+    contrasted: Tensor | None = None
+    contrasted_lengths: Tensor | None = None
 
 
 class InformationFuser(nn.Module):
@@ -58,39 +80,26 @@ class InformationFuser(nn.Module):
         return tuple(f"loss_{name}" for name, part in parts.items() if part is not None)
 
     def forward(
-        self,
-        x: Tensor,
-        lengths: Tensor,
-        teacher: Tensor | None = None,
-        view: Tensor | None = None,
-        v: Tensor | None = None,
-        seen: Tensor | None = None,
-        enqueue: bool = False,
-        view_lengths: Tensor | None = None,
+        self, views: Views, teacher: Tensor | None = None, enqueue: bool = False
     ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
         """The loss L_c + L_r + L_v + λ_d L_d of the parts there are (CRRL: Eq. 8), a scalar; these by name; the keys.
 
         Args:
-            x: [B, T, J·3]. lengths: int64 [B].
             teacher: TAP of the frozen teacher's hidden states, [B, D] (Algorithm 1, line 30); read where λ_d is not 0.
-            view: [B, T, J·3], what the learner's key encoder sees. v: [B, T, J·3] velocities (Eq. 2), the generator's
-            target. seen: [B, T, J·3], what the encoder reads in place of x, another view of the same clips.
             enqueue: the keys enter the learner's queue once the loss is computed.
-            view_lengths: int64 [B], those of `view` where they are not `lengths`.
         """
-        losses, keys = {}, None
-        seen = x if seen is None else seen
+        losses, keys, lengths = {}, None, views.lengths
         if self.learner is None:
-            h = self.encoder(seen, lengths)
+            h = self.encoder(views.read, lengths)
         else:
-            assert view is not None
-            h, keys = self.learner.encode(seen, view, lengths, view_lengths)
+            assert views.contrasted is not None
+            h, keys = self.learner.encode(views.read, views.contrasted, lengths, views.contrasted_lengths)
             losses["loss_c"] = self.learner.loss(temporal_average(h, lengths), keys, enqueue)
         if self.reconstructor is not None:
-            losses["loss_r"] = self.reconstructor.loss_r(x, h, lengths)
+            losses["loss_r"] = self.reconstructor.loss_r(views.recited, h, lengths)
         if self.generator is not None:
-            assert v is not None
-            losses["loss_v"] = self.generator.loss_r(v, h, lengths)
+            assert views.velocity is not None
+            losses["loss_v"] = self.generator.loss_r(views.velocity, h, lengths)
         terms = list(losses.values())
         if self.mlp is not None:
             assert teacher is not None

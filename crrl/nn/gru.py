@@ -11,7 +11,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from crrl.ops import operators, precision
+from crrl.ops import precision
+from crrl.ops.gru import operators
 from crrl.reference.gru import Weights
 
 if TYPE_CHECKING:

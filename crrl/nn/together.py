@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from crrl.nn.gru import GRU, row_lengths
-from crrl.ops import operators
+from crrl.ops.gru import operators
 
 if TYPE_CHECKING:
     from crrl.nn.gru import Lengths

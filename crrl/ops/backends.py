@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 import torch
+from torch import Tensor
 
 from crrl.errors import CrrlError
 
@@ -47,14 +48,29 @@ class Backend:
 
 
 class Operator:
-    """A function with several backends, the fastest first and the reference, which serves every case, last."""
+    """A function with several backends, the fastest first and the reference, which serves every case, last.
+
+    Args:
+        watched: the backend that serves while something beside autograd watches the operations, to which a kernel is
+            opaque (`above_autograd`); empty: nothing that watches is lost by any backend.
+    """
 
     registry: ClassVar[dict[str, Operator]] = {}
 
-    def __init__(self, name: str, *backends: Backend):
+    def __init__(self, name: str, *backends: Backend, watched: str = ""):
         self.name = name
         self.backends = backends
+        self.watched = watched
+        self._runs = {backend.name: backend.run for backend in backends}
         Operator.registry[name] = self
+
+    def pick(self, case: Case) -> Callable[..., Any]:
+        """What computes a call of this case now."""
+        return self._runs[self.served(case)[0]]
+
+    def served(self, case: Case) -> tuple[str, str]:
+        """The backend that computes a call of this case now, by name, and why."""
+        return _served(self.name, case.device, case.dtype, case.index, case.hidden)
 
     def choose(self, case: Case) -> tuple[Backend, str]:
         """The backend that the current policy gives this case, and why.
@@ -84,9 +100,6 @@ class Operator:
         known = ", ".join(backend.name for backend in self.backends)
         raise CrrlError(f"{self.name} has no backend {wanted!r}; it has {known} (or auto)")
 
-    def __call__(self, case: Case, *args: Any) -> Any:
-        return self.choose(case)[0].run(*args)
-
 
 def constant(choose: Function) -> Function:
     """Have torch.compile call `choose` once and keep the answer, which has reasons that it could not trace.
@@ -111,6 +124,31 @@ def recorder() -> str | None:
     # as torch.autograd.Function.apply asks
     transformed = torch._C._are_functorch_transforms_active()
     return tracer() or ("the transforms of torch.func" if transformed else None)
+
+
+def above_autograd() -> str | None:
+    """What, beside autograd, watches the operations now; a kernel known to autograd alone is opaque to it."""
+    forward_mode = torch.autograd.forward_ad._current_level >= 0
+    return recorder() or ("forward-mode differentiation: its tangents would be lost" if forward_mode else None)
+
+
+@constant
+def _served(name: str, device: str, dtype: torch.dtype, index: int | None, hidden: int | None) -> tuple[str, str]:
+    operator = Operator.registry[name]
+    backend, reason = operator.choose(Case(device, dtype, index, hidden))
+    if operator.watched and backend.name not in ("torch", "reference") and (watcher := above_autograd()):
+        return operator.watched, f"{operator.watched} serves: the kernel {backend.name!r} knows nothing of {watcher}"
+    return backend.name, reason
+
+
+def case_of(tensor: Tensor) -> Case:
+    """The case of an operator on this tensor."""
+    return Case(tensor.device.type, tensor.dtype)
+
+
+def always(case: Case) -> tuple[bool, str]:
+    """Whether the reference serves a case: it does."""
+    return True, "the plain PyTorch reference"
 
 
 _policy: dict[str, str] | None = None

@@ -1,19 +1,20 @@
-"""The C++ extension's operators; where it was not built, the reason why it cannot serve."""
+"""The C++ extension and the instruction set its kernels use; where it was not built, why it cannot serve."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
+from crrl.errors import CrrlError
 from crrl.ops import extension
 from crrl.ops.backends import Case
 
 ABI = 6
 """What crrl._cpu.abi must be: csrc/cpu/bindings.cpp raises it with every change of a signature."""
 
-__all__ = ["keep_memory", "missing", "native", "ragged_gather", "supports"]
+__all__ = ["BEST", "BF16_ISAS", "FLOAT_ISAS", "forced", "isa", "keep_memory", "missing", "native", "supports"]
 
 missing: str | None
 
@@ -29,30 +30,39 @@ def keep_memory() -> None:
         native.keep_memory()
 
 
+isa = os.environ.get("CRRL_ISA", "")
+"""The instruction set the kernels are made to use; empty: the best that this processor has for the dtype."""
+
+FLOAT_ISAS = ("avx512", "avx2", "plain")
+"""Instruction sets that compute in float32, fastest first."""
+
+BF16_ISAS = ("amx", "avx512_bf16")
+"""Instruction sets that multiply bfloat16, fastest first."""
+
+BEST: dict[bool, str | None] = {bf16: None if missing else native.gru_isa(bf16) for bf16 in (False, True)}
+"""The best instruction set of this processor, in bfloat16 or not; asked once: no compiler could look into it."""
+
+
+def forced(bf16: bool = False) -> str:
+    """`isa`, where it has kernels for the dtype; empty: the best is used.
+
+    Raises:
+        CrrlError: this processor has no such instruction set.
+    """
+    if isa and isa not in (here := [*_available(False), *_available(True)]):
+        raise CrrlError(f"CRRL_ISA is {isa}: this processor has {', '.join(here)}; set one of these, or none")
+    return isa if (isa in BF16_ISAS) == bf16 else ""
+
+
+def _available(bf16: bool) -> tuple[str, ...]:
+    isas, best = BF16_ISAS if bf16 else FLOAT_ISAS, BEST[bf16]
+    return () if best is None else isas[isas.index(best) :]
+
+
 def supports(case: Case) -> tuple[bool, str]:
-    """Whether the extension's gather can serve `case`, and why."""
+    """Whether the extension can serve `case`, and why."""
     if missing:
         return False, missing
     if case.device != "cpu" or case.dtype != torch.float32:
-        return False, f"the C++ gather takes float32 on the CPU, not {case.dtype} on {case.device}"
-    return True, "one pass in C++ (crrl._cpu)"
-
-
-def ragged_gather(
-    frames: Tensor, offsets: Tensor, index: Tensor, max_frames: int, with_velocity: bool
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """crrl.reference.motion.ragged_gather in C++, copy and velocity in one pass over the frames.
-
-    Raises:
-        IndexError: an index is out of range.
-        ValueError: a length is; or the arguments are not frames [ΣT, C] without gradient, offsets and index int64, all
-            on the CPU.
-    """
-    if frames.ndim != 2 or frames.requires_grad:
-        raise ValueError(f"frames must be [frames, channels] without gradient, not {list(frames.shape)}")
-    frames, offsets, index = frames.contiguous(), offsets.contiguous(), index.contiguous()
-    x = frames.new_empty(len(index), max_frames, frames.shape[1])
-    v = torch.empty_like(x) if with_velocity else None
-    lengths = torch.empty_like(index)
-    native.ragged_gather(frames, offsets, index, x, v, lengths)
-    return x, v, lengths
+        return False, f"the C++ kernel takes float32 on the CPU, not {case.dtype} on {case.device}"
+    return True, f"one pass in C++ (crrl._cpu, {forced() or BEST[False]})"

@@ -33,7 +33,7 @@ AGREE_EVERY = 10
 
 
 @dataclass(frozen=True)
-class Plan:
+class Schedule:
     """Length and optimisation of one phase. batch_size counts the clips of all ranks."""
 
     clips: int
@@ -42,9 +42,8 @@ class Plan:
     drop_last: bool
     optimizer: str
     lr: float
-    schedule: str
+    rates_fall: str
     weight_decay: float
-    max_norm: float
     checkpoint_every: int
     seed: int
 
@@ -74,7 +73,7 @@ class Plan:
 
     def make_optimizer(self, phase: Phase) -> FlatOptimizer:
         parameters = [parameter for parameter in phase.module.parameters() if parameter.requires_grad]
-        settings: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay, "max_norm": self.max_norm}
+        settings: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay}
         settings |= {"follow": phase.follow, "spare": len(phase.losses)}
         if self.optimizer == "sgd":
             return FlatSGD(parameters, momentum=0.9, **settings)
@@ -84,17 +83,17 @@ class Plan:
         """What `optimizer` is to read at each step: float64 [steps, 4]."""
         nothing = [torch.zeros(1)]
         model = SGD(nothing, self.lr, momentum=0.9) if self.optimizer == "sgd" else Adam(nothing, self.lr)
-        schedule, rows = self._schedule(model), []
+        falling, rows = self._falling(model), []
         for step in range(1, self.steps + 1):
             rows.append(optimizer.rates(*current_rates(model), step))
             model.step()
-            schedule.step()
+            falling.step()
         return torch.tensor(rows, dtype=torch.float64)
 
-    def _schedule(self, optimizer: Optimizer) -> LRScheduler:
-        if self.schedule == "one-cycle":
+    def _falling(self, optimizer: Optimizer) -> LRScheduler:
+        if self.rates_fall == "one-cycle":
             return OneCycleLR(optimizer, max_lr=self.lr, total_steps=self.steps)
-        drops = LR_DROPS.get(self.schedule, ())
+        drops = LR_DROPS.get(self.rates_fall, ())
         return MultiStepLR(optimizer, [epoch * self.steps_per_epoch for epoch in drops], gamma=0.5)
 
 
@@ -102,7 +101,7 @@ class Loop:
     """Trains one phase on one data set in one run folder.
 
     Args:
-        phase: what is trained. plan: for how long and how. tensors: the clips. train: int64 [N_train], which of them.
+        phase: what is trained. schedule: how long and how. tensors: the clips. train: int64 [N_train], which of them.
         fingerprint: of the data set. run: where metrics and checkpoints go, written by rank 0 alone.
         first_step: steps of the phases before, for the event log. ranks, capture, bf16: as Step takes them.
     """
@@ -110,29 +109,30 @@ class Loop:
     def __init__(
         self,
         phase: Phase,
-        plan: Plan,
+        schedule: Schedule,
         tensors: ClipTensors,
         train: IntArray,
-        fingerprint: str,
         run: RunFolder,
-        first_step: int,
         ranks: Ranks,
+        *,
+        fingerprint: str,
+        first_step: int,
         capture: bool,
         bf16: bool,
     ):
-        self.phase, self.plan, self.tensors, self.run, self.ranks = phase, plan, tensors, run, ranks
+        self.phase, self.schedule, self.tensors, self.run, self.ranks = phase, schedule, tensors, run, ranks
         self.fingerprint = fingerprint
         self.device = tensors.frames.device
         self.train = torch.from_numpy(train).to(self.device)
-        self.optimizer = plan.make_optimizer(phase)
-        rates = plan.rates(self.optimizer)
+        self.optimizer = schedule.make_optimizer(phase)
+        rates = schedule.rates(self.optimizer)
         self.learning_rates = rates[:, 0].tolist()
         self.program = Step(phase, self.optimizer, tensors, rates.float().to(self.device), ranks, capture, bf16)
         self.first_step = first_step
         self.step = 0
 
     def fit(self, checkpoint: dict[str, Any] | None) -> None:
-        """Train from the checkpoint, or the start when None, to the end of the plan.
+        """Train from the checkpoint, or the start when None, to the end of the schedule.
 
         Raises:
             Interrupted: a signal came; the checkpoint is written.
@@ -143,7 +143,7 @@ class Loop:
         self.phase.module.train()
         with catch_stop_signals() as signals, self._progress() as progress:
             try:
-                while self.step < self.plan.steps and not self._epoch(progress, signals):
+                while self.step < self.schedule.steps and not self._epoch(progress, signals):
                     pass
             except LostRank as error:
                 self._save()
@@ -153,14 +153,14 @@ class Loop:
                 ) from error
 
     def _progress(self) -> Progress:
-        plan = self.plan
-        epochs, steps = divmod(self.step, plan.steps_per_epoch)
-        done = epochs * plan.clips_per_epoch + steps * plan.batch_size
+        schedule = self.schedule
+        epochs, steps = divmod(self.step, schedule.steps_per_epoch)
+        done = epochs * schedule.clips_per_epoch + steps * schedule.batch_size
         return Progress(
             self.run,
             self.phase.name,
-            plan.epochs,
-            plan.clips_per_epoch,
+            schedule.epochs,
+            schedule.clips_per_epoch,
             done,
             first_step=self.first_step + self.step,
             silent=self.ranks.rank > 0,
@@ -168,26 +168,27 @@ class Loop:
 
     def _epoch(self, progress: Progress, signals: list[int]) -> bool:
         """Train to the end of the epoch; returns whether to stop there, or before."""
-        plan = self.plan
-        epoch, done = divmod(self.step, plan.steps_per_epoch)
-        shares = [self.ranks.share(clips) for clips in plan.batches()]
+        schedule = self.schedule
+        epoch, done = divmod(self.step, schedule.steps_per_epoch)
+        shares = [self.ranks.share(clips) for clips in schedule.batches()]
         self._begin_epoch(epoch, shares, done)
         for share in shares[done:]:
             clips = sum(share.counts)
-            self.program(share, full=clips == plan.batch_size)
+            self.ranks.draw_anew(self.schedule.seed, self.step)
+            self.program(share, full=clips == schedule.batch_size)
             self.step += 1
             progress.advance(clips, self.program.loss)
-            if self.step % plan.steps_per_epoch == 0:
+            if self.step % schedule.steps_per_epoch == 0:
                 self._report(progress, epoch + 1)
             stop = self._agree(signals)
-            if stop or self.step % plan.checkpoint_every == 0 or self.step == plan.steps:
+            if stop or self.step % schedule.checkpoint_every == 0 or self.step == schedule.steps:
                 self._save()
             if stop:
                 return True
         return False
 
     def _begin_epoch(self, epoch: int, shares: list[Share], done: int) -> None:
-        order = epoch_order(self.train, self.plan.seed, epoch)[: self.plan.clips_per_epoch]
+        order = epoch_order(self.train, self.schedule.seed, epoch)[: self.schedule.clips_per_epoch]
         batches = torch.split(order, [sum(share.counts) for share in shares])
         mine = [share.of(batch) for share, batch in zip(shares, batches, strict=True)]
         self.program.begin_epoch(torch.cat(mine), sum(share.clips for share in shares[:done]))
@@ -195,7 +196,7 @@ class Loop:
     def _agree(self, signals: list[int]) -> bool:
         """Whether to stop after this step; all ranks find the same."""
         if self.ranks.size > 1:
-            if self.step % AGREE_EVERY and self.step < self.plan.steps:
+            if self.step % AGREE_EVERY and self.step < self.schedule.steps:
                 return False
             if self.ranks.any(bool(signals), self.device) and not signals:
                 signals.append(signal.SIGTERM)
@@ -204,7 +205,7 @@ class Loop:
     def _report(self, progress: Progress, epoch: int) -> None:
         """Log the epoch's mean losses per clip; starts the next epoch's sums."""
         self._check_finite()
-        means = (self.program.sums / self.plan.clips_per_epoch).tolist()
+        means = (self.program.sums / self.schedule.clips_per_epoch).tolist()
         self.program.sums.zero_()
         losses = dict(zip(self.phase.losses, means, strict=True))
         progress.epoch(epoch, self.first_step + self.step, self.learning_rates[self.step - 1], losses)
@@ -214,7 +215,7 @@ class Loop:
         ops.raise_if_timed_out()  # asked once the device has answered; a replayed graph asks nobody
         if not finite:
             raise CrrlError(
-                f"the training of {self.phase.name} is no longer finite at step {self.step} of {self.plan.steps}; "
+                f"the training of {self.phase.name} is no longer finite at step {self.step} of {self.schedule.steps}; "
                 f"lower --lr-{self.phase.name} and start again with another --out"
             )
 
@@ -247,7 +248,7 @@ class Loop:
 
     def _load(self, state: dict[str, Any]) -> None:
         """Take weights, optimizer, sums and random state from a checkpoint; what is of another type raises."""
-        if state["step"] > self.plan.steps or state["sums"].shape != self.program.sums.shape:
+        if state["step"] > self.schedule.steps or state["sums"].shape != self.program.sums.shape:
             raise ValueError(f"it has {state['step']} steps, and sums of {list(state['sums'].shape)} losses")
         self.phase.module.load_state_dict(state["module"])
         settings = {name: value for name, value in self.optimizer.param_groups[0].items() if name != "params"}
@@ -256,13 +257,7 @@ class Loop:
         self.program.sums.copy_(state["sums"])
         self.step = state["step"]
         self.program.number.fill_(self.step)
-        self._restore_random_state(state)
-
-    def _restore_random_state(self, state: dict[str, Any]) -> None:
-        """Rank 0 goes on with its own; the others, whose states are not kept, with one made of their rank and step."""
-        if self.ranks.rank > 0:
-            torch.manual_seed(self.ranks.seed(self.plan.seed, self.step))
-            return
-        torch.set_rng_state(state["rng"])
-        if "cuda_rng" in state and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"])
+        if self.ranks.rank == 0:
+            torch.set_rng_state(state["rng"])
+            if "cuda_rng" in state and self.device.type == "cuda":
+                torch.cuda.set_rng_state(state["cuda_rng"])

@@ -12,8 +12,8 @@ from crrl.data import Batch, ClipTensors
 from crrl.data.augmentation import RandomTurn, noise, replayed, rotation, shear, take_turn
 from crrl.data.clips import IntArray
 from crrl.features import encode, encode_takes
-from crrl.methods import PhasePlan
-from crrl.models import ContrastiveMotionLearner, Decoder, Encoder, InformationFuser, SequenceReconstructor
+from crrl.methods import PhaseSpec
+from crrl.models import ContrastiveMotionLearner, Decoder, Encoder, InformationFuser, SequenceReconstructor, Views
 from crrl.optim import Follow
 from crrl.training.ranks import Ranks, Share
 
@@ -23,35 +23,35 @@ AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {"noise": noise, "shear":
 
 
 def build_module(
-    plan: PhasePlan, config: Config, channels: int, previous: Encoder | None = None, compiled: bool = False
+    spec: PhaseSpec, config: Config, channels: int, previous: Encoder | None = None, compiled: bool = False
 ) -> InformationFuser:
     """What a phase trains, with weights from torch's random state.
 
     Args:
-        channels: J·3. previous: the encoder of the phase before, for a plan that starts from it.
+        channels: J·3. previous: the encoder of the phase before, for a spec that starts from it.
         compiled: decode by torch.compile.
     """
     cml, ser, dropout = config.cml, config.ser, config.encoder.dropout
     encoder = Encoder(channels, config.encoder.hidden_size, dropout, config.encoder.input_gain)
-    if plan.start == "previous":
+    if spec.start == "previous":
         assert previous is not None
         encoder.load_state_dict(previous.state_dict())
 
     def reciter() -> SequenceReconstructor:
         decoder = Decoder(encoder.features, channels, ser.decoder_hidden, dropout)
-        made = SequenceReconstructor(encoder, decoder, plan.directions)
+        made = SequenceReconstructor(encoder, decoder, spec.directions)
         made.compiled = compiled
         return made
 
     learner = None
-    if plan.contrast is not None:
+    if spec.contrast is not None:
         settings = cml.queue_size, cml.temperature, cml.momentum_encoder, cml.momentum_mlp
         learner = ContrastiveMotionLearner(encoder, *settings)
     return InformationFuser(
         learner=learner,
-        reconstructor=reciter() if "coordinates" in plan.recite else None,
-        generator=reciter() if "velocity" in plan.recite else None,
-        distill_weight=ser.distill_weight if plan.teacher else 0.0,
+        reconstructor=reciter() if "coordinates" in spec.recite else None,
+        generator=reciter() if "velocity" in spec.recite else None,
+        distill_weight=ser.distill_weight if spec.teacher else 0.0,
     )
 
 
@@ -62,8 +62,8 @@ class Phase:
     weights are updated: a rank that is lost in between leaves queue and weights of the same step.
 
     Args:
-        plan: what it is. module: all that is trained and saved. ranks: the processes that train together.
-        teacher: gives TAP(f_t(x)) of a batch, for a plan that has one.
+        spec: what it is. module: all that is trained and saved. ranks: the processes that train together.
+        teacher: gives TAP(f_t(x)) of a batch, for a spec that has one.
         yaw: how far what the encoders read is turned, degrees; what is recited is not turned.
         velocity_scale: factor of the velocities that the key encoder reads.
         takes: what the encoders read is tilted and stretched as well, and clips are cut and at another pace in every
@@ -76,7 +76,7 @@ class Phase:
 
     def __init__(
         self,
-        plan: PhasePlan,
+        spec: PhaseSpec,
         module: InformationFuser,
         ranks: Ranks,
         teacher: Teacher | None = None,
@@ -86,10 +86,10 @@ class Phase:
     ):
         self.module, self._velocity_scale, self._takes = module, velocity_scale, takes
         self._turn = take_turn(yaw) if takes else RandomTurn(yaw)
-        self.name = plan.step
-        self.with_velocity = plan.contrast == "velocity" or "velocity" in plan.recite
+        self.name = spec.step
+        self.with_velocity = spec.contrast == "velocity" or "velocity" in spec.recite
         self.losses = ("loss", *module.losses)
-        self._augment = None if plan.contrast is None else AUGMENTATIONS.get(plan.contrast)
+        self._augment = None if spec.contrast is None else AUGMENTATIONS.get(spec.contrast)
         self._ranks, self._teacher = ranks, teacher
         self._keys: Tensor | None = None
 
@@ -101,31 +101,30 @@ class Phase:
     def loss(self, batch: Batch, share: Share) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to minimise and its parts to report, means over the rank's share of a batch."""
         target = None if self._teacher is None else self._teacher.features(batch)
-        alone, shown = self._ranks.size == 1, self._shown(batch)
-        seen, (view, view_lengths) = self._turn(shown.x), self._view(batch)
-        loss, parts, keys = self.module(
-            shown.x, shown.lengths, target, view, shown.v, seen, enqueue=alone, view_lengths=view_lengths
-        )
+        alone = self._ranks.size == 1
+        loss, parts, keys = self.module(self._views(batch), target, enqueue=alone)
         if keys is not None and not alone:
             self._keys = self._ranks.gather(keys, share)
         return loss, parts
 
+    def _views(self, batch: Batch) -> Views:
+        """What each part sees of a batch. Key encoders see velocities, turned by angles of their own and scaled, or
+        augmented coordinates; of takes those of another take, whose lengths are others."""
+        shown = self._shown(batch)
+        read = self._turn(shown.x)
+        if self.module.learner is None:
+            return Views(read, shown.x, shown.lengths, shown.v)
+        other = self._shown(batch)
+        if self._augment is not None:
+            contrasted = self._augment(other.x)
+        else:
+            assert other.v is not None
+            contrasted = self._velocity_scale * self._turn(other.v)
+        lengths = other.lengths if self._takes else None
+        return Views(read, shown.x, shown.lengths, shown.v, contrasted, lengths)
+
     def _shown(self, batch: Batch) -> Batch:
         return replayed(batch) if self._takes else batch
-
-    def _view(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
-        """What the key encoder sees: velocities, turned by angles of their own and scaled, or augmented coordinates.
-
-        And its lengths, where they are its own.
-        """
-        if self.module.learner is None:
-            return None, None
-        shown = self._shown(batch)
-        lengths = shown.lengths if self._takes else None
-        if self._augment is not None:
-            return self._augment(shown.x), lengths
-        assert shown.v is not None
-        return self._velocity_scale * self._turn(shown.v), lengths
 
     def after_step(self) -> None:
         """What happens once the weights are updated."""

@@ -55,9 +55,13 @@ class Ranks:
     rank: int = 0
     size: int = 1
 
-    def seed(self, seed: int, step: int = 0) -> int:
-        """A seed for the rank's own random numbers from `step` on; that of rank 0 at the start is `seed` itself."""
-        return (seed + 1_000_003 * self.rank + 998_244_353 * step) % 2**63
+    def draw_anew(self, seed: int, step: int) -> None:
+        """Have each of several ranks draw numbers of its own and of this step: resumed, it draws what it would have.
+
+        A process alone goes on with its random state, which the checkpoint keeps.
+        """
+        if self.size > 1:
+            torch.manual_seed((seed + 1_000_003 * self.rank + 998_244_353 * step) % 2**63)
 
     def share(self, clips: int) -> Share:
         """The parts of a batch of `clips` clips: all but equal, in the order of the ranks."""

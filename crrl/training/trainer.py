@@ -12,10 +12,10 @@ from crrl.data import ClipTensors, Prepared
 from crrl.data.augmentation import choose_yaw
 from crrl.errors import CrrlError
 from crrl.features import encode, fit
-from crrl.methods import METHODS, Method, PhasePlan, first_alone
+from crrl.methods import METHODS, Method, PhaseSpec, first_alone
 from crrl.models import Encoder, FeatureExtractor
 from crrl.runs import RunFolder, load_encoder, save_encoder
-from crrl.training.loop import Loop, Plan
+from crrl.training.loop import Loop, Schedule
 from crrl.training.phases import TEACHER_TAKES, Phase, Teacher, build_module
 from crrl.training.ranks import Ranks
 
@@ -77,7 +77,7 @@ class Trainer:
         self.device = device
         self.yaw = choose_yaw(config.turn_yaw, self.tensors, self.train_clips)
         self.phases = METHODS[config.method]
-        self._plans = {phase.step: self._plan(phase) for phase in self.phases}
+        self._schedules = {phase.step: self._schedule(phase) for phase in self.phases}
         self._given: Encoder | None = None
         if config.teacher is not None and not run.teacher_path.exists():
             self._given = self._load_first(given_first(config))
@@ -100,7 +100,7 @@ class Trainer:
         for phase in self.phases if self.config.teacher is None else self.phases[1:]:
             if phase.step not in self._done(checkpoint):
                 self._train(phase, steps_before, checkpoint)
-            steps_before += self._plans[phase.step].steps
+            steps_before += self._schedules[phase.step].steps
 
     def _done(self, checkpoint: dict[str, Any] | None) -> list[str]:
         """The phases before the checkpoint's.
@@ -115,10 +115,10 @@ class Trainer:
             raise CrrlError(f"{self.run.checkpoint_path} is not of method {self.config.method}: restore config.json")
         return names[: names.index(checkpoint["phase"])]
 
-    def _train(self, plan: PhasePlan, steps_before: int, checkpoint: dict[str, Any] | None) -> None:
-        phase, method = self._phase(plan), self.config.method
+    def _train(self, spec: PhaseSpec, steps_before: int, checkpoint: dict[str, Any] | None) -> None:
+        phase, method = self._phase(spec), self.config.method
         self._fit(phase, steps_before, checkpoint)
-        if plan is self.phases[-1]:
+        if spec is self.phases[-1]:
             self._save(self.run.encoder_path, phase.module.encoder, method)
         else:
             self._save(self.run.teacher_path, phase.module.encoder, first_alone(method))
@@ -132,18 +132,18 @@ class Trainer:
             save_encoder(path, features, self.prepared, method)
         self.ranks.wait()  # the others read it only once it is there
 
-    def _phase(self, plan: PhasePlan) -> Phase:
+    def _phase(self, spec: PhaseSpec) -> Phase:
         previous = teacher = None
-        if plan.teacher or plan.start == "previous":
+        if spec.teacher or spec.start == "previous":
             previous = self._load_first(self.run.teacher_path).to(self.device)
-        if plan.teacher and previous is not None:
+        if spec.teacher and previous is not None:
             takes = TEACHER_TAKES if self.config.takes else 0
             teacher = Teacher(previous, self.tensors, self.train_clips, takes, self.yaw, silent=self.ranks.rank > 0)
-        torch.manual_seed(self._plans[plan.step].seed)
+        torch.manual_seed(self._schedules[spec.step].seed)
         compiled = fast_paths(self.config, self.device)["decoder"][0] == "compiled"
-        module = build_module(plan, self.config, self.tensors.channels, previous, compiled)
+        module = build_module(spec, self.config, self.tensors.channels, previous, compiled)
         scale = self.config.cml.velocity_scale
-        return Phase(plan, module.to(self.device), self.ranks, teacher, self.yaw, scale, self.config.takes)
+        return Phase(spec, module.to(self.device), self.ranks, teacher, self.yaw, scale, self.config.takes)
 
     def _load_first(self, path: Path) -> Encoder:
         """The first phase's encoder from its file.
@@ -162,34 +162,40 @@ class Trainer:
             raise CrrlError(f"{path} was trained on other clips than this run's: give one of this data set and split")
         return encoder
 
-    def _plan(self, phase: PhasePlan) -> Plan:
+    def _schedule(self, phase: PhaseSpec) -> Schedule:
         config = self.config
         cml, ser = config.cml, config.ser
         choices = {
             "cml": (cml.epochs_cml, cml.optimizer_cml, cml.lr_cml, cml.schedule_cml),
             "ser": (ser.epochs_ser, ser.optimizer_ser, ser.lr_ser, ser.schedule_ser),
         }
-        epochs, optimizer, lr, schedule = choices[phase.step]
-        return Plan(
+        epochs, optimizer, lr, rates_fall = choices[phase.step]
+        return Schedule(
             clips=len(self.train_clips),
             epochs=epochs,
             batch_size=config.batch_size * self.ranks.size,
             drop_last=config.drop_last,
             optimizer=optimizer,
             lr=lr,
-            schedule=schedule,
+            rates_fall=rates_fall,
             weight_decay=config.weight_decay,
-            max_norm=config.max_norm,
             checkpoint_every=config.checkpoint_every,
             seed=2 * config.seed + (phase.step == "ser"),  # the phases start from weights and orders of their own
         )
 
     def _fit(self, phase: Phase, first_step: int, checkpoint: dict[str, Any] | None) -> None:
         own = checkpoint if checkpoint is not None and checkpoint["phase"] == phase.name else None
-        plan, fingerprint = self._plans[phase.name], self.prepared.fingerprint
-        if self.ranks.rank > 0:
-            torch.manual_seed(self.ranks.seed(plan.seed))  # its own dropout, turns and augmentations
-        capture = fast_paths(self.config, self.device)["step"][0] == "captured"
-        bf16 = self.config.precision == "bf16"
-        arguments = self.tensors, self.train_clips, fingerprint, self.run, first_step, self.ranks, capture, bf16
-        Loop(phase, plan, *arguments).fit(own)
+        schedule = self._schedules[phase.name]
+        loop = Loop(
+            phase,
+            schedule,
+            self.tensors,
+            self.train_clips,
+            self.run,
+            self.ranks,
+            fingerprint=self.prepared.fingerprint,
+            first_step=first_step,
+            capture=fast_paths(self.config, self.device)["step"][0] == "captured",
+            bf16=self.config.precision == "bf16",
+        )
+        loop.fit(own)

@@ -1,4 +1,4 @@
-// crrl._cuda: pointers and sizes from Python; crrl/ops/cuda_gru.py checks them. The one pybind11 file.
+// crrl._cuda: pointers and sizes from Python; crrl/ops/gru/cuda.py checks them. The one pybind11 file.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

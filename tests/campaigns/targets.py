@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from crrl.config import preset
 from crrl.data import (
     asf,
     bvh,
@@ -42,6 +41,7 @@ from crrl.data.pickles import read_pickle
 from crrl.data.preprocessing import Preprocessing
 from crrl.errors import CrrlError
 from crrl.models import Encoder, FeatureExtractor
+from crrl.recipes import preset
 from crrl.runs import CHECKPOINT_KEYS, RunFolder, load_encoder, save_encoder
 from tests.campaigns import oracles
 
@@ -333,7 +333,7 @@ def _coco() -> list[Files]:
                            for t in range(3)]},
         [[{"name": "person", "keypoints": {"x": x[t], "y": y[t], "visible": score[t]}}] for t in range(3)],
         [[[places[t]], [score[t]]] for t in range(3)],
-        [{"image_id": t, "keypoints": np.array([x[t], y[t], score[t]]).T.ravel().tolist(), "score": 1} for t in range(3)],
+        [{"image_id": t, "keypoints": np.array([x[t], y[t], score[t]]).T.ravel().tolist()} for t in range(3)],
     ]  # fmt: skip
     return [{"clip.json": json.dumps(form).encode()} for form in forms]
 

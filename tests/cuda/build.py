@@ -21,7 +21,7 @@ import pybind11
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / "build" / "emulated"
-HOST = ROOT / "csrc" / "cuda" / "host"
+KERNELS, HOST = ROOT / "csrc" / "cuda", Path(__file__).parent / "host"
 
 # g++ 12.2 takes another register's contents for a bit mask's in its second peephole pass (seen in choose_warp of
 # primitives.cpp). No -ffast-math: NaN means something here.
@@ -31,9 +31,9 @@ HEADERS = {".hpp", ".h", ".cuh"}
 
 def build(module_name: str, sources: Sequence[Path], defines: Sequence[str] = ()) -> ModuleType:
     """The module `module_name` of these sources (.cpp and .cu), which find their headers beside themselves, in
-    csrc/cuda/host and in csrc/cuda. Raises RuntimeError with the compiler's words."""
+    tests/cuda/host and in csrc/cuda. Raises RuntimeError with the compiler's words."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    include = [HOST, HOST.parent]
+    include = [HOST, KERNELS]
     headers = _digest(sorted({path for folder in include for path in folder.rglob("*") if path.suffix in HEADERS}))
     with (CACHE / "lock").open("w") as lock:  # nobody compiles what somebody else is compiling
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from crrl.ops import cuda, cuda_gru, precision
+from crrl.ops import cuda, precision
+from crrl.ops.gru import cuda as cuda_gru
 from crrl.reference import gru as reference
 from crrl.reference.gru import Weights
 

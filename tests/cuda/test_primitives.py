@@ -18,7 +18,7 @@ SEEDS = range(20)
 
 @pytest.fixture(scope="session")
 def module(build: Callable[..., ModuleType]) -> ModuleType:
-    sources = [Path(__file__).with_name("primitives_module.cpp"), ROOT / "csrc/cuda/host/primitives.cpp"]
+    sources = [Path(__file__).with_name("primitives_module.cpp"), Path(__file__).parent / "host/primitives.cpp"]
     return build("crrl_cuda_primitives", sources)
 
 

@@ -121,7 +121,7 @@ def clips(tmp_path: Path) -> Path:
 
 
 def test_every_change_of_a_set_in_the_cache_is_found_and_none_fails_otherwise(clips: Path) -> None:
-    sources.prepare("folder", clips, "default", Preprocessing(max_frames=4, normalization="dataset"))
+    sources.prepare("folder", clips, "default", Preprocessing(max_frames=4))
     (target,) = cache_folder().iterdir()
     opened = 0
     for folder, name in mutations(target):

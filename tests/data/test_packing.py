@@ -9,7 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import product
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from crrl.data import Clips, Preprocessing, ntu, packing, parallel, prepared, sources
 from crrl.data.chunks import Chunk
@@ -567,14 +566,6 @@ def test_a_set_of_one_file_is_prepared_from_that_file_among_others(
 OPTIONS = ["--device", "cpu", "--batch-size", "4", "--hidden-size", "4", "--queue-size", "6", "--epochs-cml", "1"]
 
 
-@pytest.fixture
-def _denormals_again() -> Iterator[None]:
-    """Training flushes them in the whole process; the tests that follow need them."""
-    yield
-    torch.set_flush_denormal(False)
-
-
-@pytest.mark.usefixtures("_denormals_again")
 @pytest.mark.parametrize(
     ("dataset", "split"),
     [("ntu60", "cross-subject"), ("ntu60", "cross-view"), ("ntu120", "cross-subject"), ("ntu120", "cross-setup")],

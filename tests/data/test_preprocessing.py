@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from crrl.data import preprocessing
 from crrl.data.clips import FloatArray, IntArray
 from crrl.data.preprocessing import Preprocessing, Preprocessor, absent_joints, downsample, view_transform
 from crrl.errors import CrrlError
@@ -228,9 +227,8 @@ def test_the_spine_base_that_became_the_origin_still_counts_for_the_range() -> N
 
 @pytest.mark.parametrize("joints", [(0, 1, 2, 6), (-1, 1, 2, 3)])
 def test_view_joints_that_do_not_exist_are_refused(joints: tuple[int, int, int, int]) -> None:
-    frames, offsets = bodies([2], seed=0)
     with pytest.raises(CrrlError, match="do not fit skeletons of 6 joints"):
-        Preprocessor.fit(Preprocessing(view_joints=joints), frames, offsets, np.array([0]))
+        Preprocessor(Preprocessing(view_joints=joints), len(BODY))
 
 
 # Normalisation
@@ -308,44 +306,6 @@ def test_a_clip_of_absent_joints_alone_stays_zero() -> None:
     np.testing.assert_array_equal(normalised(np.zeros((2, 3, 3))), 0)
 
 
-def dataset_preprocessor(frames: FloatArray, offsets: IntArray, train: list[int]) -> Preprocessor:
-    return Preprocessor.fit(Preprocessing(normalization="dataset"), frames, offsets, np.array(train))
-
-
-def test_dataset_normalisation_takes_its_range_from_the_training_clips() -> None:
-    frames, offsets = bodies([3, 2, 4], seed=4)
-    frames[offsets[1] : offsets[2]] *= 10
-    preprocessor = dataset_preprocessor(frames, offsets, [0, 2])
-    train = np.concatenate([frames[: offsets[1]], frames[offsets[2] :]])
-    assert preprocessor.axis_range is not None
-    np.testing.assert_array_equal(preprocessor.axis_range, [train.min((0, 1)), train.max((0, 1))])
-
-
-def test_dataset_normalisation_brings_training_clips_to_both_ends_and_lets_others_pass_them() -> None:
-    frames, offsets = bodies([3, 2], seed=5)
-    frames[offsets[1] :] *= 10
-    train, test = split(*dataset_preprocessor(frames, offsets, [0]).apply(frames, offsets))
-    np.testing.assert_array_equal([train.min((0, 1)), train.max((0, 1))], [[-1] * 3, [1] * 3])
-    assert test.max() > 1
-
-
-def test_the_range_of_a_data_set_is_the_same_whichever_chunks_it_is_taken_by(monkeypatch: pytest.MonkeyPatch) -> None:
-    frames, offsets = bodies([3, 9, 4, 1, 6], seed=6, absent=0.2)
-    frames[offsets[2] : offsets[3]] = 0
-    steps = Preprocessing(5, VIEW, "dataset")
-    whole = Preprocessor.fit(steps, frames, offsets, np.array([0, 2, 4]))
-    sizes: list[int] = []
-
-    def counted(frames: FloatArray, offsets: IntArray, max_frames: int) -> tuple[FloatArray, IntArray]:
-        sizes.append(len(frames))
-        return downsample(frames, offsets, max_frames)
-
-    monkeypatch.setattr(preprocessing, "downsample", counted)
-    monkeypatch.setattr(preprocessing, "CHUNK_FRAMES", 5)
-    assert Preprocessor.fit(steps, frames, offsets, np.array([0, 2, 4])) == whole
-    assert sizes == [3, 9, 5, 6]
-
-
 # All steps
 
 
@@ -367,9 +327,8 @@ def test_every_clip_is_prepared_as_if_it_were_alone(
     [
         Preprocessor(Preprocessing(), 20),
         Preprocessor(Preprocessing(50, (0, 1, 4, 8), "clip"), 25),
-        Preprocessor(Preprocessing(normalization="dataset"), 6, ((-0.1, 0.2, 1 / 3), (0.5, 0.25, 1e-7))),
     ],
-    ids=["defaults", "view", "dataset range"],
+    ids=["defaults", "view"],
 )
 def test_a_preprocessor_survives_json(preprocessor: Preprocessor) -> None:
     assert Preprocessor.from_dict(json.loads(json.dumps(preprocessor.to_dict()))) == preprocessor

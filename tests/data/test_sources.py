@@ -123,9 +123,8 @@ def test_a_changed_file_is_read_again(root: Path, loads: list[int], change: Call
         replace(STEPS, max_frames=5),
         replace(STEPS, view_joints=(0, 1, 2, 3)),
         replace(STEPS, normalization="clip"),
-        replace(STEPS, normalization="dataset"),
     ],
-    ids=["max_frames", "view_joints", "clip", "dataset"],
+    ids=["max_frames", "view_joints", "clip"],
 )
 def test_other_steps_are_prepared_apart(root: Path, loads: list[int], steps: Preprocessing) -> None:
     before = prepare_folder(root).clips.frames
@@ -168,14 +167,6 @@ def test_a_run_knows_its_data_again_where_the_set_has_got_another_split(
     shutil.rmtree(cached()[0])
     request.getfixturevalue("two_splits")
     assert prepare_folder(root).fingerprint == before
-
-
-@pytest.mark.usefixtures("two_splits")
-def test_a_normalisation_over_the_training_clips_is_prepared_for_each_split(root: Path, loads: list[int]) -> None:
-    steps = replace(STEPS, normalization="dataset")
-    first, second = (prepare("folder", root, split, steps) for split in ("default", "other"))
-    assert loads == [5, 5]
-    assert first.preprocessor.axis_range != second.preprocessor.axis_range
 
 
 def test_an_interrupted_preparation_leaves_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from crrl.models import (
     InformationFuser,
     MLPHead,
     SequenceReconstructor,
+    Views,
 )
 from crrl.reference.contrast import info_nce
 from crrl.reference.losses import distillation_loss, reconstruction_error
@@ -207,11 +208,15 @@ class TestSequenceReconstructor:
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs + 1
 
 
+def views(x: Tensor, **others: Tensor) -> Views:
+    return Views(read=x, recited=x, lengths=LENGTHS, **others)
+
+
 class TestInformationFuser:
     def test_the_loss_is_eq_8(self) -> None:
         torch.manual_seed(4)
         model, x, teacher = InformationFuser(reconstructor(), 0.3).eval(), clips(), torch.randn(3, 16)
-        loss, parts, _ = model(x, LENGTHS, teacher)
+        loss, parts, _ = model(views(x), teacher)
         assert model.mlp is not None
         student = model.mlp(model.reconstructor.encoder.pooled(x, LENGTHS))
         torch.testing.assert_close(parts["loss_r"], model.reconstructor(x, LENGTHS)[0])
@@ -220,13 +225,13 @@ class TestInformationFuser:
 
     def test_the_teacher_gets_no_gradient(self) -> None:
         teacher = torch.randn(3, 16, requires_grad=True)
-        InformationFuser(reconstructor(), 1.0)(clips(), LENGTHS, teacher)[0].backward()
+        InformationFuser(reconstructor(), 1.0)(views(clips()), teacher)[0].backward()
         assert teacher.grad is None
 
     def test_without_distillation_it_is_ser(self) -> None:
         model = InformationFuser(reconstructor(), 0.0).eval()
         assert model.mlp is None
-        loss, parts, _ = model(clips(), LENGTHS, None)
+        loss, parts, _ = model(views(clips()))
         assert list(parts) == ["loss_r"]
         torch.testing.assert_close(loss, model.reconstructor(clips(), LENGTHS)[0])
 
@@ -234,7 +239,7 @@ class TestInformationFuser:
         learner, reconstructor = parts()
         joint = InformationFuser(reconstructor, learner=learner).eval()
         x, view = clips(), velocity(clips(), LENGTHS)
-        loss, losses, keys = joint(x, LENGTHS, view=view)
+        loss, losses, keys = joint(views(x, contrasted=view))
         (loss_c, expected), loss_r = learner(x, view, LENGTHS), reconstructor(x, LENGTHS)[0]
         assert torch.equal(keys, expected)
         assert joint.losses == tuple(losses) == ("loss_c", "loss_r")
@@ -260,7 +265,7 @@ class TestInformationFuser:
         torch.manual_seed(4)
         model, x = InformationFuser(learner=learner, distill_weight=0.3).eval(), clips()
         teacher, view = torch.randn(3, 16, requires_grad=True), velocity(x, LENGTHS)
-        loss, losses, _ = model(x, LENGTHS, teacher, view)
+        loss, losses, _ = model(views(x, contrasted=view), teacher)
         assert model.mlp is not None
         expected = distillation_loss(teacher, model.mlp(learner.query_encoder.pooled(x, LENGTHS)))
         torch.testing.assert_close(losses["loss_d"], expected)
@@ -274,19 +279,19 @@ class TestInformationFuser:
         generator = SequenceReconstructor(reconstructor.encoder, Decoder(16, 9, 7))
         both, x = InformationFuser(reconstructor, generator=generator).eval(), clips()
         v = velocity(x, LENGTHS)
-        loss, losses, _ = both(x, LENGTHS, v=v)
+        loss, losses, _ = both(views(x, velocity=v))
         forward, backward = generator.reconstruct(generator.encoder(x, LENGTHS), LENGTHS)
         errors = reconstruction_error(v, forward, LENGTHS), reconstruction_error(reverse(v, LENGTHS), backward, LENGTHS)
         torch.testing.assert_close(losses["loss_v"], sum(errors))
         torch.testing.assert_close(loss, reconstructor(x, LENGTHS)[0] + sum(errors))
-        torch.testing.assert_close(InformationFuser(generator=generator).eval()(x, LENGTHS, v=v)[0], sum(errors))
+        torch.testing.assert_close(InformationFuser(generator=generator).eval()(views(x, velocity=v))[0], sum(errors))
 
     def test_keys_enter_the_queue_when_told_to(self) -> None:
         learner, _ = parts()
         model, view, queue = InformationFuser(learner=learner), velocity(clips(), LENGTHS), learner.queue.clone()
-        before, *_ = model.eval()(clips(), LENGTHS, view=view)
+        before, *_ = model.eval()(views(clips(), contrasted=view))
         assert torch.equal(learner.queue, queue)
-        after, _, keys = model(clips(), LENGTHS, view=view, enqueue=True)
+        after, _, keys = model(views(clips(), contrasted=view), enqueue=True)
         assert torch.equal(learner.queue[:3], keys)
         torch.testing.assert_close(before, after)
 
@@ -294,7 +299,7 @@ class TestInformationFuser:
         model, x, seen = InformationFuser(reconstructor(7)).eval(), clips(), clips().flip(2)
         assert model.reconstructor is not None
         expected = model.reconstructor.loss_r(x, model.encoder(seen, LENGTHS), LENGTHS)
-        torch.testing.assert_close(model(x, LENGTHS, seen=seen)[0], expected)
+        torch.testing.assert_close(model(Views(seen, x, LENGTHS))[0], expected)
 
     def test_parts_of_different_encoders_or_none_are_refused(self) -> None:
         with pytest.raises(ValueError, match="share one encoder"):

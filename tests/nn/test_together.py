@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from crrl.nn import GRU, StepwiseBiGRU, run_together, together
-from crrl.ops import library, operators
+from crrl.ops.gru import layer, operators
 
 
 def pair(kind: type[GRU] = GRU, **key: Any) -> tuple[GRU, GRU]:
@@ -60,13 +60,12 @@ def in_step(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def two_layers(x: Tensor, v: Tensor, lengths: Any, weights: Any, key_weights: Any, reverse: bool) -> Any:
         launches.append("pair")
         with torch.no_grad():
-            key = library.gru_layer(v, lengths, key_weights, None, reverse)
-        return library.gru_layer(x, lengths, weights, None, reverse), key
+            key = layer.gru_layer(v, lengths, key_weights, None, reverse)
+        return layer.gru_layer(x, lengths, weights, None, reverse), key
 
     monkeypatch.setattr(operators, "gru_backend", lambda x, hidden=None: ("cuda", "a test"))
-    monkeypatch.setattr(library, "gru_layer_pair", two_layers)
-    monkeypatch.setattr(library, "fit_one_launch", lambda *_: True)
-    monkeypatch.setitem(operators._RUN, ("gru_layer", "cuda"), library.gru_layer)
+    monkeypatch.setattr(layer, "gru_layer_pair", two_layers)
+    monkeypatch.setattr(layer, "fit_one_launch", lambda *_: True)
     return launches
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from crrl.ops import cpu_gru
+from crrl.ops import cpu
 
 FLOAT_ISAS = ("avx512", "avx2", "plain")
 """The instruction sets of float32 kernels, fastest first."""
@@ -20,7 +20,7 @@ def float_isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     native = pytest.importorskip("crrl._cpu", reason="the C++ extension is not built")
     if FLOAT_ISAS.index(request.param) < FLOAT_ISAS.index(native.gru_isa(bf16=False)):
         pytest.skip(f"this processor has no {request.param}")
-    monkeypatch.setattr(cpu_gru, "isa", request.param)
+    monkeypatch.setattr(cpu, "isa", request.param)
     return str(request.param)
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from crrl import ops
 from crrl.errors import CrrlError
-from crrl.ops import cuda, cuda_gru
+from crrl.ops import cuda
+from crrl.ops.gru import cuda as cuda_gru
 from crrl.reference import gru as reference
 from crrl.reference.gru import Weights
 

@@ -13,7 +13,9 @@ from torch import Tensor
 from crrl import ops
 from crrl.errors import CrrlError
 from crrl.nn import GRU, run_together
-from crrl.ops import cuda, cuda_gru, library, precision, torch_gru
+from crrl.ops import cuda, precision
+from crrl.ops.gru import cuda as cuda_gru
+from crrl.ops.gru import framework
 from crrl.reference import gru as reference
 from crrl.reference.gru import Weights
 
@@ -92,7 +94,7 @@ def off_by(got: Tensor, want: Tensor) -> float:
 def test_the_error_is_no_larger_than_cudnns(mode: str, channels: int, ragged: bool) -> None:
     layer = Layer(mode, 32, 60, channels, 256, ragged=ragged)
     truth = layer.results(reference.gru_layer, exactly=True)
-    theirs, ours = layer.results(torch_gru.gru_layer), layer.results(library.gru_layer)
+    theirs, ours = layer.results(framework.gru_layer), layer.results(layer.gru_layer)
     for got, own, want in zip(ours, theirs, truth, strict=True):
         # A quarter more: two ways to add the same numbers differ by that from one draw to the next.
         assert off_by(got, want) <= 1.25 * off_by(own, want) + 1e-7
@@ -107,40 +109,40 @@ def test_a_thousand_random_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
         options = {name: choose.random() < 0.5 for name in ("state", "ragged", "bias")}
         layer = Layer(mode, *sizes, choose.randint(1, 2), seed=number, **options)
         truth = layer.results(reference.gru_layer, exactly=True)
-        for place, (got, want) in enumerate(zip(layer.results(library.gru_layer), truth, strict=True)):
+        for place, (got, want) in enumerate(zip(layer.results(layer.gru_layer), truth, strict=True)):
             bound = LIMITS[mode] * max(float(want.norm()), 1e-3 * want.numel() ** 0.5)
             assert float((got.double().cpu() - want).norm()) <= bound, (mode, sizes, options, place)
 
 
 def test_a_hundred_runs_give_the_same_bits(mode: str) -> None:
     layer = Layer(mode, 32, 60, 150, 256)
-    first = layer.results(library.gru_layer)
+    first = layer.results(layer.gru_layer)
     for _ in range(99):
-        assert all(torch.equal(a, b) for a, b in zip(layer.results(library.gru_layer), first, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(layer.results(layer.gru_layer), first, strict=True))
 
 
 def test_a_captured_call_follows_its_inputs(mode: str) -> None:
     layer, other = Layer(mode, 8, 20, 30, 64), Layer(mode, 8, 20, 30, 64, seed=1)
-    layer.results(library.gru_layer)
+    layer.results(layer.gru_layer)
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     with torch.cuda.stream(stream):
-        layer.results(library.gru_layer)
+        layer.results(layer.gru_layer)
     stream.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = layer.results(library.gru_layer)
+        captured = layer.results(layer.gru_layer)
     want = Layer(mode, 8, 20, 30, 64)
     with torch.no_grad():
         for mine, theirs in ((layer.x, other.x), (want.x, other.x), (layer.lengths, other.lengths)):
             mine.copy_(theirs)  # type: ignore[union-attr, arg-type]
     want.lengths = other.lengths
     graph.replay()
-    assert all(torch.equal(a, b) for a, b in zip(captured, want.results(library.gru_layer), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(captured, want.results(layer.gru_layer), strict=True))
 
 
 def test_side_streams_and_lengths_on_the_cpu(mode: str) -> None:
     layer = Layer(mode, 8, 20, 30, 64)
-    want = layer.results(library.gru_layer)
+    want = layer.results(layer.gru_layer)
     torch.cuda.synchronize()
     assert layer.lengths is not None
     layer.lengths = layer.lengths.cpu()
@@ -148,7 +150,7 @@ def test_side_streams_and_lengths_on_the_cpu(mode: str) -> None:
     made = []
     for stream in streams:
         with torch.cuda.stream(stream):
-            made.append(layer.results(library.gru_layer))
+            made.append(layer.results(layer.gru_layer))
     torch.cuda.synchronize()
     assert all(torch.equal(a, b) for results in made for a, b in zip(results, want, strict=True))
 
@@ -168,11 +170,11 @@ def test_a_wait_that_times_out_gives_nan_and_switches_the_extension_off(monkeypa
     layer = Layer("fp32", 8, 20, 30, 256)
     monkeypatch.setattr(cuda, "off", None)
     monkeypatch.setattr(cuda, "PATIENCE_NS", 1)
-    y, _ = library.gru_layer(layer.x, layer.lengths, layer.weights)
+    y, _ = layer.gru_layer(layer.x, layer.lengths, layer.weights)
     torch.cuda.synchronize()
     assert y.isnan().any()
     with pytest.raises(CrrlError, match="waited in vain"):
-        library.gru_layer(layer.x, layer.lengths, layer.weights)
+        layer.gru_layer(layer.x, layer.lengths, layer.weights)
     assert ops.gru_backend(layer.x)[0] == "torch"
 
 

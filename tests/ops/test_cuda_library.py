@@ -12,7 +12,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from crrl import ops
-from crrl.ops import cuda_gru, library, operators, selfcheck, torch_gru
+from crrl.ops import trust
+from crrl.ops.gru import cuda as cuda_gru
+from crrl.ops.gru import framework, layer, operators
 from crrl.reference.gru import Weights
 
 
@@ -63,8 +65,8 @@ def autocast(dtype: torch.dtype) -> Iterator[None]:
 def test_autocast_on_a_gpu_casts_to_its_dtype(dtype: torch.dtype) -> None:
     x, weights = torch.randn(5, 8, 6, device="cuda"), [direction(6, 7, device="cuda")]
     with autocast(dtype):
-        y, h_n = library.gru_layer(x, None, weights, torch.zeros(1, 5, 7, device="cuda"))
-        (other, _), (key, _) = library.gru_layer_pair(x, x, None, weights, weights)
+        y, h_n = layer.gru_layer(x, None, weights, torch.zeros(1, 5, 7, device="cuda"))
+        (other, _), (key, _) = layer.gru_layer_pair(x, x, None, weights, weights)
     assert {y.dtype, h_n.dtype, other.dtype, key.dtype} == {dtype}
 
 
@@ -73,7 +75,7 @@ def test_the_pair_gives_gradients_to_the_first_encoder_alone() -> None:
     x, v = (torch.randn(5, 8, channels, device="meta", requires_grad=True) for channels in (6, 4))
     for turn in (False, True):
         rows, others = (t.transpose(0, 1).contiguous().transpose(0, 1) if turn else t for t in (x, v))
-        (y, h_n), (key_y, key_h_n) = library.gru_layer_pair(rows, others, None, query, key)
+        (y, h_n), (key_y, key_h_n) = layer.gru_layer_pair(rows, others, None, query, key)
         assert y.shape == key_y.shape == (5, 8, 14)
         assert h_n.shape == key_h_n.shape == (2, 5, 7)
         assert y.requires_grad
@@ -83,7 +85,7 @@ def test_the_pair_gives_gradients_to_the_first_encoder_alone() -> None:
         gradients = torch.autograd.grad([y.sum() + h_n.sum()], leaves)  # type: ignore[arg-type]
         assert [g.shape for g in gradients] == [leaf.shape for leaf in leaves]  # type: ignore[union-attr]
     with torch.no_grad():
-        assert not library.gru_layer_pair(x, v, None, query, key)[0][0].requires_grad
+        assert not layer.gru_layer_pair(x, v, None, query, key)[0][0].requires_grad
 
 
 def on_cpu(monkeypatch: pytest.MonkeyPatch, fake_cuda: Any) -> list[str]:
@@ -98,9 +100,9 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch, fake_cuda: Any) -> list[str]:
         return noted
 
     monkeypatch.setattr(operators, "gru_backend", lambda x, hidden=None: ("cuda", "a test"))
-    monkeypatch.setattr(library, "pair_op", note("pair", cuda_gru.forward_pair))
-    monkeypatch.setattr(library, "forward_op", note("layer", cuda_gru.forward))
-    monkeypatch.setattr(torch_gru, "gru_layer", note("torch", torch_gru.gru_layer))
+    monkeypatch.setattr(layer, "pair_op", note("pair", cuda_gru.forward_pair))
+    monkeypatch.setattr(layer, "forward_op", note("layer", cuda_gru.forward))
+    monkeypatch.setattr(framework, "gru_layer", note("torch", framework.gru_layer))
     monkeypatch.setattr(Tensor, "get_device", lambda tensor: 0)
     return made
 
@@ -117,7 +119,7 @@ def test_two_layers_make_one_launch_where_their_sizes_agree(
     assert made == launches
     for (y, h_n), want in zip(
         pair,
-        (torch_gru.gru_layer(x, lengths, weights), torch_gru.gru_layer(v, lengths, keys)),
+        (framework.gru_layer(x, lengths, weights), framework.gru_layer(v, lengths, keys)),
         strict=True,
     ):
         torch.testing.assert_close(y, want[0])
@@ -128,9 +130,7 @@ def test_the_choice_names_the_backend_and_why_it_is_passed_over(
     monkeypatch: pytest.MonkeyPatch, fake_cuda: Any
 ) -> None:
     monkeypatch.delenv("CRRL_BACKEND", raising=False)
-    monkeypatch.setattr(
-        selfcheck, "_verdicts", {(fake_cuda, "tf32", 0): (True, ""), (fake_cuda, "bf16", 0): (False, "no")}
-    )
+    monkeypatch.setattr(trust, "_verdicts", {(fake_cuda, "tf32", 0): (True, ""), (fake_cuda, "bf16", 0): (False, "no")})
     chosen = {}
     for dtype, hidden in ((torch.float32, 256), (torch.float32, 2000), (torch.bfloat16, 256), (torch.float64, 256)):
         case = ops.Case("cuda", dtype, 0, hidden)

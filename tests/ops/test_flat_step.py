@@ -11,7 +11,7 @@ from torch import Tensor
 
 from crrl import ops
 from crrl.errors import CrrlError
-from crrl.ops import step
+from crrl.ops import flat
 from crrl.reference import contrast, optim
 
 pytest.importorskip("crrl._cpu", reason="the C++ extension is not built")
@@ -195,7 +195,7 @@ def test_what_does_not_fit_is_refused_in_a_line(change: dict[str, Any], message:
     arguments = {**state(9, adam=True), "rates": rates(1), **DEFAULTS}
     before = arguments["parameters"].clone()  # type: ignore[union-attr]
     with pytest.raises(ValueError, match=message) as caught:
-        step.flat_step_op(*{**arguments, **change}.values())
+        flat.flat_step_op(*{**arguments, **change}.values())
     assert "\n" not in str(caught.value)
     assert torch.equal(arguments["parameters"], before)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="queries must be"):

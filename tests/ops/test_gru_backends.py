@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from crrl.errors import CrrlError
-from crrl.ops import Case, cpu_gru, library, torch_gru
+from crrl.ops import Case, cpu
+from crrl.ops.gru import cpu as cpu_gru
+from crrl.ops.gru import framework, layer
 from crrl.reference import gru as reference
 from crrl.reference.gru import Weights
 
-BACKENDS = {"torch": torch_gru.gru_layer, "cpu": library.gru_layer}
+BACKENDS = {"torch": framework.gru_layer, "cpu": layer.gru_layer}
 ISAS = {
     "avx512": torch.float32,
     "avx2": torch.float32,
@@ -54,7 +56,7 @@ def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     best = native.gru_isa(bf16=request.param in BF16_ISAS)
     if best is None or of_dtype.index(request.param) < of_dtype.index(best):
         pytest.skip(f"this processor has no {request.param}")
-    monkeypatch.setattr(cpu_gru, "isa", request.param)
+    monkeypatch.setattr(cpu, "isa", request.param)
     return str(request.param)
 
 
@@ -102,7 +104,7 @@ def test_torch_is_the_reference_in_fp64(
     x, length, weights, h0 = make_case(torch.float64, lengths, frames, hidden, directions, bias)
     state = h0 if with_h0 else None
     expected = run(reference.gru_layer, x, length, weights, state)
-    for got, want in zip(run(torch_gru.gru_layer, x, length, weights, state), expected, strict=True):
+    for got, want in zip(run(framework.gru_layer, x, length, weights, state), expected, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
 
 
@@ -113,7 +115,7 @@ def test_torch_without_packing_is_the_reference(directions: int) -> None:
         x[0, 3:] = torch.nan
 
     def padded(x: Tensor, lengths: Tensor, weights: list[Weights], h0: Tensor, *_: object) -> tuple[Tensor, Tensor]:
-        return torch_gru.run_padded(x, lengths, weights, h0)
+        return framework.run_padded(x, lengths, weights, h0)
 
     expected = run(reference.gru_layer, x, lengths, weights, h0)
     for got, want in zip(run(padded, x, lengths, weights, h0), expected, strict=True):
@@ -135,7 +137,7 @@ def errors(
         return run(layer, given, lengths, weights, h0 if with_h0 else None, reverse, size[1] if repeated else None)
 
     exact, rounded = results(reference.gru_layer, torch.float64), results(reference.gru_layer, dtype)
-    made = results(library.gru_layer, dtype)
+    made = results(layer.gru_layer, dtype)
     return [
         (float((got.double() - want).norm()), float((own.double() - want).norm()), float(want.norm()))
         for got, own, want in zip(made, rounded, exact, strict=True)
@@ -206,8 +208,8 @@ def test_cpp_errs_no_more_than_torch_at_the_size_of_the_papers_encoder() -> None
         pairs: list[Weights] = [tuple(weights[:4]), tuple(weights[4:])]  # type: ignore[list-item]
         return run(layer, x.detach().to(dtype).requires_grad_(), lengths, pairs, None)
 
-    truth = results(torch_gru.gru_layer, torch.float64)
-    theirs, ours = results(torch_gru.gru_layer, torch.float32), results(library.gru_layer, torch.float32)
+    truth = results(framework.gru_layer, torch.float64)
+    theirs, ours = results(framework.gru_layer, torch.float32), results(layer.gru_layer, torch.float32)
     for got, own, want in zip(ours, theirs, truth, strict=True):
         # A quarter more: two ways to add the same numbers differ by that from one draw to the next.
         assert (got.double() - want).norm() <= 1.25 * (own.double() - want).norm()
@@ -221,7 +223,7 @@ def test_cpp_results_do_not_depend_on_the_number_of_threads(isa: str) -> None:
     try:
         for count in (1, 2, 5):
             torch.set_num_threads(count)
-            results.append(run(library.gru_layer, *case))
+            results.append(run(layer.gru_layer, *case))
     finally:
         torch.set_num_threads(threads)
     for other in results[1:]:
@@ -234,7 +236,7 @@ def test_cpp_gates_are_right_far_from_zero() -> None:
     zeros, ones = torch.zeros(3, 1), torch.ones(3, 1)
     weights: list[Weights] = [(ones, zeros, torch.zeros(3), torch.zeros(3))]
     lengths = torch.ones(len(x), dtype=torch.int64)
-    got, _ = library.gru_layer(x, lengths, weights, torch.ones(1, len(x), 1))
+    got, _ = layer.gru_layer(x, lengths, weights, torch.ones(1, len(x), 1))
     want, _ = reference.gru_layer(
         x.double(), lengths, [tuple(w.double() for w in weights[0])], torch.ones(1, len(x), 1).double()
     )  # type: ignore[misc, union-attr]
@@ -243,17 +245,17 @@ def test_cpp_gates_are_right_far_from_zero() -> None:
 
 def test_an_unknown_instruction_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("crrl._cpu", reason="the C++ extension is not built")
-    monkeypatch.setattr(cpu_gru, "isa", "mmx")
+    monkeypatch.setattr(cpu, "isa", "mmx")
     with pytest.raises(CrrlError, match=r"^CRRL_ISA is mmx: this processor has .*plain.*set one of these"):
-        library.gru_layer(*make_case(torch.float32, [2, 3], 3, 2, 1)[:3])
+        layer.gru_layer(*make_case(torch.float32, [2, 3], 3, 2, 1)[:3])
 
 
 def test_cpp_gives_the_same_without_gradients() -> None:
     pytest.importorskip("crrl._cpu", reason="the C++ extension is not built")
     case = make_case(torch.float32, [2, 5, 3], 5, 20, 2)
-    expected = library.gru_layer(*case)
+    expected = layer.gru_layer(*case)
     with torch.no_grad():
-        assert all(torch.equal(a, b) for a, b in zip(library.gru_layer(*case), expected, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(layer.gru_layer(*case), expected, strict=True))
 
 
 def test_garbage_in_padded_frames_reaches_nothing(backend: str) -> None:
@@ -295,15 +297,15 @@ def test_one_frame_repeated_needs_no_copy() -> None:
     x, lengths, weights, _ = make_case(torch.float32, [3, 5, 2], 5, 4, 2)
     repeated = x[:, :1].expand(-1, 5, -1)
     got, want = (
-        library.gru_layer(repeated, lengths, weights),
-        library.gru_layer(repeated.contiguous(), lengths, weights),
+        layer.gru_layer(repeated, lengths, weights),
+        layer.gru_layer(repeated.contiguous(), lengths, weights),
     )
     assert torch.equal(got[0], want[0])
 
 
 def test_bf16_is_left_to_torch_where_the_processor_or_the_forced_set_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("crrl._cpu", reason="the C++ extension is not built")
-    monkeypatch.setattr(cpu_gru, "isa", "avx2")
+    monkeypatch.setattr(cpu, "isa", "avx2")
     able, reason = cpu_gru.supports(Case("cpu", torch.bfloat16))
     assert not able
     assert "avx2" in reason
@@ -314,7 +316,7 @@ def test_cpp_refuses_lengths_outside_the_batch(lengths: list[int]) -> None:
     pytest.importorskip("crrl._cpu", reason="the C++ extension is not built")
     x, _, weights, _ = make_case(torch.float32, [2, 3], 3, 2, 1)
     with pytest.raises(ValueError, match=r"1\.\.3"):
-        library.gru_layer(x, torch.tensor(lengths), weights)
+        layer.gru_layer(x, torch.tensor(lengths), weights)
 
 
 @pytest.mark.parametrize("place", range(5))
@@ -328,7 +330,7 @@ def test_cpp_refuses_a_tensor_of_another_dtype_or_shape(place: int) -> None:
             (ValueError, RuntimeError),
             match=r"must be contiguous float32 \[.*\] on the CPU, not torch\.float(32|64) \[",
         ):
-            library.gru_layer(x, lengths, [tuple(tensors[:4])], tensors[4])  # type: ignore[list-item, arg-type]
+            layer.gru_layer(x, lengths, [tuple(tensors[:4])], tensors[4])  # type: ignore[list-item, arg-type]
 
 
 @pytest.mark.parametrize("hidden", [1, 32, 33])

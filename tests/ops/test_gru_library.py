@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from crrl.ops import library
+from crrl.ops.gru import layer
 from crrl.reference import gru as reference
 from crrl.reference.gru import Weights
 
@@ -64,8 +64,8 @@ def test_opcheck_of_the_backward(given: int) -> None:
     torch.library.opcheck(torch.ops.crrl.gru_layer_backward.default, arguments)
 
 
-def layer(x: Tensor, h0: Tensor, weights: list[Tensor]) -> tuple[Tensor, Tensor]:
-    return library.gru_layer(x, LENGTHS, as_weights(weights), h0)
+def as_function(x: Tensor, h0: Tensor, weights: list[Tensor]) -> tuple[Tensor, Tensor]:
+    return layer.gru_layer(x, LENGTHS, as_weights(weights), h0)
 
 
 def results(function: Any, x: Tensor, h0: Tensor, weights: list[Tensor]) -> list[Tensor]:
@@ -76,8 +76,8 @@ def results(function: Any, x: Tensor, h0: Tensor, weights: list[Tensor]) -> list
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compile_traces_it_without_a_break(dynamic: bool) -> None:
     torch._dynamo.reset()
-    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=dynamic)
-    for got, want in zip(results(compiled, *tensors()), results(layer, *tensors()), strict=True):
+    compiled = torch.compile(as_function, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for got, want in zip(results(compiled, *tensors()), results(as_function, *tensors()), strict=True):
         torch.testing.assert_close(got, want)
 
 
@@ -89,7 +89,7 @@ def test_export_keeps_it_as_one_operator() -> None:
             self.h0, self.weights = torch.nn.Parameter(h0), torch.nn.ParameterList(weights)
 
         def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-            return library.gru_layer(x, lengths, as_weights(list(self.weights)), self.h0)
+            return layer.gru_layer(x, lengths, as_weights(list(self.weights)), self.h0)
 
     module, x = Layer(), tensors()[0].detach()
     exported = torch.export.export(module, (x, LENGTHS))
@@ -103,8 +103,8 @@ def test_autocast_computes_in_bf16() -> None:
     x, h0, weights = tensors()
     narrow = [tensor.detach().bfloat16() for tensor in (x, h0, *weights)]
     with torch.autocast("cpu", torch.bfloat16):
-        y, h_n = layer(x, h0, weights)
-    want = layer(narrow[0], narrow[1], narrow[2:])
+        y, h_n = as_function(x, h0, weights)
+    want = as_function(narrow[0], narrow[1], narrow[2:])
     assert y.dtype == torch.bfloat16
     assert torch.equal(y, want[0])
     assert torch.equal(h_n, want[1])
@@ -125,15 +125,15 @@ def test_second_derivatives_are_those_of_the_reference() -> None:
 
     want = second_derivatives(exact, *tensors(dtype=torch.float64))
     want32 = second_derivatives(exact, *tensors())
-    for got, own, true in zip(second_derivatives(layer, *tensors()), want32, want, strict=True):
+    for got, own, true in zip(second_derivatives(as_function, *tensors()), want32, want, strict=True):
         # Twice the reference's own error in fp32, whose roundings these share, and one rounding.
         assert (got.double() - true).norm() <= 2 * (own.double() - true).norm() + 1e-6 * true.norm()
 
 
 def test_a_gradient_that_nobody_asks_for_is_not_computed() -> None:
     x, h0, weights = tensors()
-    y, _ = library.gru_layer(x.detach(), LENGTHS, as_weights([weight.detach() for weight in weights]), h0)
+    y, _ = layer.gru_layer(x.detach(), LENGTHS, as_weights([weight.detach() for weight in weights]), h0)
     (dh0,) = torch.autograd.grad(y.sum(), h0)
     assert dh0.shape == h0.shape
     with torch.no_grad():
-        assert not layer(x, h0, weights)[0].requires_grad
+        assert not as_function(x, h0, weights)[0].requires_grad

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from crrl import ops
 from crrl.errors import CrrlError
-from crrl.ops import step
+from crrl.ops import infonce
 from crrl.reference import contrast
 
 pytest.importorskip("crrl._cpu", reason="the C++ extension is not built")
@@ -149,10 +149,10 @@ def test_a_nan_is_seen() -> None:
 @pytest.mark.usefixtures("float_isa")
 def test_outputs_are_written_wholly(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, queue = case(5, 63, 64)
-    plain = step.info_nce_op(q.detach(), k, queue, TEMPERATURE)
+    plain = infonce.info_nce_op(q.detach(), k, queue, TEMPERATURE)
     poisoned = torch.Tensor.new_empty
     monkeypatch.setattr(torch.Tensor, "new_empty", lambda *args, **kw: poisoned(*args, **kw).fill_(torch.nan))
-    for got, want in zip(step.info_nce_op(q.detach(), k, queue, TEMPERATURE), plain, strict=True):
+    for got, want in zip(infonce.info_nce_op(q.detach(), k, queue, TEMPERATURE), plain, strict=True):
         assert torch.equal(got, want)
 
 
@@ -245,7 +245,7 @@ def test_what_does_not_fit_is_refused_in_a_line(change: dict[str, Any], message:
     } | change
     before = arguments["queue"].clone()
     with pytest.raises(ValueError, match=message) as caught:
-        step.info_nce_enqueue_op(*arguments.values())
+        infonce.info_nce_enqueue_op(*arguments.values())
     assert "\n" not in str(caught.value)
     assert torch.equal(arguments["queue"], before)
 

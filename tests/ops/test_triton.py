@@ -1,4 +1,4 @@
-"""crrl.ops.triton hands each operator's arguments, in the operator's order, to the right launcher."""
+"""Operators hand their arguments, in the operator's order, to the right launcher of Triton."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from crrl.ops import Case, triton
+from crrl.ops import Case, flat, gather, infonce, triton
 from crrl.reference import contrast, motion, optim
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -28,7 +28,7 @@ def test_info_nce() -> None:
     q, k, queue = contrast_tensors()
     leaf = q.clone().requires_grad_()
     want = contrast.info_nce(leaf, k, queue, 0.1)
-    loss, dq = triton.info_nce(q, k, queue, 0.1)
+    loss, dq = infonce._triton(q, k, queue, 0.1)
     close(loss, want.detach())
     close(dq, torch.autograd.grad(want, leaf)[0])
 
@@ -39,7 +39,7 @@ def test_info_nce_enqueue(entering: bool) -> None:
     keys = F.normalize(q) if entering else None
     ours, theirs = queue.clone(), queue.clone()
     places = [torch.tensor(4, device=DEVICE) for _ in range(2)]
-    loss, _ = triton.info_nce_enqueue(q, k, ours, places[0], keys, 0.1)
+    loss, _ = infonce._triton_enqueue(q, k, ours, places[0], keys, 0.1)
     close(loss, contrast.info_nce_enqueue(q, k, theirs, places[1], 0.1, keys))
     assert torch.equal(ours, theirs)
     assert torch.equal(*places)
@@ -49,7 +49,7 @@ def test_ema_update() -> None:
     keys, queries = torch.randn(2, 50, device=DEVICE)
     want = keys.clone()
     contrast.ema_update(want, queries, 20, 0.9, 0.5)
-    triton.ema_update(keys, queries, 20, 0.9, 0.5)
+    flat._triton_ema(keys, queries, 20, 0.9, 0.5)
     close(keys, want)
 
 
@@ -61,7 +61,7 @@ def test_flat_step() -> None:
     settings = {"nesterov": False, "weight_decay": 0.02, "beta2": 0.99, "eps": 1e-6, "max_norm": 0.5}
     settings |= {"boundary": 20, "momentum_head": 0.9, "momentum_tail": 0.5}
     optim.flat_step(*theirs, rates, **settings)  # type: ignore[arg-type]
-    triton.flat_step(*ours, rates, *settings.values())
+    flat._triton_step(*ours, rates, *settings.values())
     for got, want in zip(ours, theirs, strict=True):
         close(got, want)
 
@@ -70,7 +70,7 @@ def test_ragged_gather() -> None:
     frames, offsets = torch.randn(9, 4, device=DEVICE), torch.tensor([0, 3, 9], device=DEVICE)
     index = torch.tensor([1, 0], device=DEVICE)
     for got, want in zip(
-        triton.ragged_gather(frames, offsets, index, 7, True),
+        gather._triton(frames, offsets, index, 7, True),
         motion.ragged_gather(frames, offsets, index, 7, True),
         strict=True,
     ):

@@ -162,23 +162,23 @@ def test_quoted_rows_stand_beside_and_take_part_in_the_order(plan_of: Planner, f
 
 def test_alternatives_are_held_against_the_recipe(plan_of: Planner, fill: Filler, tmp_path: Path) -> None:
     plan = plan_of("settings-crrl", "nw-ucla", recipe="tuned")
-    accuracies = ((70, 72, 74, 76, 78, 80), (71, 72.5, 75, 76.5, 79, 81), (60, 72, 74, 76, 78), *[()] * 5)
+    accuracies = ((70, 72, 74, 76, 78, 80), (71, 72.5, 75, 76.5, 79, 81), (60, 72, 74, 76, 78), *[()] * 6)
     for seeds, row in zip(plan.cells.values(), accuracies, strict=True):
         for run, accuracy in zip(seeds[0], row, strict=False):
             runs = fill(run, "linear", accuracy)
     text = write_page(plan, runs, tmp_path / "out", "").read_text()
     rows = rows_of(text, 1)
     assert rows["the recipe"] == "75.0 · –"
-    assert rows["nothing turned"] == "75.8 · +0.8 ± 0.1"
-    assert rows["turned by 90 degrees"] == "– · –", "a fold is missing"
+    assert rows["no other takes"] == "75.8 · +0.8 ± 0.1"
+    assert rows["nothing turned"] == "– · –", "a fold is missing"
     assert (
         "(chance alone: one row in 20 is called better or worse): "
-        "better: nothing turned; worse: none; not told apart: none." in text
+        "better: no other takes; worse: none; not told apart: none." in text
     )
     assert "The paper's" not in text
     table = {row["row"]: row for row in csv.DictReader((tmp_path / "out" / "settings-crrl.csv").open())}
-    assert float(table["nothing turned"]["beyond_first"]) == pytest.approx(5 / 6)
-    for row in ("turned by 90 degrees", "the recipe"):
+    assert float(table["no other takes"]["beyond_first"]) == pytest.approx(5 / 6)
+    for row in ("nothing turned", "the recipe"):
         assert table[row]["beyond_first"] == table[row]["beyond_first_error"] == ""
 
 

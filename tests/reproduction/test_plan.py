@@ -287,12 +287,12 @@ def test_a_setting_that_the_first_phase_does_not_read_leaves_it_shared(plan_of: 
     for run in plan.runs:
         if run.first:
             teachers[run.first.name].append(run.name)
-    assert len(teachers) == 6 * 7, "one for all weights of distillation"
+    assert len(teachers) == 6 * 8, "one for all weights of distillation"
     assert not any("distill" in name for name in teachers)
     assert sorted({len(students) for students in teachers.values()}) == [1, 2]
     of_cml = plan_of("settings-cml", "nw-ucla", datasets=["nw-ucla"], recipe="tuned")
     shared = teachers.keys() & {run.name for run in of_cml.runs}
-    assert len(shared) == 6 * 3, "the recipe's, and those of rows that both targets have"
+    assert len(shared) == 6 * 4, "the recipe's, and those of rows that both targets have"
 
 
 def test_quick_runs_are_quick_whatever_a_row_says_of_epochs(plan_of: Planner) -> None:

@@ -13,7 +13,8 @@ from crrl import ops
 from crrl.data import Clips, ClipTensors
 from crrl.methods import METHODS
 from crrl.models import ContrastiveMotionLearner, Decoder, Encoder, InformationFuser, SequenceReconstructor
-from crrl.ops import Case, cpu_gru
+from crrl.ops import Case
+from crrl.ops.gru import cpu as cpu_gru
 from crrl.optim import FlatAdam
 from crrl.training.phases import Phase
 from crrl.training.ranks import Ranks

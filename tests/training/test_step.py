@@ -12,7 +12,7 @@ from torch import Tensor
 from crrl import ops
 from crrl.config import Config, ContrastConfig, EncoderConfig, ReconstructionConfig
 from crrl.data import Batch, Clips, ClipTensors
-from crrl.methods import METHODS, PhasePlan
+from crrl.methods import METHODS, PhaseSpec
 from crrl.models import Encoder
 from crrl.optim import FlatAdam, FlatOptimizer
 from crrl.training import fast_paths
@@ -35,15 +35,15 @@ class FixedTeacher:
         return batch.x.new_ones(len(batch.x), 12)
 
 
-def start(plan: PhasePlan, yaw: float = 0.0, takes: bool = False) -> Phase:
-    module = build_module(plan, SETTINGS, 9, previous=Encoder(9, 6, dropout=0))
-    teacher = FixedTeacher() if plan.teacher else None
-    return Phase(plan, module, Ranks(), teacher, yaw, takes=takes)  # type: ignore[arg-type]
+def start(spec: PhaseSpec, yaw: float = 0.0, takes: bool = False) -> Phase:
+    module = build_module(spec, SETTINGS, 9, previous=Encoder(9, 6, dropout=0))
+    teacher = FixedTeacher() if spec.teacher else None
+    return Phase(spec, module, Ranks(), teacher, yaw, takes=takes)  # type: ignore[arg-type]
 
 
-PLANS = sorted({plan for phases in METHODS.values() for plan in phases}, key=str)
+SPECS = sorted({spec for phases in METHODS.values() for spec in phases}, key=str)
 """Every phase of every method."""
-every_phase = pytest.mark.parametrize("plan", PLANS, ids=str)
+every_phase = pytest.mark.parametrize("spec", SPECS, ids=str)
 
 
 def clips() -> Clips:
@@ -64,19 +64,19 @@ def make(phase: Phase, device: str = "cpu", max_norm: float = 0.0) -> tuple[Step
 
 @every_phase
 @pytest.mark.parametrize("max_norm", [0.0, 1.0])
-def test_no_number_of_a_device_is_looked_at(plan: PhasePlan, max_norm: float) -> None:
+def test_no_number_of_a_device_is_looked_at(spec: PhaseSpec, max_norm: float) -> None:
     """On the meta device there are no numbers: whatever asked for one would raise."""
     with ops.use_backends("gru_layer=torch"):
-        step, _ = make(start(plan, yaw=45, takes=True), "meta", max_norm)
+        step, _ = make(start(spec, yaw=45, takes=True), "meta", max_norm)
         step.begin_epoch(torch.zeros(8, dtype=torch.int64, device="meta"), 0)
         step(Ranks().share(4), full=True)
     assert step.loss.is_meta
 
 
 @every_phase
-def test_a_step_is_the_gradient_and_the_optimizers_step(plan: PhasePlan) -> None:
+def test_a_step_is_the_gradient_and_the_optimizers_step(spec: PhaseSpec) -> None:
     torch.manual_seed(0)
-    phase = start(plan)
+    phase = start(spec)
     twin = copy.deepcopy(phase)
     step, _ = make(phase)
     step.begin_epoch(torch.tensor([5, 2, 0, 7, 1, 3, 4, 6]), 4)
@@ -95,9 +95,9 @@ def test_a_step_is_the_gradient_and_the_optimizers_step(plan: PhasePlan) -> None
 
 
 @every_phase
-def test_it_finds_its_clips_and_rates_by_itself(plan: PhasePlan) -> None:
+def test_it_finds_its_clips_and_rates_by_itself(spec: PhaseSpec) -> None:
     torch.manual_seed(0)
-    step, optimizer = make(start(plan))
+    step, optimizer = make(start(spec))
     order = torch.tensor([5, 2, 0, 7, 1, 3, 4, 6])
     step.begin_epoch(order, 0)
     place = step.order.data_ptr()
@@ -112,10 +112,10 @@ def test_it_finds_its_clips_and_rates_by_itself(plan: PhasePlan) -> None:
     assert not torch.equal(weights[1], weights[2])
 
 
-@pytest.mark.parametrize("plan", [plan for plan in PLANS if plan.contrast], ids=str)
-def test_the_keys_follow_after_each_step_and_enter_the_queue(plan: PhasePlan) -> None:
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if spec.contrast], ids=str)
+def test_the_keys_follow_after_each_step_and_enter_the_queue(spec: PhaseSpec) -> None:
     torch.manual_seed(0)
-    phase = start(plan)
+    phase = start(spec)
     step, _ = make(phase)
     model = phase.module.learner
     assert model is not None

@@ -16,7 +16,7 @@ from crrl.config import Config, ContrastConfig, EncoderConfig, Preprocessing, Re
 from crrl.data import Clips, ClipTensors, prepare
 from crrl.data.batches import epoch_order
 from crrl.errors import Interrupted
-from crrl.methods import METHODS, PhasePlan
+from crrl.methods import METHODS, PhaseSpec
 from crrl.models import Encoder
 from crrl.optim import FlatAdam
 from crrl.runs import RunFolder
@@ -44,27 +44,27 @@ def clip_tensors() -> ClipTensors:
     return ClipTensors(made, DEVICE)
 
 
-def start(tensors: ClipTensors, plan: PhasePlan, dropout: float, turned: bool) -> Phase:
+def start(tensors: ClipTensors, spec: PhaseSpec, dropout: float, turned: bool) -> Phase:
     config = Config(
         encoder=EncoderConfig(HIDDEN, dropout),
         cml=ContrastConfig(queue_size=24, momentum_encoder=0.9),
         ser=ReconstructionConfig(decoder_hidden=HIDDEN, distill_weight=2.0),
     )
     previous, train = Encoder(CHANNELS, HIDDEN, dropout).to(DEVICE), torch.arange(CLIPS).numpy()
-    teacher = Teacher(previous, tensors, train, takes=2 * turned, yaw=45.0) if plan.teacher else None
-    module = build_module(plan, config, CHANNELS, previous).to(DEVICE)
-    return Phase(plan, module, Ranks(), teacher, 45.0 if turned else 0.0, takes=turned)
+    teacher = Teacher(previous, tensors, train, takes=2 * turned, yaw=45.0) if spec.teacher else None
+    module = build_module(spec, config, CHANNELS, previous).to(DEVICE)
+    return Phase(spec, module, Ranks(), teacher, 45.0 if turned else 0.0, takes=turned)
 
 
-PLANS = sorted({plan for phases in METHODS.values() for plan in phases}, key=str)
-every_phase = pytest.mark.parametrize("plan", PLANS, ids=str)
+SPECS = sorted({spec for phases in METHODS.values() for spec in phases}, key=str)
+every_phase = pytest.mark.parametrize("spec", SPECS, ids=str)
 
 
-def stepped(plan: PhasePlan, dropout: float, capture: bool, turned: bool = False) -> Step:
+def stepped(spec: PhaseSpec, dropout: float, capture: bool, turned: bool = False) -> Step:
     """A step at its start, the same one each time."""
     torch.manual_seed(0)
     tensors = clip_tensors()
-    phase = start(tensors, plan, dropout, turned)
+    phase = start(tensors, spec, dropout, turned)
     phase.module.train()
     parameters = [parameter for parameter in phase.module.parameters() if parameter.requires_grad]
     optimizer = FlatAdam(parameters, lr=1e-3, max_norm=1.0, follow=phase.follow, spare=len(phase.losses))
@@ -86,8 +86,8 @@ def losses(step: Step, epochs: int, seed: int = 1) -> Tensor:
 
 @every_phase
 @pytest.mark.parametrize(("dropout", "turned"), [(0.0, False), (0.5, False), (0.0, True)])
-def test_captured_and_eager_runs_have_the_same_losses(plan: PhasePlan, dropout: float, turned: bool) -> None:
-    eager, captured = (stepped(plan, dropout, capture, turned) for capture in (False, True))
+def test_captured_and_eager_runs_have_the_same_losses(spec: PhaseSpec, dropout: float, turned: bool) -> None:
+    eager, captured = (stepped(spec, dropout, capture, turned) for capture in (False, True))
     want, got = losses(eager, 3), losses(captured, 3)
     torch.testing.assert_close(got, want, rtol=SAME, atol=0)
     torch.testing.assert_close(captured.sums, eager.sums, rtol=SAME, atol=0)
@@ -95,23 +95,23 @@ def test_captured_and_eager_runs_have_the_same_losses(plan: PhasePlan, dropout: 
     assert (others - weights).norm() <= 1e-2 * weights.norm()  # Adam lets a gradient that is all rounding move a weight
     assert int(captured.number) == int(eager.number) == 12
     if dropout or turned:  # it matters which numbers it draws
-        other = losses(stepped(plan, dropout, False, turned), 3, seed=2)
+        other = losses(stepped(spec, dropout, False, turned), 3, seed=2)
         assert (other - want).abs().max() > 3 * SAME * want.abs().max()
 
 
 @every_phase
-def test_the_fused_step_has_the_references_losses(plan: PhasePlan) -> None:
+def test_the_fused_step_has_the_references_losses(spec: PhaseSpec) -> None:
     found = []
     for policy in ("auto", "reference"):
         with ops.use_backends(policy):
-            found.append(losses(stepped(plan, 0.0, False), 1))
+            found.append(losses(stepped(spec, 0.0, False), 1))
     torch.testing.assert_close(found[0], found[1], rtol=1e-2, atol=0)  # cuDNN may use TF32
 
 
 @every_phase
 @pytest.mark.parametrize("turned", [False, True])
-def test_a_step_waits_for_nothing(plan: PhasePlan, turned: bool) -> None:
-    step = stepped(plan, 0.5, False, turned)
+def test_a_step_waits_for_nothing(spec: PhaseSpec, turned: bool) -> None:
+    step = stepped(spec, 0.5, False, turned)
     losses(step, 1)
     step.begin_epoch(step.order.clone(), 0)
     torch.cuda.synchronize()

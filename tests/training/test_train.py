@@ -298,13 +298,13 @@ def test_resuming_a_finished_run_changes_nothing(options: list[str], tmp_path: P
     assert ((run / "encoder.safetensors").read_bytes(), (run / "metrics.jsonl").read_bytes()) == before
 
 
-@pytest.mark.parametrize(("schedule", "first"), [("steps", 20), ("steps-18", 18)])
-def test_the_learning_rate_halves_after_an_early_epoch_and_after_50(schedule: str, first: int) -> None:
-    plan = loop.Plan(
-        clips=32, epochs=60, batch_size=8, drop_last=True, optimizer="sgd", lr=0.04, schedule=schedule,
-        weight_decay=0.0, max_norm=0.0, checkpoint_every=1, seed=0,
+@pytest.mark.parametrize(("rates_fall", "first"), [("steps", 20), ("steps-18", 18)])
+def test_the_learning_rate_halves_after_an_early_epoch_and_after_50(rates_fall: str, first: int) -> None:
+    schedule = loop.Schedule(
+        clips=32, epochs=60, batch_size=8, drop_last=True, optimizer="sgd", lr=0.04, rates_fall=rates_fall,
+        weight_decay=0.0, checkpoint_every=1, seed=0,
     )  # fmt: skip
-    rates = plan.rates(FlatSGD([torch.zeros(1)]))
+    rates = schedule.rates(FlatSGD([torch.zeros(1)]))
     expected = torch.tensor([0.04] * first + [0.02] * (50 - first) + [0.01] * 10, dtype=torch.float64)
     assert torch.equal(rates[::4, 0], expected)
     assert torch.equal(rates[:, 1], torch.full((240,), 0.9, dtype=torch.float64))
@@ -312,12 +312,12 @@ def test_the_learning_rate_halves_after_an_early_epoch_and_after_50(schedule: st
 
 @pytest.mark.parametrize(("drop_last", "steps", "clips"), [(True, 4, 32), (False, 5, 35)])
 def test_the_last_short_batch_is_dropped_or_used(drop_last: bool, steps: int, clips: int) -> None:
-    plan = loop.Plan(
-        clips=35, epochs=1, batch_size=8, drop_last=drop_last, optimizer="sgd", lr=0.1, schedule="constant",
-        weight_decay=0.0, max_norm=0.0, checkpoint_every=1, seed=0,
+    schedule = loop.Schedule(
+        clips=35, epochs=1, batch_size=8, drop_last=drop_last, optimizer="sgd", lr=0.1, rates_fall="constant",
+        weight_decay=0.0, checkpoint_every=1, seed=0,
     )  # fmt: skip
-    assert (plan.steps_per_epoch, plan.clips_per_epoch) == (steps, clips)
-    assert plan.batches() == [8, 8, 8, 8, 3][:steps]
+    assert (schedule.steps_per_epoch, schedule.clips_per_epoch) == (steps, clips)
+    assert schedule.batches() == [8, 8, 8, 8, 3][:steps]
 
 
 class TestRefusals:

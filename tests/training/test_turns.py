@@ -14,7 +14,7 @@ from crrl.data import Batch, Clips, ClipTensors
 from crrl.data.augmentation import RandomTurn, choose_yaw, facing_deviation, replayed, take_turn
 from crrl.features import encode, encode_takes
 from crrl.methods import CML, SER
-from crrl.models import ContrastiveMotionLearner, Decoder, Encoder, InformationFuser, SequenceReconstructor
+from crrl.models import ContrastiveMotionLearner, Decoder, Encoder, InformationFuser, SequenceReconstructor, Views
 from crrl.reference.motion import velocity
 from crrl.training.phases import Phase, Teacher
 from crrl.training.ranks import Ranks
@@ -136,10 +136,11 @@ def test_step_2_turns_what_the_encoder_reads_alone() -> None:
 def test_encoders_of_step_1_read_takes_of_their_own() -> None:
     one = batch()
     phase = Phase(CML, InformationFuser(learner=learner()), Ranks(), yaw=30, velocity_scale=2, takes=True)
+    expected = learner()
     torch.manual_seed(7)
     loss, _ = phase.loss(one, Ranks().share(6))
     torch.manual_seed(7)
-    query, expected = replayed(one), learner()
+    query = replayed(one)
     seen, key = take_turn(30)(query.x), replayed(one)
     assert key.v is not None
     view = 2 * take_turn(30)(key.v)
@@ -165,7 +166,7 @@ def test_a_student_of_several_takes_reads_one_recites_it_and_is_held_against_the
     shown = replayed(one)
     assert shown.v is not None
     torch.testing.assert_close(shown.v, velocity(shown.x, shown.lengths))
-    expected, *_ = module(shown.x, shown.lengths, taught.features(one), seen=take_turn(30)(shown.x))
+    expected, *_ = module(Views(take_turn(30)(shown.x), shown.x, shown.lengths), taught.features(one))
     torch.testing.assert_close(loss, expected)
     assert not torch.equal(shown.lengths, one.lengths)
 

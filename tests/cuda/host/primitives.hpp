@@ -9,7 +9,7 @@
 #include <functional>
 #include <string>
 
-#include "../types.hpp"
+#include "types.hpp"
 
 #define CRRL_DEVICE inline
 #define CRRL_KERNEL(threads) void

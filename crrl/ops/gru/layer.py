@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crrl.ops import cpu_gru, cuda_gru, extension, flops, gru_call, precision
+from crrl.ops import extension, precision
+from crrl.ops.gru import call, cpu, cuda, flops
 from crrl.reference import gru as reference
 from crrl.reference.gru import Weights
 
@@ -33,8 +34,8 @@ def _define(name: str, schema: str, **kernels: Callable[..., Any]) -> torch._ops
 forward_op = _define(
     "gru_layer",
     f"({_LAYER}, {_FLAGS}, bool keep) -> (Tensor, Tensor, Tensor)",
-    cpu=cpu_gru.forward,
-    cuda=cuda_gru.forward,
+    cpu=cpu.forward,
+    cuda=cuda.forward,
 )
 """One GRU layer: y, h_n and what its backward needs (empty unless `keep`).
 
@@ -46,8 +47,8 @@ T. reverse: the second direction runs backwards. Returns y [B, T, D·H] or [T, B
 backward_op = _define(
     "gru_layer_backward",
     f"(Tensor dy, Tensor dh_n, {_LAYER}, Tensor reserve, {_FLAGS}, bool needs_dx) -> (Tensor, Tensor, Tensor[])",
-    cpu=cpu_gru.backward,
-    cuda=cuda_gru.backward,
+    cpu=cpu.backward,
+    cuda=cuda.backward,
 )
 """dx (empty unless needs_dx), dh0 (also where h0 is None) and the gradient of each of `weights`."""
 
@@ -55,7 +56,7 @@ pair_op = _define(
     "gru_layer_pair",
     "(Tensor x, Tensor v, Tensor? lengths, Tensor[] weights, Tensor[] key_weights, bool batch_first, bool reverse,"
     " bool keep) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-    cuda=cuda_gru.forward_pair,
+    cuda=cuda.forward_pair,
 )
 """crrl::gru_layer of x with `weights`: y, h_n, reserve; and of v with `key_weights`, without gradient: y, h_n."""
 
@@ -150,12 +151,12 @@ def _forward_fake(
     reverse: bool,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    directions, batch, hidden = gru_call.sizes(x, weights, batch_first)
+    directions, batch, hidden = call.sizes(x, weights, batch_first)
     if any(tensor.device != x.device for tensor in (*weights, *([] if h0 is None else [h0]))):
         raise ValueError(f"x is on {x.device}, a weight or h0 is not")
-    of_device = cuda_gru if x.device.type == "cuda" else cpu_gru
+    of_device = cuda if x.device.type == "cuda" else cpu
     reserve = of_device.reserve_size(directions, batch, frames, hidden) if keep else 0
-    y = x.new_empty(gru_call.output_shape(x, weights, frames, batch_first))
+    y = x.new_empty(call.output_shape(x, weights, frames, batch_first))
     return y, x.new_empty(directions, batch, hidden), x.new_empty(reserve)
 
 
@@ -206,9 +207,9 @@ def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dreserve: Tensor
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             reserve = forward_op(x, lengths, h0, weights, frames, batch_first, reverse, True)[2]
     if dy is None:
-        dy = x.new_zeros(gru_call.output_shape(x, weights, frames, batch_first))
+        dy = x.new_zeros(call.output_shape(x, weights, frames, batch_first))
     if dh_n is None:
-        dh_n = x.new_zeros(gru_call.sizes(x, weights, batch_first))
+        dh_n = x.new_zeros(call.sizes(x, weights, batch_first))
     needs_dx = ctx.needs_input_grad[0]
     flags = frames, batch_first, reverse, needs_dx
     dx, dh0, gradients = backward_op(dy, dh_n, x, lengths, h0, weights, reserve, *flags)
@@ -289,7 +290,7 @@ def _reference(
     batch_first: bool,
     reverse: bool,
 ) -> tuple[Tensor, Tensor]:
-    directions = gru_call.sizes(x, weights, batch_first)[0]
+    directions = call.sizes(x, weights, batch_first)[0]
     step = len(weights) // directions
     per_direction: list[Weights] = [
         (weights[i], weights[i + 1], *(weights[i + 2 : i + 4] if step == 4 else (None, None)))

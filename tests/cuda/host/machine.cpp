@@ -1,4 +1,4 @@
-#include "../machine.hpp"
+#include "machine.hpp"
 
 namespace crrl::machine {
 

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from crrl.errors import CrrlError
 from crrl.ops import cpu
 from crrl.ops.backends import Case
-from crrl.ops.gru_call import output_shape, readable, sizes
-
-isa = os.environ.get("CRRL_ISA", "")
-"""The instruction set the kernels are made to use; empty: the best that this processor has for the dtype."""
-
-FLOAT_ISAS = ("avx512", "avx2", "plain")
-"""Instruction sets that compute in float32, fastest first."""
-
-BF16_ISAS = ("amx", "avx512_bf16")
-"""Instruction sets that multiply bfloat16, fastest first."""
-
-BEST: dict[bool, str | None] = {bf16: None if cpu.missing else cpu.native.gru_isa(bf16) for bf16 in (False, True)}
-"""The best instruction set of this processor, in bfloat16 or not; asked once: no compiler could look into it."""
+from crrl.ops.gru.call import output_shape, readable, sizes
 
 
 def supports(case: Case) -> tuple[bool, str]:
@@ -33,11 +19,11 @@ def supports(case: Case) -> tuple[bool, str]:
     if case.device != "cpu" or case.dtype not in (torch.float32, torch.bfloat16):
         return False, f"the C++ GRU takes float32 and bfloat16 on the CPU, not {case.dtype} on {case.device}"
     bf16 = case.dtype == torch.bfloat16
-    if bf16 and isa in FLOAT_ISAS:
-        return False, f"CRRL_ISA={isa} has no bfloat16"
-    if bf16 and BEST[True] is None:
+    if bf16 and cpu.isa in cpu.FLOAT_ISAS:
+        return False, f"CRRL_ISA={cpu.isa} has no bfloat16"
+    if bf16 and cpu.BEST[True] is None:
         return False, "this processor has no instructions for bfloat16 (AVX-512-BF16 or AMX)"
-    return True, f"C++ kernels (crrl._cpu, {forced(bf16) or BEST[bf16]})"
+    return True, f"C++ kernels (crrl._cpu, {cpu.forced(bf16) or cpu.BEST[bf16]})"
 
 
 def forward(
@@ -50,7 +36,7 @@ def forward(
     reverse: bool,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, h_n and, with `keep`, what `backward` needs; the arguments are those of crrl::gru_layer (crrl/ops/library.py).
+    """y, h_n and, with `keep`, what `backward` needs; the arguments are those of crrl::gru_layer (layer.py).
 
     Raises:
         ValueError: a tensor has another shape, dtype or device than its place takes, or a length is not in 1..T.
@@ -100,22 +86,6 @@ def reserve_size(directions: int, batch: int, steps: int, hidden: int) -> int:
     return directions * batch * steps * 5 * ((hidden + 31) // 32 * 32)
 
 
-def forced(bf16: bool = False) -> str:
-    """`isa`, where it has kernels for the dtype; empty: the best is used.
-
-    Raises:
-        CrrlError: this processor has no such instruction set.
-    """
-    if isa and isa not in (here := [*_available(False), *_available(True)]):
-        raise CrrlError(f"CRRL_ISA is {isa}: this processor has {', '.join(here)}; set one of these, or none")
-    return isa if (isa in BF16_ISAS) == bf16 else ""
-
-
-def _available(bf16: bool) -> tuple[str, ...]:
-    isas, best = BF16_ISAS if bf16 else FLOAT_ISAS, BEST[bf16]
-    return () if best is None else isas[isas.index(best) :]
-
-
 def _layer(
     x: Tensor, lengths: Tensor | None, h0: Tensor | None, weights: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor | None, Tensor | None, list[Tensor]]:
@@ -128,4 +98,4 @@ def _layer(
 
 def _settings(x: Tensor) -> tuple[int, str]:
     """threads, isa."""
-    return torch.get_num_threads(), forced(x.dtype == torch.bfloat16)
+    return torch.get_num_threads(), cpu.forced(x.dtype == torch.bfloat16)

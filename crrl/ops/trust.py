@@ -20,8 +20,9 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from crrl.errors import CrrlError
 from crrl.files import cache_folder, content_hash, read_json, write_json
-from crrl.ops import cuda, cuda_gru, precision
+from crrl.ops import cuda, precision
 from crrl.ops.backends import Case, recorder
+from crrl.ops.gru import cuda as cuda_gru
 from crrl.reference import gru as reference
 from crrl.reference.gru import Weights
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from crrl.errors import CrrlError
 from crrl.ops import cuda, precision
 from crrl.ops.backends import Case
-from crrl.ops.gru_call import output_shape, readable, sizes
+from crrl.ops.gru.call import output_shape, readable, sizes
 from crrl.reference.gru import check_lengths
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def forward(
     keep: bool,
     mode: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, h_n and, with `keep`, what `backward` needs; the arguments are those of crrl::gru_layer (crrl/ops/library.py).
+    """y, h_n and, with `keep`, what `backward` needs; the arguments are those of crrl::gru_layer (layer.py).
 
     Lengths on a GPU are not looked at. `mode`: for the self-check, one of the dtype's in precision.MODES; None: as
     torch's switches say.

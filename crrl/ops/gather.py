@@ -1,0 +1,60 @@
+"""Clips of a flat array as one padded batch, with their velocities (Eq. 2)."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from crrl.ops import cpu, triton
+from crrl.ops.backends import Backend, Operator, always, case_of
+from crrl.reference import motion
+
+
+def ragged_gather(
+    frames: Tensor, offsets: Tensor, index: Tensor, max_frames: int, with_velocity: bool = False
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Clips of a flat array as one padded batch: x [B, T, C], their velocity (Eq. 2) or None, lengths int64 [B].
+
+    Args:
+        frames: [ΣT, C]. offsets: int64 [N + 1]. index: int64 [B], the clips. max_frames: T, at least the longest clip.
+    """
+    run = _GATHER.pick(case_of(frames))
+    return cast("tuple[Tensor, Tensor | None, Tensor]", run(frames, offsets, index, max_frames, with_velocity))
+
+
+def _cpu(
+    frames: Tensor, offsets: Tensor, index: Tensor, max_frames: int, with_velocity: bool
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """`ragged_gather` in C++, copy and velocity in one pass over the frames.
+
+    Raises:
+        IndexError: an index is out of range.
+        ValueError: a length is; or the arguments are not frames [ΣT, C] without gradient, offsets and index int64, all
+            on the CPU.
+    """
+    if frames.ndim != 2 or frames.requires_grad:
+        raise ValueError(f"frames must be [frames, channels] without gradient, not {list(frames.shape)}")
+    frames, offsets, index = frames.contiguous(), offsets.contiguous(), index.contiguous()
+    x = frames.new_empty(len(index), max_frames, frames.shape[1])
+    v = torch.empty_like(x) if with_velocity else None
+    lengths = torch.empty_like(index)
+    cpu.native.ragged_gather(frames, offsets, index, x, v, lengths)
+    return x, v, lengths
+
+
+def _triton(
+    frames: Tensor, offsets: Tensor, index: Tensor, max_frames: int, with_velocity: bool
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    from crrl.kernels import motion
+
+    return motion.ragged_gather(frames, offsets, index, max_frames, with_velocity)
+
+
+_GATHER = Operator(
+    "ragged_gather",
+    Backend("cpu", _cpu, cpu.supports),
+    Backend("triton", _triton, triton.supports),
+    Backend("reference", motion.ragged_gather, always),
+)

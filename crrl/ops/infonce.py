@@ -1,0 +1,195 @@
+"""InfoNCE over a queue (Eq. 6), alone and with the keys entering the queue."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from crrl.ops import cpu, triton
+from crrl.ops.backends import Backend, Case, Operator, always
+from crrl.reference import contrast
+
+
+def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
+    """InfoNCE over a queue (Eq. 6), a scalar; of a float32 queue in float32, if q and k come narrower from autocast.
+
+    Args:
+        q: [B, D] queries of any length; the only argument that gets a gradient (by a kernel: once differentiable).
+        k: [B, D] keys, L2-normalised. queue: [K, D] earlier keys, L2-normalised. temperature: τ.
+    """
+    dtype = torch.promote_types(q.dtype, queue.dtype)
+    run = _INFO_NCE.pick(_case(q, queue))
+    return cast(Tensor, run(q.to(dtype), k.to(dtype), queue, temperature))
+
+
+def info_nce_enqueue(
+    q: Tensor, k: Tensor, queue: Tensor, pointer: Tensor, temperature: float, entering: Tensor | None = None
+) -> Tensor:
+    """`info_nce` by the backend chosen for it; within the call, after the loss, keys enter the queue.
+
+    Args:
+        q, k, temperature: as for info_nce. queue: the same, changed in place. pointer: int64 [], the place of the
+            oldest key in the ring, moved on. entering: [N, D] keys that replace the oldest (of more than K the last K);
+            None: k.
+    """
+    dtype = torch.promote_types(q.dtype, queue.dtype)
+    reference = _INFO_NCE.served(_case(q, queue))[0] == "reference"
+    run = contrast.info_nce_enqueue if reference else _enqueued
+    entering = (k if entering is None else entering).to(queue.dtype)
+    return run(q.to(dtype), k.to(dtype), queue, pointer, temperature, entering)
+
+
+def _case(q: Tensor, queue: Tensor) -> Case:
+    """By the dtype of the queue, the largest of the tensors; by that of q where q is float64."""
+    return Case(q.device.type, torch.float64 if q.dtype == torch.float64 else queue.dtype)
+
+
+def _cpu(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """The loss of Eq. 6, float32 [], and its gradient by q; in C++ (csrc/cpu/infonce.hpp).
+
+    Raises:
+        ValueError: a tensor is not of float32 on the CPU, or its shape does not fit.
+    """
+    return _on_cpu(q, k, queue.contiguous(), temperature)
+
+
+def _cpu_enqueue(
+    q: Tensor, k: Tensor, queue: Tensor, pointer: Tensor, entering: Tensor | None, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """The same, and `entering` (None: k) in place of the oldest keys of the queue, which must be contiguous.
+
+    Raises:
+        ValueError: as info_nce; or pointer is not one int64.
+    """
+    return _on_cpu(q, k, queue, temperature, pointer, (k if entering is None else entering).contiguous())
+
+
+def _on_cpu(
+    q: Tensor,
+    k: Tensor,
+    queue: Tensor,
+    temperature: float,
+    pointer: Tensor | None = None,
+    entering: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    q = q.contiguous()
+    loss, dq = q.new_empty(()), q.new_empty(q.shape)
+    cpu.native.info_nce(
+        q,
+        k.contiguous(),
+        queue,
+        temperature,
+        loss,
+        dq,
+        pointer,
+        entering,
+        torch.get_num_threads(),
+        cpu.forced(),
+    )
+    return loss, dq
+
+
+def _triton(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    from crrl.kernels import infonce
+
+    return infonce.info_nce(q, k, queue, temperature)
+
+
+def _triton_enqueue(
+    q: Tensor, k: Tensor, queue: Tensor, pointer: Tensor, entering: Tensor | None, temperature: float
+) -> tuple[Tensor, Tensor]:
+    from crrl.kernels import infonce
+
+    return infonce.info_nce(q, k, queue, temperature, pointer=pointer, entering=entering)
+
+
+_LOSS = "-> (Tensor loss, Tensor dq)"
+
+info_nce_op = torch.library.custom_op(
+    "crrl::info_nce",
+    _cpu,
+    mutates_args=(),
+    device_types="cpu",
+    schema=f"(Tensor q, Tensor k, Tensor queue, float temperature) {_LOSS}",
+)
+"""Eq. 6: the loss, float32 [], and its gradient by q. q [B, D] any length; k [B, D], queue [K, D] L2-normalised."""
+
+info_nce_enqueue_op = torch.library.custom_op(
+    "crrl::info_nce_enqueue",
+    _cpu_enqueue,
+    mutates_args=("queue", "pointer"),
+    device_types="cpu",
+    schema=f"(Tensor q, Tensor k, Tensor(a!) queue, Tensor(b!) pointer, Tensor? entering, float temperature) {_LOSS}",
+)
+"""The same; then `entering` ([N, D], None: k) replaces the oldest keys. pointer: int64 [], where the oldest key is."""
+
+info_nce_op.register_kernel("cuda")(_triton)
+info_nce_enqueue_op.register_kernel("cuda")(_triton_enqueue)
+
+
+def _differentiable(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
+    """The loss of crrl::info_nce, float32 [], differentiable in q, once."""
+    return cast(Tensor, info_nce_op(q, k, queue, temperature)[0])
+
+
+def _enqueued(
+    q: Tensor, k: Tensor, queue: Tensor, pointer: Tensor, temperature: float, entering: Tensor | None = None
+) -> Tensor:
+    """The loss of crrl::info_nce_enqueue, float32 [], differentiable in q, once."""
+    loss, dq = info_nce_enqueue_op(q.detach(), k.detach(), queue, pointer, entering, temperature)
+    return cast(Tensor, _Gradient.apply(q, loss, dq))  # type: ignore[no-untyped-call]
+
+
+class _Gradient(torch.autograd.Function):
+    """`loss`, whose gradient by q is known to be dq. Outside the operator, which changes its arguments in place."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, loss: Tensor, dq: Tensor) -> Tensor:
+        ctx.save_for_backward(dq)
+        return loss.view_as(loss)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (dq,) = ctx.saved_tensors
+        return dq * gradient.to(dq.dtype), None, None
+
+
+@info_nce_op.register_fake
+def _info_nce_fake(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    return q.new_empty((), dtype=torch.float32), q.new_empty(q.shape)
+
+
+@info_nce_enqueue_op.register_fake
+def _info_nce_enqueue_fake(
+    q: Tensor, k: Tensor, queue: Tensor, pointer: Tensor, entering: Tensor | None, temperature: float
+) -> tuple[Tensor, Tensor]:
+    return q.new_empty((), dtype=torch.float32), q.new_empty(q.shape)
+
+
+def _keep_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    _, dq = output
+    ctx.mark_non_differentiable(dq)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(dq)
+
+
+@once_differentiable
+def _backward(ctx: Any, gradient: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, None, None, None]:
+    (dq,) = ctx.saved_tensors
+    return None if gradient is None else dq * gradient.to(dq.dtype), None, None, None
+
+
+info_nce_op.register_autograd(_backward, setup_context=_keep_gradient)
+
+
+_INFO_NCE = Operator(
+    "info_nce",
+    Backend("cpu", _differentiable, cpu.supports),
+    Backend("triton", _differentiable, triton.supports),
+    Backend("reference", contrast.info_nce, always),
+    watched="reference",
+)
