@@ -105,7 +105,7 @@ def _person(value: Any, where: str) -> Matrix:
     keypoints = person.get("keypoints")
     if not isinstance(keypoints, dict):
         return _scored(keypoints, person.get("keypoint_scores"), where)
-    visible = keypoints.get("visible", [1.0] * NUM_JOINTS)
+    visible = [1.0] * NUM_JOINTS if len(keypoints) == 2 else keypoints.get("visible")
     columns = {"x": keypoints.get("x"), "y": keypoints.get("y"), "visible": visible}
     return np.stack(
         [row_of(column, NUM_JOINTS, f"{where}, keypoints, {name}") for name, column in columns.items()], axis=1

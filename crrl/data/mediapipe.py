@@ -117,9 +117,9 @@ def _landmarks(value: Any, where: str) -> Matrix:
 
 
 def _landmark(value: Any, where: str) -> Matrix:
-    """One landmark, [4]; without a visibility it is seen."""
+    """One landmark, [4]; of x, y and z alone it is seen."""
     if isinstance(value, dict):
-        value = [value.get("x"), value.get("y"), value.get("z"), value.get("visibility", 1.0)]
+        value = [value.get(name) for name in LONG[2:] if name != "visibility" or len(value) != 3]
     if isinstance(value, list) and len(value) == 3:
         value = [*value, 1.0]
     return row_of(value, 4, where)
@@ -140,7 +140,7 @@ def _by_frame(path: Path) -> Matrix:
     known = ["frame", *(f"{axis}{number}" for number in range(NUM_JOINTS + 1) for axis in ("x", "y", "z", *SCORES))]
     rows = read_rows(path, {"x1", "y1", "z1"}, known, "x0,y0,z0,v0 to v32, or frame,landmark,x,y,z,visibility")
     first = 0 if "x0" in rows[0][1] else 1
-    score = next((name for name in SCORES if f"{name}{first}" in rows[0][1]), None)
+    score = next((name for name in SCORES if any(f"{name}{number}" in rows[0][1] for number in range(1, 33))), None)
     names = [
         f"{axis}{first + number}" for number in range(NUM_JOINTS) for axis in ("x", "y", "z", *filter(None, [score]))
     ]

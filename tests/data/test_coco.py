@@ -229,6 +229,10 @@ ODD = [
     (person(keypoint_scores=[0.5] * 16), ", frame 2, person 0, keypoint scores: expected 17 numbers, found a list"),
     (person(keypoint_scores=None), ", frame 2, person 0, keypoint scores: expected 17 numbers, found nothing"),
     (put([[{"keypoints": {"x": [1] * 17}}]]), ", frame 0, person 0, keypoints, y: expected 17 numbers, found nothing"),
+    (
+        put([[{"keypoints": {"x": [1] * 17, "y": [1] * 17, "visibel": [1] * 17}}]]),
+        ", frame 0, person 0, keypoints, visible: expected 17 numbers, found nothing",
+    ),
     (put([{"keypoints": [], "scores": [[1] * 17]}]), ", frame 0: keypoints of 0 people, but scores of 1"),
     (put([{"keypoints": [[[1, 2]] * 17], "scores": 3}]), ", frame 0: expected a list of people's scores, found 3"),
     (put([{"image_id": None}]), ", result 0: image_id is nothing, not the number of a frame"),

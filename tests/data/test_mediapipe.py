@@ -206,6 +206,7 @@ ODD = [
     ([{"landmarks": [[*LANDMARKS[:32], 3]]}], ", frame 0, landmarks, person 0, landmark 32: expected 4 .* found 3"),
     ([{"landmarks": [[*LANDMARKS[:32], {"x": 1}]]}], ", .*person 0, landmark 32: nothing is no finite number"),
     ([{"landmarks": [[*LANDMARKS[:32], [1, 2, "3", 1]]]}], ", .*, landmark 32: the text '3' is no finite number"),
+    ([{"landmarks": [[*LANDMARKS[:32], {"x": 1, "y": 2, "z": 3, "visibilty": 0}]]}], ", .*32: nothing is no finite"),
     ([{"landmarks": [[*LANDMARKS[:32], [1, 2]]]}], ", .*, landmark 32: expected 4 numbers, found a list of 2"),
 ]
 
@@ -231,6 +232,7 @@ def edit(old: str, new: str) -> Callable[[str], str]:
     [
         (wide, edit("x20", "x_20"), r": column 'x_20' is almost 'x20': call it so"),
         (wide, edit("z32,", "depth,"), " has no column z32: a pose has 33 landmarks, each x, y, z"),
+        (wide, edit("v0,", "w,"), " has no column v0: a pose has 33 landmarks"),
         (wide, edit("x1,", "a,"), r" has no column x1: its first line names the columns, x0,y0,z0,v0 to v32, or"),
         (wide, edit("\n1,", "\n1,nan,"), ", line 3: 134 fields, but the first line names 133 columns"),
         (wide, lambda text: re.sub(r"\n1,[^,]*", "\n1,nan", text), ", line 3: 'nan' is no finite number"),
