@@ -42,7 +42,7 @@ from crrl.data.preprocessing import Preprocessing
 from crrl.errors import CrrlError
 from crrl.models import Encoder, FeatureExtractor
 from crrl.recipes import preset
-from crrl.runs import CHECKPOINT_KEYS, RunFolder, load_encoder, save_encoder
+from crrl.runs import CHECKPOINT, RunFolder, load_encoder, save_encoder
 from tests.campaigns import oracles
 
 Files = dict[str, bytes]
@@ -449,7 +449,7 @@ def _read_encoder(root: Path) -> Any:
 def _run(work: Path) -> Files:
     run = RunFolder(work / "run")
     run.create(preset())
-    state: dict[str, Any] = dict.fromkeys(CHECKPOINT_KEYS, 0)
+    state: dict[str, Any] = {name: kind() for name, kind in CHECKPOINT.items()}
     run.save_checkpoint({**state, "module": {"weight": torch.arange(6.0)}, "rng": torch.arange(5, dtype=torch.uint8)})
     return _files_below(run.path)
 
