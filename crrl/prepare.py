@@ -17,7 +17,8 @@ class PrepareOptions:
     """Read a data set's raw files once: clips in one memory-mapped form, a manifest with hashes, a report."""
 
     source: tyro.conf.Positional[str]
-    """Data set (ntu60, ntu120, cmu, pku-mmd, nw-ucla, synthetic) or format (folder, bvh, ctr-gcn, st-gcn, pyskl)."""
+    """Data set (ntu60, ntu120, cmu, pku-mmd, nw-ucla, synthetic) or format (folder, bvh, ctr-gcn, st-gcn, pyskl,
+    coco, openpose, mediapipe)."""
     out: Path
     """Folder to make; train from it by --dataset SOURCE --data FOLDER (of a format: as what it holds)."""
     data: Path | None = None
@@ -27,7 +28,7 @@ class PrepareOptions:
     skip_damaged: bool = False
     """Drop damaged files and report each with the reason, instead of refusing all."""
     workers: int = 0
-    """Processes that read NTU, cmu, pku-mmd and bvh; 0: one for each core."""
+    """Processes that read NTU, cmu, pku-mmd, bvh, coco, openpose and mediapipe; 0: one for each core."""
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -18,10 +18,13 @@ import numpy as np
 from crrl.data import (
     bvh,
     cmu,
+    coco,
     ctr_gcn,
     folder,
+    mediapipe,
     ntu,
     nw_ucla,
+    openpose,
     pku_mmd,
     prepared,
     preprocessing,
@@ -118,10 +121,13 @@ SOURCES = {
     "ctr-gcn": _whole(ctr_gcn, one_file=True),
     "st-gcn": _whole(st_gcn),
     "pyskl": _whole(pyskl, one_file=True),
+    "coco": _whole(coco),
+    "openpose": _whole(openpose),
+    "mediapipe": _whole(mediapipe),
     "prepared": _whole(prepared),
 }
 
-FORMATS = {"folder", "bvh", "ctr-gcn", "st-gcn", "pyskl"}
+FORMATS = {"folder", "bvh", "ctr-gcn", "st-gcn", "pyskl", "coco", "openpose", "mediapipe"}
 """Sources that say how files are written, not whose skeletons they hold: prepared, they serve as any data set."""
 
 CACHED = {*(f"{name}.npy" for name in ARRAYS), "meta.json", "prepared.json"}

@@ -434,3 +434,100 @@ def pyskl(files: Files) -> Any:
 
 def config(files: Files) -> Any:
     return json.loads(files["config.json"])
+
+
+def _json(content: bytes) -> Any:
+    """By Python's parser; pairs of a key that comes twice, and what is no JSON by the standard, are not judged."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len({key for key, _ in pairs}) < len(pairs):
+            raise Unclear
+        return dict(pairs)
+
+    if re.search(rb"\r(?!\n)", content):
+        raise ValueError("a lone carriage return")
+    return json.loads(content, object_pairs_hook=once)
+
+
+def _real(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
+        raise ValueError(value)
+    return float(value)
+
+
+def _alone(frames: list[list[Any]], joints: int) -> np.ndarray:
+    """The clip of one person who is seen whole in every frame, near to where he was: x, y, z, score of each joint."""
+    if not all(len(people) == 1 and len(people[0]) == joints for people in frames):
+        raise Unclear
+    points = np.array([[[_real(value) for value in joint] for joint in people[0]] for people in frames])
+    if (points[..., 3] < 0.3).any() or not points[..., :3].any(axis=2).all():
+        raise Unclear
+    steps = np.linalg.norm(np.diff(points[..., :3], axis=0), axis=2).mean(axis=1)
+    if (steps > 0.1 * np.linalg.norm(np.ptp(points[..., :3], axis=1), axis=1).min()).any():
+        raise Unclear
+    with np.errstate(over="ignore"):
+        return (points[..., :3] * (1, -1, -1)).astype(np.float32)
+
+
+def coco(files: Files) -> Any:
+    """Any of the four forms, by what its first frame has."""
+    content = _json(files["clip.json"])
+    frames = content["instance_info"] if isinstance(content, dict) else content
+    first = frames[0]
+    found: list[list[Any]] = []
+    if isinstance(first, dict) and "image_id" in first:
+        rows = {row["image_id"]: row["keypoints"] for row in frames}
+        if len(rows) < len(frames) or not all(type(number) is int for number in rows):
+            raise Unclear
+        numbers = sorted(rows)
+        if numbers != list(range(numbers[0], numbers[-1] + 1)):
+            raise Unclear
+        found = [[[(*rows[n][i : i + 2], 0, *rows[n][i + 2 : i + 3]) for i in range(0, 51, 3)]] for n in numbers]
+        if any(len(row) != 51 for row in rows.values()):
+            raise ValueError
+    for frame in frames if not found else []:
+        if isinstance(frame, dict):
+            people = [(person["keypoints"], person["keypoint_scores"]) for person in frame["instances"]]
+        elif isinstance(frame[0], dict):
+            named = [person["keypoints"] for person in frame]
+            people = [(list(zip(each["x"], each["y"], strict=True)), each["visible"]) for each in named]
+        else:
+            people = list(zip(*frame, strict=True))
+        found.append([[(x, y, 0, s) for (x, y), s in zip(*person, strict=True)] for person in people])
+    return _alone(found, 17)
+
+
+def openpose(files: Files) -> Any:
+    frames = []
+    for name in sorted(files):
+        people = _json(files[name])["people"]
+        rows = [person["pose_keypoints_2d"] for person in people]
+        frames.append([[(*row[i : i + 2], 0, *row[i + 2 : i + 3]) for i in range(0, len(row), 3)] for row in rows])
+    joints = len(frames[0][0]) if frames[0] else 0
+    if joints not in (25, 18):
+        raise Unclear
+    return _alone(frames, joints)
+
+
+def mediapipe(files: Files) -> Any:
+    """Of coordinates in the image."""
+    ((name, content),) = files.items()
+    if name == "clip.json":
+        names = ("x", "y", "z", "visibility")
+        people = [[[tuple(each[key] for key in names) for each in p] for p in f["landmarks"]] for f in _json(content)]
+    else:
+        rows = list(table(content))
+        if "landmark" in rows[0]:
+            by_place = {(row["frame"], row["landmark"]): row for row in rows}
+            if len(by_place) < len(rows) or [*by_place] != [(str(t), str(j)) for t in range(3) for j in range(33)]:
+                raise Unclear
+            cells = [[row[key] for key in ("x", "y", "z", "visibility")] for row in rows]
+        else:
+            cells = [[row[f"{axis}{joint}"] for axis in "xyzv"] for row in rows for joint in range(33)]
+        flat = [tuple(number(cell) for cell in each) for each in cells]
+        people = [[flat[first : first + 33]] for first in range(0, len(flat), 33)]
+    for frame in people:
+        for person in frame:
+            [_real(each[2]) for each in person]  # it is not read, but a number
+    flattened = [[[(x, y, 0, score) for x, y, _, score in person] for person in frame] for frame in people]
+    return _alone(flattened, 33)

@@ -17,7 +17,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from crrl.data import asf, bvh, cmu, ctr_gcn, folder, ntu, nw_ucla, pku_mmd, prepared, pyskl, sources, st_gcn
+from crrl.data import (
+    asf,
+    bvh,
+    cmu,
+    coco,
+    ctr_gcn,
+    folder,
+    mediapipe,
+    ntu,
+    nw_ucla,
+    openpose,
+    pku_mmd,
+    prepared,
+    pyskl,
+    sources,
+    st_gcn,
+)
 from crrl.data import skeleton as ntu_skeleton
 from crrl.data.clips import Clips, Split
 from crrl.data.packing import prepare_folder
@@ -26,7 +42,7 @@ from crrl.data.preprocessing import Preprocessing
 from crrl.errors import CrrlError
 from crrl.models import Encoder, FeatureExtractor
 from crrl.recipes import preset
-from crrl.runs import CHECKPOINT_KEYS, RunFolder, load_encoder, save_encoder
+from crrl.runs import CHECKPOINT, RunFolder, load_encoder, save_encoder
 from tests.campaigns import oracles
 
 Files = dict[str, bytes]
@@ -302,6 +318,57 @@ def _read_pyskl(root: Path) -> Any:
     return {name: (int(clips.labels[i]), i in train, clips.clip(i)) for i, name in enumerate(clips.names)}
 
 
+def _person(joints: int, frames: int = 3) -> np.ndarray:
+    """x, y and score of one who hardly moves, [T, joints, 3]."""
+    points = RNG.uniform(100, 200, (1, joints, 2)) + RNG.normal(size=(frames, joints, 2))
+    return np.concatenate([points, RNG.uniform(0.5, 1, (frames, joints, 1))], axis=2).round(3)
+
+
+def _coco() -> list[Files]:
+    """The four forms."""
+    x, y, score = _person(17).transpose(2, 0, 1).tolist()
+    places = [[list(pair) for pair in zip(*each, strict=True)] for each in zip(x, y, strict=True)]
+    forms: list[Any] = [
+        {"instance_info": [{"frame_id": t, "instances": [{"keypoints": places[t], "keypoint_scores": score[t]}]}
+                           for t in range(3)]},
+        [[{"name": "person", "keypoints": {"x": x[t], "y": y[t], "visible": score[t]}}] for t in range(3)],
+        [[[places[t]], [score[t]]] for t in range(3)],
+        [{"image_id": t, "keypoints": np.array([x[t], y[t], score[t]]).T.ravel().tolist()} for t in range(3)],
+    ]  # fmt: skip
+    return [{"clip.json": json.dumps(form).encode()} for form in forms]
+
+
+def _openpose(joints: int) -> Files:
+    return {
+        f"clip/v_{frame:012}_keypoints.json": json.dumps(
+            {"version": 1.3, "people": [{"person_id": [-1], "pose_keypoints_2d": points.ravel().tolist()}]}
+        ).encode()
+        for frame, points in enumerate(_person(joints))
+    }
+
+
+def _mediapipe() -> list[Files]:
+    """A result of JavaScript's, and both tables."""
+    points = _person(33)[..., [0, 1, 1, 2]] * (0.001, 0.001, 0, 1) + (0, 0, 0.25, 0)
+    people = points.round(6).tolist()
+    names = ("x", "y", "z", "visibility")
+    results = [{"landmarks": [[dict(zip(names, each, strict=True)) for each in person]]} for person in people]
+    wide = [",".join(f"{axis}{joint}" for joint in range(33) for axis in "xyzv")]
+    wide += [",".join(str(value) for each in person for value in each) for person in people]
+    long = ["frame,landmark,x,y,z,visibility"]
+    long += [
+        ",".join(map(str, (frame, joint, *each)))
+        for frame, person in enumerate(people)
+        for joint, each in enumerate(person)
+    ]
+    tables = [{"clip.csv": ("\n".join(rows) + "\n").encode()} for rows in (wide, long)]
+    return [{"clip.json": json.dumps(results).encode()}, *tables]
+
+
+def _read_mediapipe(root: Path) -> Any:
+    return mediapipe.read_clip(next(root.glob("clip.*")))
+
+
 PLAIN = {
     "values": [1, -3, 10**20, 2.5, None, True, "text", "ünï", b"bytes \xff", 1 + 2j],
     "nested": [(), (1, 2), [], {}, [{"a": ({"b": 1},)}]],
@@ -382,7 +449,7 @@ def _read_encoder(root: Path) -> Any:
 def _run(work: Path) -> Files:
     run = RunFolder(work / "run")
     run.create(preset())
-    state: dict[str, Any] = dict.fromkeys(CHECKPOINT_KEYS, 0)
+    state: dict[str, Any] = {name: kind() for name, kind in CHECKPOINT.items()}
     run.save_checkpoint({**state, "module": {"weight": torch.arange(6.0)}, "rng": torch.arange(5, dtype=torch.uint8)})
     return _files_below(run.path)
 
@@ -474,6 +541,11 @@ def build(work: Path) -> dict[str, Target]:
         "ctr-gcn-inside": Target(**ctr, inside=True),
         "st-gcn": Target([_st_gcn(protocol) for protocol in (0, 2, 4)], _read_st_gcn, oracles.st_gcn),
         "pyskl": Target([_pyskl(protocol) for protocol in (0, 2, 4)], _read_pyskl, oracles.pyskl),
+        "coco": Target(_coco(), lambda root: coco.read_clip(root / "clip.json"), oracles.coco),
+        "openpose": Target(
+            [_openpose(joints) for joints in (25, 18)], lambda root: openpose.read_clip(root / "clip"), oracles.openpose
+        ),
+        "mediapipe": Target(_mediapipe(), _read_mediapipe, oracles.mediapipe),
         "pickles": Target(
             pickles, lambda root: read_pickle(root / "plain.pkl"),
             lambda files: oracles.plain(oracles.unpickled(files["plain.pkl"])),

@@ -136,7 +136,7 @@ def test_one_part_alone(options: list[str], tmp_path: Path, method: str) -> None
     assert not (run / "teacher.safetensors").exists()
 
 
-@pytest.mark.parametrize("format_", ["bvh", "ctr-gcn", "st-gcn", "pyskl"])
+@pytest.mark.parametrize("format_", ["bvh", "ctr-gcn", "st-gcn", "pyskl", "coco", "openpose", "mediapipe"])
 def test_a_format_for_a_data_set_is_sent_to_prepare(tmp_path: Path, format_: str) -> None:
     problem = (
         rf"{format_} is a format: prepare its files once, python -m crrl\.prepare {format_} --data RAW --out FOLDER;"

@@ -1,0 +1,141 @@
+"""What estimators of COCO's 17 joints write, a clip a JSON file, labelled by a labels.csv as a folder of arrays is.
+
+Four forms are told apart by what stands in them, each a list of frames but for the last:
+
+- MMPose's inferencer and demos: {"frame_id", "instances"}, the list alone or as "instance_info"; an instance has
+  "keypoints", [17][2], and "keypoint_scores", [17] (mmpose.readthedocs.io, user_guides/inference).
+- Ultralytics: what `Results.to_json` gives of each frame, a list of objects whose "keypoints" have "x", "y" and, where
+  the model tells it, "visible", each [17] (docs.ultralytics.com, reference/engine/results).
+- rtmlib and RTMPose: what a call returns of each frame, keypoints [N][17][2] and scores [N][17], as a pair or as
+  {"keypoints", "scores"} (github.com/Tau-J/rtmlib).
+- COCO's results, which AlphaPose keeps to: {"image_id", "keypoints"} for each person, 17 times x, y, score in one row
+  (cocodataset.org, format of results); an image_id is the number of a frame, or a name that ends in it (frame_12.jpg).
+  Images between the first and the last that are not named show nobody.
+
+Joints: nose, left eye, right eye, ears, shoulders, elbows, wrists, hips, knees and ankles, left before right.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crrl.data import folder, poses
+from crrl.data.arrays import described
+from crrl.data.chunks import Files, Shown
+from crrl.data.clips import Clips, FloatArray
+from crrl.data.poses import Frame, Matrix, fields, items, row_of, table
+from crrl.errors import CrrlError
+from crrl.files import read_json
+
+NUM_JOINTS = 17
+
+find_files = folder.find_files
+
+
+def load(files: list[Path]) -> Clips:
+    """Read the clips that `find_files` found: labels.csv, classes and splits as `folder` has them, joints as `poses`.
+
+    Raises:
+        CrrlError: a file is damaged, of another form or skeleton, or shows nobody.
+    """
+    return poses.load(files, _read, [(path,) for path in files[1:]], files[1:], "read coco")
+
+
+def _read(files: Files) -> Shown:
+    return [(None, read_clip(files[0], poses.BODIES))]
+
+
+def read_clip(path: Path, bodies: int | None = None) -> FloatArray:
+    """One clip, float32 [T, bodies·17, 3] in pixels, y up; bodies None: 1 or 2, as are there.
+
+    Raises:
+        CrrlError: the file is damaged, of another form or skeleton, or shows nobody.
+    """
+    return poses.clip_in(path, _frames(path, read_json(path)), path.stat().st_size, bodies)
+
+
+def _frames(path: Path, content: Any) -> list[Frame]:
+    if isinstance(content, dict):
+        content = content.get("instance_info")
+    frames = items(content, str(path), "a list of frames, or of COCO's results, or instance_info, which is one")
+    if frames and all(isinstance(each, dict) and "image_id" in each for each in frames):
+        return _of_results(path, frames)
+    return [frame_of(each, f"{path}, frame {number}") for number, each in enumerate(frames)]
+
+
+def frame_of(value: Any, where: str) -> Frame:
+    """A frame of MMPose, Ultralytics or rtmlib.
+
+    Raises:
+        CrrlError: it is none; names `where`.
+    """
+    if isinstance(value, dict) and "instances" in value:
+        value = value["instances"]
+    elif isinstance(value, dict) and "scores" in value:
+        return _of_arrays(value.get("keypoints"), value["scores"], where)
+    people = items(value, where, "a list of people, or an object with instances, or with keypoints and scores")
+    if len(people) == 2 and all(isinstance(each, list) for each in people):
+        return _of_arrays(people[0], people[1], where)
+    return _frame([_person(each, f"{where}, person {number}") for number, each in enumerate(people)])
+
+
+def _frame(people: list[Matrix]) -> Frame:
+    """Of x, y and score of each person, [17, 3]."""
+    points = np.zeros((len(people), NUM_JOINTS, 4))
+    if people:
+        points[..., [0, 1, 3]] = people
+    return Frame(points)
+
+
+def _of_arrays(keypoints: Any, scores: Any, where: str) -> Frame:
+    people = items(keypoints, where, "a list of people's keypoints")
+    if len(items(scores, where, "a list of people's scores")) != len(people):
+        raise CrrlError(f"{where}: keypoints of {len(people)} people, but scores of {len(scores)}: save both as given")
+    both = [_scored(*each, f"{where}, person {number}") for number, each in enumerate(zip(people, scores, strict=True))]
+    return _frame(both)
+
+
+def _person(value: Any, where: str) -> Matrix:
+    """An instance of MMPose or an object of Ultralytics, [17, 3]."""
+    person = fields(value, where, "an object with keypoints")
+    keypoints = person.get("keypoints")
+    if not isinstance(keypoints, dict):
+        return _scored(keypoints, person.get("keypoint_scores"), where)
+    visible = [1.0] * NUM_JOINTS if len(keypoints) == 2 else keypoints.get("visible")
+    columns = {"x": keypoints.get("x"), "y": keypoints.get("y"), "visible": visible}
+    return np.stack(
+        [row_of(column, NUM_JOINTS, f"{where}, keypoints, {name}") for name, column in columns.items()], axis=1
+    )
+
+
+def _scored(keypoints: Any, scores: Any, where: str) -> Matrix:
+    points = table(keypoints, NUM_JOINTS, 2, f"{where}, keypoints")
+    return np.column_stack([points, row_of(scores, NUM_JOINTS, f"{where}, keypoint scores")])
+
+
+def _of_results(path: Path, results: list[dict[str, Any]]) -> list[Frame]:
+    """Frames by their numbers, from the first to the last."""
+    people: dict[int, list[Matrix]] = {}
+    for number, result in enumerate(results):
+        where = f"{path}, result {number}"
+        image = _number(result["image_id"], where)
+        row = row_of(result.get("keypoints"), 3 * NUM_JOINTS, f"{where} (image {image}), keypoints")
+        people.setdefault(image, []).append(row.reshape(NUM_JOINTS, 3))
+    first, last = min(people), max(people)
+    poses.check_length(path, last - first + 1, NUM_JOINTS, path.stat().st_size)
+    nobody = _frame([])
+    return [_frame(people[image]) if image in people else nobody for image in range(first, last + 1)]
+
+
+def _number(image: Any, where: str) -> int:
+    """The number of a frame: an image_id, or the last number in it."""
+    digits = re.findall(r"\d{1,15}", image, re.ASCII) if isinstance(image, str) else []
+    if type(image) is int and 0 <= image < 10**15:
+        return image
+    if not digits:
+        raise CrrlError(f"{where}: image_id is {described(image)}, not the number of a frame: give it one")
+    return int(digits[-1])

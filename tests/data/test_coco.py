@@ -1,0 +1,332 @@
+"""Files of COCO's 17 joints: every form, written by hand to its public description, and every way one may be wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from crrl.data import coco
+from crrl.data.clips import Clips
+from crrl.errors import CrrlError
+
+pytest.importorskip("hypothesis", reason="hypothesis is not installed")
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+Points = np.ndarray
+"""[T, N, 17, 3]: x, y and score of N people in T frames."""
+
+
+def walk(frames: int, people: int = 1, seed: int = 0) -> Points:
+    """People who stand 400 pixels apart and drift, no more than a pixel a frame."""
+    rng = np.random.default_rng(seed)
+    pose = rng.uniform(0, 100, (people, 17, 2)) + 400 * np.arange(people)[:, None, None] + 50
+    drift = rng.uniform(-1, 1, (frames, people, 17, 2)) + np.arange(frames)[:, None, None, None] / 2
+    return np.concatenate([pose + drift, rng.uniform(0.5, 1, (frames, people, 17, 1))], axis=3).round(3)
+
+
+def mmpose(points: Points) -> Any:
+    frames = [
+        {
+            "frame_id": number,
+            "instances": [
+                {
+                    "keypoints": person[:, :2].tolist(),
+                    "keypoint_scores": person[:, 2].tolist(),
+                    "bbox": [[1.5, 2.5, 30.0, 40.0]],
+                    "bbox_score": 0.9,
+                }
+                for person in frame
+            ],
+        }
+        for number, frame in enumerate(points, 1)
+    ]
+    return {"meta_info": {"dataset_name": "coco", "num_keypoints": 17}, "instance_info": frames}
+
+
+def inferencer(points: Points) -> Any:
+    return [frame["instances"] for frame in mmpose(points)["instance_info"]]
+
+
+def ultralytics(points: Points) -> Any:
+    return [
+        [
+            {
+                "name": "person",
+                "class": 0,
+                "confidence": 0.91,
+                "box": {"x1": 1.0, "y1": 2.0, "x2": 3.0, "y2": 4.0},
+                "keypoints": dict(zip(("x", "y", "visible"), person.T.tolist(), strict=True)),
+            }
+            for person in frame
+        ]
+        for frame in points
+    ]
+
+
+def rtmlib(points: Points) -> Any:
+    return [[frame[..., :2].tolist(), frame[..., 2].tolist()] for frame in points]
+
+
+def rtmlib_by_name(points: Points) -> Any:
+    return [{"keypoints": keypoints, "scores": scores} for keypoints, scores in rtmlib(points)]
+
+
+def results(points: Points, name: str = "{}") -> Any:
+    """COCO's results; name "{}": with numbers for image_id."""
+    return [
+        {
+            "image_id": number if name == "{}" else name.format(number),
+            "category_id": 1,
+            "keypoints": person.ravel().tolist(),
+            "score": 0.8,
+        }
+        for number, frame in enumerate(points)
+        for person in frame
+    ]
+
+
+def alphapose(points: Points) -> Any:
+    return results(points, "clip_2_frame_{:06}.jpg")
+
+
+FORMS = [
+    mmpose, lambda points: mmpose(points)["instance_info"], inferencer, ultralytics, rtmlib, rtmlib_by_name, results,
+    alphapose,
+]  # fmt: skip
+NAMES = ["mmpose", "frames", "inferencer", "ultralytics", "rtmlib", "rtmlib-by-name", "results", "alphapose"]
+
+
+def write(path: Path, value: Any) -> Path:
+    path.write_text(json.dumps(value))
+    return path
+
+
+def as_clip(points: Points) -> np.ndarray:
+    """What the joints of [T, 17, 3] are read as."""
+    clip = np.zeros_like(points)
+    clip[..., 0], clip[..., 1] = points[..., 0], -points[..., 1]
+    return clip.astype(np.float32)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=NAMES)
+def test_each_form_is_read(tmp_path: Path, form: Callable[[Points], Any]) -> None:
+    points = walk(9)
+    clip = coco.read_clip(write(tmp_path / "a.json", form(points)))
+    np.testing.assert_array_equal(clip, as_clip(points[:, 0]))
+    assert clip.dtype == np.float32
+
+
+@pytest.mark.parametrize("form", FORMS, ids=NAMES)
+def test_two_people_of_each_form_lie_side_by_side(tmp_path: Path, form: Callable[[Points], Any]) -> None:
+    points = walk(12, people=2)
+    shuffled = np.stack([frame[:: 1 if t % 2 else -1] for t, frame in enumerate(points)])
+    clip = coco.read_clip(write(tmp_path / "a.json", form(shuffled))).reshape(12, 2, 17, 3)
+    order = [1, 0]  # as the first frame has them
+    np.testing.assert_array_equal(clip, as_clip(points[:, order]))
+
+
+@pytest.mark.parametrize("form", FORMS, ids=NAMES)
+def test_a_joint_of_low_score_is_filled_in(tmp_path: Path, form: Callable[[Points], Any]) -> None:
+    points = walk(5)
+    points[2, 0, 7] = (9999, 9999, 0.1)
+    clip = coco.read_clip(write(tmp_path / "a.json", form(points)))
+    np.testing.assert_allclose(clip[2, 7], (clip[1, 7] + clip[3, 7]) / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("form", FORMS[:6], ids=NAMES[:6])
+def test_frames_without_people_keep_their_time(tmp_path: Path, form: Callable[[Points], Any]) -> None:
+    points = walk(7)
+    value = form(points)
+    frames = value["instance_info"] if isinstance(value, dict) else value
+    nobody = form(np.zeros((1, 0, 17, 3)))
+    frames[0] = (nobody["instance_info"] if isinstance(nobody, dict) else nobody)[0]
+    clip = coco.read_clip(write(tmp_path / "a.json", value))
+    assert not clip[0].any()
+    np.testing.assert_array_equal(clip[1:], as_clip(points[1:, 0]))
+
+
+def test_keypoints_without_visible_are_all_seen_but_those_at_the_origin(tmp_path: Path) -> None:
+    """A model that does not tell scores writes (0, 0) for a joint that it does not see."""
+    points = walk(5)
+    points[1, 0, 4] = points[2, 0, 4] = 0
+    value = ultralytics(points)
+    for frame in value:
+        del frame[0]["keypoints"]["visible"]
+    clip = coco.read_clip(write(tmp_path / "a.json", value))
+    np.testing.assert_allclose(clip[1, 4], (2 * clip[0, 4] + clip[3, 4]) / 3, rtol=1e-6)
+
+
+def test_results_may_come_in_any_order_and_leave_images_out(tmp_path: Path) -> None:
+    points = walk(9)
+    rows = [row for row in results(points) if row["image_id"] not in (3, 4)]
+    clip = coco.read_clip(write(tmp_path / "a.json", rows[::-1]))
+    assert len(clip) == 9
+    np.testing.assert_allclose(clip[3], (2 * clip[2] + clip[5]) / 3, rtol=1e-5)
+
+
+def test_results_of_images_of_many_videos_are_refused(tmp_path: Path) -> None:
+    rows = results(walk(4))
+    for row, image in zip(rows, (139, 785, 397133, 581781), strict=True):
+        row["image_id"] = image
+    with pytest.raises(CrrlError, match=r"a\.json has 581,643 frames .* of one video\? Cut it, and give"):
+        coco.read_clip(write(tmp_path / "a.json", rows))
+
+
+@pytest.mark.parametrize("value", [[], [[], []], [[[], []]], {"instance_info": [{"instances": []}]}])
+def test_nobody_is_one_clear_line(tmp_path: Path, value: Any) -> None:
+    with pytest.raises(CrrlError, match=r"^no person in .*a\.json: none of its \d frames shows a joint"):
+        coco.read_clip(write(tmp_path / "a.json", value))
+
+
+def test_people_below_the_score_are_nobody(tmp_path: Path) -> None:
+    points = walk(3)
+    points[..., 2] = 0.2
+    with pytest.raises(CrrlError, match=r"no person in .*none of its 3 frames shows a joint with a score of 0\.3"):
+        coco.read_clip(write(tmp_path / "a.json", mmpose(points)))
+
+
+def put(value: Any) -> Callable[[Any], Any]:
+    return lambda content: value
+
+
+def person(**changes: Any) -> Callable[[Any], Any]:
+    """The person of frame 2 of MMPose's file with these fields."""
+
+    def change(content: Any) -> Any:
+        content["instance_info"][2]["instances"][0].update(changes)
+        return content
+
+    return change
+
+
+ODD = [
+    (put(3), r": expected a list of frames, .* found 3: restore"),
+    (put("text"), ": expected a list of frames, .* found the text 'text'"),
+    (put({"frames": []}), ": expected a list of frames, .* found nothing"),
+    (put([1]), ", frame 0: expected a list of people, or an object with instances.* found 1"),
+    (put(["[]"]), r", frame 0: expected a list of people.* found the text '\[\]'"),
+    (put([{"x\n": 1}]), ", frame 0: expected a list of people.* found an object of x\\?"),
+    (put([[5]]), ", frame 0, person 0: expected an object with keypoints, found 5"),
+    (put([[{}]]), ", frame 0, person 0, keypoints: expected 17 joints of 2 numbers, found nothing"),
+    (person(keypoints=[[1, 2]] * 133), ", frame 2, person 0, keypoints: expected 17 .* found a list of 133, each of 2"),
+    (person(keypoints=[[1, 2, 3]] * 17), ", frame 2, person 0, keypoints: expected .* a list of 17, each of 3"),
+    (person(keypoints=[[1, 2]] * 16 + [[1]]), ", frame 2, person 0, keypoints: expected .* found a list of 17:"),
+    (person(keypoints=[[1, "2"]] * 17), ", frame 2, person 0, keypoints: the text '2' is no finite number"),
+    (person(keypoints=[[1, True]] * 17), ", frame 2, person 0, keypoints: True is no finite number"),
+    (person(keypoints=[[1, None]] * 17), ", frame 2, person 0, keypoints: nothing is no finite number"),
+    (person(keypoints=[[1, float("nan")]] * 17), ", frame 2, person 0, keypoints: nan is no finite number"),
+    (person(keypoints=[[1, 10**400]] * 17), ", frame 2, person 0, keypoints: a int is no finite number"),
+    (person(keypoints=[[1, 1e39]] * 17), r", frame 2, person 0, keypoints: 1e\+39 is no finite number"),
+    (person(keypoint_scores=[0.5] * 16), ", frame 2, person 0, keypoint scores: expected 17 numbers, found a list"),
+    (person(keypoint_scores=None), ", frame 2, person 0, keypoint scores: expected 17 numbers, found nothing"),
+    (put([[{"keypoints": {"x": [1] * 17}}]]), ", frame 0, person 0, keypoints, y: expected 17 numbers, found nothing"),
+    (
+        put([[{"keypoints": {"x": [1] * 17, "y": [1] * 17, "visibel": [1] * 17}}]]),
+        ", frame 0, person 0, keypoints, visible: expected 17 numbers, found nothing",
+    ),
+    (put([{"keypoints": [], "scores": [[1] * 17]}]), ", frame 0: keypoints of 0 people, but scores of 1"),
+    (put([{"keypoints": [[[1, 2]] * 17], "scores": 3}]), ", frame 0: expected a list of people's scores, found 3"),
+    (put([{"image_id": None}]), ", result 0: image_id is nothing, not the number of a frame"),
+    (put([{"image_id": "a.jpg"}]), r", result 0: image_id is the text 'a\.jpg', not"),
+    (put([{"image_id": -1}]), ", result 0: image_id is -1, not"),
+    (put([{"image_id": 7, "keypoints": [1] * 54}]), r", result 0 \(image 7\), keypoints: expected 51 .* a list of 54"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "problem"), ODD)
+def test_what_is_not_understood_is_refused_with_file_and_frame(
+    tmp_path: Path, change: Callable[[Any], Any], problem: str
+) -> None:
+    path = write(tmp_path / "a.json", change(mmpose(walk(4))))
+    with pytest.raises(CrrlError) as caught:
+        coco.read_clip(path)
+    assert re.match(re.escape(str(path)) + problem, str(caught.value))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_another_kind_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b"\x93NUMPY")
+    with pytest.raises(CrrlError, match=r"a\.json is a NumPy array \(\.npy\), not JSON"):
+        coco.read_clip(tmp_path / "a.json")
+
+
+def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path: Path) -> None:
+    content = json.dumps(rtmlib(walk(2))).encode()
+    path = tmp_path / "a.json"
+    for kept in range(0, len(content), 31):
+        path.write_bytes(content[:kept])
+        with pytest.raises(CrrlError, match=r"a\.json"):
+            coco.read_clip(path)
+
+
+def test_a_small_file_of_many_empty_frames_takes_no_memory(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    one = json.dumps(inferencer(walk(1))[0])
+    (tmp_path / "a.json").write_text(f"[{one}, {'[],' * 50_000} {one}]")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CrrlError, match=r"50,002 frames from the first to the last, of which next to none shows"):
+        coco.read_clip(tmp_path / "a.json")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
+
+
+def data_set(root: Path, people: list[int]) -> Path:
+    """A labelled folder, a clip for each of `people`, how many it shows."""
+    for number, each in enumerate(people):
+        write(root / f"{number}.json", FORMS[number % len(FORMS)](walk(4 + number, each, number)))
+    rows = [f"{number}.json,{'ab'[number % 2]},{number % 3}\n" for number in range(len(people))]
+    (root / "labels.csv").write_text("".join(["file,label,subject\n", *rows]))
+    return root
+
+
+def load(root: Path) -> Clips:
+    return coco.load(coco.find_files(root))
+
+
+def test_a_data_set_of_one_body_each(tmp_path: Path) -> None:
+    clips = load(data_set(tmp_path, [1] * 12))
+    assert clips.num_joints == 17
+    assert clips.lengths.tolist() == list(range(4, 16))
+    assert (clips.class_names, clips.subjects.tolist()) == (("a", "b"), [0, 1, 2] * 4)
+    assert clips.names[3] == "3.json"
+    assert clips.split("default").test["all"].tolist() == [8, 9]
+    for number in range(12):
+        np.testing.assert_array_equal(clips.clip(number), as_clip(walk(4 + number, 1, number)[:, 0]))
+
+
+def test_a_data_set_has_two_bodies_where_any_clip_shows_two(tmp_path: Path) -> None:
+    clips = load(data_set(tmp_path, [1] * 11 + [2]))
+    assert clips.num_joints == 34
+    assert not clips.clip(0)[:, 17:].any()
+    assert clips.clip(11)[:, 17:].any()
+
+
+def test_a_clip_that_shows_nobody_is_named(tmp_path: Path) -> None:
+    write(data_set(tmp_path, [1] * 12) / "5.json", [])
+    with pytest.raises(CrrlError, match=r"no person in .*5\.json"):
+        load(tmp_path)
+
+
+@given(data=st.data())
+@settings(max_examples=50)
+def test_a_damaged_byte_gives_a_clip_or_the_one_error(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    form = data.draw(st.sampled_from(FORMS))
+    content = bytearray(json.dumps(form(walk(2))).encode())
+    content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp() / "damaged.json"
+    path.write_bytes(content)
+    with suppress(CrrlError):
+        clip = coco.read_clip(path)
+        assert clip.shape[1:] in ((17, 3), (34, 3))
+        assert np.isfinite(clip).all()
+        assert not clip[..., 2].any()
