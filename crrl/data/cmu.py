@@ -135,7 +135,7 @@ def _name(subject: str, trial: str) -> str:
 def skeleton_path(motion: Path) -> Path:
     """The skeleton of a motion: of its own name, else of its subject's, as 02.asf is of 02_01.amc."""
     own = motion.with_suffix(".asf")
-    return own if own.exists() else motion.with_name(f"{motion.name.partition('_')[0]}.asf")
+    return own if own.exists() else motion.with_name(f"{motion.stem.partition('_')[0]}.asf")
 
 
 @cache  # emptied by `load`: a subject's trials share their skeleton
