@@ -109,7 +109,8 @@ def _steps(preprocessor: Preprocessor) -> str:
 
 def _table(run: RunFolder) -> list[str]:
     """The accuracy by all evaluations kept in the run folder, with what takes no training beside it."""
-    method, rows = run.config().method, []
+    rows: list[str] = []
+    method = run.config().method
     for path in sorted(run.path.glob("evaluation-*.json")):
         with suppress(CrrlError, KeyError, TypeError, AttributeError, ValueError):  # one that somebody changed
             rows += list(_rows(path, read_json(path), method))

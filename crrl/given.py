@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import numpy.typing as npt
 import tyro
 
@@ -23,7 +24,7 @@ class GivenOptions:
     """Run folder, as --out of crrl.train named it."""
     clips: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Files that are a clip each, or folders of them: .npy and .npz of [frames, joints, 3], .skeleton (NTU RGB+D),
-    .json (NW-UCLA), .bvh, .amc (beside its .asf)."""
+    .json (NW-UCLA, MMPose, Ultralytics, rtmlib, MediaPipe), .bvh, .amc (beside its .asf)."""
     dataset: str | None = None
     """A data set in place of files: any that crrl.train or crrl.prepare reads."""
     data: Path | None = None
@@ -75,7 +76,6 @@ class Given:
 
 def _of_dataset(dataset: str, data: Path | None, split: str | None) -> Given:
     clips = load_raw(dataset, data)
-    index = clips.split(split).test["all"] if split else range(len(clips))
+    index = clips.split(split).test["all"] if split else np.arange(len(clips))
     names = tuple(clips.names[place] for place in index)
-    labels = clips.labels[list(index)]
-    return Given(names, lambda place: clips.clip(index[place]), labels, clips.class_names)
+    return Given(names, lambda place: clips.clip(index[place]), clips.labels[index], clips.class_names)

@@ -22,6 +22,11 @@ from crrl import evaluate, predict
 from crrl.errors import run_command
 
 
+def errors(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What is on stderr but for the bar of a slow machine."""
+    return [line.removeprefix("error: ") for line in capsys.readouterr().err.splitlines() if "predict: " not in line]
+
+
 def rows(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
@@ -90,7 +95,7 @@ def test_windows_are_averaged_with_those_that_overlap_by_the_frames_they_share()
     shared = np.maximum(size - np.abs(starts[:, None] - starts), 0)
     expected = shared @ probabilities / shared.sum(1, keepdims=True)
     np.testing.assert_allclose(smoothed(probabilities, starts, size), expected)
-    np.testing.assert_array_equal(smoothed(probabilities, starts, 3)[:5], probabilities[:5])
+    np.testing.assert_allclose(smoothed(probabilities, starts, 3)[:5], probabilities[:5])
 
 
 def test_a_recording_gets_a_label_for_each_window(
@@ -117,17 +122,17 @@ def test_a_recording_gets_a_label_for_each_window(
 
 
 def test_a_long_recording_is_never_in_memory(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """30 MB of which 64 frames are looked at at a time."""
-    np.lib.format.open_memmap(tmp_path / "long.npy", mode="w+", dtype=np.float32, shape=(500_000, 5, 3))[::2] = 1
+    """18 MB of which 64 frames are looked at at a time."""
+    np.lib.format.open_memmap(tmp_path / "long.npy", mode="w+", dtype=np.float32, shape=(300_000, 5, 3))[::2] = 1
     monkeypatch.setattr(embedding, "GROUP_FRAMES", 64)
-    options = ["--window", "60", "--hop", "600", "--fps", "1", "--out", str(tmp_path / "out.csv")]
+    options = ["--window", "60", "--hop", "2000", "--fps", "1", "--out", str(tmp_path / "out.csv")]
     predict.main([str(run), str(tmp_path / "long.npy"), *options[:-2], "--out", str(tmp_path / "warm.csv")])
     tracemalloc.start()
     predict.main([str(run), str(tmp_path / "long.npy"), *options])
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(rows((tmp_path / "out.csv").read_text())) == 835
-    assert peak < 10e6
+    assert len(rows((tmp_path / "out.csv").read_text())) == 151
+    assert peak < 9e6
 
 
 CLIP = np.random.default_rng(0).normal(size=(6, 5, 3)).astype(np.float32)
@@ -140,7 +145,7 @@ CLIP = np.random.default_rng(0).normal(size=(6, 5, 3)).astype(np.float32)
         (np.full((6, 5, 3), np.nan, np.float32), "bad.npy holds NaN or infinity, first in frame 0, joint 0"),
         (np.ones((0, 5, 3), np.float32), "bad.npy is empty (shape [0, 5, 3])"),
         (np.ones((6, 15), np.float32), "bad.npy has shape [6, 15], not [frames, joints, 3]"),
-        (np.array(["a"]), "bad.npy is no array of numbers"),
+        (np.full((6, 5, 3), "a"), "bad.npy is no array of numbers"),
         (b"\x93NUMPY\1\0v\0{'descr'", "bad.npy is damaged or no .npy array"),
         (b"<html>", "bad.npy is a web page (HTML), not a .npy array"),
     ],
@@ -153,8 +158,7 @@ def test_a_clip_that_cannot_be_told_is_named_in_one_line(
     path.write_bytes(clip) if isinstance(clip, bytes) else np.save(path, clip)  # type: ignore[arg-type]
     np.save(tmp_path / "good.npy", CLIP)
     assert run_command(lambda: predict.main([str(run), str(tmp_path / "good.npy"), str(path), *window])) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ")
+    (line,) = errors(capsys)
     assert problem in line.replace(", frames from 0", "")
 
 
@@ -188,7 +192,7 @@ def test_what_is_given_wrongly_is_one_line(
     Path("empty").mkdir()
     np.save("good.npy", CLIP)
     assert run_command(lambda: predict.main([str(run), *arguments])) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = errors(capsys)
     assert problem in line
 
 

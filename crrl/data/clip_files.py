@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy.typing as npt
 
-from crrl.data import asf, bvh, cmu, folder, ntu, nw_ucla
+from crrl.data import asf, bvh, cmu, coco, folder, mediapipe, ntu, nw_ucla
 from crrl.data.arrays import map_array
 from crrl.data.clips import FloatArray, check_clip
 from crrl.data.naming import files_below
@@ -31,11 +31,19 @@ def _read_bvh(path: Path) -> FloatArray:
     return bvh.positions(*bvh.read_file(path))
 
 
-READERS: dict[str, Callable[[Path], object]] = {
+def _read_json(path: Path) -> npt.ArrayLike:
+    """Of NW-UCLA, or of a pose estimator: MediaPipe, else coco."""
+    content = read_bytes(path)
+    if b'"skeletons"' in content:
+        return nw_ucla.read_clip(path)
+    return mediapipe.read_clip(path) if b"andmarks" in content else coco.read_clip(path)
+
+
+READERS: dict[str, Callable[[Path], npt.ArrayLike]] = {
     ".npy": map_array,
     ".npz": folder.read_clip,
     ".skeleton": _read_ntu,
-    ".json": nw_ucla.read_clip,
+    ".json": _read_json,
     ".bvh": _read_bvh,
     ".amc": cmu.read_clip,
 }
@@ -76,7 +84,7 @@ def read_clip_file(path: Path) -> npt.ArrayLike:
     Raises:
         CrrlError: it is missing, damaged or of another kind.
     """
-    return READERS[path.suffix.lower()](path)  # type: ignore[return-value]
+    return READERS[path.suffix.lower()](path)
 
 
 def read_body(path: Path) -> tuple[FloatArray, Skeleton | None]:

@@ -63,6 +63,15 @@ def test_nw_uclas_json_is_read(tmp_path: Path) -> None:
         read_body(path)
 
 
+def test_pose_estimators_json_is_told_apart_by_what_it_holds(tmp_path: Path) -> None:
+    points = np.random.default_rng(0).uniform(1, 9, (3, 17, 2))
+    people = [{"instances": [{"keypoints": frame.tolist(), "keypoint_scores": [1.0] * 17}]} for frame in points]
+    landmark = [{"x": 0.5, "y": 0.25, "z": 0.0, "visibility": 1.0}] * 33
+    for name, content, joints in (("a.json", people, 17), ("b.json", [{"landmarks": [landmark]}] * 3, 33)):
+        (tmp_path / name).write_text(json.dumps(content))
+        assert read_body(tmp_path / name)[0].shape == (3, joints, 3)
+
+
 def test_a_motion_of_cmu_is_read_with_its_subjects_skeleton(real_data: Path) -> None:
     path = next((real_data / "cmu" / "amc").rglob("*.amc"), None)
     if path is None:
