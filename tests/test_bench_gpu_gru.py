@@ -254,5 +254,5 @@ def test_pretraining_runs_by_the_trainer() -> None:
     config = gpu_pretrain.configuration(0.01)
     assert (config.cml.epochs_cml, config.ser.epochs_ser, config.batch_size) == (1, 1, 32)
     assert gpu_pretrain.configuration(1).cml.epochs_cml == 100
-    small = gpu_pretrain.random_clips(64, 4, 9)
+    small = gpu_pretrain.random_clips(64, 9, 6)
     assert gpu_pretrain.pretrain(small, replace(config, encoder=replace(config.encoder, hidden_size=8)), CPU) > 0
