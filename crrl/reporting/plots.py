@@ -107,7 +107,7 @@ def feature_map(run: Findings) -> Any:
             named = True
     bare = {"showticklabels": False, "zeroline": False, "showgrid": False, "title": None}
     figure.update_xaxes(**bare)
-    figure.update_yaxes(**bare, scaleanchor="x")
+    figure.update_yaxes(**bare)
     figure.update_layout(template="plotly_white", height=620, margin={"l": 5, "r": 5, "t": 30, "b": 5})
     figure.update_layout(dragmode="pan", hovermode="closest")
     return as_json(figure)

@@ -24,7 +24,7 @@ def clip(frames: int, seed: int = 0) -> FloatArray:
     return np.random.default_rng(seed).normal(size=(frames, 4, 3)).astype(np.float32)
 
 
-@pytest.mark.parametrize(("axis", "sign"), product(range(3), (1, -1)))
+@pytest.mark.parametrize(("axis", "sign"), [*product(range(3), (1, -1))])
 def test_upright_is_a_rotation_that_turns_the_axis_up(axis: int, sign: int) -> None:
     turned, labels = upright(np.eye(3, dtype=np.float32), (axis, sign))
     assert np.linalg.det(turned) == pytest.approx(1)
