@@ -164,10 +164,9 @@ class SkeletonEncoder:
             raise CrrlError("no clips given: at least one is needed")
         yield Clips.unlabelled(group)
         if single:
+            has = f"and {len(single) - 1} more have" if len(single) > 1 else "has"
             warnings.warn(
-                f"{len(single)} clips, the first is {single[0]}, have one frame: they show no motion, and what is told "
-                f"of them says little",
-                stacklevel=4,
+                f"{single[0]} {has} one frame, which shows no motion: what is told of it is weak", stacklevel=4
             )
 
 
@@ -195,8 +194,8 @@ def smoothed(probabilities: npt.NDArray[np.float64], starts: IntArray, size: int
         sums[:-step] += shared * probabilities[step:]
         weights[step:] += shared
         weights[:-step] += shared
-    means: npt.NDArray[np.float64] = sums / weights
-    return means
+    averages: npt.NDArray[np.float64] = sums / weights
+    return averages
 
 
 def load(path: str | Path) -> SkeletonEncoder:
