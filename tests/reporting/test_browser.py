@@ -29,8 +29,11 @@ DRAWN = """(() => {
 })()"""
 """What a canvas shows; "" where that is nothing."""
 RED = """(() => {
-  const canvas = document.querySelector("canvas"), pen = canvas.getContext("2d");
-  const pixels = pen.getImageData(0, 0, canvas.width, canvas.height).data;
+  const canvas = document.querySelector("canvas"), copy = document.createElement("canvas");
+  Object.assign(copy, { width: canvas.width, height: canvas.height });
+  const pen = copy.getContext("2d", { willReadFrequently: true });  // the browser warns of reading the canvas itself
+  pen.drawImage(canvas, 0, 0);
+  const pixels = pen.getImageData(0, 0, copy.width, copy.height).data;
   for (let i = 0; i < pixels.length; i += 4)
     if (pixels[i] > 200 && pixels[i + 1] < 20 && pixels[i + 3] > 200) return true;
   return false;
