@@ -88,7 +88,7 @@ def test_cmu_s_trials_lie_beside_their_skeleton(real_data: Path) -> None:
     [
         ("a.skeleton", skeleton(0), "shows nobody"),
         ("a.skeleton", "2\n1\n", r", line 3: .*: restore the file or leave it out"),
-        ("a.json", "{}", 'has no "skeletons"'),
+        ("a.json", "{}", "expected a list of frames"),
         ("a.bvh", "HIERARCHY", "no HIERARCHY followed by a MOTION"),
         ("a.npz", "PK", "is not a .npy or .npz array"),
     ],
