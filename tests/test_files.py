@@ -284,7 +284,9 @@ KINDS = {
     "json": [b'{"a": 1}', b" \n[1, 2]", b"\xef\xbb\xbf{}"],
     "bvh": [b"HIERARCHY\nROOT Hips\n", b"\xef\xbb\xbfHierarchy\r\n"],
     "fbx": [b"Kaydara FBX Binary  \x00"],
-    "safetensors": [b'\x40\x00\x00\x00\x00\x00\x00\x00{"__metadata__":'],
+    "safetensors": [
+        length + b'\0\0\0\0\0\0{"__metadata__":' for length in (b"\x40\0", b"\x80\x03", b"\x1f\x8b", b"MZ", b"PK")
+    ],
     "hdf5": [b"\x89HDF\r\n\x1a\n"],
     "mat": [b"MATLAB 5.0 MAT-file, Platform: PCWIN64"],
     "utf-16": ["1 2\n".encode("utf-16"), b"\xfe\xff\x00a\x00b"],
