@@ -28,10 +28,10 @@ from crrl.data import folder, poses
 from crrl.data.chunks import Files, Shown
 from crrl.data.clips import Clips, FloatArray
 from crrl.data.folder import read_rows
-from crrl.data.poses import Frame, Matrix, fields, items, row_of
+from crrl.data.poses import Frame, Matrix, fields, items, not_as_expected, row_of
 from crrl.data.text import Line, line_error, numbers
 from crrl.errors import CrrlError
-from crrl.files import read_bytes, read_json
+from crrl.files import read_bytes, read_json, shown
 
 NUM_JOINTS = 33
 HIPS = [23, 24]
@@ -39,6 +39,8 @@ AT_ORIGIN = 0.02
 """How far from the origin, in metres, the middle between the hips may be in world coordinates, in the median."""
 IMAGE = ("landmarks", "pose_landmarks", "poseLandmarks")
 WORLD = ("worldLandmarks", "pose_world_landmarks", "poseWorldLandmarks")
+BESIDE = ("segmentationMasks", "segmentation_masks", "segmentationMask", "segmentation_mask", "image", "timestamp")
+"""What else a result may hold: a frame without anybody may have nothing but these."""
 SCORES = ("v", "visibility")
 """What the visibility of a landmark is called in a table with a row for each frame, before the landmark's number."""
 LONG = ("frame", "landmark", "x", "y", "z", "visibility")
@@ -86,6 +88,8 @@ def _flat(points: Matrix) -> Matrix:
 def _result(value: Any, where: str) -> tuple[Matrix, Matrix]:
     """The people of a frame in the image and in the world, [N, 33, 4] each; N is 0 where a field is missing."""
     frame = fields({} if value is None else value, where, "an object with landmarks, or null")
+    if frame and not frame.keys() & {*IMAGE, *WORLD, *BESIDE}:
+        raise not_as_expected(where, "one of " + ", ".join(WORLD + IMAGE), value)
     image, world = (
         _people(next((frame[name] for name in names if name in frame), None), f"{where}, {names[0]}")
         for names in (IMAGE, WORLD)
@@ -113,6 +117,8 @@ def _landmarks(value: Any, where: str) -> Matrix:
     points = items(value.get("landmark") if isinstance(value, dict) else value, where, "a list of landmarks")
     if len(points) != NUM_JOINTS:
         raise CrrlError(f"{where}: {len(points)} landmarks, not the {NUM_JOINTS} of a pose: give MediaPipe's pose")
+    if len({len(point) if isinstance(point, list | dict) else 0 for point in points}) > 1:
+        raise CrrlError(f"{where}: some landmarks have other fields than others, as visibility: restore the file")
     return np.stack([_landmark(point, f"{where}, landmark {number}") for number, point in enumerate(points)])
 
 
@@ -128,8 +134,8 @@ def _landmark(value: Any, where: str) -> Matrix:
 def _of_csv(path: Path) -> list[Frame]:
     first = read_bytes(path, "a table (CSV)").partition(b"\n")[0].lower()
     people = _by_landmark(path) if b"landmark" in first else _by_frame(path)
-    shown = people[:, HIPS, 3].min(axis=1, initial=1) > 0
-    middle = np.linalg.norm(people[shown][:, HIPS, :3].mean(axis=1), axis=1)
+    seen = people[:, HIPS, 3].min(axis=1, initial=1) > 0
+    middle = np.linalg.norm(people[seen][:, HIPS, :3].mean(axis=1), axis=1)
     if not len(middle) or np.median(middle) > AT_ORIGIN:
         people = _flat(people)
     return [Frame(person[None]) for person in people]
@@ -146,20 +152,30 @@ def _by_frame(path: Path) -> Matrix:
     ]
     if missing := next((name for name in names if name not in rows[0][1]), None):
         raise CrrlError(f"{path} has no column {missing}: a pose has {NUM_JOINTS} landmarks, each x, y, z")
-    lines = [Line(line, " ".join(row[name] for name in names).strip()) for line, row in rows]
+    lines = [_numbers_of(path, line, row, names) for line, row in rows]
     people = np.zeros((len(rows), NUM_JOINTS, 4))
-    shown = [place for place, line in enumerate(lines) if line.text]
-    values = numbers(path, [lines[place] for place in shown], len(names)).reshape(-1, NUM_JOINTS, 4 if score else 3)
-    people[shown, :, 3] = 1
-    people[shown, :, : values.shape[2]] = values
+    seen = [place for place, line in enumerate(lines) if line.text]
+    values = numbers(path, [lines[place] for place in seen], len(names)).reshape(-1, NUM_JOINTS, 4 if score else 3)
+    people[seen, :, 3] = 1
+    people[seen, :, : values.shape[2]] = values
     return people
+
+
+def _numbers_of(path: Path, line: int, row: dict[str, str], names: list[str]) -> Line:
+    """The columns `names` of a row, which has a number in each of them, or nothing in any."""
+    cells = [row[name].split() for name in names]
+    wrong = next((place for place, cell in enumerate(cells) if len(cell) != 1), None)
+    if wrong is not None and any(cells):
+        found = shown(row[names[wrong]])
+        raise line_error(path, line, f"column {names[wrong]} holds {found!r}, not one number", "restore the row")
+    return Line(line, " ".join(cell[0] for cell in cells if cell))
 
 
 def _by_landmark(path: Path) -> Matrix:
     """A table with a row for each landmark, [T, 33, 4]; all zeros where there is none."""
     rows = read_rows(path, set(LONG[:5]), LONG, ",".join(LONG))
     names = [name for name in LONG if name in rows[0][1]]
-    values = numbers(path, [Line(line, " ".join(row[name] for name in names)) for line, row in rows], len(names))
+    values = numbers(path, [_numbers_of(path, line, row, names) for line, row in rows], len(names))
     frames, landmarks = values[:, 0], values[:, 1]
     whole = (values[:, :2] % 1 == 0) & (values[:, :2] >= 0) & (values[:, :2] < (MOST_FRAMES, NUM_JOINTS))
     if not whole.all():

@@ -203,11 +203,14 @@ ODD = [
     ([{"landmarks": [3]}], ", frame 0, landmarks, person 0: expected a list of landmarks, found 3"),
     ([{"landmarks": LANDMARKS[:21]}], ", frame 0, landmarks, person 0: 21 landmarks, not the 33 of a pose"),
     ([{"poseWorldLandmarks": {"x": 1}}], ", frame 0, worldLandmarks, person 0: expected a list of .* found nothing"),
-    ([{"landmarks": [[*LANDMARKS[:32], 3]]}], ", frame 0, landmarks, person 0, landmark 32: expected 4 .* found 3"),
-    ([{"landmarks": [[*LANDMARKS[:32], {"x": 1}]]}], ", .*person 0, landmark 32: nothing is no finite number"),
+    ([{"landmarks": [[*LANDMARKS[:32], 3]]}], ", frame 0, landmarks, person 0: some landmarks have other fields"),
+    ([{"landmarks": [[{"x": 1}] * 33]}], ", .*person 0, landmark 0: nothing is no finite number"),
     ([{"landmarks": [[*LANDMARKS[:32], [1, 2, "3", 1]]]}], ", .*, landmark 32: the text '3' is no finite number"),
     ([{"landmarks": [[*LANDMARKS[:32], {"x": 1, "y": 2, "z": 3, "visibilty": 0}]]}], ", .*32: nothing is no finite"),
-    ([{"landmarks": [[*LANDMARKS[:32], [1, 2]]]}], ", .*, landmark 32: expected 4 numbers, found a list of 2"),
+    ([{"landmarks": [[*LANDMARKS[:32], [1, 2]]]}], ", .*person 0: some landmarks have other fields than others"),
+    ([{"landmarks": [[*LANDMARKS[:32], [1, 2, 3]]]}], ", .*person 0: some landmarks have other fields than others"),
+    ([{"landmarks": [[[1, 2]] * 33]}], ", .*, landmark 0: expected 4 numbers, found a list of 2"),
+    ([None, {"landMarks": [LANDMARKS]}], ", frame 1: expected one of worldLandmarks, .*found an object of landMarks"),
 ]
 
 
@@ -236,7 +239,13 @@ def edit(old: str, new: str) -> Callable[[str], str]:
         (wide, edit("x1,", "a,"), r" has no column x1: its first line names the columns, x0,y0,z0,v0 to v32, or"),
         (wide, edit("\n1,", "\n1,nan,"), ", line 3: 134 fields, but the first line names 133 columns"),
         (wide, lambda text: re.sub(r"\n1,[^,]*", "\n1,nan", text), ", line 3: 'nan' is no finite number"),
-        (wide, lambda text: re.sub(r"\n1,[^,]*", "\n1,", text), ", line 3: 131 numbers, not 132"),
+        (
+            wide,
+            lambda text: re.sub(r"\n1,[^,]*", "\n1,", text),
+            ", line 3: column x0 holds '', not one number: restore the row",
+        ),
+        (wide, lambda text: re.sub(r"\n1,([^,]*),([^,]*),", r"\n1,\1 \2,,", text), ", line 3: column x0 holds '"),
+        (long, edit("\n5,7,", "\n5 7,,"), ", line 9: column frame holds '5 7', not one number"),
         (long, edit("\n5,7,", "\n5,33,"), ", line 9: frame and landmark should be whole, the latter 0 to 32"),
         (long, edit("\n5,7,", "\n5,7.5,"), ", line 9: frame and landmark should be whole"),
         (long, edit("\n5,7,", "\n-5,7,"), ", line 9: frame and landmark should be whole"),
