@@ -47,6 +47,8 @@ def _kinds() -> dict[re.Pattern[bytes], Kind]:
     unpack = "unpack it"
     other = "give the file that is meant"
     table = (
+        # First, as the length that it begins with may be the mark of a pickle.
+        (rb".{4}\0{4}\{\"", "safetensors", "a safetensors file", other),
         (rb"version https://git-lfs", "git-lfs", "a git-lfs pointer", f"{pointed} lfs pull"),
         (rb"[^\n]{0,300}/annex/objects/", "git-annex", "a git-annex pointer", f"{pointed} annex get"),
         (rb"(\xef\xbb\xbf)?\s*<(!doctype\s+html|html|head|body|title)", "html", "a web page (HTML)", again),
@@ -65,7 +67,6 @@ def _kinds() -> dict[re.Pattern[bytes], Kind]:
         (rb"(\xef\xbb\xbf)?\s*[\[{]", "json", "JSON", other),
         (rb"(\xef\xbb\xbf)?\s*HIERARCHY\b", "bvh", "a BVH file", "such files are read by python -m crrl.prepare bvh"),
         (rb"Kaydara FBX", "fbx", "an FBX file", "export it as BVH"),
-        (rb".{8}\{\"", "safetensors", "a safetensors file", other),
         (rb"\x89HDF\r\n", "hdf5", "an HDF5 file", "save what it holds as .npy"),
         (rb"MATLAB [57]\.", "mat", "a MATLAB file", "save what it holds as .npy"),
         (rb"\xff\xfe[^\0]\0|\xfe\xff\0[^\0]", "utf-16", "text in UTF-16", "save it as UTF-8"),

@@ -284,7 +284,7 @@ KINDS = {
     "json": [b'{"a": 1}', b" \n[1, 2]", b"\xef\xbb\xbf{}"],
     "bvh": [b"HIERARCHY\nROOT Hips\n", b"\xef\xbb\xbfHierarchy\r\n"],
     "fbx": [b"Kaydara FBX Binary  \x00"],
-    "safetensors": [b'\x40\x00\x00\x00\x00\x00\x00\x00{"__metadata__":'],
+    "safetensors": [bytes([low, high]) + b'\0\0\0\0\0\0{"__metadata__":' for low, high in ((64, 0), (128, 2))],
     "hdf5": [b"\x89HDF\r\n\x1a\n"],
     "mat": [b"MATLAB 5.0 MAT-file, Platform: PCWIN64"],
     "utf-16": ["1 2\n".encode("utf-16"), b"\xfe\xff\x00a\x00b"],
