@@ -246,9 +246,9 @@ def _words(line: bytes) -> list[str]:
 
 
 def missing_names(files: Files) -> Any:
-    """All names that stand whole in the list; what is almost one must be refused."""
+    """All names that stand whole in the list, each once; what is almost one must be refused."""
     text = files["missing.txt"].decode().upper()
-    return re.findall(r"S[0-9]{3}C[0-9]{3}P[0-9]{3}R[0-9]{3}A[0-9]{3}", text)
+    return list(dict.fromkeys(re.findall(r"S[0-9]{3}C[0-9]{3}P[0-9]{3}R[0-9]{3}A[0-9]{3}", text)))
 
 
 def nw_ucla(files: Files) -> Any:

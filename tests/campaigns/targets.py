@@ -524,7 +524,9 @@ def build(work: Path) -> dict[str, Target]:
             _read_skeleton, oracles.skeleton, refusals=(ValueError,),
         ),
         "ntu-missing": Target(
-            [{"missing.txt": names}], lambda root: ntu.missing_names(root / "missing.txt"), oracles.missing_names
+            [{"missing.txt": names}],
+            lambda root: list(dict.fromkeys(ntu.missing_names(root / "missing.txt"))),
+            oracles.missing_names,
         ),
         "nw-ucla": Target([_nw_ucla()], _read_nw_ucla, oracles.nw_ucla),
         "folder-labels": Target(
