@@ -14,6 +14,7 @@ import secrets
 import shutil
 import stat
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
@@ -310,19 +311,29 @@ def read_bytes(path: Path, what: str = "", *kinds: str) -> bytes:
         return file.read()
 
 
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, none of whose names stands twice: JSON's own reader takes the last."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"{shown(twice)!r} is there twice")
+    return value
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
         CrrlError: it is missing, unreadable, another kind of file, not JSON (truncated, say), nested too deep to be
-            read, or has a carriage return without a line feed, which one changed bit makes of a minus sign.
+            read, names a thing twice in one object, or has a carriage return without a line feed, which one changed bit
+            makes of a minus sign.
     """
     content = read_bytes(path, "JSON", "json", "utf-16")
     try:
         text = content.decode(json.detect_encoding(content))
         if re.search(r"\r(?!\n)", text):
             raise ValueError("a carriage return alone: it may have been a sign")
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_named_once)
     except (ValueError, RecursionError) as error:
         raise CrrlError(f"{path} is not valid JSON ({error}): the file is damaged or cut short; restore it") from error
 

@@ -256,8 +256,17 @@ def test_json_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b'{"a": [1, 2', b'{"a": 1}}', b"\xff\xfe\xfa", b"[" * 100_000, b"1" * 5_000, b'{"a": \r1}'],
-    ids=["empty", "cut short", "two ends", "binary", "nested deep", "a long number", "a changed sign"],
+    [
+        b"",
+        b'{"a": [1, 2',
+        b'{"a": 1}}',
+        b"\xff\xfe\xfa",
+        b"[" * 100_000,
+        b"1" * 5_000,
+        b'{"a": \r1}',
+        b'{"a": 1, "a": 2}',
+    ],
+    ids=["empty", "cut short", "two ends", "binary", "nested deep", "a long number", "a changed sign", "a name twice"],
 )
 def test_damaged_json_is_named_with_the_remedy(target: Path, text: bytes) -> None:
     target.write_bytes(text)
