@@ -24,6 +24,8 @@ from crrl.exporting.torch_program import ABOUT, Exported, torch_program
 from crrl.models import Encoder, FeatureExtractor, FeatureKind
 from crrl.runs import RunFolder, load_encoder, save_encoder
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* have one frame")
+
 HIDDEN, JOINTS, CLASSES = 8, 5, ("sit", "stand", "wave")
 LENGTHS = [7, 1, 30, 3]
 PAGE = Path(__file__).parents[1] / "docs" / "export.md"
