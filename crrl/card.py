@@ -11,7 +11,7 @@ from crrl.config import Config
 from crrl.data import Preprocessor
 from crrl.errors import CrrlError
 from crrl.evaluation.protocols import BEST, RANDOM, RAW
-from crrl.files import read_bytes, read_json, write_text
+from crrl.files import read_bytes, read_json, write_file, write_text
 from crrl.methods import METHODS
 from crrl.runs import EncoderFile, RunFolder, load_encoder
 
@@ -70,10 +70,10 @@ def write_card(run: RunFolder) -> None:
     if not path.exists():
         write_text(path, _whole(run.config(), load_encoder(run.encoder_path), table))
         return
-    before, begin, rest = read_bytes(path).decode(errors="surrogateescape").partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = read_bytes(path).partition(BEGIN.encode())
+    _, end, after = rest.partition(END.encode())
     if begin and end:
-        write_text(path, before + table + after)
+        write_file(path, lambda file: file.write(before + table.encode() + after))
 
 
 def _whole(config: Config, encoder: EncoderFile, table: str) -> str:
@@ -113,7 +113,8 @@ def _steps(preprocessor: Preprocessor) -> str:
 
 def _table(run: RunFolder) -> list[str]:
     """The accuracy by all evaluations kept in the run folder, with what takes no training beside it."""
-    method, rows = run.config().method, []
+    rows: list[str] = []
+    method = run.config().method
     for path in sorted(run.path.glob("evaluation-*.json")):
         with suppress(CrrlError, KeyError, TypeError, AttributeError, ValueError):  # one that somebody changed
             rows += list(_rows(path, read_json(path), method))

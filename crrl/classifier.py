@@ -12,6 +12,7 @@ from safetensors.torch import load
 from torch import Tensor
 from torch.nn import functional as F
 
+from crrl.data.naming import wrong_name
 from crrl.errors import CrrlError
 from crrl.files import check_kind, explain_damage, read_bytes
 from crrl.models import FeatureExtractor, FeatureKind
@@ -76,8 +77,12 @@ class Facts:
     double: bool
     fingerprint: str
     encoder: str
-    refitted: FeatureKind | None = None
-    nuisances: int = 0
+    refitted: FeatureKind | None
+    nuisances: int
+
+    def __post_init__(self) -> None:
+        if not self.class_names or any(map(wrong_name, self.class_names)):
+            raise CrrlError("class_names are none")
 
 
 @dataclass(frozen=True)
@@ -142,14 +147,14 @@ def load_classifier(run: RunFolder, encoder: EncoderFile) -> ClassifierFile:
 
 def _with(own: FeatureExtractor, facts: Facts, tensors: dict[str, Tensor]) -> ClassifierFile:
     """The classifier of these tensors, which are checked, on features of the encoder's `own` network."""
-    classes, dtype = len(facts.class_names), torch.float64 if facts.double else torch.float32
-    with torch.device("meta"):
-        features = FeatureExtractor(own.encoder, facts.refitted, facts.nuisances) if facts.refitted else own
-        size = len(features.center)
-        line = torch.empty(size, dtype=dtype)
+    features = FeatureExtractor(own.encoder, facts.refitted) if facts.refitted else own
+    size, classes = len(features.center), len(facts.class_names)
+    with torch.device("meta"):  # what the file says of its size takes no memory
+        line = torch.empty(size, dtype=torch.float64 if facts.double else torch.float32)
         expected = vars(Classifier(line.expand(classes, size), line.new_empty(classes), line, line))
-    fitted = {f"features.{name}": getattr(features, name) for name in REFITTED} if facts.refitted else {}
-    check_shapes(tensors, expected | fitted)
+        shapes = ((size,), (size,), (size, facts.nuisances))
+        fitted = {name: torch.empty(shape) for name, shape in zip(REFITTED, shapes, strict=True) if facts.refitted}
+    check_shapes(tensors, expected | {f"features.{name}": tensor for name, tensor in fitted.items()})
     for name in fitted:
-        setattr(features, name.removeprefix("features."), tensors[name])
+        setattr(features, name, tensors[f"features.{name}"])
     return ClassifierFile(Classifier(**{name: tensors[name] for name in expected}), facts, features.eval())

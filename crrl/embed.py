@@ -27,7 +27,7 @@ class EmbedOptions(GivenOptions):
     """File to write, such as features.npz."""
 
 
-def arrays(given: Given, features: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
+def arrays(given: Given, features: npt.NDArray[np.float32]) -> dict[str, Any]:
     """What the file holds."""
     known = {} if given.labels is None else {"labels": given.labels, "class_names": np.array(given.class_names)}
     return {"names": np.array(given.names), "features": features, **known}

@@ -126,14 +126,15 @@ class SkeletonEncoder:
             size: frames of a window. hop: from a window's start to the next one's.
 
         Returns:
-            The windows' first frames, int64 [N], and their classes.
+            The windows, int64 [N, 2]: the first frame of each and the one after its last; and their classes.
         """
-        frames = recording if isinstance(recording, np.ndarray) else np.asarray(recording)
+        frames = recording if isinstance(recording, np.ndarray) else check_clip(recording, name)
         check_shape(frames.shape, name)
         starts = window_starts(len(frames), size, hop)
         windows = ((f"{name}, frames from {start}", frames[start : start + size]) for start in starts)
         found = self.predict_named(counted(windows, len(starts), "predict", "window", delay=1, leave=False))
-        return starts, Predictions(smoothed(found.probabilities, starts, size), found.class_names)
+        spans = np.stack([starts, np.minimum(starts + size, len(frames))], axis=1)
+        return spans, Predictions(smoothed(found.probabilities, starts, size), found.class_names)
 
     def _encoded(self, features: Callable[[Tensor, Tensor], Tensor], clips: Named) -> Iterator[Tensor]:
         """Features of clips, [n, D] for some of them at a time."""
@@ -163,10 +164,9 @@ class SkeletonEncoder:
             raise CrrlError("no clips given: at least one is needed")
         yield Clips.unlabelled(group)
         if single:
+            has = f"and {len(single) - 1} more have" if len(single) > 1 else "has"
             warnings.warn(
-                f"{len(single)} clips, the first is {single[0]}, have one frame: they show no motion, and what is told "
-                f"of them says little",
-                stacklevel=4,
+                f"{single[0]} {has} one frame, which shows no motion: what is told of it is weak", stacklevel=4
             )
 
 
@@ -194,7 +194,8 @@ def smoothed(probabilities: npt.NDArray[np.float64], starts: IntArray, size: int
         sums[:-step] += shared * probabilities[step:]
         weights[step:] += shared
         weights[:-step] += shared
-    return sums / weights
+    averages: npt.NDArray[np.float64] = sums / weights
+    return averages
 
 
 def load(path: str | Path) -> SkeletonEncoder:

@@ -14,9 +14,9 @@ import tyro
 
 import crrl
 from crrl.classifier import ClassifierFile, load_classifier
-from crrl.embedding import load
+from crrl.embedding import SkeletonEncoder, load
 from crrl.errors import CrrlError, run_command
-from crrl.exporting.agreement import TOLERANCE, Batch, Outputs, disagreement, run_onnx, run_torch
+from crrl.exporting.agreement import TOLERANCE, Batch, Outputs, disagreement, run_onnx, run_torch, sensitivity
 from crrl.exporting.torch_program import Exported, torch_program
 from crrl.files import explain_os_errors, write_file
 from crrl.runs import EncoderFile, RunFolder, load_encoder
@@ -92,18 +92,25 @@ def export(options: ExportOptions) -> dict[str, float]:
         CrrlError: there is no run, a library is missing, the file cannot be written, or does not agree.
     """
     make, run = tools(options.format)
-    encoder, head = open_run(options.run)
-    content = make(Exported(encoder.features, head), json.dumps(about(encoder, head)))
-    apart = disagreement(load(options.run), head is not None, lambda batches: run(content, batches))
-    worst = {name: float(each.max()) for name, each in apart.items()}
+    file, head = open_run(options.run)
+    content = make(Exported(file.features, head), json.dumps(about(file, head)))
+    encoder = load(options.run)
+    worst = disagreement(encoder, head is not None, lambda batches: run(content, batches))
     for name, most in worst.items():
         if not most <= TOLERANCE:
             raise CrrlError(
-                f"the exported file gives other {name} than the run, by {most:.1e} where {TOLERANCE:.0e} is allowed: "
-                f"nothing was written; export in the other format, and report it"
+                f"the exported file gives other {name} than the run, by {most:.1e} where {TOLERANCE:.0e} is allowed, and "
+                f"nothing was written: {_why(encoder)}"
             )
-    write_file(options.out, lambda file: file.write(content))
+    write_file(options.out, lambda opened: opened.write(content))
     return worst
+
+
+def _why(encoder: SkeletonEncoder) -> str:
+    """Why a file may not agree, and what to do."""
+    if (own := sensitivity(encoder)) > TOLERANCE:
+        return f"rounding alone changes the run's features by {own:.1e}, as its training has diverged; train it again"
+    return "export in the other format, and report this"
 
 
 def main(arguments: list[str] | None = None) -> int:

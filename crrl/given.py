@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import numpy.typing as npt
 import tyro
 
@@ -75,7 +76,6 @@ class Given:
 
 def _of_dataset(dataset: str, data: Path | None, split: str | None) -> Given:
     clips = load_raw(dataset, data)
-    index = clips.split(split).test["all"] if split else range(len(clips))
+    index = clips.split(split).test["all"] if split else np.arange(len(clips))
     names = tuple(clips.names[place] for place in index)
-    labels = clips.labels[list(index)]
-    return Given(names, lambda place: clips.clip(index[place]), labels, clips.class_names)
+    return Given(names, lambda place: clips.clip(index[place]), clips.labels[index], clips.class_names)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import tyro
@@ -71,6 +71,12 @@ class Told:
     span: tuple[float, float] | None
     labels: list[tuple[str, float]]
 
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        span = {} if self.span is None else {"start": round(self.span[0], 3), "end": round(self.span[1], 3)}
+        labels = [{"label": label, "probability": round(value, 6)} for label, value in self.labels]
+        return {"clip": self.clip, **span, "labels": labels}
+
 
 def of_clips(predictions: Predictions, given: Given, top: int) -> list[Told]:
     """What is told of each clip."""
@@ -82,10 +88,9 @@ def of_windows(encoder: SkeletonEncoder, given: Given, options: PredictOptions) 
     assert options.window is not None
     size, hop, fps = options.frames(options.window), options.frames(options.hop), options.fps
     for name, clip in given.named():
-        recording = np.asanyarray(clip)
-        starts, predictions = encoder.predict_windows(recording, size, hop, name)
-        for start, labels in zip(starts.tolist(), predictions.top(options.top), strict=True):
-            yield Told(name, (start / fps, min(start + size, len(recording)) / fps), labels)
+        spans, predictions = encoder.predict_windows(clip, size, hop, name)
+        for (start, end), labels in zip((spans / fps).tolist(), predictions.top(options.top), strict=True):
+            yield Told(name, (start, end), labels)
 
 
 def as_csv(told: list[Told]) -> str:
@@ -103,19 +108,7 @@ def as_csv(told: list[Told]) -> str:
 
 def as_json(told: list[Told]) -> str:
     """A list of clips or windows, each with its labels."""
-    rows = [
-        {
-            "clip": each.clip,
-            **(
-                dict(zip(("start", "end"), (round(second, 3) for second in each.span), strict=True))
-                if each.span
-                else {}
-            ),
-            "labels": [{"label": label, "probability": round(value, 6)} for label, value in each.labels],
-        }
-        for each in told
-    ]
-    return json.dumps(rows, indent=1) + "\n"
+    return json.dumps([each.plain() for each in told], indent=1) + "\n"
 
 
 def accuracy(predictions: Predictions, given: Given) -> str | None:
@@ -123,7 +116,7 @@ def accuracy(predictions: Predictions, given: Given) -> str | None:
     if given.labels is None or not set(given.class_names) <= set(predictions.class_names):
         return None
     known = [given.class_names[label] for label in given.labels]
-    right = sum(map(str.__eq__, known, predictions.labels))
+    right = sum(label == told for label, told in zip(known, predictions.labels, strict=True))
     return f"{100 * right / len(known):.1f} % of {len(known)} labels are right"
 
 

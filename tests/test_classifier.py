@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load, save
 
 pytest.importorskip("tyro", reason="tyro is not installed")
 
 from crrl import evaluate
-from crrl.classifier import Classifier, ClassifierFile, load_classifier, save_classifier
+from crrl.classifier import FORMAT, MARK, Classifier, ClassifierFile, Facts, load_classifier, save_classifier
 from crrl.errors import CrrlError
 from crrl.models import FeatureExtractor
 from crrl.runs import RunFolder, load_encoder
+from crrl.sealed import NO_HASH, write_sealed
 
 
 @pytest.fixture
@@ -51,13 +55,14 @@ def test_what_was_written_comes_back(run: RunFolder, refitted: bool, dtype: torc
     size = len(features.center)
     features.nuisances = torch.rand_like(features.nuisances)
     classifier = Classifier(*(torch.rand(*shape, dtype=dtype) for shape in ((2, size), (2,), (size,), (size,))))
+    contents = set()
     for _ in range(2):
         save_classifier(
             run.classifier_path, classifier, "logistic", ["a", "0" * 64], encoder, features if refitted else None
         )
-        content = run.classifier_path.read_bytes()
+        contents.add(run.classifier_path.read_bytes())
+    assert len(contents) == 1, "equal ones are equal files"
     found = loaded(run)
-    assert run.classifier_path.read_bytes() == content, "equal ones are equal files"
     assert found.facts.class_names == ("a", "0" * 64)
     assert found.facts.protocol == "logistic"
     for name, tensor in vars(classifier).items():
@@ -81,7 +86,7 @@ def test_an_evaluation_that_is_no_transfer_keeps_the_run_s_own(run: RunFolder) -
 
 def test_any_changed_bit_is_found(run: RunFolder) -> None:
     content, draw = run.classifier_path.read_bytes(), random.Random(0)
-    for bit in (*range(64), *(draw.randrange(8 * len(content)) for _ in range(100))):
+    for bit in (*range(64), *(draw.randrange(8 * len(content)) for _ in range(40))):
         changed = bytearray(content)
         changed[bit // 8] ^= 1 << bit % 8
         run.classifier_path.write_bytes(changed)
@@ -111,6 +116,26 @@ def test_weights_of_other_shapes_than_it_says_are_refused(run: RunFolder, names:
     encoder = load_encoder(run.encoder_path)
     save_classifier(run.classifier_path, loaded(run).classifier, "linear", names, encoder)
     with pytest.raises(CrrlError, match="other names or shapes"):
+        loaded(run)
+
+
+def test_sizes_that_are_only_said_take_no_memory(run: RunFolder) -> None:
+    encoder = load_encoder(run.encoder_path)
+    facts = Facts("linear", ("a", "b"), False, "", encoder.digest, "tuned", 10**12)
+    write_sealed(run.classifier_path, MARK, FORMAT, vars(loaded(run).classifier), facts)
+    with pytest.raises(CrrlError, match="other names or shapes"):
+        loaded(run)
+
+
+@pytest.mark.parametrize("names", [(), ("a", "\x1b[2J")], ids=["none", "a terminal's control"])
+def test_classes_that_can_be_none_are_refused(run: RunFolder, names: tuple[str, ...]) -> None:
+    content = run.classifier_path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    said = json.loads(json.loads(content[8 : 8 + size])["__metadata__"][MARK]) | {"class_names": names}
+    said["sha256"] = NO_HASH
+    content = save(load(content), {MARK: json.dumps(said)})
+    run.classifier_path.write_bytes(content.replace(NO_HASH.encode(), hashlib.sha256(content).hexdigest().encode(), 1))
+    with pytest.raises(CrrlError, match="class_names are none"):
         loaded(run)
 
 

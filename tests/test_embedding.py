@@ -99,7 +99,9 @@ def test_a_run_folder_loads_as_the_file_in_it(encoder_file: Path, encoder: crrl.
     ("clips", "problem"),
     [
         pytest.param([], "no clips given", id="no clips"),
-        pytest.param([raw_clip(4, joints=6)], "have 6 joints, but the encoder was trained on 5", id="joint count"),
+        pytest.param(
+            [raw_clip(4, joints=6)], "clip 0 has 6 joints, but the encoder was trained on 5", id="joint count"
+        ),
         pytest.param([CLIPS[0], CLIPS[0] * np.nan], "clip 1 holds NaN", id="NaN"),
         pytest.param([CLIPS[0], CLIPS[0][:0]], "clip 1 is empty", id="empty clip"),
         pytest.param(CLIPS[0], r"clip 0 has shape \[5, 3\]", id="a clip instead of a list"),

@@ -217,9 +217,23 @@ def test_a_file_that_does_not_agree_is_not_written(
 
     monkeypatch.setattr(export, "run_onnx", other)
     (tmp_path / "run.onnx").write_text("before")
-    with pytest.raises(crrl.CrrlError, match=f"gives other {name} than the run, by .*: nothing was written"):
+    with pytest.raises(
+        crrl.CrrlError, match=f"gives other {name} than the run, by .*, and nothing was written: export in the other"
+    ):
         main(run, "onnx", tmp_path / "run.onnx")
     assert (tmp_path / "run.onnx").read_text() == "before"
+
+
+def test_a_run_that_has_diverged_is_told_so(run: Path, tmp_path: Path, runtime: Any) -> None:
+    file = load_encoder(run / "encoder.safetensors")
+    with torch.no_grad():
+        for weight in file.features.encoder.gru.parameters():
+            weight *= 300
+    clips = Clips.from_arrays(raw_clips(), labels=[0] * 4, names=list("abcd"), class_names=["any"])
+    path = tmp_path / "diverged.safetensors"
+    save_encoder(path, file.features, Prepared(clips, file.preprocessor, "any"), "cml")
+    with pytest.raises(crrl.CrrlError, match="nothing was written: rounding alone changes .*; train it again"):
+        main(path, "onnx", tmp_path / "run.onnx")
 
 
 def test_nan_does_not_agree(run: Path, tmp_path: Path, runtime: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ ALLOWED = {
     "device": {"errors"},
     "sealed": {"facts", "files", "errors"},
     "runs": {"config", "data", "methods", "models", "sealed", "facts", "files", "errors"},
-    "classifier": {"models", "runs", "sealed", "files", "errors"},
+    "classifier": {"data", "models", "runs", "sealed", "files", "errors"},
     "features": {"bars", "ops", "config", "data", "models"},
     "training": {"bars", "ops", "optim", "config", "methods", "data", "models", "features", "runs", "files", "errors"},
     "evaluation": {

@@ -30,7 +30,7 @@ def _read_bvh(path: Path) -> FloatArray:
     return bvh.positions(*bvh.read_file(path))
 
 
-READERS: dict[str, Callable[[Path], object]] = {
+READERS: dict[str, Callable[[Path], npt.ArrayLike]] = {
     ".npy": map_array,
     ".npz": folder.read_clip,
     ".skeleton": _read_ntu,
@@ -75,4 +75,4 @@ def read_clip_file(path: Path) -> npt.ArrayLike:
     Raises:
         CrrlError: it is missing, damaged or of another kind.
     """
-    return READERS[path.suffix.lower()](path)  # type: ignore[return-value]
+    return READERS[path.suffix.lower()](path)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -76,7 +77,7 @@ def load(files: Iterable[Path]) -> Clips:
     return _with_splits(clips, [path.stem for path in files])
 
 
-def read_clip(path: Path) -> object:
+def read_clip(path: Path) -> list[Any]:
     """The skeletons of one file, lists of [T, 20, 3] numbers.
 
     Raises:

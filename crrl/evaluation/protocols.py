@@ -13,7 +13,7 @@ import tyro
 from torch import Tensor
 
 from crrl.bars import bar
-from crrl.classifier import Classifier, save_classifier
+from crrl.classifier import Classifier, ClassifierProtocol, save_classifier
 from crrl.config import DATASETS, Config, Dataset, Recipe
 from crrl.data import Clips, ClipTensors, Prepared, prepare
 from crrl.data.augmentation import choose_yaw
@@ -302,13 +302,14 @@ class Evaluation:
     def keep_classifier(self, protocol: Protocol, outcome: Outcome) -> bool:
         """Keep the classifier of the run's own encoder in its folder, where the protocol trains one and is no transfer.
 
-        It takes the place of another protocol's."""
+        It takes the place of another protocol's.
+        """
         classifier = outcome.classifiers.get(self.config.method)
-        if classifier is None or self.options.transfer or protocol not in ("linear", "logistic"):
+        if classifier is None or self.options.transfer:
             return False
+        kind: ClassifierProtocol = "logistic" if protocol == "logistic" else "linear"
         refitted = self.encoders[self.config.method] if self.options.features else None
-        path, names = self.run.classifier_path, self.class_names
-        save_classifier(path, classifier, protocol, names, self.trained, refitted)
+        save_classifier(self.run.classifier_path, classifier, kind, self.class_names, self.trained, refitted)
         return True
 
     def _fine_tuned(self, protocol: Protocol) -> Outcome:

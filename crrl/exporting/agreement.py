@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from crrl import ops
 from crrl.data import Preprocessor
 from crrl.data.clips import FloatArray
 from crrl.embedding import SkeletonEncoder
@@ -65,40 +66,63 @@ def run_torch(program: bytes, batches: Sequence[Batch]) -> list[Outputs]:
     with tempfile.TemporaryDirectory() as folder:
         model, given, out = (Path(folder, name) for name in ("model.pt2", "given.npz", "out.npz"))
         model.write_bytes(program)
-        np.savez(given, **{f"{name}-{i}": array for i, batch in enumerate(batches) for name, array in batch.items()})
+        arrays: dict[str, Any] = {
+            f"{name}-{i}": each for i, batch in enumerate(batches) for name, each in batch.items()
+        }
+        np.savez(given, **arrays)
         command = [sys.executable, "-c", PROGRAM, str(model), str(given), str(out)]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
             raise CrrlError(f"the exported program does not run without crrl ({reason}): nothing was written")
-        with np.load(out) as arrays:
+        with np.load(out) as results:
             found: list[Outputs] = [{} for _ in batches]
-            for key, array in arrays.items():
+            for key, array in results.items():
                 name, _, number = key.rpartition("-")
                 found[int(number)][name] = array
             return found
 
 
-def disagreement(encoder: SkeletonEncoder, head: bool, run: Callable[[Sequence[Batch]], list[Outputs]]) -> Outputs:
-    """By how much the outputs that `run` gives of ragged clips differ from the run's own, each [N] for N clips.
+def disagreement(
+    encoder: SkeletonEncoder, head: bool, run: Callable[[Sequence[Batch]], list[Outputs]]
+) -> dict[str, float]:
+    """By how much the outputs that `run` gives of ragged clips differ from the run's own, in the worst clip.
 
     Of features the largest difference over the clip's largest feature, of probabilities the largest difference.
 
     Args:
         encoder: the run. head: whether it has a classifier, and the file probabilities.
     """
-    drawn = [_clips(lengths, encoder.preprocessor.num_joints) for lengths in BATCHES]
-    found = run([_batch(clips, encoder.preprocessor) for clips in drawn])
-    every = [clip for clips in drawn for clip in clips]
+    drawn = _drawn(encoder.preprocessor.num_joints)
+    clips = list(itertools.chain(*drawn))
+    found = run([_batch(each, encoder.preprocessor) for each in drawn])
     got = {name: np.concatenate([outputs[name] for outputs in found]) for name in found[0]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of clips of one frame
-        wanted = {"features": encoder.embed(every)}
+        worst = {"features": _apart(got["features"], encoder.embed(clips))}
         if head:
-            wanted["probabilities"] = encoder.predict(every).probabilities
-    apart = {name: np.abs(got[name] - wanted[name]).max(axis=1) for name in wanted}
-    apart["features"] /= np.abs(wanted["features"]).max(axis=1)
-    return apart
+            worst["probabilities"] = float(np.abs(got["probabilities"] - encoder.predict(clips).probabilities).max())
+    return worst
+
+
+def sensitivity(encoder: SkeletonEncoder) -> float:
+    """By how much rounding changes features, as `disagreement`: those of the reference and of the fastest backend."""
+    clips = list(itertools.chain(*_drawn(encoder.preprocessor.num_joints)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with ops.use_backends("reference"):
+            reference = encoder.embed(clips)
+        return _apart(reference, encoder.embed(clips))
+
+
+def _apart(features: FloatArray, wanted: FloatArray) -> float:
+    """The largest difference of features [N, F] over the clip's largest, in the worst of N clips."""
+    return float((np.abs(features - wanted).max(axis=1) / np.abs(wanted).max(axis=1)).max())
+
+
+def _drawn(joints: int) -> list[list[FloatArray]]:
+    """The clips of BATCHES."""
+    return [_clips(lengths, joints) for lengths in BATCHES]
 
 
 def _clips(lengths: Sequence[int], joints: int) -> list[FloatArray]:

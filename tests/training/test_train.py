@@ -64,7 +64,8 @@ def test_a_run_folder_holds_everything(options: list[str], tmp_path: Path, recip
     run = tmp_path / "run"
     assert train.main([*options, "--recipe", recipe, "--out", str(run)]) == 0
     names = {path.name.strip(".").split(".")[0] for path in run.iterdir()}
-    assert names == {"lock", "config", "metrics", "events", "encoder", "teacher", "checkpoint"}
+    assert names == {"lock", "config", "metrics", "events", "encoder", "teacher", "checkpoint", "README"}
+    assert f"recipe `{recipe}`" in (run / "README.md").read_text()
     records = metrics(run)
     assert [(record["phase"], record["epoch"]) for record in records] == [
         *(("cml", epoch) for epoch in (1, 2, 3)),
