@@ -99,8 +99,8 @@ def export(options: ExportOptions) -> dict[str, float]:
     for name, most in worst.items():
         if not most <= TOLERANCE:
             raise CrrlError(
-                f"the exported file gives other {name} than the run, by {most:.1e} where {TOLERANCE:.0e} is allowed, and "
-                f"nothing was written: {_why(encoder)}"
+                f"the exported file gives other {name} than the run, by {most:.1e} where {TOLERANCE:.0e} is allowed, "
+                f"and nothing was written: {_why(encoder)}"
             )
     write_file(options.out, lambda opened: opened.write(content))
     return worst
