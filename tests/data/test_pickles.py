@@ -229,7 +229,7 @@ def test_no_way_around_the_names(tmp_path: Path, name: str) -> None:
 
 def test_a_dtype_of_a_pickle_does_not_change_the_one_all_arrays_share(tmp_path: Path) -> None:
     made = b"\x80\x02cnumpy\ndtype\nX\x02\x00\x00\x00f4\x89\x89\x87R"
-    state = b"(K\x03X\x01\x00\x00\x00>NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    state = b"(K\x03X\x01\x00\x00\x00>NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00t"
     read_pickle(write(tmp_path, made + state + b"."))
     assert np.dtype("f4").byteorder == "="
 
@@ -412,3 +412,14 @@ def test_any_array_comes_back(tmp_path_factory: pytest.TempPathFactory, array: n
     path = tmp_path_factory.getbasetemp() / "array.pkl"
     path.write_bytes(pickle.dumps(array, 4))
     np.testing.assert_array_equal(read_pickle(path), array)
+
+
+def test_an_array_type_that_says_other_sizes_or_flags_than_its_name_is_refused(tmp_path: Path) -> None:
+    """NumPy would take them over, for all arrays of the process."""
+    content = pickle.dumps(np.ones(3, np.float32), protocol=2)
+    written = b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00t"
+    assert written in content
+    for other in (b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x01t", b"J\x00\x00\x00\x00J\xff\xff\xff\xffK\x00t"):
+        (tmp_path / "a.pkl").write_bytes(content.replace(written, other))
+        with pytest.raises(CrrlError, match="an array type with other sizes than its name says"):
+            read_pickle(tmp_path / "a.pkl")
