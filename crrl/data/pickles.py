@@ -118,7 +118,8 @@ class _Dtype:
         """(version, byte order, subarray, names, fields, and sizes and flags that the name has said already)."""
         if not isinstance(state, tuple) or len(state) < 5 or any(part is not None for part in state[2:5]):
             raise Forbidden("an array type with fields")
-        if state[5:] != cast(Any, self.value.__reduce__())[2][5 : len(state)]:
+        written = cast(Any, self.value.__reduce__())[2]
+        if (state[0], *state[5:]) != (written[0], *written[5 : len(state)]):
             raise Forbidden("an array type with other sizes than its name says")
         self.value = self.value.newbyteorder(cast(Literal["<", ">", "|", "="], _text(state[1])))
 
