@@ -23,8 +23,7 @@ $(READY): pyproject.toml constraints.txt setup.py $(NATIVE)
 
 # A run that was begun is taken up again where it stopped.
 train: $(READY) ## Pre-train on synthetic data into RUN, evaluate, and write RUN/report.html
-	$(BIN)/python -m crrl.train $(if $(wildcard $(RUN)/config.json),--resume $(RUN),\
-		--epochs-cml 20 --epochs-ser 20 --out $(RUN)) --no-evaluate
+	$(BIN)/python -m crrl.train $(if $(wildcard $(RUN)/config.json),--resume,--out) $(RUN) --no-evaluate
 	$(BIN)/python -m crrl.evaluate $(RUN) --protocol linear --protocol logistic --protocol knn
 	$(BIN)/python -m crrl.report $(RUN) --out $(RUN)/report.html
 
