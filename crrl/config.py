@@ -53,9 +53,17 @@ DATASETS = {
 }
 
 
+MOST_UNITS, MOST_KEYS = 1 << 20, 1 << 31
+"""Hidden units, and keys of a queue: what a machine has memory for is told before it trains."""
+
+
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise CrrlError(message)
+
+
+def _require_size(name: str, size: int, most: int) -> None:
+    _require(0 < size <= most, f"{name} is {size}: it must be from 1 to {most}")
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,7 @@ class EncoderConfig:
     """Factor of the initial weights by which the first layer reads coordinates and velocities; 1: PyTorch's own."""
 
     def __post_init__(self) -> None:
-        _require(self.hidden_size > 0, f"hidden_size is {self.hidden_size}: it must be positive")
+        _require_size("hidden_size", self.hidden_size, MOST_UNITS)
         _require(0 <= self.dropout < 1, f"dropout is {self.dropout}: it must be in [0, 1)")
         _require(self.input_gain > 0, f"input_gain is {self.input_gain}: it must be positive")
 
@@ -101,7 +109,7 @@ class ContrastConfig:
     def __post_init__(self) -> None:
         _require(self.epochs_cml > 0, f"epochs_cml is {self.epochs_cml}: at least 1 is needed")
         _require(self.lr_cml > 0, f"lr_cml is {self.lr_cml}: it must be positive")
-        _require(self.queue_size > 0, f"queue_size is {self.queue_size}: at least 1 negative is needed")
+        _require_size("queue_size", self.queue_size, MOST_KEYS)
         _require(self.temperature > 0, f"temperature is {self.temperature}: it must be positive")
         _require(self.velocity_scale > 0, f"velocity_scale is {self.velocity_scale}: it must be positive")
         for name in ("momentum_encoder", "momentum_mlp"):
@@ -129,7 +137,7 @@ class ReconstructionConfig:
     def __post_init__(self) -> None:
         _require(self.epochs_ser > 0, f"epochs_ser is {self.epochs_ser}: at least 1 is needed")
         _require(self.lr_ser > 0, f"lr_ser is {self.lr_ser}: it must be positive")
-        _require(self.decoder_hidden is None or self.decoder_hidden > 0, "decoder_hidden must be positive or None")
+        _require_size("decoder_hidden", 1 if self.decoder_hidden is None else self.decoder_hidden, MOST_UNITS)
         _require(self.distill_weight > 0, f"distill_weight is {self.distill_weight}: it must be positive")
 
 

@@ -130,12 +130,22 @@ class RunFolder:
             return _read_checkpoint(io.BytesIO(content[:-SEAL_LENGTH]))
 
     def begin(self, checkpoint: dict[str, Any] | None) -> None:
-        """Make the folder as it was when `checkpoint` was written: metrics since are cut off, leftovers removed."""
+        """Make the folder as it was when `checkpoint` was written: metrics since are cut off, leftovers removed.
+
+        Raises:
+            CrrlError: the metrics are shorter than they were then, or are a link; the folder cannot be written.
+        """
+        length = checkpoint["metrics_bytes"] if checkpoint else 0
         sweep(self.path, "README.md", "config.json", "checkpoint.pt", "*.safetensors", "evaluation-*.json")
-        if not os.path.lexists(self.metrics_path):
+        if not length and not os.path.lexists(self.metrics_path):
             return
         with explain_os_errors(self.metrics_path, "write"), open(open_own(self.metrics_path, os.O_RDWR), "r+b") as file:
-            file.truncate(min(file.seek(0, os.SEEK_END), checkpoint["metrics_bytes"] if checkpoint else 0))
+            if (found := file.seek(0, os.SEEK_END)) < length:
+                raise CrrlError(
+                    f"{self.metrics_path} has {found} bytes, but had {length} when {self.checkpoint_path.name} was "
+                    f"written: restore it, or delete {self.checkpoint_path} to train from the start"
+                )
+            file.truncate(length)
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""

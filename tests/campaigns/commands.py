@@ -158,5 +158,5 @@ def build(work: Path) -> dict[str, Command]:
         "prepare-ntu": Command(lambda root: _prepare("ntu60", root, ntu), lambda root: _of_folder(root / "made")),
         "prepare-bvh": Command(lambda root: _prepare("bvh", root, bvh), lambda root: _of_folder(root / "made")),
         "ranks": Command(lambda root: _begin_ranks(root, own), lambda root: _of_run(root / "run"), 5),
-        "reproduce": Command(lambda root: _reproduce(root, own), _of_pages, 25, "another process works on"),
+        "reproduce": Command(lambda root: _reproduce(root, own), _of_pages, 3, "another process works on"),
     }

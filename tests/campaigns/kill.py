@@ -61,6 +61,8 @@ def campaign(name: str, command: Command, root: Path, kills: int, rng: random.Ra
             different = [each for each in {**found, **expected} if found.get(each) != expected.get(each)]
             print(f"fault: {name}: {problem or f'other {different}'}", file=sys.stderr, flush=True)
             counts["faults"] += 1
+        if command.cost > 1:  # minutes each
+            print(f"    {name}, so far: {said(counts)}", flush=True)
         if counts["faults"] > 20:
             break
     return counts

@@ -315,6 +315,7 @@ def test_a_transfer_to_another_joint_count_is_refused(run: Path, tmp_path: Path)
         (["--protocol", "knn", "--labels", "0.1"], "--labels goes with --protocol semi-supervised alone"),
         (["--protocol", "linear", "--batch-size", "8"], "--batch-size goes with --protocol fine-tune or semi"),
         (["--protocol", "knn", "--neighbours", "0"], "take 1 at least"),
+        (["--protocol", "semi-supervised", "--draws", "1000000000"], "--draws is 1000000000: it must be from 1 to 1000"),
         (["--protocol", "knn", "--neighbours", "41"], "there are 40 training clips"),
         (["--protocol", "semi-supervised", "--labels", "1.5"], "above 0 and at most 1"),
         (["--protocol", "semi-supervised", "--labels", "0"], "above 0 and at most 1"),
