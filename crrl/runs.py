@@ -29,6 +29,7 @@ from crrl.files import (
     explain_os_errors,
     open_own,
     read_bytes,
+    refuse_inputs,
     sweep,
     write_file,
     write_json,
@@ -92,6 +93,11 @@ class RunFolder:
         """Whether the folder holds files of a run, whole or in part."""
         files = (self.config_path, self.metrics_path, self.checkpoint_path, self.teacher_path, self.encoder_path)
         return any(path.exists() for path in files)
+
+    def refuse(self, out: Path) -> None:
+        """Raise CrrlError where `out`, a file to be written, is one of this run's, or the run itself is this file."""
+        own = (self.config_path, self.metrics_path, self.checkpoint_path, self.teacher_path, self.encoder_path)
+        refuse_inputs(out, (self.path, *own, self.classifier_path, self.card_path))
 
     def config(self) -> Config:
         """The run's configuration.

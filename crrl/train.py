@@ -21,7 +21,7 @@ from crrl.device import choose_device
 from crrl.errors import CrrlError, Interrupted, run_command
 from crrl.ops import cpu
 from crrl.recipes import preset
-from crrl.runs import RunFolder
+from crrl.runs import RunFolder, load_encoder
 from crrl.training import Trainer, fast_paths
 from crrl.training.ranks import Ranks, connect
 
@@ -124,6 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Train; returns the exit code: 0, or 128 + the signal that stopped it."""
     run, config = open_run(sys.argv[1:] if arguments is None else arguments)
     if run.encoder_path.exists():
+        load_encoder(run.encoder_path)  # it is told where it is damaged
         return report(run)
     device = choose_device(config.device)
     set_up_process(device)

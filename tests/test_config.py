@@ -17,6 +17,7 @@ from crrl.config import (
     Recipe,
     ReconstructionConfig,
 )
+from crrl.data import Preprocessing
 from crrl.data.sources import SOURCES
 from crrl.errors import CrrlError
 from crrl.recipes import preset
@@ -99,6 +100,16 @@ def test_the_command_line_starts_from_the_preset(dataset: Dataset, recipe: Recip
         (Config, {"batch_size": 0}),
         (Config, {"weight_decay": -1.0}),
         (Config, {"checkpoint_every": 0}),
+        (Config, {"checkpoint_every": 10**20}),
+        (Config, {"batch_size": 10**20}),
+        (Config, {"turn_yaw": float("inf")}),
+        (Config, {"weight_decay": float("nan")}),
+        (ContrastConfig, {"lr_cml": float("inf")}),
+        (ContrastConfig, {"velocity_scale": 1e300}),
+        (ContrastConfig, {"epochs_cml": 10**20}),
+        (ReconstructionConfig, {"distill_weight": float("inf")}),
+        (EncoderConfig, {"input_gain": float("inf")}),
+        (Preprocessing, {"max_frames": 10**23}),
         (Config, {"method": "ser", "teacher": Path("run")}),
     ],
 )

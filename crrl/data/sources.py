@@ -309,20 +309,20 @@ def _sweep(cache: Path) -> None:
     """
     name = rf"({'|'.join(SOURCES)})-[0-9a-f]{{32}}"
     removed = 0
-    for folder in cache.iterdir():
-        if re.fullmatch(rf"{name}|\.{name}\.[0-9a-z_]{{8}}", folder.name) and _is_earlier(folder):
+    for kept in cache.iterdir():
+        if re.fullmatch(rf"{name}|\.{name}\.[0-9a-z_]{{8}}", kept.name) and _is_earlier(kept):
             with suppress(CrrlError):  # another user's
-                discard(folder)
+                discard(kept)
                 removed += 1
     if removed:
         warnings.warn(f"removed what earlier versions of crrl kept in {cache}: {removed} folders", stacklevel=4)
 
 
-def _is_earlier(folder: Path) -> bool:
+def _is_earlier(kept: Path) -> bool:
     with suppress(OSError):
-        names = {path.name for path in folder.iterdir()}
-        old = time.time() - folder.lstat().st_mtime > A_DAY
-        return old and not folder.is_symlink() and names <= {*CACHED, "preprocessor.json"}
+        names = {path.name for path in kept.iterdir()}
+        old = time.time() - kept.lstat().st_mtime > A_DAY
+        return old and not kept.is_symlink() and names <= {*CACHED, "preprocessor.json"}
     return False
 
 

@@ -122,6 +122,8 @@ class EvaluateOptions:
             raise CrrlError("--neighbours take 1 at least")
         if not 1 <= self.draws <= MOST_DRAWS:
             raise CrrlError(f"--draws is {self.draws}: it must be from 1 to {MOST_DRAWS}")
+        if not 0 <= self.seed < 2**31:
+            raise CrrlError(f"--seed is {self.seed}: it must be in [0, 2^31)")
         if not self.labels or not all(0 < part <= 1 for part in self.labels):
             raise CrrlError(f"--labels are parts of all clips, such as 0.01 0.1, above 0 and at most 1: {self.labels}")
 

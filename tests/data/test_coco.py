@@ -176,7 +176,10 @@ def test_results_may_come_in_any_order_and_leave_images_out(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("images", "problem"),
     [
-        (("a_1.jpg", "a_2.jpg", "b_1.jpg"), r"result 2: image_id 'b_1.jpg' differs from 'a_1.jpg' in more than its last"),
+        (
+            ("a_1.jpg", "a_2.jpg", "b_1.jpg"),
+            r"result 2: image_id 'b_1.jpg' differs from 'a_1.jpg' in more than its last",
+        ),
         (("1_cam2.jpg", "2_cam2.jpg", "3_cam2.jpg"), "result 1: image_id '2_cam2.jpg' differs from '1_cam2.jpg' in mo"),
         ((1, 2, "3.jpg"), "result 2: image_id '3.jpg' differs from 1 in more than its last number"),
     ],
