@@ -257,7 +257,7 @@ def _check_place(path: Path) -> None:
     with explain_os_errors(path, "write"):
         special = path.exists() and not path.is_file() and not path.is_dir()
         folder = os.path.realpath(path.parent)
-    if special or folder == "/dev" or folder.startswith(("/proc/", "/sys/")):
+    if special or folder == "/dev" or f"{folder}/".startswith(("/proc/", "/sys/")):
         raise CrrlError(f"{path} is a device, a pipe or a socket, or lies among such: give the name of a file")
 
 
