@@ -33,7 +33,7 @@ class Command:
         begin: starts it in a folder, new or left by an attempt before; returns its processes.
         result: what it leaves there when it is done, by name.
         cost: how many times one of `train`'s attempts it takes, about.
-        within: kills come within this many times the time it takes in peace; the less, the more of them until it is done.
+        within: kills come within this many times the time it takes in peace: the less, the more of them.
         busy: what it says, and ends, where a process that a killed one has started is still at work.
     """
 
