@@ -16,6 +16,7 @@ import torch
 from crrl import prepare, reproduce, train
 from crrl.data import synthetic
 from crrl.errors import run_command
+from crrl.reproduction.campaign import AGAIN
 from tests.campaigns import guard
 
 TRAINING = (
@@ -160,5 +161,5 @@ def build(work: Path) -> dict[str, Command]:
         "prepare-ntu": Command(lambda root: _prepare("ntu60", root, ntu), lambda root: _of_folder(root / "made")),
         "prepare-bvh": Command(lambda root: _prepare("bvh", root, bvh), lambda root: _of_folder(root / "made")),
         "ranks": Command(lambda root: _begin_ranks(root, own), lambda root: _of_run(root / "run"), 5),
-        "reproduce": Command(lambda root: _reproduce(root, own), _of_pages, 3, 0.4, "another process works on"),
+        "reproduce": Command(lambda root: _reproduce(root, own), _of_pages, 3, 0.4, AGAIN),
     }
