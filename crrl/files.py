@@ -252,12 +252,31 @@ def open_own(path: Path, flags: int) -> int:
     return descriptor
 
 
+def _check_place(path: Path) -> None:
+    """Raise where a file moved to `path` would take the place of a device, a pipe or a socket, for all who use it."""
+    with explain_os_errors(path, "write"):
+        special = path.exists() and not path.is_file() and not path.is_dir()
+        folder = os.path.realpath(path.parent)
+    if special or folder == "/dev" or f"{folder}/".startswith(("/proc/", "/sys/")):
+        raise CrrlError(f"{path} is a device, a pipe or a socket, or lies among such: give the name of a file")
+
+
+def refuse_inputs(out: Path, inputs: Iterable[Path]) -> None:
+    """Raise CrrlError where the file to be written is one of those that are read."""
+    for path in inputs:
+        with suppress(OSError):
+            if os.path.samefile(out, path):
+                raise CrrlError(f"--out {out} is read as {path}, and would be lost: give it another name")
+
+
 def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Call `write(file)` with a new file, then move that to `path` in one step; it is on the disk afterwards.
 
     Raises:
-        CrrlError: the disk is full, the folder may not be written to, ...; `path` then is what it was before.
+        CrrlError: the disk is full, the folder may not be written to, `path` is a device, ...; it then is what it was
+            before.
     """
+    _check_place(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     with explain_os_errors(path, "write"):
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)

@@ -26,7 +26,7 @@ from crrl.evaluate import evaluate
 from crrl.evaluation.protocols import EvaluateOptions
 from crrl.ops import cpu
 from crrl.recipes import preset
-from crrl.runs import RunFolder
+from crrl.runs import RunFolder, load_encoder
 from crrl.training import Trainer, fast_paths
 from crrl.training.ranks import Ranks, connect
 
@@ -201,6 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
     run, config = open_run(options)
     device = choose_device(config.device)
     if run.encoder_path.exists():
+        load_encoder(run.encoder_path)  # it is told where it is damaged
         return report(run, device, options.evaluate)
     set_up_process(device)
     with connect(device) as ranks, ops.use_backends("auto" if config.fused else "reference"):

@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -29,6 +30,7 @@ from crrl.files import (
     open_own,
     read_bytes,
     read_json,
+    refuse_inputs,
     shown,
     work_folder,
     write_file,
@@ -470,6 +472,40 @@ def is_free(folder: Path) -> bool:
             return True
     except Busy:
         return False
+
+
+@pytest.mark.parametrize(
+    "make",
+    [os.mkfifo, lambda path: path.symlink_to("/dev/null"), lambda path: socket.socket(socket.AF_UNIX).bind(str(path))],
+    ids=["pipe", "link to a device", "socket"],
+)
+def test_no_file_takes_the_place_of_a_device(
+    tmp_path: Path, make: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's name is short
+    make(Path("out"))
+    before = os.lstat("out")
+    with pytest.raises(CrrlError, match=r"^out is a device, a pipe or a socket"):
+        write_file(Path("out"), lambda file: file.write(b"new"))
+    assert os.lstat("out").st_ino == before.st_ino
+    assert os.listdir() == ["out"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux")
+def test_nothing_is_written_among_devices() -> None:
+    for name in ("/proc/self/fd/1", "/dev/fd/1", "/proc/new"):
+        with pytest.raises(CrrlError, match=f"^{name} is a device, .* or lies among such: give the name of a file"):
+            write_file(Path(name), lambda file: file.write(b"new"))
+
+
+@pytest.mark.parametrize("link", [None, os.link, os.symlink])
+def test_what_is_read_is_not_written(target: Path, link: Callable[[Path, Path], None] | None) -> None:
+    other = target.with_name("other")
+    if link:
+        link(target, other)
+    with pytest.raises(CrrlError, match=f"^--out .* is read as {target}, and would be lost: give it another name"):
+        refuse_inputs(other if link else target.parent / "." / "file", [target.with_name("none"), target])
+    refuse_inputs(target.with_name("new"), [target.with_name("new"), target])
 
 
 @pytest.mark.parametrize("make", [lambda path: path.symlink_to("other"), os.mkfifo], ids=["symlink", "pipe"])

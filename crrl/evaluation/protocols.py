@@ -73,6 +73,9 @@ class Outcome:
     classifiers: dict[str, Classifier | None] = field(default_factory=dict)
 
 
+MOST_DRAWS = 1000
+
+
 @dataclass(frozen=True)
 class EvaluateOptions:
     """Score a run's encoder on the test clips of its split; beside it stand a randomly initialised encoder and, where
@@ -115,8 +118,12 @@ class EvaluateOptions:
             if not set(ONLY_WITH[name]) & set(self.protocols):
                 option = f"--{name.replace('_', '-')}"
                 raise CrrlError(f"{option} goes with --protocol {' or '.join(ONLY_WITH[name])} alone")
-        if min(self.neighbours, self.draws) < 1:
-            raise CrrlError("--neighbours and --draws take 1 at least")
+        if self.neighbours < 1:
+            raise CrrlError("--neighbours take 1 at least")
+        if not 1 <= self.draws <= MOST_DRAWS:
+            raise CrrlError(f"--draws is {self.draws}: it must be from 1 to {MOST_DRAWS}")
+        if not 0 <= self.seed < 2**31:
+            raise CrrlError(f"--seed is {self.seed}: it must be in [0, 2^31)")
         if not self.labels or not all(0 < part <= 1 for part in self.labels):
             raise CrrlError(f"--labels are parts of all clips, such as 0.01 0.1, above 0 and at most 1: {self.labels}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from crrl.config import Config, Switch
@@ -17,6 +18,7 @@ from crrl.models import Encoder, FeatureExtractor
 from crrl.runs import RunFolder, load_encoder, save_encoder
 from crrl.training.estimate import phase_seconds
 from crrl.training.loop import Loop, Schedule
+from crrl.training.memory import check_memory
 from crrl.training.phases import TEACHER_TAKES, Phase, Teacher, build_module
 from crrl.training.ranks import Ranks
 
@@ -68,7 +70,8 @@ class Trainer:
         yaw: by how many degrees clips are turned about the vertical, a standard deviation.
 
     Raises:
-        CrrlError: the training clips do not fill a batch, or the given teacher does not fit.
+        CrrlError: the training clips do not fill a batch, the training does not fit into the memory there is, or the
+            given teacher does not fit.
     """
 
     def __init__(self, config: Config, run: RunFolder, prepared: Prepared, device: torch.device, ranks: Ranks):
@@ -82,6 +85,9 @@ class Trainer:
         self.yaw = choose_yaw(config.turn_yaw, self.tensors, self.train_clips)
         self.phases = METHODS[config.method]
         self._schedules = {phase.step: self._schedule(phase) for phase in self.phases}
+        batch = max(max(schedule.batches()) for schedule in self._schedules.values()) // ranks.size
+        longest = int(np.diff(prepared.clips.offsets)[self.train_clips].max())
+        check_memory(config, self.phases, self.tensors.channels, batch, longest, device)
         self._given: Encoder | None = None
         if config.teacher is not None and not run.teacher_path.exists():
             self._given = self._load_first(given_first(config))

@@ -347,6 +347,9 @@ def test_resuming_a_finished_run_changes_nothing(options: list[str], tmp_path: P
     before = (run / "encoder.safetensors").read_bytes(), (run / "metrics.jsonl").read_bytes()
     assert train.main(["--resume", str(run)]) == 0
     assert ((run / "encoder.safetensors").read_bytes(), (run / "metrics.jsonl").read_bytes()) == before
+    (run / "encoder.safetensors").write_bytes(before[0][:-1])
+    with pytest.raises(CrrlError, match=r"encoder\.safetensors is damaged or cut short"):
+        train.main(["--resume", str(run)])
 
 
 @pytest.mark.parametrize(("rates_fall", "first"), [("steps", 20), ("steps-18", 18)])
