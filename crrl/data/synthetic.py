@@ -1,10 +1,11 @@
 """`synthetic`, the data set that needs no download: procedural motion of 25 joints, as three depth cameras see it.
 
 Every clip starts as joint angles over time, goes through forward kinematics over a body of fixed bone lengths, and is
-then seen by a camera with its own place and noise. How much people, moments and cameras differ is chosen so that what takes
-no training tells the actions apart about as well as on public sets: raw coordinates and a random encoder, no other. The body frame is x to the body's left, y up, z forward, with the
+then seen by a camera with its own place and noise. The body frame is x to the body's left, y up, z forward, with the
 floor at y = 0; angles are in degrees, shifts of the whole body in centimetres, positions in metres. The actions come in
-pairs that share a posture and differ in motion (order or tempo), or share a motion and differ in posture.
+pairs that share a posture and differ in motion (order or tempo), or share a motion and differ in posture. How much
+people, moments and cameras differ is chosen so that what takes no training, raw coordinates and a random encoder, tells
+the actions apart about as well as those of public sets.
 """
 
 from __future__ import annotations
