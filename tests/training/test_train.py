@@ -471,7 +471,7 @@ class TestRefusals:
         assert not (tmp_path / "run").exists()
 
     def test_a_loss_that_is_no_longer_finite(self, options: list[str], tmp_path: Path) -> None:
-        message = self.failure([*options, "--method", "ser", "--lr-ser", "1e38", "--out", str(tmp_path)])
+        message = self.failure([*options, "--method", "ser", "--lr-ser", "2e9", "--out", str(tmp_path)])
         assert "--lr-ser" in message
         assert not (tmp_path / "encoder.safetensors").exists()
 
