@@ -36,7 +36,8 @@ def arrays(given: Given, features: npt.NDArray[np.float32]) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> int:
     """Embed the clips and write the file."""
     options = tyro.cli(EmbedOptions, prog="python -m crrl.embed", args=arguments)
-    encoder, given = load(options.run).to(choose_device(options.device)), options.given()
+    encoder = load(options.run).to(choose_device(options.device))
+    given = options.given(encoder.preprocessor.num_joints)
     features = encoder.embed_named(given.counted("embed"))
     write_file(options.out, lambda file: np.savez(file, **arrays(given, features)))
     print(f"{len(features)} clips, {features.shape[1]} features each: {options.out}")

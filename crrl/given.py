@@ -24,7 +24,8 @@ class GivenOptions:
     """Run folder, as --out of crrl.train named it."""
     clips: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Files that are a clip each, or folders of them: .npy and .npz of [frames, joints, 3], .skeleton (NTU RGB+D),
-    .json (NW-UCLA, MMPose, Ultralytics, rtmlib, MediaPipe), .bvh, .amc (beside its .asf)."""
+    .json (NW-UCLA, MMPose, Ultralytics, rtmlib, AlphaPose, MediaPipe), .csv (MediaPipe), .bvh, .amc (beside its .asf).
+    A folder of OpenPose's frames is a clip."""
     dataset: str | None = None
     """A data set in place of files: any that crrl.train or crrl.prepare reads."""
     data: Path | None = None
@@ -40,8 +41,8 @@ class GivenOptions:
         if not self.dataset and (self.data or self.split):
             raise CrrlError("--data and --split go with --dataset alone")
 
-    def given(self) -> Given:
-        """The clips.
+    def given(self, joints: int) -> Given:
+        """The clips, of so many joints as the run was trained on; see `read_clip_file`.
 
         Raises:
             CrrlError: there are none, or the data set is missing or damaged.
@@ -49,7 +50,7 @@ class GivenOptions:
         if self.dataset:
             return _of_dataset(self.dataset, self.data, self.split)
         files = find_clip_files(self.clips)
-        return Given(tuple(map(str, files)), lambda place: read_clip_file(files[place]))
+        return Given(tuple(map(str, files)), lambda place: read_clip_file(files[place], joints))
 
 
 @dataclass(frozen=True)

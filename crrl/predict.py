@@ -125,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = tyro.cli(PredictOptions, prog="python -m crrl.predict", args=arguments)
     encoder = load(options.run).to(choose_device(options.device))
     _ = encoder.classifier  # says that there is none before any clip is read
-    given = options.given()
+    given = options.given(encoder.preprocessor.num_joints)
     if options.window is None:
         predictions = encoder.predict_named(given.counted("predict"))
         told = of_clips(predictions, given, options.top)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from crrl.data import Clips, Prepared, prepare
 from crrl.data.clips import FloatArray
-from crrl.data.skeletons import Skeleton, recognise, up_of
+from crrl.data.skeletons import Skeleton, skeleton_of, up_of
 from crrl.evaluation.inspection import confusions, linear_scores, tsne
 from crrl.evaluation.protocols import EvaluateOptions, Evaluation
 from crrl.files import explain_damage
@@ -143,7 +143,7 @@ class Findings:
     @cached_property
     def skeleton(self) -> Skeleton:
         """What the clips show."""
-        return recognise(self.clips.frames)
+        return skeleton_of(self.clips.frames, self.clips.tree)
 
     def packed(self, clips: Sequence[FloatArray], like: Sequence[FloatArray] | None = None) -> dict[str, Any]:
         """Clips, each [T, J, 3], turned upright and packed; see `pack`."""
