@@ -145,8 +145,8 @@ def _of_results(path: Path, results: list[dict[str, Any]]) -> list[Frame]:
         image = _number(result["image_id"], where)
         if (other := images.setdefault(image, result["image_id"])) != result["image_id"]:
             raise CrrlError(
-                f"{where}: images {shown(str(other))!r} and {shown(str(result['image_id']))!r} have one number, {image}, their "
-                f"last: call them by the numbers of frames"
+                f"{where}: images {shown(str(other))!r} and {shown(str(result['image_id']))!r} have one number, "
+                f"{image}, their last: call them by the numbers of frames"
             )
         keypoints = result.get("keypoints")
         row = row_of(keypoints, 3 * _joints(keypoints, 3), f"{where} (image {image}), keypoints")

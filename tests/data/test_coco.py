@@ -282,7 +282,7 @@ ODD = [
     (put([[5]]), ", frame 0, person 0: expected an object with keypoints, found 5"),
     (put([[{}]]), ", frame 0, person 0, keypoints: expected 17 joints of 2 numbers, found nothing"),
     (person(keypoints=[[1, 2]] * 134), ", frame 2, person 0, keypoints: expected 17 .* found a list of 134, each of 2"),
-    (person(keypoints=[[1, 2]] * 133), ", frame 2, person 0, keypoint scores: expected 133 numbers, found a list of 17"),
+    (person(keypoints=[[1, 2]] * 133), ", frame 2, person 0, keypoint scores: expected 133 numbers, found a list"),
     (person(keypoints=[[1, 2, 3]] * 17), ", frame 2, person 0: keypoints of three numbers are not read, as .* 3D"),
     (person(keypoints=[[1, 2]] * 16 + [[1]]), ", frame 2, person 0, keypoints: expected .* found a list of 17:"),
     (person(keypoints=[[1, "2"]] * 17), ", frame 2, person 0, keypoints: the text '2' is no finite number"),
