@@ -14,7 +14,7 @@ import tyro
 from crrl.device import choose_device
 from crrl.embedding import load
 from crrl.errors import run_command
-from crrl.files import write_file
+from crrl.files import refuse_place, write_file
 from crrl.given import Given, GivenOptions
 
 
@@ -36,6 +36,7 @@ def arrays(given: Given, features: npt.NDArray[np.float32]) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> int:
     """Embed the clips and write the file."""
     options = tyro.cli(EmbedOptions, prog="python -m crrl.embed", args=arguments)
+    refuse_place(options.out)
     encoder = load(options.run).to(choose_device(options.device))
     given = options.given(encoder.preprocessor.num_joints)
     features = encoder.embed_named(given.counted("embed"))

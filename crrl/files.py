@@ -252,14 +252,30 @@ def open_own(path: Path, flags: int) -> int:
     return descriptor
 
 
+def refuse_place(out: Path) -> None:
+    """Raise where a file cannot be written, before much is computed for it.
+
+    Raises:
+        CrrlError: its folder is not there or may not be written to, or it is a folder itself, or a device.
+    """
+    if out.exists() and not out.is_file():
+        what = "a folder" if out.is_dir() else "no regular file"
+        raise CrrlError(f"{out} is {what}: give --out the name of a file")
+    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+        raise CrrlError(f"{out} cannot be written: {out.parent} is no folder that you may write to; choose another")
+
+
 def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Call `write(file)` with a new file, then move that to `path` in one step; it is on the disk afterwards.
 
     Raises:
-        CrrlError: the disk is full, the folder may not be written to, ...; `path` then is what it was before.
+        CrrlError: the disk is full, the folder may not be written to, `path` is a device, ...; it then is what it was
+            before.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     with explain_os_errors(path, "write"):
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a device would be replaced by a file
+            raise CrrlError(f"{path} is no regular file: give the name of a file")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
         try:
             with open(descriptor, "wb") as file:

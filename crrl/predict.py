@@ -17,7 +17,7 @@ import tyro
 from crrl.device import choose_device
 from crrl.embedding import Predictions, SkeletonEncoder, load
 from crrl.errors import CrrlError, run_command
-from crrl.files import write_text
+from crrl.files import refuse_place, write_text
 from crrl.given import Given, GivenOptions
 
 
@@ -123,6 +123,8 @@ def accuracy(predictions: Predictions, given: Given) -> str | None:
 def main(arguments: list[str] | None = None) -> int:
     """Predict and write the labels."""
     options = tyro.cli(PredictOptions, prog="python -m crrl.predict", args=arguments)
+    if options.out:
+        refuse_place(options.out)
     encoder = load(options.run).to(choose_device(options.device))
     _ = encoder.classifier  # says that there is none before any clip is read
     given = options.given(encoder.preprocessor.num_joints)

@@ -20,9 +20,10 @@ from crrl.data.preprocessing import absent_joints
 from crrl.data.skeletons import Skeleton, skeleton_of, up_of
 from crrl.data.sources import load_raw
 from crrl.errors import CrrlError, run_command
+from crrl.files import refuse_place
 from crrl.reporting.drawings import draw_clip, draw_sheet
 from crrl.reporting.motion import AXES, upright
-from crrl.reporting.page import need, refuse_place, write_clips
+from crrl.reporting.page import need, write_clips
 
 FORMS = (".gif", ".png", ".html")
 MOST_CLASSES = 60

@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import re
+import stat
 import subprocess
 import sys
 import time
@@ -29,11 +30,13 @@ from crrl.files import (
     open_own,
     read_bytes,
     read_json,
+    refuse_place,
     shown,
     work_folder,
     write_file,
     write_folder,
     write_json,
+    write_text,
 )
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
@@ -479,3 +482,17 @@ def test_nothing_is_written_through_what_is_not_ours(tmp_path: Path, make: Calla
     with pytest.raises(CrrlError, match=r"log is .*remove it"):
         os.close(open_own(tmp_path / "log", os.O_RDWR | os.O_TRUNC))
     assert (tmp_path / "other").read_text() == "precious"
+
+
+def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
+    """As /dev/null would be, by whoever may write to its folder."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (tmp_path / "link").symlink_to(pipe)
+    for path in (pipe, tmp_path / "link"):
+        with pytest.raises(CrrlError, match=f"{path.name} is no regular file: give the name of a file"):
+            write_text(path, "lost")
+        with pytest.raises(CrrlError, match=f"{path.name} is no regular file: give --out the name"):
+            refuse_place(path)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["link", "pipe"]

@@ -146,7 +146,8 @@ def _of_csv(path: Path) -> list[Frame]:
 def _by_frame(path: Path) -> Matrix:
     """A table with a row for each frame, [T, 33, 4]; all zeros where a row has no landmarks."""
     known = ["frame", *(f"{axis}{number}" for number in range(NUM_JOINTS + 1) for axis in ("x", "y", "z", *SCORES))]
-    rows = read_rows(path, {"x1", "y1", "z1"}, known, "x0,y0,z0,v0 to v32, or frame,landmark,x,y,z,visibility")
+    columns = "x0,y0,z0,v0 to v32, or frame,landmark,x,y,z,visibility (joints but MediaPipe's: save an array, .npy)"
+    rows = read_rows(path, {"x1", "y1", "z1"}, known, columns)
     first = 0 if "x0" in rows[0][1] else 1
     score = next((name for name in SCORES if any(f"{name}{number}" in rows[0][1] for number in range(1, 33))), None)
     names = [
