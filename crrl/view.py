@@ -141,17 +141,17 @@ def read_folder(root: Path, files: Sequence[Path]) -> Clips:
     return replace(clips, tree=trees.pop() if len(trees) == 1 else None)
 
 
-def view_set(clips: Clips, title: str, kinds: str, each: int, out: Path) -> list[str]:
+def view_set(clips: Clips, title: str, kinds: tuple[str, str], each: int, out: Path) -> list[str]:
     """Draw a sheet of clips; returns what there is to say about them.
 
     Args:
-        kinds: what their classes are called.
+        kinds: what one of their classes is called, and what several are.
     """
     skeleton = skeleton_of(clips.frames, clips.tree)
     lines = describe(clips.frames, clips.lengths.tolist(), skeleton)
-    lines[0] = f"{len(clips.class_names)} {kinds}, {lines[0]}"
+    lines[0] = f"{len(clips.class_names)} {kinds[len(clips.class_names) > 1]}, {lines[0]}"
     if len(clips.class_names) > MOST_CLASSES:
-        lines.append(f"shown: the first {MOST_CLASSES} {kinds}")
+        lines.append(f"shown: the first {MOST_CLASSES} {kinds[1]}")
     up = up_of(skeleton, clips.frames)
     _, labels = upright(clips.frames[:1], up)
     rows = [
@@ -177,13 +177,13 @@ def _view(options: ViewOptions) -> list[str]:
     """Draw what is asked for; returns what there is to say about it."""
     if options.dataset is not None:
         clips = load_raw(options.dataset, options.data)
-        return view_set(clips, options.dataset, "classes", options.each, options.out)
+        return view_set(clips, options.dataset, ("class", "classes"), options.each, options.out)
     assert options.clip is not None
     files = find_clip_files([options.clip])
     if files == [options.clip]:
         return view_clip(options.clip, options.out)
     clips = read_folder(options.clip, files)
-    return view_set(clips, options.clip.resolve().name, "folders", options.each, options.out)
+    return view_set(clips, options.clip.resolve().name, ("folder", "folders"), options.each, options.out)
 
 
 def main(arguments: list[str] | None = None) -> int:

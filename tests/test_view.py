@@ -120,7 +120,7 @@ def test_a_folder_of_clips_without_labels_is_a_sheet(
     assert re.findall(r"<h3>(.*?)</h3>", out.read_text()) == [".", "b"]
     assert all(f'"{name}.npy"' in out.read_text() for name in ("a", "b/one", "b/two"))
     view.main([str(tmp_path / "clips" / "b"), "--out", str(tmp_path / "sheet.png")])
-    assert capsys.readouterr().out.startswith("1 folders, 2 clips")
+    assert capsys.readouterr().out.startswith("1 folder, 2 clips")
 
 
 def test_a_folder_of_frames_is_one_clip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
