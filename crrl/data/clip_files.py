@@ -92,7 +92,10 @@ def _below(root: Path) -> list[Path]:
     if is_prepared(root):
         raise CrrlError(f"{root} is a prepared set: give --dataset prepared --data {root}")
     files = [path for path in files_below(root, *_endings()) if path.name != folder.LABELS]
-    frames = {path.parent for path in files if openpose.is_frame(path)}
+    frames: set[Path] = set()
+    for path in files:
+        if path.parent not in frames and openpose.is_frame(path):
+            frames.add(path.parent)
     clips = list(dict.fromkeys(path.parent if path.parent in frames else path for path in files))
     if not clips:
         raise CrrlError(f"{root} holds no clip: {_read()}")

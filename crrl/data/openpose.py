@@ -19,7 +19,7 @@ from crrl.data.chunks import Files, Shown
 from crrl.data.clips import Clips, FloatArray
 from crrl.data.poses import Frame, Matrix, fields, items, row_of
 from crrl.errors import CrrlError
-from crrl.files import explain_os_errors, read_json, shown
+from crrl.files import explain_os_errors, read_bytes, read_json, shown
 
 JOINTS = (25, 18)
 """Of BODY_25 and of COCO."""
@@ -28,8 +28,8 @@ _NAME = re.compile(r"(.*?)(\d{1,15})_keypoints\.json", re.ASCII | re.DOTALL)
 
 
 def is_frame(path: Path) -> bool:
-    """Whether a file is called as one of a frame is."""
-    return bool(_NAME.fullmatch(path.name))
+    """Whether a file is called as one of a frame is, and holds people; others call clips so as well."""
+    return bool(_NAME.fullmatch(path.name)) and b'"people"' in read_bytes(path)
 
 
 def find_files(root: Path) -> list[Path]:

@@ -105,6 +105,8 @@ def write_mediapipe(path: Path, frames: int) -> Path:
 def test_folders_of_frames_and_tables_are_clips(tmp_path: Path) -> None:
     walk = write_openpose(tmp_path / "b" / "walk", people(4, joints=25))
     (walk / "notes.json").write_text("3")
+    (walk / "zoo.json").write_text("3")
+    (walk / "labels.csv").write_text("file,label\n")
     write_mediapipe(tmp_path / "a.csv", 5)
     write_coco(tmp_path / "c.json", people(6))
     (tmp_path / "labels.csv").write_text("file,label\na.csv,any\n")
@@ -133,6 +135,13 @@ def test_a_frame_in_place_of_its_folder_is_told(tmp_path: Path) -> None:
     walk = write_openpose(tmp_path / "walk", people(2, joints=25))
     with pytest.raises(CrrlError, match=r"_keypoints\.json is a frame of OpenPose's: give the folder .*/walk$"):
         find_clip_files([walk / "walk_000000000000_keypoints.json"])
+
+
+def test_a_clip_may_be_called_as_a_frame_is(tmp_path: Path) -> None:
+    for number in range(2):
+        write_coco(tmp_path / f"walk_{number}_keypoints.json", people(3 + number))
+    found = find_clip_files([tmp_path, tmp_path / "walk_0_keypoints.json"])
+    assert [len(np.asarray(read_clip_file(path))) for path in found] == [3, 4]
 
 
 def test_parts_of_an_image_are_told(tmp_path: Path) -> None:
