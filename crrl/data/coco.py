@@ -14,7 +14,8 @@ Four forms are told apart by what stands in them, each a list of frames but for 
 
 Joints: nose, left eye, right eye, ears, shoulders, elbows, wrists, hips, knees and ankles, left before right. Of more
 they are the first 17: of Halpe's 26 and 136 (rtmlib's BodyWithFeet, AlphaPose) and of COCO-WholeBody's 133 (rtmlib's
-Wholebody, MMPose). Numbers of tracks are not read: people are followed as `poses` says.
+Wholebody, MMPose). Numbers of tracks are not read: people are followed as `poses` says. Ultralytics' text files
+(save_txt) are not read: their coordinates are parts of an image whose size they do not tell.
 """
 
 from __future__ import annotations
