@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import math
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,9 +54,25 @@ DATASETS = {
 }
 
 
+MOST_UNITS, MOST = 1 << 20, 1 << 31
+"""Hidden units, and any other number: what a machine has memory for is told before it trains."""
+
+
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise CrrlError(message)
+
+
+def _require_size(name: str, size: int, most: int = MOST) -> None:
+    _require(0 < size <= most, f"{name} is {size}: it must be from 1 to {most}")
+
+
+def _require_numbers(settings: Any) -> None:
+    """Raise where a setting is a number that arithmetic or a file could not hold."""
+    for item in fields(settings):
+        value = getattr(settings, item.name)
+        if isinstance(value, int | float):
+            _require(math.isfinite(value) and abs(value) <= MOST, f"{item.name} is {value}: it must be at most {MOST}")
 
 
 @dataclass(frozen=True)
@@ -70,7 +87,8 @@ class EncoderConfig:
     """Factor of the initial weights by which the first layer reads coordinates and velocities; 1: PyTorch's own."""
 
     def __post_init__(self) -> None:
-        _require(self.hidden_size > 0, f"hidden_size is {self.hidden_size}: it must be positive")
+        _require_numbers(self)
+        _require_size("hidden_size", self.hidden_size, MOST_UNITS)
         _require(0 <= self.dropout < 1, f"dropout is {self.dropout}: it must be in [0, 1)")
         _require(self.input_gain > 0, f"input_gain is {self.input_gain}: it must be positive")
 
@@ -99,9 +117,10 @@ class ContrastConfig:
     """Factor of the velocities (Eq. 2) that the key encoder reads: where they are small, all its keys are alike."""
 
     def __post_init__(self) -> None:
+        _require_numbers(self)
         _require(self.epochs_cml > 0, f"epochs_cml is {self.epochs_cml}: at least 1 is needed")
         _require(self.lr_cml > 0, f"lr_cml is {self.lr_cml}: it must be positive")
-        _require(self.queue_size > 0, f"queue_size is {self.queue_size}: at least 1 negative is needed")
+        _require_size("queue_size", self.queue_size)
         _require(self.temperature > 0, f"temperature is {self.temperature}: it must be positive")
         _require(self.velocity_scale > 0, f"velocity_scale is {self.velocity_scale}: it must be positive")
         for name in ("momentum_encoder", "momentum_mlp"):
@@ -127,9 +146,10 @@ class ReconstructionConfig:
     """λ_d of Eq. 8 (methods crrl and ser-distill-cml)."""
 
     def __post_init__(self) -> None:
+        _require_numbers(self)
         _require(self.epochs_ser > 0, f"epochs_ser is {self.epochs_ser}: at least 1 is needed")
         _require(self.lr_ser > 0, f"lr_ser is {self.lr_ser}: it must be positive")
-        _require(self.decoder_hidden is None or self.decoder_hidden > 0, "decoder_hidden must be positive or None")
+        _require_size("decoder_hidden", 1 if self.decoder_hidden is None else self.decoder_hidden, MOST_UNITS)
         _require(self.distill_weight > 0, f"distill_weight is {self.distill_weight}: it must be positive")
 
 
@@ -144,8 +164,8 @@ class Config:
     """crrl: CML, then SER distilled from it; cml, ser: a part alone; the others: README."""
     recipe: Recipe = "paper"
     """Preset of all settings below: the paper's, or ours (tuned)."""
-    fused: bool = False
-    """Use the fastest correct backend of each operator on this machine, instead of the PyTorch reference."""
+    fused: bool = True
+    """Use the fastest correct backend of each operator on this machine; --no-fused: the PyTorch reference."""
     seed: int = 0
     """Random seed of all that is drawn: weights, queue, dropout, turns, augmentations, the order of clips."""
     data: Path | None = None
@@ -188,6 +208,7 @@ class Config:
     directions shrunk in which other takes of a training clip, and training clips near each other, differ."""
 
     def __post_init__(self) -> None:
+        _require_numbers(self)
         _require(0 <= self.seed < 2**31, f"seed is {self.seed}: it must be in [0, 2^31)")
         _require(self.batch_size > 0, f"batch_size is {self.batch_size}: at least 1 is needed")
         _require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}: it must not be negative")

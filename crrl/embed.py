@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = tyro.cli(EmbedOptions, prog="python -m crrl.embed", args=arguments)
     refuse_place(options.out)
     encoder = load(options.run).to(choose_device(options.device))
-    given = options.given(encoder.preprocessor.num_joints)
+    given = options.given(encoder.preprocessor.num_joints, options.out)
     features = encoder.embed_named(given.counted("embed"))
     write_file(options.out, lambda file: np.savez(file, **arrays(given, features)))
     print(f"{len(features)} clips, {features.shape[1]} features each: {options.out}")

@@ -139,9 +139,12 @@ class SkeletonEncoder:
     def _encoded(self, features: Callable[[Tensor, Tensor], Tensor], clips: Named) -> Iterator[Tensor]:
         """Features of clips, [n, D] for some of them at a time."""
         device = next(self.features.parameters()).device
-        for number, group in enumerate(self._groups(clips)):
-            if (remark := drop_scores(group.frames)) and number == 0:
-                warnings.warn(f"{group.names[0]}: {remark}", stacklevel=3)
+        told = False
+        for group in self._groups(clips):
+            for place, name in enumerate(group.names):  # each by itself: what comes along does not change a clip
+                if (remark := drop_scores(group.clip(place))) and not told:
+                    warnings.warn(f"{name}: {remark}", stacklevel=3)
+                    told = True
             frames, offsets = self.preprocessor.apply(group.frames, group.offsets)
             tensors = ClipTensors(replace(group, frames=frames, offsets=offsets), device)
             yield encode(features, tensors, torch.arange(len(group)))

@@ -91,6 +91,7 @@ def export(options: ExportOptions) -> dict[str, float]:
     Raises:
         CrrlError: there is no run, a library is missing, the file cannot be written, or does not agree.
     """
+    RunFolder(options.run).refuse(options.out)
     make, run = tools(options.format)
     refuse_place(options.out)
     file, head = open_run(options.run)

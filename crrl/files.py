@@ -256,13 +256,30 @@ def refuse_place(out: Path) -> None:
     """Raise where a file cannot be written, before much is computed for it.
 
     Raises:
-        CrrlError: its folder is not there or may not be written to, or it is a folder itself, or a device.
+        CrrlError: its folder is not there or may not be written to, or it is a folder itself, a device, ...
     """
-    if out.exists() and not out.is_file():
-        what = "a folder" if out.is_dir() else "no regular file"
-        raise CrrlError(f"{out} is {what}: give --out the name of a file")
+    _check_place(out)
+    if out.is_dir():
+        raise CrrlError(f"{out} is a folder: give --out the name of a file")
     if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
         raise CrrlError(f"{out} cannot be written: {out.parent} is no folder that you may write to; choose another")
+
+
+def _check_place(path: Path) -> None:
+    """Raise where a file moved to `path` would take the place of a device, a pipe or a socket, for all who use it."""
+    with explain_os_errors(path, "write"):
+        special = path.exists() and not path.is_file() and not path.is_dir()
+        folder = os.path.realpath(path.parent)
+    if special or folder == "/dev" or f"{folder}/".startswith(("/proc/", "/sys/")):
+        raise CrrlError(f"{path} is a device, a pipe or a socket, or lies among such: give the name of a file")
+
+
+def refuse_inputs(out: Path, inputs: Iterable[Path]) -> None:
+    """Raise CrrlError where the file to be written is one of those that are read."""
+    for path in inputs:
+        with suppress(OSError):
+            if os.path.samefile(out, path):
+                raise CrrlError(f"--out {out} is read as {path}, and would be lost: give it another name")
 
 
 def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -272,10 +289,9 @@ def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
         CrrlError: the disk is full, the folder may not be written to, `path` is a device, ...; it then is what it was
             before.
     """
+    _check_place(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     with explain_os_errors(path, "write"):
-        if path.exists() and not (path.is_file() or path.is_dir()):  # a device would be replaced by a file
-            raise CrrlError(f"{path} is no regular file: give the name of a file")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
         try:
             with open(descriptor, "wb") as file:

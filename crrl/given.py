@@ -16,6 +16,8 @@ from crrl.data.clip_files import find_clip_files, read_clip_file
 from crrl.data.clips import IntArray
 from crrl.data.sources import load_raw
 from crrl.errors import CrrlError
+from crrl.files import refuse_inputs
+from crrl.runs import RunFolder
 
 
 @dataclass(frozen=True)
@@ -41,15 +43,24 @@ class GivenOptions:
         if not self.dataset and (self.data or self.split):
             raise CrrlError("--data and --split go with --dataset alone")
 
-    def given(self, joints: int) -> Given:
+    def given(self, joints: int, out: Path | None = None) -> Given:
         """The clips, of so many joints as the run was trained on; see `read_clip_file`.
 
+        Args:
+            out: the file that is to be written of them.
+
         Raises:
-            CrrlError: there are none, or the data set is missing or damaged.
+            CrrlError: there are none, the data set is missing or damaged, or `out` is one of them or of the run.
         """
+        if out:
+            RunFolder(self.run).refuse(out)
         if self.dataset:
+            if out and self.data and out.exists() and out.resolve().is_relative_to(self.data.resolve()):
+                refuse_inputs(out, [out])
             return _of_dataset(self.dataset, self.data, self.split)
         files = find_clip_files(self.clips)
+        if out:
+            refuse_inputs(out, [path for file in files for path in (file.iterdir() if file.is_dir() else (file,))])
         return Given(tuple(map(str, files)), lambda place: read_clip_file(files[place], joints))
 
 

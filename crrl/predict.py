@@ -20,6 +20,8 @@ from crrl.errors import CrrlError, run_command
 from crrl.files import refuse_place, write_text
 from crrl.given import Given, GivenOptions
 
+MOST_FRAMES = 1 << 40
+
 
 @dataclass(frozen=True)
 class PredictOptions(GivenOptions):
@@ -54,8 +56,8 @@ class PredictOptions(GivenOptions):
             )
 
     def frames(self, seconds: float) -> int:
-        """The nearest whole number of frames, 0 of what is none."""
-        return round(seconds * self.fps) if np.isfinite(seconds) else 0
+        """The nearest whole number of frames, 0 of what is none; no recording has more than MOST_FRAMES."""
+        return min(round(seconds * self.fps), MOST_FRAMES) if np.isfinite(seconds * self.fps) else 0
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
         refuse_place(options.out)
     encoder = load(options.run).to(choose_device(options.device))
     _ = encoder.classifier  # says that there is none before any clip is read
-    given = options.given(encoder.preprocessor.num_joints)
+    given = options.given(encoder.preprocessor.num_joints, options.out)
     if options.window is None:
         predictions = encoder.predict_named(given.counted("predict"))
         told = of_clips(predictions, given, options.top)

@@ -41,6 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.runs:
         raise CrrlError("no run given: name the folders of finished runs")
     refuse_place(options.out)
+    for path in options.runs:
+        RunFolder(path).refuse(options.out)
     need("report", "jinja2", "plotly", "sklearn")
     device = choose_device(options.device)
     write_report(options.out, [Findings(RunFolder(path), options.data, device) for path in options.runs])

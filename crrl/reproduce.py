@@ -14,6 +14,8 @@ from crrl.config import Dataset, Precision, Recipe
 from crrl.errors import CrrlError, Interrupted, run_command
 from crrl.reproduction import TARGETS, Campaign, Settings, TargetName, make_plan, write_page
 
+MOST_SEEDS, MOST_JOBS = 1000, 256
+
 
 @dataclass(frozen=True)
 class ReproduceOptions:
@@ -49,10 +51,9 @@ class ReproduceOptions:
     """Where to train; auto: the GPU if there is one."""
 
     def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise CrrlError(f"--seeds is {self.seeds}: at least 1 is needed")
-        if self.jobs < 1:
-            raise CrrlError(f"--jobs is {self.jobs}: at least 1 is needed")
+        for name, most in (("seeds", MOST_SEEDS), ("jobs", MOST_JOBS)):
+            if not 1 <= getattr(self, name) <= most:
+                raise CrrlError(f"--{name} is {getattr(self, name)}: it must be from 1 to {most}")
         if self.quick and self.seeds > 1:
             raise CrrlError("--quick is a smoke test of 1 seed: leave out --seeds, or --quick")
         if self.protocol and self.target.startswith("figure"):

@@ -29,6 +29,7 @@ from crrl.files import (
     explain_os_errors,
     open_own,
     read_bytes,
+    refuse_inputs,
     sweep,
     write_file,
     write_json,
@@ -93,6 +94,11 @@ class RunFolder:
         files = (self.config_path, self.metrics_path, self.checkpoint_path, self.teacher_path, self.encoder_path)
         return any(path.exists() for path in files)
 
+    def refuse(self, out: Path) -> None:
+        """Raise CrrlError where `out`, a file to be written, is one of this run's, or the run itself is this file."""
+        own = (self.config_path, self.metrics_path, self.checkpoint_path, self.teacher_path, self.encoder_path)
+        refuse_inputs(out, (self.path, *own, self.classifier_path, self.card_path))
+
     def config(self) -> Config:
         """The run's configuration.
 
@@ -130,12 +136,22 @@ class RunFolder:
             return _read_checkpoint(io.BytesIO(content[:-SEAL_LENGTH]))
 
     def begin(self, checkpoint: dict[str, Any] | None) -> None:
-        """Make the folder as it was when `checkpoint` was written: metrics since are cut off, leftovers removed."""
+        """Make the folder as it was when `checkpoint` was written: metrics since are cut off, leftovers removed.
+
+        Raises:
+            CrrlError: the metrics are shorter than they were then, or are a link; the folder cannot be written.
+        """
+        length = checkpoint["metrics_bytes"] if checkpoint else 0
         sweep(self.path, "README.md", "config.json", "checkpoint.pt", "*.safetensors", "evaluation-*.json")
-        if not os.path.lexists(self.metrics_path):
+        if not length and not os.path.lexists(self.metrics_path):
             return
         with explain_os_errors(self.metrics_path, "write"), open(open_own(self.metrics_path, os.O_RDWR), "r+b") as file:
-            file.truncate(min(file.seek(0, os.SEEK_END), checkpoint["metrics_bytes"] if checkpoint else 0))
+            if (found := file.seek(0, os.SEEK_END)) < length:
+                raise CrrlError(
+                    f"{self.metrics_path} has {found} bytes, but had {length} when {self.checkpoint_path.name} was "
+                    f"written: restore it, or delete {self.checkpoint_path} to train from the start"
+                )
+            file.truncate(length)
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""

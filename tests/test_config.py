@@ -17,6 +17,7 @@ from crrl.config import (
     Recipe,
     ReconstructionConfig,
 )
+from crrl.data import Preprocessing
 from crrl.data.sources import SOURCES
 from crrl.errors import CrrlError
 from crrl.recipes import preset
@@ -64,7 +65,7 @@ def test_a_config_goes_through_json_and_back(dataset: Dataset, recipe: Recipe) -
 
 def test_a_capture_without_fused_is_refused() -> None:
     with pytest.raises(CrrlError, match="capture needs --fused"):
-        replace(preset(), capture="on")
+        replace(preset(), fused=False, capture="on")
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
@@ -79,11 +80,13 @@ def test_the_command_line_starts_from_the_preset(dataset: Dataset, recipe: Recip
     ("kind", "setting"),
     [
         (EncoderConfig, {"hidden_size": 0}),
+        (EncoderConfig, {"hidden_size": 2**20 + 1}),
         (EncoderConfig, {"dropout": 1.0}),
         (EncoderConfig, {"input_gain": 0.0}),
         (ContrastConfig, {"epochs_cml": 0}),
         (ContrastConfig, {"lr_cml": -0.1}),
         (ContrastConfig, {"queue_size": 0}),
+        (ContrastConfig, {"queue_size": 2**31 + 1}),
         (ContrastConfig, {"temperature": 0.0}),
         (ContrastConfig, {"momentum_encoder": 1.1}),
         (ContrastConfig, {"velocity_scale": 0.0}),
@@ -91,11 +94,22 @@ def test_the_command_line_starts_from_the_preset(dataset: Dataset, recipe: Recip
         (ReconstructionConfig, {"epochs_ser": 0}),
         (ReconstructionConfig, {"lr_ser": 0.0}),
         (ReconstructionConfig, {"decoder_hidden": 0}),
+        (ReconstructionConfig, {"decoder_hidden": 2**62}),
         (ReconstructionConfig, {"distill_weight": 0.0}),
         (Config, {"turn_yaw": -1.0}),
         (Config, {"batch_size": 0}),
         (Config, {"weight_decay": -1.0}),
         (Config, {"checkpoint_every": 0}),
+        (Config, {"checkpoint_every": 10**20}),
+        (Config, {"batch_size": 10**20}),
+        (Config, {"turn_yaw": float("inf")}),
+        (Config, {"weight_decay": float("nan")}),
+        (ContrastConfig, {"lr_cml": float("inf")}),
+        (ContrastConfig, {"velocity_scale": 1e300}),
+        (ContrastConfig, {"epochs_cml": 10**20}),
+        (ReconstructionConfig, {"distill_weight": float("inf")}),
+        (EncoderConfig, {"input_gain": float("inf")}),
+        (Preprocessing, {"max_frames": 10**23}),
         (Config, {"method": "ser", "teacher": Path("run")}),
     ],
 )

@@ -6,7 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import re
-import stat
+import socket
 import subprocess
 import sys
 import time
@@ -30,13 +30,13 @@ from crrl.files import (
     open_own,
     read_bytes,
     read_json,
+    refuse_inputs,
     refuse_place,
     shown,
     work_folder,
     write_file,
     write_folder,
     write_json,
-    write_text,
 )
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
@@ -475,6 +475,42 @@ def is_free(folder: Path) -> bool:
         return False
 
 
+@pytest.mark.parametrize(
+    "make",
+    [os.mkfifo, lambda path: path.symlink_to("/dev/null"), lambda path: socket.socket(socket.AF_UNIX).bind(str(path))],
+    ids=["pipe", "link to a device", "socket"],
+)
+def test_no_file_takes_the_place_of_a_device(
+    tmp_path: Path, make: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's name is short
+    make(Path("out"))
+    before = os.lstat("out")
+    with pytest.raises(CrrlError, match=r"^out is a device, a pipe or a socket"):
+        write_file(Path("out"), lambda file: file.write(b"new"))
+    with pytest.raises(CrrlError, match=r"^out is a device, a pipe or a socket"):
+        refuse_place(Path("out"))
+    assert os.lstat("out").st_ino == before.st_ino
+    assert os.listdir() == ["out"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux")
+def test_nothing_is_written_among_devices() -> None:
+    for name in ("/proc/self/fd/1", "/dev/fd/1", "/proc/new"):
+        with pytest.raises(CrrlError, match=f"^{name} is a device, .* or lies among such: give the name of a file"):
+            write_file(Path(name), lambda file: file.write(b"new"))
+
+
+@pytest.mark.parametrize("link", [None, os.link, os.symlink])
+def test_what_is_read_is_not_written(target: Path, link: Callable[[Path, Path], None] | None) -> None:
+    other = target.with_name("other")
+    if link:
+        link(target, other)
+    with pytest.raises(CrrlError, match=f"^--out .* is read as {target}, and would be lost: give it another name"):
+        refuse_inputs(other if link else target.parent / "." / "file", [target.with_name("none"), target])
+    refuse_inputs(target.with_name("new"), [target.with_name("new"), target])
+
+
 @pytest.mark.parametrize("make", [lambda path: path.symlink_to("other"), os.mkfifo], ids=["symlink", "pipe"])
 def test_nothing_is_written_through_what_is_not_ours(tmp_path: Path, make: Callable[[Path], object]) -> None:
     (tmp_path / "other").write_text("precious")
@@ -482,17 +518,3 @@ def test_nothing_is_written_through_what_is_not_ours(tmp_path: Path, make: Calla
     with pytest.raises(CrrlError, match=r"log is .*remove it"):
         os.close(open_own(tmp_path / "log", os.O_RDWR | os.O_TRUNC))
     assert (tmp_path / "other").read_text() == "precious"
-
-
-def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
-    """As /dev/null would be, by whoever may write to its folder."""
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    (tmp_path / "link").symlink_to(pipe)
-    for path in (pipe, tmp_path / "link"):
-        with pytest.raises(CrrlError, match=f"{path.name} is no regular file: give the name of a file"):
-            write_text(path, "lost")
-        with pytest.raises(CrrlError, match=f"{path.name} is no regular file: give --out the name"):
-            refuse_place(path)
-    assert stat.S_ISFIFO(pipe.stat().st_mode)
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["link", "pipe"]

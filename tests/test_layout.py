@@ -43,7 +43,7 @@ ALLOWED = {
     },
     "embedding": {"bars", "classifier", "data", "models", "features", "runs", "files", "errors"},
     "exporting": {"embedding", "classifier", "nn", "ops", "reference", "data", "models", "errors"},
-    "given": {"bars", "data", "errors"},
+    "given": {"bars", "data", "runs", "files", "errors"},
     "card": {"config", "data", "evaluation", "methods", "runs", "files", "errors"},
     "reporting": {"evaluation", "runs", "config", "methods", "models", "data", "files", "errors"},
 }

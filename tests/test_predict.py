@@ -18,8 +18,8 @@ from crrl.embedding import smoothed, window_starts
 
 pytest.importorskip("tyro", reason="tyro is not installed")
 
-from crrl import evaluate, predict
-from crrl.errors import run_command
+from crrl import embed, evaluate, export, predict
+from crrl.errors import CrrlError, run_command
 
 
 def errors(capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -234,6 +234,9 @@ def test_folders_of_frames_are_told_as_their_prepared_clips_are(
     assert [each["labels"] for each in of_folder] == [each["labels"] for each in of_set]
     predict.main([str(run), str(raw / "0"), str(raw / "1"), "--window", "0.1", "--hop", "0.1"])
     assert [row["clip"] for row in rows(capsys.readouterr().out)] == [str(raw / "0")] * 2 + [str(raw / "1")] * 2
+    frame = raw / "0" / "v_000000000000_keypoints.json"
+    with pytest.raises(CrrlError, match=f"^--out {frame} is read as .*, and would be lost"):
+        predict.main([str(run), str(raw / "0"), "--out", str(frame)])
 
 
 def test_a_table_of_mediapipes_is_told_by_its_joints(
@@ -256,6 +259,37 @@ def test_a_video_that_shows_nobody_is_one_line(
     assert line.startswith(f"no person in {tmp_path / name}: none of its ")
 
 
+def test_no_clip_and_no_file_of_the_run_is_written_over(run: Path, clip_folder: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(clip_folder, tmp_path / "data"))
+    of_files, of_data = [str(data)], ["--dataset", "folder", "--data", str(data)]
+    before = {path: path.read_bytes() for folder in (run, data) for path in folder.iterdir() if path.is_file()}
+    refused = [
+        (of_files, data / "00.npy"),
+        (of_data, data / "00.npy"),
+        (of_data, data / "labels.csv"),
+        (of_files, run / "encoder.safetensors"),
+        (of_files, run / "classifier.safetensors"),
+        (of_data, run / "config.json"),
+    ]
+    for given, out in refused:
+        for command in (predict.main, embed.main):
+            with pytest.raises(CrrlError, match=f"^--out {out} is read as .*, and would be lost"):
+                command([str(run), *given, "--out", str(out)])
+    with pytest.raises(CrrlError, match="would be lost"):
+        export.main([str(run), "--format", "pt2", "--out", str(run / "encoder.safetensors")])
+    with pytest.raises(CrrlError, match="would be lost"):
+        export.main([f"{run}/encoder.safetensors", "--format", "pt2", "--out", f"{run}/../run/encoder.safetensors"])
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize("window", ["1e18", "1e300"])
+def test_a_window_longer_than_any_recording_is_all_of_it(run: Path, tmp_path: Path, window: str) -> None:
+    np.save(tmp_path / "a.npy", CLIP)
+    predict.main([str(run), f"{tmp_path}/a.npy", "--window", window, "--hop", window, "--out", f"{tmp_path}/out.csv"])
+    (row,) = rows((tmp_path / "out.csv").read_text())
+    assert (row["start"], row["end"]) == ("0.000", f"{len(CLIP) / 30:.3f}")
+
+
 def test_a_clip_of_one_frame_is_told_with_a_warning(run: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "one.npy", CLIP[:1])
     with pytest.warns(UserWarning, match=r"one\.npy has one frame, which shows no motion"):
@@ -270,6 +304,15 @@ def test_scores_in_place_of_z_are_left_out_as_in_training(run: Path) -> None:
         of_scores = encoder.embed([flat])
     flat[..., 2] = 0
     np.testing.assert_array_equal(of_scores, encoder.embed([flat]))
+
+
+def test_whether_a_clip_has_scores_does_not_depend_on_the_others(run: Path) -> None:
+    flat = np.concatenate([100 * CLIP[..., :2], np.full((6, 5, 1), 0.9, np.float32)], axis=2)
+    encoder = crrl.load(run)
+    with pytest.warns(UserWarning, match="clip 1: the third numbers of joints are 0.9 to 0.9"):
+        together = encoder.embed([CLIP, flat])
+    with pytest.warns(UserWarning, match="clip 0: the third numbers"):
+        np.testing.assert_allclose(together[1:], encoder.embed([flat]), atol=1e-6)
 
 
 def test_a_run_folder_that_was_shared_needs_no_more_than_its_weights(run: Path, tmp_path: Path) -> None:

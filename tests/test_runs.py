@@ -280,6 +280,22 @@ def test_metrics_written_since_are_cut_off_and_leftovers_removed(run: RunFolder)
     assert run.metrics_path.read_bytes() == b""
 
 
+@pytest.mark.parametrize("cut", [1, 10**9], ids=["a byte", "all"])
+def test_metrics_shorter_than_the_checkpoint_says_are_refused(run: RunFolder, cut: int) -> None:
+    checkpoint = run.load_checkpoint()
+    assert checkpoint
+    whole = run.metrics_path.read_bytes()
+    left = whole[: max(0, len(whole) - cut)]
+    run.metrics_path.write_bytes(left)
+    line = f"^{run.metrics_path} has {len(left)} bytes, but had {len(whole)} when checkpoint.pt was written: restore it"
+    with pytest.raises(CrrlError, match=line):
+        run.begin(checkpoint)
+    assert run.metrics_path.read_bytes() == left
+    run.metrics_path.unlink()
+    with pytest.raises(CrrlError, match="has 0 bytes"):
+        run.begin(checkpoint)
+
+
 @pytest.mark.parametrize("write", [lambda run: run.begin(None), lambda run: run.log({})], ids=["cut", "appended"])
 def test_metrics_that_are_a_link_are_left_alone(run: RunFolder, write: Callable[[RunFolder], None]) -> None:
     precious = run.path.parent / "precious"

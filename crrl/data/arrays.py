@@ -8,7 +8,7 @@ import re
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,7 +28,7 @@ UNPACKED, RATIO = 1 << 24, 50
 LONGEST_HEADER = 10_000
 """Bytes of what stands before the numbers of a .npy file: NumPy reads no more, but takes memory for all it is told."""
 
-_NTU_NAME = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R\d{3}A\d{3}(?:\.skeleton)?")
+_NTU_NAME = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R\d{3}A(\d{3})(?:\.skeleton)?")
 
 _NTU_SPLITS = {
     **dict.fromkeys(("cs", "csub", "xsub"), "cross-subject"),
@@ -262,5 +262,20 @@ def ntu_facts(names: Sequence[str]) -> dict[str, IntArray]:
     facts = np.full((3, len(names)), -1, np.int64)
     for place, name in enumerate(names):
         if match := _NTU_NAME.fullmatch(name):
-            facts[:, place] = [int(number) for number in match.groups()]
+            facts[:, place] = [int(number) for number in match.groups()[:3]]
     return {"setups": facts[0], "views": facts[1], "subjects": facts[2]}
+
+
+def warn_of_actions(path: Path, names: Sequence[str], labels: Iterable[int]) -> None:
+    """Say so where clips of one action, by names like S001C002P003R002A013, have two labels: they may be mixed up."""
+    known: dict[str, tuple[str, int]] = {}
+    for name, label in zip(names, labels, strict=True):
+        if match := _NTU_NAME.fullmatch(name):
+            first, other = known.setdefault(match[4], (name, label))
+            if other != label:
+                warnings.warn(
+                    f"{path}: {first} and {name} are of action {match[4]} by their names, but have labels {other} and "
+                    f"{label}: are names and labels in one order?",
+                    stacklevel=2,
+                )
+                return

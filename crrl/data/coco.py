@@ -3,14 +3,15 @@
 Four forms are told apart by what stands in them, each a list of frames but for the last:
 
 - MMPose's inferencer and demos: {"frame_id", "instances"}, the list alone or as "instance_info"; an instance has
-  "keypoints", [17][2], and "keypoint_scores", [17] (mmpose.readthedocs.io, user_guides/inference).
+  "keypoints", [17][2], and "keypoint_scores", [17] (mmpose.readthedocs.io, user_guides/inference). A frame stands where
+  its frame_id says, and those that are left out between show nobody.
 - Ultralytics: what `Results.to_json` gives of each frame, a list of objects whose "keypoints" have "x", "y" and, where
   the model tells it, "visible", each [17] (docs.ultralytics.com, reference/engine/results).
 - rtmlib and RTMPose: what a call returns of each frame, keypoints [N][17][2] and scores [N][17], as a pair or as
   {"keypoints", "scores"} (github.com/Tau-J/rtmlib).
 - COCO's results, which AlphaPose keeps to: {"image_id", "keypoints"} for each person, 17 times x, y, score in one row
-  (cocodataset.org, format of results); an image_id is the number of a frame, or a name that ends in it (frame_12.jpg).
-  Images between the first and the last that are not named show nobody.
+  (cocodataset.org, format of results); an image_id is the number of a frame, or a name that ends in it (frame_12.jpg)
+  and is else the same throughout. Images between the first and the last that are not named show nobody.
 
 Joints: nose, left eye, right eye, ears, shoulders, elbows, wrists, hips, knees and ankles, left before right. Of more
 they are the first 17: of Halpe's 26 and 136 (rtmlib's BodyWithFeet, AlphaPose) and of COCO-WholeBody's 133 (rtmlib's
@@ -32,7 +33,7 @@ from crrl.data.chunks import Files, Shown
 from crrl.data.clips import Clips, FloatArray
 from crrl.data.poses import Frame, Matrix, fields, items, row_of, table
 from crrl.errors import CrrlError
-from crrl.files import read_json, shown
+from crrl.files import read_json
 
 NUM_JOINTS = 17
 MORE = (26, 133, 136)
@@ -73,7 +74,19 @@ def _frames(path: Path, content: Any) -> list[Frame]:
         return _of_results(path, frames)
     if any(isinstance(each, dict) and "keypoints" in each and "scores" not in each for each in frames):
         raise CrrlError(f"{path} holds the people of one image: a clip is a list of such lists, one for each frame")
-    return [frame_of(each, f"{path}, frame {number}") for number, each in enumerate(frames)]
+    found = [frame_of(each, f"{path}, frame {number}") for number, each in enumerate(frames)]
+    if not any(isinstance(each, dict) and "frame_id" in each for each in frames):
+        return found
+    seen: dict[int, Frame] = {}
+    for place, (each, frame) in enumerate(zip(frames, found, strict=True)):
+        number = each.get("frame_id") if isinstance(each, dict) else None
+        if type(number) is not int or not 0 <= number < 10**15 or number in seen:
+            twice = " again" if number in seen else ""
+            raise CrrlError(
+                f"{path}, frame {place}: frame_id is {described(number)}{twice}, not a number of its own: restore it"
+            )
+        seen[number] = frame
+    return poses.at_their_times(path, seen, path.stat().st_size)
 
 
 def frame_of(value: Any, where: str) -> Frame:
@@ -140,22 +153,28 @@ def _joints(values: Any, numbers: int = 1) -> int:
 def _of_results(path: Path, results: list[dict[str, Any]]) -> list[Frame]:
     """Frames by their numbers, from the first to the last."""
     people: dict[int, list[Matrix]] = {}
-    images: dict[int, int | str] = {}
-    for number, result in enumerate(results):
+    kinds = [(_rest(result["image_id"]), result.get("category_id")) for result in results]
+    for number, (result, (rest, category)) in enumerate(zip(results, kinds, strict=True)):
         where = f"{path}, result {number}"
         image = _number(result["image_id"], where)
-        if (other := images.setdefault(image, result["image_id"])) != result["image_id"]:
+        if rest != kinds[0][0]:
             raise CrrlError(
-                f"{where}: images {shown(str(other))!r} and {shown(str(result['image_id']))!r} have one number, "
-                f"{image}, their last: call them by the numbers of frames"
+                f"{where}: image_id {result['image_id']!r:.60} differs from {results[0]['image_id']!r:.60} in more "
+                f"than its last number: give each video a file, and images names that end in their numbers"
             )
+        if category != kinds[0][1]:
+            said = f"category_id is {described(category)}, of the first {described(kinds[0][1])}"
+            raise CrrlError(f"{where}: {said}: leave people alone in the file")
         keypoints = result.get("keypoints")
         row = row_of(keypoints, 3 * _joints(keypoints, 3), f"{where} (image {image}), keypoints")
         people.setdefault(image, []).append(row.reshape(-1, 3)[:NUM_JOINTS])
-    first, last = min(people), max(people)
-    poses.check_length(path, last - first + 1, NUM_JOINTS, path.stat().st_size)
-    nobody = _frame([])
-    return [_frame(people[image]) if image in people else nobody for image in range(first, last + 1)]
+    seen = {image: _frame(rows) for image, rows in people.items()}
+    return poses.at_their_times(path, seen, path.stat().st_size)
+
+
+def _rest(image: Any) -> tuple[str, ...]:
+    """What of an image_id is not the number of its frame: what stands before and after it in a name."""
+    return tuple(re.split(r"\d+(?=\D*$)", image, maxsplit=1, flags=re.ASCII)) if isinstance(image, str) else ()
 
 
 def _number(image: Any, where: str) -> int:

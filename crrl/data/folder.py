@@ -178,8 +178,10 @@ def classes_of(path: Path, labels: Iterable[str]) -> list[str]:
 
 
 def _plain(name: str) -> str:
-    """What is left of a class's name without case, accents' forms and separators; of a number its value."""
-    plain = " ".join(re.split(r"[\s_-]+", unicodedata.normalize("NFKC", name).casefold().strip()))
+    """What is left of a class's name without case, accents' forms, separators and what has no width; of a number its
+    value."""
+    seen = "".join(char for char in unicodedata.normalize("NFKC", name) if unicodedata.category(char) != "Cf")
+    plain = " ".join(re.split(r"[\s_-]+", seen.casefold().strip()))
     return str(float(plain)) if re.fullmatch(r"\d{1,9}(\.\d{0,9})?", plain, re.ASCII) else plain
 
 

@@ -31,22 +31,40 @@ NUM_JOINTS = 20
 HELD_OUT = ((1, 5, 9), (2, 6, 10), (3, 4, 7, 8))
 """Subjects that the folds of the training views hold out, all ten in three parts."""
 
-_NAME = re.compile(r"a(\d\d)_s(\d\d)_e(\d\d)_v(\d\d)\.json")
+SUBJECTS, VIEWS = 10, 3
+
+_NAME = re.compile(r"a(\d\d)_s(\d\d)_e(\d\d)_v(\d\d)\.json", re.ASCII)
+_NEAR = re.compile(r"a\d+_s\d+_e\d+_v\d+.*\.json", re.ASCII | re.IGNORECASE)
+"""What a name is that is one, or almost."""
 
 
 def find_files(root: Path) -> list[Path]:
     """The clips' files, sorted by name, in `root`, `root/all_sqe` or `root/nw_ucla/all_sqe`.
 
     Raises:
-        CrrlError: there are none.
+        CrrlError: there are none, or one is called almost as they are.
     """
     for folder in (root, root / "all_sqe", root / "nw_ucla" / "all_sqe"):
-        files = sorted(path for path in folder.glob("a*_s*_e*_v*.json") if _NAME.fullmatch(path.name))
-        if files:
-            return files
+        near = sorted(path for path in folder.glob("*.*") if _NEAR.match(path.name))
+        if any(_NAME.fullmatch(path.name) for path in near):
+            for path in near:
+                _numbers(path)
+            return near
     raise CrrlError(
         f"no NW-UCLA clips (aAA_sSS_eEE_vVV.json) in {root}: point --data or CRRL_DATA at the folder that holds all_sqe"
     )
+
+
+def _numbers(path: Path) -> tuple[int, ...]:
+    """Action, subject, environment and view that a clip's name says."""
+    match = _NAME.fullmatch(path.name)
+    action, subject, environment, view = map(int, match.groups()) if match else (0, 0, 0, 0)
+    if action not in ACTIONS or not 1 <= subject <= SUBJECTS or not 1 <= view <= VIEWS:
+        raise CrrlError(
+            f"{path} is not called as a clip of NW-UCLA, aAA_sSS_eEE_vVV.json (AA: {', '.join(map(str, ACTIONS))}; SS: "
+            f"1 to {SUBJECTS}; VV: 1 to {VIEWS}): rename or remove it"
+        )
+    return action, subject, environment, view
 
 
 def load(files: Iterable[Path]) -> Clips:
@@ -61,10 +79,7 @@ def load(files: Iterable[Path]) -> Clips:
         CrrlError: a file is damaged or its skeletons are not [T, 20, 3] finite numbers.
     """
     files = list(files)
-    facts = np.array([[int(number) for number in _NAME.fullmatch(path.name).groups()] for path in files])  # type: ignore[union-attr]
-    for path, action in zip(files, facts[:, 0], strict=True):
-        if action not in ACTIONS:
-            raise CrrlError(f"{path}: NW-UCLA has no action a{action:02d}; remove the file")
+    facts = np.array([_numbers(path) for path in files])
     classes = {action: label for label, action in enumerate(ACTIONS)}
     clips = Clips.from_arrays(
         map(read_clip, files),

@@ -3,11 +3,13 @@
 A file is called NAME_000000000012_keypoints.json, NAME the video's and the number the frame's. Its "people" have
 "pose_keypoints_2d" ("pose_keypoints" in the first version), a row of x, y and confidence of each joint: 25 times for
 BODY_25, 18 times for COCO (doc/02_output.md of CMU-Perceptual-Computing-Lab/openpose), in pixels of the image unless
---keypoint_scale says otherwise. Faces, hands, person_id and what is said in 3D are not read.
+--keypoint_scale says otherwise. Faces, hands, person_id and what is said in 3D are not read. Frames are as far apart as
+their numbers, which need not be one: one that lacks between the others shows nobody.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ JOINTS = (25, 18)
 """Of BODY_25 and of COCO."""
 
 _NAME = re.compile(r"(.*?)(\d{1,15})_keypoints\.json", re.ASCII | re.DOTALL)
+_NEAR = re.compile(r"[^.].*\d_keypoints.*json", re.IGNORECASE | re.DOTALL)
+"""What a name is that is one, or almost."""
 
 
 def is_frame(path: Path) -> bool:
@@ -51,11 +55,14 @@ def frame_files(clip: Path) -> list[Path]:
     with explain_os_errors(clip, "read"):
         names = sorted(path.name for path in clip.iterdir()) if clip.is_dir() else []
     found = [match for name in names if (match := _NAME.fullmatch(name))]
+    strange = next((name for name in names if _NEAR.match(name) and not _NAME.fullmatch(name)), "")
     if not found:
         raise CrrlError(
             f"{clip} is no folder of OpenPose's files (NAME_000000000000_keypoints.json), one for each frame: a clip "
             f"is one folder"
         )
+    if strange:
+        raise CrrlError(f"{clip / strange} is not called as OpenPose calls a frame's file: rename it, or take it out")
     numbers = {int(match[2]): clip / match[0] for match in found}
     if others := {match[1] for match in found} - {found[0][1]}:
         raise CrrlError(
@@ -99,9 +106,17 @@ def _clip(path: Path, files: list[Path], bodies: int | None) -> FloatArray:
     for file, each in zip(files, rows, strict=True):
         if other := next((len(row) // 3 for row in each if len(row) != 3 * joints), 0):
             raise CrrlError(f"{file} has people of {other} joints, frames before it of {joints}: one kind per clip")
-    return poses.clip_in(
-        path, [_frame(each, joints) for each in rows], sum(file.stat().st_size for file in files), bodies
-    )
+    numbers, size = [_number(file) for file in files], sum(file.stat().st_size for file in files)
+    seen = {number: _frame(each, joints) for number, each in zip(numbers, rows, strict=True)}
+    step = math.gcd(*(number - numbers[0] for number in numbers)) or 1
+    return poses.clip_in(path, poses.at_their_times(path, seen, size, step), size, bodies)
+
+
+def _number(file: Path) -> int:
+    """The number of a frame, by its file's name."""
+    match = _NAME.fullmatch(file.name)
+    assert match
+    return int(match[2])
 
 
 def _rows(path: Path) -> list[Matrix]:

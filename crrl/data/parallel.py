@@ -22,6 +22,9 @@ FEW = 16
 AHEAD = 2
 """Results for each worker that may be under way or wait to be taken; more would fill the memory."""
 
+MOST_WORKERS = 16
+"""Worker processes for each core: reading may wait for a disk, but each takes memory."""
+
 _workers: ContextVar[int] = ContextVar("workers", default=0)
 
 Item = TypeVar("Item")
@@ -30,7 +33,13 @@ Result = TypeVar("Result")
 
 @contextmanager
 def use_workers(count: int) -> Iterator[None]:
-    """Within the block `in_order` takes so many processes; 0: one for each core, as it does outside of any."""
+    """Within the block `in_order` takes so many processes; 0: one for each core, as it does outside of any.
+
+    Raises:
+        CrrlError: they are fewer than none, or more than MOST_WORKERS for each core.
+    """
+    if not 0 <= count <= MOST_WORKERS * cores():
+        raise CrrlError(f"--workers is {count}: it must be from 0, one for each core, to {MOST_WORKERS * cores()}")
     before = _workers.set(count)
     try:
         yield

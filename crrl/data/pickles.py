@@ -59,13 +59,17 @@ def read_pickle(path: Path) -> Any:
         if head and head[0] not in _INSTRUCTIONS:
             raise CrrlError(f"{path} is not a pickle (it begins with {shown(head)!r}): give the file that is meant")
         file.seek(0)
+        content = _Bounded(file, os.fstat(file.fileno()).st_size)
         try:
-            return _Unpickler(_Bounded(file, os.fstat(file.fileno()).st_size)).load()
+            value = _Unpickler(content).load()
         except Forbidden as error:
             raise CrrlError(
                 f"{path} holds {error}: as a pickle can run any program, only plain values and NumPy arrays are read "
                 f"from one; save it again without, or do not trust it"
             ) from error
+        if content.left:
+            raise CrrlError(f"{path} goes on after its pickle, by {content.left:,} bytes: save it as one pickle")
+        return value
 
 
 class _Bounded:

@@ -89,6 +89,9 @@ def find_files(root: Path) -> list[Path]:
                     f"{root} has no {kind} file of {video}, which the split files name: unpack it, in a folder named "
                     f"{kind}, or take the name out"
                 )
+    if unread := [path for path in texts if _is_video(path, root) and path.stem not in videos]:
+        more = f" and {len(unread) - 1} more files are" if len(unread) > 1 else " is"
+        warnings.warn(f"{unread[0]}{more} of a video that no split file names: not read", stacklevel=2)
     return [*split_files, *(by_kind[kind][video] for video in videos for kind in ("label", "skeleton"))]
 
 
@@ -249,7 +252,16 @@ def _split_name(path: Path) -> str | None:
 
 def _is(path: Path, kind: str, root: Path) -> bool:
     """Whether this is a video's file of the kind "label" or "skeleton"."""
+    return _is_of(path, kind, root) and _VIDEO.fullmatch(path.stem) is not None
+
+
+def _is_video(path: Path, root: Path) -> bool:
+    """Whether this lies where files of videos do, and is called as one or almost."""
+    there = any(_is_of(path, kind, root) for kind in ("label", "skeleton"))
+    return there and _VIDEO.match(path.stem.upper()) is not None
+
+
+def _is_of(path: Path, kind: str, root: Path) -> bool:
     folders = path.relative_to(root).parts[:-1]
     ending = path.suffix.lower()
-    named = ending == f".{kind}" or (ending == ".txt" and any(kind in part.lower() for part in folders))
-    return named and _VIDEO.fullmatch(path.stem) is not None
+    return ending == f".{kind}" or (ending == ".txt" and any(kind in part.lower() for part in folders))

@@ -23,7 +23,7 @@ a body leans, and mirror who is seen from behind.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -233,6 +233,14 @@ def warn_of_parts(frames: FloatArray) -> None:
             "are stretched and unlike those in pixels",
             stacklevel=3,
         )
+
+
+def at_their_times(path: Path, seen: Mapping[int, Frame], size: int, step: int = 1) -> list[Frame]:
+    """Frames by their numbers, every `step`th from the first to the last: one that is not there shows nobody."""
+    first, last = min(seen), max(seen)
+    nobody = Frame(seen[first].points[:0])
+    check_length(path, (last - first) // step + 1, nobody.points.shape[1], size)
+    return [seen.get(number, nobody) for number in range(first, last + 1, step)]
 
 
 def check_length(path: Path, frames: int, joints: int, size: int) -> None:

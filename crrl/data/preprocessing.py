@@ -14,6 +14,7 @@ from crrl.errors import CrrlError
 from crrl.facts import build
 
 CHUNK_FRAMES = 1 << 17
+MOST_FRAMES = 1 << 31
 
 FloatMatrix = npt.NDArray[np.float64]
 
@@ -33,8 +34,8 @@ class Preprocessing:
     """To [-1, 1] by the minimum and maximum of each clip and axis (clip-axis), or by one scale for a clip (clip)."""
 
     def __post_init__(self) -> None:
-        if self.max_frames < 1:
-            raise CrrlError(f"max_frames is {self.max_frames}: at least 1 frame is needed")
+        if not 1 <= self.max_frames <= MOST_FRAMES:
+            raise CrrlError(f"max_frames is {self.max_frames}: it must be from 1 to {MOST_FRAMES}")
         if self.view_joints is not None and len(set(self.view_joints)) != 4:
             raise CrrlError(f"view_joints are {self.view_joints}: four different joints are needed")
 

@@ -30,6 +30,7 @@ from crrl.data.arrays import (
     ntu_split,
     only_file,
     warn_if_coarse,
+    warn_of_actions,
 )
 from crrl.data.clips import Clips, FloatArray, IntArray, Split
 from crrl.data.pickles import read_pickle
@@ -83,6 +84,7 @@ def load(files: list[Path]) -> Clips:
     names: list[str] = [item["frame_dir"] for item in annotations]
     labels = np.array([item["label"] for item in annotations], np.int64)
     check_unique(source, names)
+    warn_of_actions(source, names, labels.tolist())
     splits = _splits(source, split, names)
     _take_scores(source, annotations)
     for dtype in sorted({item["keypoint"].dtype.name for item in annotations}):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -35,7 +38,7 @@ from crrl.data import (
 from crrl.data.clips import ARRAYS, Clips, FloatArray, IntArray, write_frames
 from crrl.data.integrity import Inputs, damage, seal
 from crrl.data.preprocessing import Preprocessing, Preprocessor
-from crrl.errors import CrrlError
+from crrl.errors import CrrlError, command
 from crrl.facts import read_facts
 from crrl.files import (
     ELSEWHERE,
@@ -132,6 +135,8 @@ FORMATS = {"folder", "bvh", "ctr-gcn", "st-gcn", "pyskl", "coco", "openpose", "m
 
 CACHED = {*(f"{name}.npy" for name in ARRAYS), "meta.json", "prepared.json"}
 """The files of a prepared set in the cache, beside their hashes."""
+A_DAY = 24 * 3600
+"""Seconds: nobody works on what is older in the cache."""
 
 
 @dataclass(frozen=True)
@@ -202,6 +207,7 @@ def prepare(dataset: str, data: Path | None, split: str, steps: Preprocessing) -
     target = cache_folder() / f"{dataset}-{_key(source, inputs, steps)}"
     if not _is_kept(target):
         _write(source, inputs, steps, target)
+        _sweep(target.parent)
     clips, facts = _open(target)
     _check_joints(dataset, root, clips)
     chosen = clips.split(split)
@@ -237,8 +243,8 @@ def _source(dataset: str, root: Path) -> Source:
     if dataset != "synthetic" and prepared.is_prepared(root):
         source = _prepared_source(dataset, root)
     if source.load is None:
-        command = f"python -m crrl.prepare {dataset} --data {root} --out FOLDER"
-        raise CrrlError(f"{dataset} is prepared once from its raw files: {command}; then give --data FOLDER")
+        first = command("prepare", dataset, "--data", root, "--out", "FOLDER")
+        raise CrrlError(f"{dataset} is prepared once from its raw files: {first}; then give --data FOLDER")
     return source
 
 
@@ -294,6 +300,30 @@ class _Facts:
 
     preprocessor: Preprocessor
     clips: str
+
+
+def _sweep(cache: Path) -> None:
+    """Remove prepared sets without hashes, and halves of such, from the cache: those of versions that nobody runs now.
+
+    Only a folder goes that is called as they were, holds nothing but their files, and has not changed for A_DAY.
+    """
+    name = rf"({'|'.join(SOURCES)})-[0-9a-f]{{32}}"
+    removed = 0
+    for kept in cache.iterdir():
+        if re.fullmatch(rf"{name}|\.{name}\.[0-9a-z_]{{8}}", kept.name) and _is_earlier(kept):
+            with suppress(CrrlError):  # another user's
+                discard(kept)
+                removed += 1
+    if removed:
+        warnings.warn(f"removed what earlier versions of crrl kept in {cache}: {removed} folders", stacklevel=4)
+
+
+def _is_earlier(kept: Path) -> bool:
+    with suppress(OSError):
+        names = {path.name for path in kept.iterdir()}
+        old = time.time() - kept.lstat().st_mtime > A_DAY
+        return old and not kept.is_symlink() and names <= {*CACHED, "preprocessor.json"}
+    return False
 
 
 def _open(target: Path) -> tuple[Clips, _Facts]:

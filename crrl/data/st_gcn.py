@@ -28,6 +28,7 @@ from crrl.data.arrays import (
     only_file,
     warn_if_coarse,
     warn_if_scores,
+    warn_of_actions,
     without_padding,
 )
 from crrl.data.clips import Clips, FloatArray, IntArray, Split
@@ -81,6 +82,7 @@ def load(files: list[Path]) -> Clips:
         **ntu_facts(names),
         allow_empty=True,
     )
+    warn_of_actions(files[0].parent, names, labels.tolist())
     warn_if_scores(files[0], clips.frames)
     train, test = np.arange(len(data[0])), np.arange(len(data[0]), len(clips))
     folder = files[0].parent

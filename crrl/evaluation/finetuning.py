@@ -24,6 +24,8 @@ from crrl.optim import FlatAdam
 LEAST_STEPS = 200
 """Few clips are trained on for more epochs, up to this many steps in all."""
 
+MOST = 1 << 31
+"""Epochs, or clips a step."""
 LOOKS = 10
 """Epochs after which the test sets are scored, evenly spaced, the last among them: with few labels each look would cost
 more than the epoch before it."""
@@ -44,10 +46,10 @@ class FineTuning:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise CrrlError(f"{name} is {getattr(self, name)}: at least 1 is needed")
-        if not self.lr > 0:
-            raise CrrlError(f"lr is {self.lr}: it must be positive")
+            if not 1 <= getattr(self, name) <= MOST:
+                raise CrrlError(f"{name} is {getattr(self, name)}: it must be from 1 to {MOST}")
+        if not 0 < self.lr < math.inf:
+            raise CrrlError(f"lr is {self.lr}: it must be positive and finite")
 
     def steps(self, clips: int) -> int:
         """Steps an epoch over so many clips."""

@@ -18,7 +18,7 @@ from crrl.config import DATASETS, Config, Dataset, Recipe
 from crrl.data import Clips, ClipTensors, Prepared, prepare
 from crrl.data.augmentation import choose_yaw
 from crrl.data.sources import data_root
-from crrl.errors import CrrlError
+from crrl.errors import CrrlError, command
 from crrl.evaluation import frozen
 from crrl.evaluation.finetuning import FineTuning, fine_tune
 from crrl.evaluation.frozen import Features
@@ -73,6 +73,9 @@ class Outcome:
     classifiers: dict[str, Classifier | None] = field(default_factory=dict)
 
 
+MOST_DRAWS = 1000
+
+
 @dataclass(frozen=True)
 class EvaluateOptions:
     """Score a run's encoder on the test clips of its split; beside it stand a randomly initialised encoder and, where
@@ -115,8 +118,12 @@ class EvaluateOptions:
             if not set(ONLY_WITH[name]) & set(self.protocols):
                 option = f"--{name.replace('_', '-')}"
                 raise CrrlError(f"{option} goes with --protocol {' or '.join(ONLY_WITH[name])} alone")
-        if min(self.neighbours, self.draws) < 1:
-            raise CrrlError("--neighbours and --draws take 1 at least")
+        if self.neighbours < 1:
+            raise CrrlError("--neighbours take 1 at least")
+        if not 1 <= self.draws <= MOST_DRAWS:
+            raise CrrlError(f"--draws is {self.draws}: it must be from 1 to {MOST_DRAWS}")
+        if not 0 <= self.seed < 2**31:
+            raise CrrlError(f"--seed is {self.seed}: it must be in [0, 2^31)")
         if not self.labels or not all(0 < part <= 1 for part in self.labels):
             raise CrrlError(f"--labels are parts of all clips, such as 0.01 0.1, above 0 and at most 1: {self.labels}")
 
@@ -215,7 +222,7 @@ class Evaluation:
         config = run.config()
         if not run.encoder_path.exists():
             raise CrrlError(
-                f"{run.path} has no trained encoder yet: finish it by python -m crrl.train --resume {run.path}"
+                f"{run.path} has no trained encoder yet: finish it by {command('train', '--resume', run.path)}"
             )
         self.trained = trained = load_encoder(run.encoder_path)
         self.run, self.options, self.config, self.target = run, options, config, Target.of(options, config)

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard, cast
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
@@ -285,10 +286,14 @@ def row_lengths(lengths: Lengths | None) -> Tensor | None:
     """
     if lengths is None or (isinstance(lengths, Tensor) and lengths.dtype == torch.int64):
         return lengths
+    if np.ma.is_masked(lengths):
+        raise ValueError("lengths must be integers, one for each row: some of these are masked")
     try:
         tensor = lengths if isinstance(lengths, Tensor) else torch.tensor(lengths)  # a copy: arrays may change
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"lengths must be integers, one for each row: {error}") from error
+    if tensor.numel() == 0:  # which have no dtype
+        return tensor.to(torch.int64)
     if tensor.dtype.is_floating_point or tensor.dtype.is_complex or tensor.dtype == torch.bool:
         raise ValueError(f"lengths must be integers, one for each row, not {tensor.dtype}")
     return tensor.to(torch.int64)

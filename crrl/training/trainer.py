@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from crrl.config import Config, Switch
@@ -15,9 +16,14 @@ from crrl.features import encode, fit
 from crrl.methods import METHODS, Method, PhaseSpec, first_alone
 from crrl.models import Encoder, FeatureExtractor
 from crrl.runs import RunFolder, load_encoder, save_encoder
+from crrl.training.estimate import phase_seconds
 from crrl.training.loop import Loop, Schedule
+from crrl.training.memory import check_memory
 from crrl.training.phases import TEACHER_TAKES, Phase, Teacher, build_module
 from crrl.training.ranks import Ranks
+
+MANY_STEPS = 200
+"""Steps of a run from which on it is said beforehand how long it takes."""
 
 
 def given_first(config: Config) -> Path:
@@ -64,7 +70,8 @@ class Trainer:
         yaw: by how many degrees clips are turned about the vertical, a standard deviation.
 
     Raises:
-        CrrlError: the training clips do not fill a batch, or the given teacher does not fit.
+        CrrlError: the training clips do not fill a batch, the training does not fit into the memory there is, or the
+            given teacher does not fit.
     """
 
     def __init__(self, config: Config, run: RunFolder, prepared: Prepared, device: torch.device, ranks: Ranks):
@@ -78,6 +85,9 @@ class Trainer:
         self.yaw = choose_yaw(config.turn_yaw, self.tensors, self.train_clips)
         self.phases = METHODS[config.method]
         self._schedules = {phase.step: self._schedule(phase) for phase in self.phases}
+        batch = max(max(schedule.batches()) for schedule in self._schedules.values()) // ranks.size
+        longest = int(np.diff(prepared.clips.offsets)[self.train_clips].max())
+        check_memory(config, self.phases, self.tensors.channels, batch, longest, device)
         self._given: Encoder | None = None
         if config.teacher is not None and not run.teacher_path.exists():
             self._given = self._load_first(given_first(config))
@@ -97,10 +107,26 @@ class Trainer:
         if self._given is not None:
             self._save(self.run.teacher_path, self._given, first_alone(self.config.method))
         steps_before = 0
-        for phase in self.phases if self.config.teacher is None else self.phases[1:]:
+        for phase in self._own_phases:
             if phase.step not in self._done(checkpoint):
                 self._train(phase, steps_before, checkpoint)
             steps_before += self._schedules[phase.step].steps
+
+    @property
+    def _own_phases(self) -> tuple[PhaseSpec, ...]:
+        return self.phases if self.config.teacher is None else self.phases[1:]
+
+    def expected_seconds(self) -> float | None:
+        """Seconds that training takes from its start; None: a bar says it soon, in few steps, on a GPU or by several
+        processes."""
+        steps = sum(self._schedules[spec.step].steps for spec in self._own_phases)
+        if steps < MANY_STEPS or self.device.type != "cpu" or self.ranks.size > 1:
+            return None
+        train = torch.from_numpy(self.train_clips)
+        return sum(
+            phase_seconds(spec, self.config, self._schedules[spec.step], self.tensors, train, self.yaw)
+            for spec in self._own_phases
+        )
 
     def _done(self, checkpoint: dict[str, Any] | None) -> list[str]:
         """The phases before the checkpoint's.

@@ -16,6 +16,7 @@ import torch
 from crrl import prepare, reproduce, train
 from crrl.data import synthetic
 from crrl.errors import run_command
+from crrl.reproduction.campaign import AGAIN
 from tests.campaigns import guard
 
 TRAINING = (
@@ -33,12 +34,14 @@ class Command:
         begin: starts it in a folder, new or left by an attempt before; returns its processes.
         result: what it leaves there when it is done, by name.
         cost: how many times one of `train`'s attempts it takes, about.
+        within: kills come within this many times the time it takes in peace: the less, the more of them.
         busy: what it says, and ends, where a process that a killed one has started is still at work.
     """
 
     begin: Callable[[Path], list[int]]
     result: Callable[[Path], dict[str, str]]
     cost: int = 1
+    within: float = 1.2
     busy: str = ""
 
 
@@ -84,7 +87,8 @@ def _train(root: Path, data: Path, *more: str) -> Callable[[], int]:
     run = root / "run"
     again = (run / "config.json").exists()
     new = ["--dataset", "folder", "--data", str(data), "--device", "cpu", *TRAINING, *more, "--out", str(run)]
-    return lambda: train.main(["--resume", str(run), "--device", "cpu"] if again else new)
+    options = ["--resume", str(run), "--device", "cpu"] if again else new
+    return lambda: train.main([*options, "--no-evaluate"])
 
 
 def _begin_ranks(root: Path, data: Path) -> list[int]:
@@ -158,5 +162,5 @@ def build(work: Path) -> dict[str, Command]:
         "prepare-ntu": Command(lambda root: _prepare("ntu60", root, ntu), lambda root: _of_folder(root / "made")),
         "prepare-bvh": Command(lambda root: _prepare("bvh", root, bvh), lambda root: _of_folder(root / "made")),
         "ranks": Command(lambda root: _begin_ranks(root, own), lambda root: _of_run(root / "run"), 5),
-        "reproduce": Command(lambda root: _reproduce(root, own), _of_pages, 25, "another process works on"),
+        "reproduce": Command(lambda root: _reproduce(root, own), _of_pages, 3, 0.4, AGAIN),
     }

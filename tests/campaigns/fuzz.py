@@ -22,10 +22,12 @@ from typing import Any
 import numpy as np
 
 from tests.campaigns import guard, oracles
-from tests.campaigns.targets import Files, Target, agree, archive, build
+from tests.campaigns.targets import Files, Inside, Target, agree, build
 
 KINDS = ("refused", "read", "unclear", "same", "wrong", "exception", "memory", "time", "crash")
 FAULTS = KINDS[4:]
+READERS = ("crrl.runs", "crrl.sealed", "crrl.classifier", "crrl.facts", "crrl.files")
+"""What reads beside crrl.data."""
 TRICKS = (
     "-0", "1e39", "-1e39", "1e400", "1e-400", "nan", "inf", "-inf", "NaN", "1_0", "0x10", "1,5", "1;5", "+", "-",
     ".", "..", "1.", ".5", "+2", "--1", "1e5", "1d5", "1e", "1e+", "00012", "99999999999999999999", "2147483648",
@@ -127,11 +129,11 @@ MUTATIONS: tuple[Callable[[bytes, random.Random], bytes], ...] = (
 )
 
 
-def mutated(content: bytes, rng: random.Random, inside: bool) -> bytes:
+def mutated(content: bytes, rng: random.Random, inside: Inside | None) -> bytes:
     if inside:
-        parts = oracles.members(content)
+        parts = inside.apart(content)
         name = rng.choice(sorted(parts))
-        return archive({**parts, name: mutated(parts[name], rng, False)})
+        return inside.whole({**parts, name: mutated(parts[name], rng, None)})
     for _ in range(rng.choice((1, 1, 1, 1, 2, 3))):
         content = rng.choice(MUTATIONS)(content, rng) if content else content
     return content
@@ -271,10 +273,10 @@ def summary(counts: Counter[str]) -> str:
 
 
 def _functions_of_readers() -> list[FunctionType]:
-    """All functions of crrl.data, those of classes included."""
+    """All functions of crrl.data and of what reads run folders, those of classes included."""
     found: dict[FunctionType, None] = {}
     for name, module in list(sys.modules.items()):
-        if name.startswith("crrl.data."):
+        if name.startswith("crrl.data.") or name in READERS:
             owners = [module, *(each for each in vars(module).values() if isinstance(each, type))]
             values = [each for owner in owners for each in vars(owner).values()]
             found |= {each: None for each in values if isinstance(each, FunctionType) and each.__module__ == name}

@@ -53,7 +53,7 @@ def campaign(name: str, command: Command, root: Path, kills: int, rng: random.Ra
     seconds, expected = time.monotonic() - since, command.result(root / "peace" / "place")
     while counts["kills"] < kills:
         place = root / str(counts["done"]) / "place"
-        problem = disturb(command, place, 1.2 * seconds, counts, rng)
+        problem = disturb(command, place, command.within * seconds, counts, rng)
         counts["done"] += 1
         found = {} if problem else command.result(place)
         if found != expected:
@@ -61,6 +61,8 @@ def campaign(name: str, command: Command, root: Path, kills: int, rng: random.Ra
             different = [each for each in {**found, **expected} if found.get(each) != expected.get(each)]
             print(f"fault: {name}: {problem or f'other {different}'}", file=sys.stderr, flush=True)
             counts["faults"] += 1
+        if command.cost > 1:  # minutes each
+            print(f"    {name}, so far: {said(counts)}", flush=True)
         if counts["faults"] > 20:
             break
     return counts

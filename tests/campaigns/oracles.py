@@ -436,17 +436,55 @@ def config(files: Files) -> Any:
     return json.loads(files["config.json"])
 
 
+NUMBERS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1"}
+"""Types of safetensors that NumPy has."""
+
+
+def _sealed_json(content: bytes | str) -> Any:
+    """JSON whose hash is right: that no bit of it changed is known."""
+    return json.loads(content, object_pairs_hook=_once)
+
+
+def _tensors(content: bytes) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """The metadata and the arrays of a safetensors file."""
+    size = int.from_bytes(content[:8], "little")
+    header, data = _sealed_json(content[8 : 8 + size]), content[8 + size :]
+    metadata, found = header.pop("__metadata__"), {}
+    for name, said in header.items():
+        if said["dtype"] not in NUMBERS:
+            raise Unclear
+        first, last = said["data_offsets"]
+        found[name] = np.frombuffer(data[first:last], NUMBERS[said["dtype"]]).reshape(said["shape"])
+    return metadata, found
+
+
+def encoder(files: Files) -> Any:
+    """What an encoder file says, in the order of its facts, and its arrays."""
+    metadata, found = _tensors(files["encoder.safetensors"])
+    said = _sealed_json(metadata["crrl"])
+    names = ("method", "hidden_size", "dropout", "features", "nuisances", "preprocessor", "fingerprint")
+    return [said[name] for name in names], found
+
+
+def classifier(files: Files) -> Any:
+    """The same of a classifier file."""
+    metadata, found = _tensors(files["classifier.safetensors"])
+    said = _sealed_json(metadata["crrl-classifier"])
+    names = ("protocol", "class_names", "double", "fingerprint", "encoder", "refitted", "nuisances")
+    return [said[name] for name in names], found
+
+
 def _json(content: bytes) -> Any:
     """By Python's parser; pairs of a key that comes twice, and what is no JSON by the standard, are not judged."""
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len({key for key, _ in pairs}) < len(pairs):
-            raise Unclear
-        return dict(pairs)
-
     if re.search(rb"\r(?!\n)", content):
         raise ValueError("a lone carriage return")
-    return json.loads(content, object_pairs_hook=once)
+    return json.loads(content, object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len({key for key, _ in pairs}) < len(pairs):
+        raise Unclear
+    return dict(pairs)
 
 
 def _real(value: Any) -> float:
@@ -485,6 +523,9 @@ def coco(files: Files) -> Any:
         found = [[[(*rows[n][i : i + 2], 0, *rows[n][i + 2 : i + 3]) for i in range(0, 51, 3)]] for n in numbers]
         if any(len(row) != 51 for row in rows.values()):
             raise ValueError
+    ids = [frame.get("frame_id") if isinstance(frame, dict) else None for frame in frames]
+    if set(ids) != {None} and ids != list(range(ids[0], ids[0] + len(ids))):
+        raise Unclear
     for frame in frames if not found else []:
         if isinstance(frame, dict):
             people = [(person["keypoints"], person["keypoint_scores"]) for person in frame["instances"]]

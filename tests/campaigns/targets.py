@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -9,7 +10,7 @@ import pickle
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
+import crrl
+from crrl.classifier import MARK, REFITTED, Classifier, save_classifier
 from crrl.data import (
     asf,
     bvh,
@@ -43,10 +46,19 @@ from crrl.errors import CrrlError
 from crrl.models import Encoder, FeatureExtractor
 from crrl.recipes import preset
 from crrl.runs import CHECKPOINT, RunFolder, load_encoder, save_encoder
+from crrl.sealed import NO_HASH
 from tests.campaigns import oracles
 
 Files = dict[str, bytes]
 RNG = np.random.default_rng(0)
+
+
+@dataclass(frozen=True)
+class Inside:
+    """A kind of file that has parts: how it is taken apart, and how parts make one."""
+
+    apart: Callable[[bytes], Files]
+    whole: Callable[[Files], bytes]
 
 
 @dataclass(frozen=True)
@@ -58,8 +70,8 @@ class Target:
         read: what the reader gives of the folder in which they lie.
         expected: the same of their contents, by a parser of its own; None: what the seed was read as, as nothing that
             is changed may be taken.
-        refusals: how the reader may refuse. steady: files that are never mutated. inside: archives are taken apart, one
-            of their members is mutated, and they are put together again with true checksums.
+        refusals: how the reader may refuse. steady: files that are never mutated. inside: how a file is taken apart, so
+            that one of its parts is mutated, and put together again with true checksums.
     """
 
     seeds: list[Files]
@@ -67,7 +79,7 @@ class Target:
     expected: Callable[[Files], Any] | None = None
     refusals: tuple[type[Exception], ...] = (CrrlError,)
     steady: frozenset[str] = field(default=frozenset())
-    inside: bool = False
+    inside: Inside | None = None
 
 
 def _decimals(count: int) -> str:
@@ -369,6 +381,23 @@ def _read_mediapipe(root: Path) -> Any:
     return mediapipe.read_clip(next(root.glob("clip.*")))
 
 
+def _apart(content: bytes, mark: str) -> Files:
+    """The tensors' header, the facts and the data of a file of `write_sealed`; the hash in the facts is blank."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    facts = json.loads(header.pop("__metadata__")[mark])
+    blank = json.dumps({**facts, "sha256": NO_HASH})
+    return {"header": json.dumps(header).encode(), "facts": blank.encode(), "data": content[8 + size :]}
+
+
+def _sealed(parts: Files, mark: str) -> bytes:
+    """A file of these parts with its true hash."""
+    facts = json.dumps({mark: parts["facts"].decode("utf-8", "replace")}).encode()
+    header = b'{"__metadata__":' + facts + b"," + parts["header"].lstrip()[1:]
+    content = len(header).to_bytes(8, "little") + header + parts["data"]
+    return content.replace(NO_HASH.encode(), hashlib.sha256(content).hexdigest().encode(), 1)
+
+
 PLAIN = {
     "values": [1, -3, 10**20, 2.5, None, True, "text", "ünï", b"bytes \xff", 1 + 2j],
     "nested": [(), (1, 2), [], {}, [{"a": ({"b": 1},)}]],
@@ -446,6 +475,41 @@ def _read_encoder(root: Path) -> Any:
     return states, found.preprocessor.to_dict(), found.method, found.fingerprint
 
 
+def _read_sealed_encoder(root: Path) -> Any:
+    found = load_encoder(root / "encoder.safetensors")
+    features = found.features
+    gru, size = features.encoder.gru, features.nuisances.shape[1]
+    facts = [found.method, gru.hidden_size, gru.dropout, features.kind, size, found.preprocessor.to_dict()]
+    return [*facts, found.fingerprint], _numpy(dict(features.state_dict()))
+
+
+def _models(work: Path, encoder: Files) -> list[Files]:
+    """Model folders: an encoder, and a classifier on its features or on others that are fitted to it."""
+    run, found = RunFolder(work / "model"), []
+    run.path.mkdir()
+    run.encoder_path.write_bytes(encoder["encoder.safetensors"])
+    file = load_encoder(run.encoder_path)
+    for refitted in (None, FeatureExtractor(file.features.encoder, "tuned", 2)):
+        size, dtype = len((refitted or file.features).center), torch.float64 if refitted else torch.float32
+        parts = (torch.arange(n, dtype=dtype) / 8 for n in (2 * size, 2, size, size))
+        weights, *rest = parts
+        classifier = Classifier(weights.reshape(2, size), *rest)
+        kind = "logistic" if refitted else "linear"
+        save_classifier(run.classifier_path, classifier, kind, ("left", "right"), file, refitted)
+        found.append(_files_below(run.path))
+    return found
+
+
+def _read_classifier(root: Path) -> Any:
+    found = crrl.load(root).classifier
+    fitted = {f"features.{name}": getattr(found.features, name) for name in REFITTED} if found.facts.refitted else {}
+    return list(asdict(found.facts).values()), _numpy({**vars(found.classifier), **fitted})
+
+
+def _read_model(root: Path) -> Any:
+    return _read_sealed_encoder(root), _read_classifier(root)
+
+
 def _run(work: Path) -> Files:
     run = RunFolder(work / "run")
     run.create(preset())
@@ -497,12 +561,19 @@ def agree(name: str, found: Any, expected: Any) -> bool:
     return _close(found, expected) if name == "asf" else same(found, expected)
 
 
+def _sealed_by(mark: str) -> Inside:
+    return Inside(partial(_apart, mark=mark), partial(_sealed, mark=mark))
+
+
 def build(work: Path) -> dict[str, Target]:
     """All readers by name; `work` is an empty folder that stays."""
     own = _own_clips(work / "clips")
     pickles = [{"plain.pkl": pickle.dumps(PLAIN, protocol)} for protocol in range(6)]
     names = b"Missing skeletons\n\nS001C002P005R002A008\nS001C002P006R001A008.skeleton\ndata/S002C003P007R001A060, 12\n"
     cache, run = _cache(work, own), _run(work)
+    encoder = _encoder(work, own)
+    models = _models(work, encoder)
+    zip_file = Inside(oracles.members, archive)
     clips = [{"clip.npy": _npy(array)} for array in _arrays()] + [{"clip.npy": _npy(_arrays()[0], (2, 0))}]
     zipped = [{"clip.npz": archive({"arr_0.npy": _npy(_arrays()[0])}, deflated)} for deflated in (False, True)]
     npz = {"read": lambda root: folder.read_clip(root / "clip.npz"), "expected": _of_npz}
@@ -538,9 +609,9 @@ def build(work: Path) -> dict[str, Target]:
             clips, lambda root: folder.read_clip(root / "clip.npy"), lambda files: oracles.clip(files["clip.npy"])
         ),
         "folder-npz": Target(zipped, **npz),
-        "folder-npz-inside": Target(zipped, **npz, inside=True),
+        "folder-npz-inside": Target(zipped, **npz, inside=zip_file),
         "ctr-gcn": Target(**ctr),
-        "ctr-gcn-inside": Target(**ctr, inside=True),
+        "ctr-gcn-inside": Target(**ctr, inside=zip_file),
         "st-gcn": Target([_st_gcn(protocol) for protocol in (0, 2, 4)], _read_st_gcn, oracles.st_gcn),
         "pyskl": Target([_pyskl(protocol) for protocol in (0, 2, 4)], _read_pyskl, oracles.pyskl),
         "coco": Target(_coco(), lambda root: coco.read_clip(root / "clip.json"), oracles.coco),
@@ -554,7 +625,14 @@ def build(work: Path) -> dict[str, Target]:
         ),
         "prepared": Target([_prepared(work)], _read_prepared),
         "cache": Target([cache], partial(_read_cache, own=own)),
-        "encoder": Target([_encoder(work, own)], _read_encoder),
+        "encoder": Target([encoder], _read_encoder),
+        "encoder-inside": Target(
+            [encoder], _read_sealed_encoder, oracles.encoder, inside=_sealed_by("crrl"),
+        ),
+        "model": Target(models, _read_model),
+        "classifier-inside": Target(
+            models, _read_classifier, oracles.classifier, steady=frozenset(encoder), inside=_sealed_by(MARK),
+        ),
         "config": Target([{"config.json": run["config.json"]}], _read_config, oracles.config),
         "checkpoint": Target([{"checkpoint.pt": run["checkpoint.pt"]}], _read_checkpoint),
     }  # fmt: skip

@@ -17,7 +17,8 @@ if not hasattr(os, "fork") or not Path("/proc/self/statm").exists():
 ROOT = Path(__file__).parents[2]
 READERS = (
     "bvh asf amc cmu-labels pku-mmd ntu ntu-missing nw-ucla folder-labels folder-npy folder-npz folder-npz-inside "
-    "ctr-gcn ctr-gcn-inside st-gcn pyskl coco openpose mediapipe pickles prepared config"
+    "ctr-gcn ctr-gcn-inside st-gcn pyskl coco openpose mediapipe pickles prepared config model encoder-inside "
+    "classifier-inside"
 )
 QUICK_BOMBS = ("bvh: a joint", "folder: a header", "pickle: bytes", "ntu: 10^9", "nw-ucla: lists", "a pipe", "manifest")
 
@@ -37,7 +38,7 @@ PATH = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("fuzz", "--count", "40", "--reader", *READERS.split()), "22 readers, 880 files"),
+        (("fuzz", "--count", "40", "--reader", *READERS.split()), "25 readers, 1000 files"),
         (("bombs", "--only", *QUICK_BOMBS), " 0 faults"),
         (("kill", "--count", "3", "--only", "prepare-bvh"), " SIGKILLs"),
         (("disk", "--count", "2", "--only", "prepare-bvh"), "2 commands then done with the same bits"),

@@ -178,6 +178,7 @@ def test_columns_that_are_not_read_are_told(root: Path) -> None:
         ("1", "01"),
         ("2", "2.0"),
         ("\u00e9", "e\u0301"),
+        ("sit", "sit\u200b"),
     ],
 )
 def test_classes_that_may_be_one_are_told(root: Path, pair: tuple[str, str]) -> None:

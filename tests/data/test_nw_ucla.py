@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -207,10 +208,32 @@ def clips_or_error(root: Path) -> Clips | str:
         return str(error)
 
 
-def test_an_action_that_does_not_exist_is_refused(small: Path) -> None:
-    path = write(small, "a07_s01_e00_v01", skeletons(1, seed=0))
-    with pytest.raises(CrrlError, match=f"{path}: NW-UCLA has no action a07; remove the file"):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a07_s01_e00_v01.json",  # no such action, view or subject
+        "a01_s01_e00_v04.json",
+        "a01_s11_e00_v01.json",
+        "a01_s01_e00_v01 (1).json",
+        "a1_s1_e0_v1.json",
+        "A02_S01_E00_V01.JSON",
+        "a01_s01_e100_v01.json",
+    ],
+)
+def test_a_name_that_is_almost_a_clips_is_refused(small: Path, name: str) -> None:
+    (small / name).write_text((small / "a01_s01_e00_v01.json").read_text())
+    said = (
+        f"^{re.escape(str(small / name))} is not called as a clip of NW-UCLA, aAA_sSS_eEE_vVV.json .*: rename or remo"
+    )
+    with pytest.raises(CrrlError, match=said):
         load(small)
+
+
+def test_other_files_beside_clips_are_passed_over(small: Path) -> None:
+    count = len(load(small))
+    for name in ("README.md", "labels.json", ".a01_s01_e00_v01.json", "a01_notes.json"):
+        (small / name).write_text("{}")
+    assert len(load(small)) == count
 
 
 # The real data

@@ -60,6 +60,40 @@ def test_other_files_in_the_folder_are_passed_over(tmp_path: Path) -> None:
     assert len(openpose.read_clip(tmp_path)) == 3
 
 
+@pytest.mark.parametrize("name", ["video_000000000001_keypoints (1).json", "video_000000000003_KEYPOINTS.JSON"])
+def test_a_name_that_is_almost_a_frames_is_refused(tmp_path: Path, name: str) -> None:
+    (write(tmp_path, walk(3)) / name).write_text("{}")
+    with pytest.raises(CrrlError, match=re.escape(f"{tmp_path / name} is not called as OpenPose calls a frame's file")):
+        openpose.read_clip(tmp_path)
+
+
+def test_frames_that_lack_between_others_show_nobody(tmp_path: Path) -> None:
+    points = walk(9)
+    write(tmp_path, points)
+    for number in (3, 4):
+        (tmp_path / f"video_{number:012}_keypoints.json").unlink()
+    clip = openpose.read_clip(tmp_path)
+    assert len(clip) == 9
+    np.testing.assert_array_equal(clip[5:], as_clip(points[5:, 0]))
+    np.testing.assert_allclose(clip[3], (2 * clip[2] + clip[5]) / 3, rtol=1e-5)
+
+
+def test_of_a_video_of_which_every_fifth_frame_is_there_no_frame_lacks(tmp_path: Path) -> None:
+    points = walk(4)
+    write(tmp_path, points)
+    for number in (3, 2, 1):
+        (tmp_path / f"video_{number:012}_keypoints.json").rename(tmp_path / f"video_{5 * number:012}_keypoints.json")
+    np.testing.assert_array_equal(openpose.read_clip(tmp_path), as_clip(points[:, 0]))
+
+
+def test_two_frames_far_apart_take_no_memory(tmp_path: Path) -> None:
+    points = walk(3)
+    write(tmp_path, points)
+    (tmp_path / "video_000000000002_keypoints.json").rename(tmp_path / f"video_{10**9}_keypoints.json")
+    with pytest.raises(CrrlError, match="1,000,000,001 frames from the first to the last"):
+        openpose.read_clip(tmp_path)
+
+
 def test_a_joint_not_found_is_filled_in(tmp_path: Path) -> None:
     points = walk(3)
     points[1, 0, 10] = 0

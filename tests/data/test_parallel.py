@@ -87,10 +87,20 @@ def test_the_workers_are_as_many_as_were_asked_for_else_one_a_core(monkeypatch: 
 
     monkeypatch.setattr(parallel, "ProcessPoolExecutor", counted)
     monkeypatch.setattr(parallel, "cores", lambda: 3)
-    for count in (2, 0, 100):
+    for count in (2, 0, 40):
         with use_workers(count):
             assert list(in_order(abs, MANY[:FEW], "test")) == MANY[:FEW]
     assert asked == [2, 3, FEW]
+
+
+@pytest.mark.parametrize("count", [-1, 49, 10**9])
+def test_more_workers_than_there_is_memory_for_are_refused(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "cores", lambda: 3)
+    with (
+        pytest.raises(CrrlError, match=f"--workers is {count}: it must be from 0, one for each core, to 48"),
+        use_workers(count),
+    ):
+        pass
 
 
 def test_the_first_error_in_order_is_raised_after_the_results_before_it() -> None:

@@ -103,6 +103,15 @@ def test_what_is_there_twice_comes_back_twice(tmp_path: Path) -> None:
     assert back[0] is back[1]
 
 
+@pytest.mark.parametrize("more", [b"\n", b"xyz", pickle.dumps({"label": 1})])
+def test_what_stands_after_a_pickle_is_not_passed_over(tmp_path: Path, more: bytes) -> None:
+    path = write(tmp_path, pickle.dumps({"label": 0}) + more)
+    with pytest.raises(
+        CrrlError, match=f"^{path} goes on after its pickle, by {len(more)} bytes: save it as one pickl"
+    ):
+        read_pickle(path)
+
+
 def test_arrays_of_numpy_1_and_2_are_both_read(tmp_path: Path) -> None:
     content = pickle.dumps(ARRAYS["float32"], 2)
     assert b"numpy._core.multiarray" in content or b"numpy.core.multiarray" in content

@@ -126,11 +126,17 @@ def test_files_named_by_their_kind_are_found_as_well(root: Path, tmp_path: Path)
     assert list(clips.splits) == ["cross-subject"]
 
 
-def test_videos_that_no_split_names_are_left_alone(root: Path) -> None:
-    (root / "Data/PKU_Skeleton/0009-L.txt").write_text("damaged")
-    assert len(load(root)) == 5
+def test_videos_that_no_split_names_are_left_alone_with_a_warning(root: Path) -> None:
+    path = root / "Data/PKU_Skeleton/0009-L.txt"
+    path.write_text("damaged")
+    with pytest.warns(UserWarning, match=f"^{path} is of a video that no split file names: not read$"):
+        assert len(load(root)) == 5
+    (root / "Data/PKU_Skeleton/0009-l.txt").write_text("almost a name")
+    with pytest.warns(UserWarning, match="and 1 more files are of a video that no split file names"):
+        assert len(load(root)) == 5
 
 
+@pytest.mark.filterwarnings("ignore:.* of a video that no split file names")
 @pytest.mark.parametrize("kind", ["skeleton", "label"])
 def test_two_files_of_a_video_that_a_split_names_are_refused(root: Path, kind: str) -> None:
     for number in "12":

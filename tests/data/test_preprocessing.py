@@ -132,7 +132,7 @@ def test_downsampling_treats_each_clip_as_if_it_were_alone(lengths: list[int], m
 
 
 def test_fewer_than_one_frame_is_refused() -> None:
-    with pytest.raises(CrrlError, match="at least 1 frame"):
+    with pytest.raises(CrrlError, match="max_frames is 0: it must be from 1 to"):
         Preprocessing(max_frames=0)
 
 

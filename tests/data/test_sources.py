@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -212,6 +213,31 @@ def test_a_damaged_set_is_made_again_with_a_warning(root: Path, loads: list[int]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         prepare_folder(root)
+
+
+def test_what_earlier_versions_kept_is_removed_and_nothing_else(root: Path) -> None:
+    hashed = "0123456789abcdef" * 2
+    earlier = [cache_folder() / name for name in (f"folder-{hashed}", f"ntu60-{hashed}", f".cmu-{hashed}.a1_b2c3d")]
+    others = [
+        (f"folder-{hashed[1:]}f", "hashes.json", 2),  # of this version
+        (f"bvh-{hashed}", "mine.npy", 2),
+        (f"cmu-{hashed}", "frames.npy", 0.5),  # somebody may be at work
+        ("notes", "frames.npy", 2),
+    ]
+    laid = [*((folder.name, "frames.npy", 2) for folder in earlier), *others]
+    for name, file, days in laid:
+        folder = cache_folder() / name
+        folder.mkdir(parents=True)
+        (folder / file).touch()
+        os.utime(folder, 2 * (time.time() - days * 24 * 3600,))
+    link = cache_folder() / f"nw-ucla-{hashed}"
+    link.symlink_to(earlier[0], target_is_directory=True)
+    with pytest.warns(UserWarning, match=f"removed what earlier versions of crrl kept in {cache_folder()}: 3 folders"):
+        made = prepare_folder(root)
+    assert not any(folder.exists() for folder in earlier)
+    assert link.is_symlink()
+    assert len(cached()) == len(others) + 2
+    assert len(made.clips) == 5
 
 
 def test_a_damaged_set_that_two_find_at_once_is_made_once_more(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,6 +123,14 @@ def test_the_split_is_called_by_the_folders_name(
     assert list(load(Path("..")).splits) == [split]
 
 
+def test_labels_that_do_not_go_with_the_names_are_told(root: Path) -> None:
+    (root / "val_label.pkl").write_bytes(pickle.dumps((NAMES["val"], LABELS["val"][::-1])))
+    first, second = NAMES["train"][0], NAMES["val"][0]
+    said = f"^{root}: {first} and {second} are of action 013 by their names, but have labels 12 and 59: are names"
+    with pytest.warns(UserWarning, match=said):
+        assert load(root).labels.tolist() == [12, 59, 0, 59, 12]
+
+
 def test_other_names_have_no_facts(root: Path) -> None:
     for side in LENGTHS:
         names = [f"{side} {number}" for number in range(len(LENGTHS[side]))]

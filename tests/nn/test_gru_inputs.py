@@ -38,6 +38,7 @@ NOT_INTEGERS: dict[str, Any] = {
     "list of lists": [[6], [2, 3]],
     "a generator": (length for length in LENGTHS),
     "object array": np.array([6, None, 3]),
+    "masked array": np.ma.masked_array([6, 2, 3], [False, True, False]),
 }
 
 
@@ -70,6 +71,13 @@ def test_lengths_that_are_no_integers_are_refused(module: type[GRU], kind: str) 
     ):
         with pytest.raises(ValueError, match="lengths must be integers, one for each row"):
             call()
+
+
+@pytest.mark.parametrize("lengths", [[], (), np.array([]), torch.empty(0)])
+@pytest.mark.usefixtures("policy")
+def test_an_empty_batch_has_no_lengths(lengths: Any) -> None:
+    y, h = GRU(4, 5, batch_first=True)(torch.randn(0, 6, 4), lengths=lengths)
+    assert (y.shape, h.shape) == ((0, 6, 5), (1, 0, 5))
 
 
 @pytest.mark.parametrize("lengths", [[6, 2], [6, 2, 3, 1], [[6, 2, 3]], 6, np.array([6])])

@@ -77,6 +77,8 @@ def test_figures_are_not_measured_another_way(tmp_path: Path) -> None:
     [
         (["--seeds", "0"], "--seeds is 0"),
         (["--jobs", "0"], "--jobs is 0"),
+        (["--seeds", "1000000000"], "--seeds is 1000000000: it must be from 1 to 1000"),
+        (["--jobs", "1000000000"], "--jobs is 1000000000: it must be from 1 to 256"),
         (["--quick", "--seeds", "2"], "smoke test of 1 seed"),
         (["--dataset", "nw-ucla"], "no data set for table4 is at hand"),
     ],

@@ -1,0 +1,80 @@
+"""What a training takes at least, held against the memory there is: what is too large is refused before it is taken."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from crrl.config import Config
+from crrl.errors import CrrlError
+from crrl.methods import PhaseSpec
+from crrl.models import Encoder
+from crrl.training.phases import build_module
+
+CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+def memory_of(device: torch.device) -> int:
+    """Bytes of memory that a process may have on `device`: of a CPU the machine's, or less where it is limited."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return min(_limits())
+
+
+def _limits() -> Iterator[int]:
+    yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY:
+        yield soft
+    for path in CGROUP_LIMITS:
+        if path.exists() and (said := path.read_text().strip()).isdecimal():
+            yield int(said)
+
+
+def check_memory(
+    config: Config, phases: Iterable[PhaseSpec], channels: int, batch: int, frames: int, device: torch.device
+) -> None:
+    """Refuse settings by which a phase takes more memory than `device` has.
+
+    Args:
+        channels: J·3. batch: clips of the largest batch of a process. frames: of the longest clip.
+
+    Raises:
+        CrrlError: names the settings that may be too large.
+    """
+    least = max(_weights(spec, config, channels) for spec in phases)
+    least += 4 * batch * frames * 4 * config.encoder.hidden_size  # the states of two layers of two directions
+    if least <= memory_of(device):
+        return
+    sizes = {
+        "hidden-size": config.encoder.hidden_size,
+        "decoder-hidden": config.ser.decoder_hidden,
+        "queue-size": config.cml.queue_size,
+        "batch-size": batch,
+        "max-frames": frames,
+    }
+    said = ", ".join(f"--{name} {size}" for name, size in sizes.items() if size is not None)
+    raise CrrlError(
+        f"a training of {said} takes {least / 1e9:,.1f} GB of memory at least, "
+        f"{device} has {memory_of(device) / 1e9:,.1f} GB: give smaller ones"
+    )
+
+
+def _weights(spec: PhaseSpec, config: Config, channels: int) -> int:
+    """Bytes of a phase's weights, with gradients and momentum of those that are trained."""
+    with torch.device("meta"):  # shapes alone, which take no memory
+        previous = Encoder(channels, config.encoder.hidden_size)
+        module = build_module(spec, config, channels, previous if spec.start == "previous" else None)
+    return _bytes(module) + 2 * _bytes(module, trained=True)
+
+
+def _bytes(module: nn.Module, trained: bool = False) -> int:
+    """Of all parameters and buffers, or of the `trained` parameters alone."""
+    parameters = [each for each in module.parameters() if each.requires_grad or not trained]
+    buffers = [] if trained else list(module.buffers())
+    return sum(tensor.numel() * tensor.element_size() for tensor in [*parameters, *buffers])
