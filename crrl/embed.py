@@ -14,7 +14,7 @@ import tyro
 from crrl.device import choose_device
 from crrl.embedding import load
 from crrl.errors import run_command
-from crrl.files import write_file
+from crrl.files import refuse_place, write_file
 from crrl.given import Given, GivenOptions
 
 
@@ -36,7 +36,9 @@ def arrays(given: Given, features: npt.NDArray[np.float32]) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> int:
     """Embed the clips and write the file."""
     options = tyro.cli(EmbedOptions, prog="python -m crrl.embed", args=arguments)
-    encoder, given = load(options.run).to(choose_device(options.device)), options.given(options.out)
+    refuse_place(options.out)
+    encoder = load(options.run).to(choose_device(options.device))
+    given = options.given(encoder.preprocessor.num_joints, options.out)
     features = encoder.embed_named(given.counted("embed"))
     write_file(options.out, lambda file: np.savez(file, **arrays(given, features)))
     print(f"{len(features)} clips, {features.shape[1]} features each: {options.out}")

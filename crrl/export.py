@@ -18,7 +18,7 @@ from crrl.embedding import SkeletonEncoder, load
 from crrl.errors import CrrlError, run_command
 from crrl.exporting.agreement import TOLERANCE, Batch, Outputs, disagreement, run_onnx, run_torch, sensitivity
 from crrl.exporting.torch_program import Exported, torch_program
-from crrl.files import explain_os_errors, write_file
+from crrl.files import explain_os_errors, refuse_place, write_file
 from crrl.runs import EncoderFile, RunFolder, load_encoder
 
 Format = Literal["onnx", "pt2"]
@@ -93,6 +93,7 @@ def export(options: ExportOptions) -> dict[str, float]:
     """
     RunFolder(options.run).refuse(options.out)
     make, run = tools(options.format)
+    refuse_place(options.out)
     file, head = open_run(options.run)
     content = make(Exported(file.features, head), json.dumps(about(file, head)))
     encoder = load(options.run)

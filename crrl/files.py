@@ -252,6 +252,19 @@ def open_own(path: Path, flags: int) -> int:
     return descriptor
 
 
+def refuse_place(out: Path) -> None:
+    """Raise where a file cannot be written, before much is computed for it.
+
+    Raises:
+        CrrlError: its folder is not there or may not be written to, or it is a folder itself, a device, ...
+    """
+    _check_place(out)
+    if out.is_dir():
+        raise CrrlError(f"{out} is a folder: give --out the name of a file")
+    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+        raise CrrlError(f"{out} cannot be written: {out.parent} is no folder that you may write to; choose another")
+
+
 def _check_place(path: Path) -> None:
     """Raise where a file moved to `path` would take the place of a device, a pipe or a socket, for all who use it."""
     with explain_os_errors(path, "write"):

@@ -26,7 +26,8 @@ class GivenOptions:
     """Run folder, as --out of crrl.train named it."""
     clips: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Files that are a clip each, or folders of them: .npy and .npz of [frames, joints, 3], .skeleton (NTU RGB+D),
-    .json (NW-UCLA, MMPose, Ultralytics, rtmlib, MediaPipe), .bvh, .amc (beside its .asf)."""
+    .json (NW-UCLA, MMPose, Ultralytics, rtmlib, AlphaPose, MediaPipe), .csv (MediaPipe), .bvh, .amc (beside its .asf).
+    A folder of OpenPose's frames is a clip."""
     dataset: str | None = None
     """A data set in place of files: any that crrl.train or crrl.prepare reads."""
     data: Path | None = None
@@ -42,8 +43,8 @@ class GivenOptions:
         if not self.dataset and (self.data or self.split):
             raise CrrlError("--data and --split go with --dataset alone")
 
-    def given(self, out: Path | None = None) -> Given:
-        """The clips.
+    def given(self, joints: int, out: Path | None = None) -> Given:
+        """The clips, of so many joints as the run was trained on; see `read_clip_file`.
 
         Args:
             out: the file that is to be written of them.
@@ -59,8 +60,8 @@ class GivenOptions:
             return _of_dataset(self.dataset, self.data, self.split)
         files = find_clip_files(self.clips)
         if out:
-            refuse_inputs(out, files)
-        return Given(tuple(map(str, files)), lambda place: read_clip_file(files[place]))
+            refuse_inputs(out, [path for file in files for path in (file.iterdir() if file.is_dir() else (file,))])
+        return Given(tuple(map(str, files)), lambda place: read_clip_file(files[place], joints))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import tyro
 from crrl.device import choose_device
 from crrl.embedding import Predictions, SkeletonEncoder, load
 from crrl.errors import CrrlError, run_command
-from crrl.files import write_text
+from crrl.files import refuse_place, write_text
 from crrl.given import Given, GivenOptions
 
 MOST_FRAMES = 1 << 40
@@ -125,9 +125,11 @@ def accuracy(predictions: Predictions, given: Given) -> str | None:
 def main(arguments: list[str] | None = None) -> int:
     """Predict and write the labels."""
     options = tyro.cli(PredictOptions, prog="python -m crrl.predict", args=arguments)
+    if options.out:
+        refuse_place(options.out)
     encoder = load(options.run).to(choose_device(options.device))
     _ = encoder.classifier  # says that there is none before any clip is read
-    given = options.given(options.out)
+    given = options.given(encoder.preprocessor.num_joints, options.out)
     if options.window is None:
         predictions = encoder.predict_named(given.counted("predict"))
         told = of_clips(predictions, given, options.top)

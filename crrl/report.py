@@ -11,8 +11,9 @@ import tyro
 
 from crrl.device import choose_device
 from crrl.errors import CrrlError, run_command
+from crrl.files import refuse_place
 from crrl.reporting.findings import Findings
-from crrl.reporting.page import need, refuse_place
+from crrl.reporting.page import need
 from crrl.reporting.sections import write_report
 from crrl.runs import RunFolder
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,16 +12,18 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 
+from crrl.bars import counted
 from crrl.data import Clips
-from crrl.data.clip_files import read_body
+from crrl.data.clip_files import find_clip_files, read_body
 from crrl.data.clips import FloatArray
 from crrl.data.preprocessing import absent_joints
-from crrl.data.skeletons import Skeleton, recognise, up_of
+from crrl.data.skeletons import Skeleton, skeleton_of, up_of
 from crrl.data.sources import load_raw
 from crrl.errors import CrrlError, run_command
+from crrl.files import refuse_place
 from crrl.reporting.drawings import draw_clip, draw_sheet
 from crrl.reporting.motion import AXES, upright
-from crrl.reporting.page import need, refuse_place, write_clips
+from crrl.reporting.page import need, write_clips
 
 FORMS = (".gif", ".png", ".html")
 MOST_CLASSES = 60
@@ -30,14 +32,14 @@ MOST_CLASSES = 60
 
 @dataclass(frozen=True)
 class ViewOptions:
-    """Draw one clip, or a few of each class of a data set, and say what its axes and missing joints are.
+    """Draw one clip, or a few of each class of a data set or folder, and say what axes and missing joints are.
 
     A GIF moves, a PNG stands still, an HTML page moves and can be turned. Missing joints, which are zeros, are red
     crosses where they were seen last.
     """
 
     clip: Annotated[Path | None, tyro.conf.Positional] = None
-    """A clip: .npy, .npz, .bvh, .amc, .skeleton or NW-UCLA's .json."""
+    """A clip, as crrl predict takes it, or a folder of clips, which need no labels: a sheet, a row for each folder."""
     dataset: str | None = None
     """In place of a clip a data set or format, as crrl prepare knows them, or prepared."""
     data: Path | None = None
@@ -45,11 +47,13 @@ class ViewOptions:
     out: Path = Path("view.gif")
     """The picture to write: .gif, .png or .html."""
     each: int = 4
-    """Clips of each class on a sheet."""
+    """Clips of each class, or folder, on a sheet."""
 
     def __post_init__(self) -> None:
         if (self.clip is None) == (self.dataset is None):
             raise CrrlError("give either a clip or --dataset NAME, with --data FOLDER")
+        if self.data and not self.dataset:
+            raise CrrlError("--data goes with --dataset alone")
         if self.out.suffix not in FORMS:
             raise CrrlError(f"--out {self.out}: the name must end in {', '.join(FORMS)}")
         if self.each < 1:
@@ -102,9 +106,9 @@ def _missing(absent: npt.NDArray[np.bool_]) -> str:
 
 
 def view_clip(path: Path, out: Path) -> list[str]:
-    """Draw the clip of a file; returns what there is to say about it."""
-    clip, own = read_body(path)
-    skeleton = own or recognise(clip)
+    """Draw the clip of a file, or of a folder of frames; returns what there is to say about it."""
+    clip, tree = read_body(path)
+    skeleton = skeleton_of(clip, tree)
     lines = describe(clip, [len(clip)], skeleton)
     turned, labels = upright(clip, up_of(skeleton, clip))
     if out.suffix == ".html":
@@ -114,14 +118,40 @@ def view_clip(path: Path, out: Path) -> list[str]:
     return lines
 
 
-def view_set(dataset: str, data: Path | None, each: int, out: Path) -> list[str]:
-    """Draw a sheet of a data set; returns what there is to say about it."""
-    clips = load_raw(dataset, data)
-    skeleton = recognise(clips.frames)
+def read_folder(root: Path, files: Sequence[Path]) -> Clips:
+    """The clips below a folder, which need no labels: those of one folder are a class.
+
+    Where some show two people, and others one, a second body of zeros lies beside that one.
+
+    Raises:
+        CrrlError: one is damaged, or has another joint count than the first.
+    """
+    bodies = [read_body(path) for path in counted(files, len(files), "view", "clip", delay=1)]
+    most = max(clip.shape[1] for clip, _ in bodies)
+    names = [path.relative_to(root).as_posix() for path in files]
+    folders = [str(Path(name).parent) for name in names]
+    classes = sorted(set(folders))
+    clips = Clips.from_arrays(
+        (np.pad(clip, ((0, 0), (0, most // 2), (0, 0))) if 2 * clip.shape[1] == most else clip for clip, _ in bodies),
+        labels=[classes.index(folder) for folder in folders],
+        names=names,
+        class_names=classes,
+    )
+    trees = {tree for _, tree in bodies}
+    return replace(clips, tree=trees.pop() if len(trees) == 1 else None)
+
+
+def view_set(clips: Clips, title: str, kinds: tuple[str, str], each: int, out: Path) -> list[str]:
+    """Draw a sheet of clips; returns what there is to say about them.
+
+    Args:
+        kinds: what one of their classes is called, and what several are.
+    """
+    skeleton = skeleton_of(clips.frames, clips.tree)
     lines = describe(clips.frames, clips.lengths.tolist(), skeleton)
-    lines[0] = f"{len(clips.class_names)} classes, {lines[0]}"
+    lines[0] = f"{len(clips.class_names)} {kinds[len(clips.class_names) > 1]}, {lines[0]}"
     if len(clips.class_names) > MOST_CLASSES:
-        lines.append(f"shown: the first {MOST_CLASSES} classes")
+        lines.append(f"shown: the first {MOST_CLASSES} {kinds[1]}")
     up = up_of(skeleton, clips.frames)
     _, labels = upright(clips.frames[:1], up)
     rows = [
@@ -130,10 +160,10 @@ def view_set(dataset: str, data: Path | None, each: int, out: Path) -> list[str]
     ]
     rows = [row for row in rows if row[1]]
     if out.suffix == ".html":
-        write_clips(out, dataset, lines, labels, skeleton, rows)
+        write_clips(out, title, lines, labels, skeleton, rows)
     else:
         bare = [(name, [frames for _, frames in shown]) for name, shown in rows]
-        draw_sheet(out, bare, labels, skeleton, dataset, "\n".join(lines))
+        draw_sheet(out, bare, labels, skeleton, title, "\n".join(lines))
     return lines
 
 
@@ -141,6 +171,19 @@ def _few(clips: Clips, label: int, each: int) -> list[int]:
     """Clips of a class, evenly spaced over all of its clips."""
     own = np.flatnonzero(clips.labels == label)
     return [int(index) for index in own[np.linspace(0, len(own) - 1, min(each, len(own))).astype(int)]]
+
+
+def _view(options: ViewOptions) -> list[str]:
+    """Draw what is asked for; returns what there is to say about it."""
+    if options.dataset is not None:
+        clips = load_raw(options.dataset, options.data)
+        return view_set(clips, options.dataset, ("class", "classes"), options.each, options.out)
+    assert options.clip is not None
+    files = find_clip_files([options.clip])
+    if files == [options.clip]:
+        return view_clip(options.clip, options.out)
+    clips = read_folder(options.clip, files)
+    return view_set(clips, options.clip.resolve().name, ("folder", "folders"), options.each, options.out)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -151,12 +194,7 @@ def main(arguments: list[str] | None = None) -> int:
         need("report", "jinja2")
     else:
         need("reproduce", "matplotlib", "PIL")
-    if options.clip is not None:
-        lines = view_clip(options.clip, options.out)
-    else:
-        assert options.dataset is not None
-        lines = view_set(options.dataset, options.data, options.each, options.out)
-    print("\n".join(lines))
+    print("\n".join(_view(options)))
     print(f"view: {options.out}")
     return 0
 

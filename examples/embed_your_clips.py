@@ -3,7 +3,8 @@
     python examples/embed_your_clips.py RUN a.npy b.npy c.json ...
 
 A clip is an array [frames, joints, 3] (.npy), or what a pose estimator wrote (.json of COCO's joints, .csv of
-MediaPipe's, a folder of OpenPose's), of the joints that RUN was trained on. No labels are needed.
+MediaPipe's, a folder of OpenPose's frames), of the joints that RUN was trained on. No labels are needed. The command
+crrl.embed writes such vectors to a file.
 """
 
 from __future__ import annotations
@@ -15,26 +16,18 @@ import numpy as np
 import tyro
 
 import crrl
-from crrl.data import coco, folder, mediapipe, openpose
-from crrl.data.clips import FloatArray
+from crrl.data.clip_files import find_clip_files, read_clip_file
 from crrl.errors import CrrlError, run_command
-
-READERS = {".npy": folder.read_clip, ".json": coco.read_clip, ".csv": mediapipe.read_clip, "": openpose.read_clip}
-
-
-def read(path: Path) -> FloatArray:
-    """A clip, [T, J, 3]."""
-    if path.suffix not in READERS:
-        raise CrrlError(f"{path} is no clip: give .npy, .json, .csv, or a folder of OpenPose's files")
-    return READERS[path.suffix](path)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print each clip's nearest other clip, by cosine."""
-    run, *clips = tyro.cli(tyro.conf.Positional[tuple[Path, ...]], args=arguments)
+    run, *given = tyro.cli(tyro.conf.Positional[tuple[Path, ...]], args=arguments)
+    clips = find_clip_files(given)
     if len(clips) < 2:
         raise CrrlError("give two clips at least: each is compared with the others")
-    features = crrl.load(run).embed([read(path) for path in clips])
+    encoder = crrl.load(run)
+    features = encoder.embed(read_clip_file(path, encoder.preprocessor.num_joints) for path in clips)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     likeness = features @ features.T
     np.fill_diagonal(likeness, -1)

@@ -13,7 +13,7 @@ from crrl.data.sources import load_raw
 
 pytest.importorskip("tyro", reason="tyro is not installed")
 
-from crrl import embed
+from crrl import embed, export, predict
 
 
 def test_a_data_set_is_embedded_with_its_names_and_labels(small_run: Path, clip_folder: Path, tmp_path: Path) -> None:
@@ -60,3 +60,10 @@ def test_groups_do_not_matter_and_a_damaged_clip_leaves_no_file(
     with pytest.raises(crrl.CrrlError, match=r"bad\.npy holds NaN"):
         embed.main([str(small_run), str(clip_folder), str(tmp_path), "--out", str(tmp_path / "features.npz")])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.npy"]
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_read(small_run: Path, tmp_path: Path) -> None:
+    for module, options in ((embed, ["none.npy"]), (predict, ["none.npy"]), (export, ["--format", "pt2"])):
+        for out, said in ((tmp_path, "is a folder"), (tmp_path / "none" / "a", "no folder that you may write to")):
+            with pytest.raises(crrl.CrrlError, match=said):
+                module.main([str(small_run), *options, "--out", str(out)])

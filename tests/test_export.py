@@ -6,6 +6,8 @@ import importlib
 import io
 import json
 import re
+import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -307,3 +309,95 @@ def test_the_pages_python_runs(run: Path, tmp_path: Path, runtime: Any, monkeypa
         exec(code, names)
         features = np.asarray(names["features"])
         np.testing.assert_allclose(features, crrl.load(run).embed(raw_clips()), atol=1e-5 * np.abs(features).max())
+
+
+RUNTIME = """
+import {{ execFileSync }} from "node:child_process";
+
+export class Tensor {{
+  constructor(type, data, dims) {{
+    if (data.length !== dims.reduce((product, size) => product * size, 1)) throw new Error("sizes differ");
+    if (!(data instanceof {{ float32: Float32Array, int64: BigInt64Array }}[type])) throw new Error(`no ${{type}}`);
+    Object.assign(this, {{ type, data, dims }});
+  }}
+}}
+
+export const InferenceSession = {{
+  create: async (path) => ({{
+    run: async (feeds) => {{
+      const named = Object.entries(feeds);
+      const plain = named.map(([name, each]) => [name, each.type, each.dims, Array.from(each.data, Number)]);
+      const answer = execFileSync({python}, ["-c", {program}, path], {{ input: JSON.stringify(plain) }});
+      const found = Object.entries(JSON.parse(answer));
+      return Object.fromEntries(found.map(([name, [dims, data]]) => [name, {{ dims, data: Float32Array.from(data) }}]));
+    }},
+  }}),
+}};
+"""
+"""onnxruntime-node as far as the page uses it: what it is given goes to Python's ONNX Runtime."""
+
+ANSWER = """
+import json, sys
+import numpy, onnxruntime
+feeds = {name: numpy.array(data, kind).reshape(dims) for name, kind, dims, data in json.load(sys.stdin)}
+session = onnxruntime.InferenceSession(sys.argv[1])
+names = [output.name for output in session.get_outputs()]
+found = zip(names, session.run(names, feeds))
+print(json.dumps({name: [value.shape, value.ravel().tolist()] for name, value in found}))
+"""
+
+
+def test_the_pages_javascript_runs(run: Path, tmp_path: Path, runtime: Any) -> None:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not installed")
+    library = tmp_path / "node_modules" / "onnxruntime-node"
+    library.mkdir(parents=True)
+    (library / "package.json").write_text('{"type": "module", "exports": "./index.js"}')
+    text = RUNTIME.format(python=json.dumps(sys.executable), program=json.dumps(ANSWER))
+    (library / "index.js").write_text(text)
+    main(run, "onnx", tmp_path / "ucla.onnx")
+    given = inputs(run, raw_clips())
+    clips = [x[:length].tolist() for x, length in zip(given["x"], given["lengths"], strict=True)]
+    (snippet,) = snippets("js")
+    ask = f"console.log(JSON.stringify(await classify(session, {json.dumps(clips)})));"
+    (tmp_path / "page.mjs").write_text(snippet + ask)
+    said = subprocess.run([node, "page.mjs"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    np.testing.assert_allclose(json.loads(said), wanted(run, raw_clips())["probabilities"], atol=1e-5)
+
+
+def test_the_pages_cpp_names_what_the_file_has(run: Path, tmp_path: Path, runtime: Any) -> None:
+    """In their order, as names of types, and the metadata; the program itself is compiled by hand."""
+    main(run, "onnx", tmp_path / "run.onnx")
+    session = runtime.InferenceSession(tmp_path / "run.onnx")
+    (code,) = snippets("cpp")
+
+    def listed(name: str) -> list[str]:
+        (found,) = re.findall(rf"{name}\[\] = {{(.*?)}}", code)
+        return re.findall(r'"(\w+)"', found)
+
+    assert listed("input_names") == [each.name for each in session.get_inputs()]
+    assert listed("output_names") == [each.name for each in session.get_outputs()]
+    types = {"float": "tensor(float)", "std::int64_t": "tensor(int64)"}
+    made = re.findall(r"CreateTensor<([\w:]+)>", code)
+    assert [types[each] for each in made] == [each.type for each in session.get_inputs()]
+    assert [len(each.shape) for each in session.get_inputs()] == [3, 1]
+    assert "shape{1, frames, channels}, batch{1}" in code
+    (key,) = re.findall(r'LookupCustomMetadataMapAllocated\("(\w+)"', code)
+    assert json.loads(session.get_modelmeta().custom_metadata_map[key])["class_names"] == list(CLASSES)
+    (place,) = re.findall(r"outputs\[(\d)\]\.GetTensorData<float>", code)
+    assert session.get_outputs()[int(place)].name == "probabilities"
+
+
+def test_the_pages_table_is_what_the_file_has(run: Path, tmp_path: Path, runtime: Any) -> None:
+    main(run, "onnx", tmp_path / "run.onnx")
+    session = runtime.InferenceSession(tmp_path / "run.onnx")
+    kinds = {"tensor(float)": "float32", "tensor(int64)": "int64"}
+    for what, found in (("input", session.get_inputs()), ("output", session.get_outputs())):
+        rows = re.findall(rf"^\| {what} \| `(\w+)` \| (\w+) \| \[(.*?)\]", PAGE.read_text(), re.MULTILINE)
+        assert [row[:2] for row in rows] == [(each.name, kinds[each.type]) for each in found]
+        assert [len(row[2].split(", ")) for row in rows] == [len(each.shape) for each in found]
+    about = json.loads(session.get_modelmeta().custom_metadata_map["crrl"])
+    table = PAGE.read_text().split("## What the file says of itself")[1].split("\n## ")[0]
+    named = re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)))
+    assert {*named, "classifier"} == about.keys()

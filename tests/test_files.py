@@ -31,6 +31,7 @@ from crrl.files import (
     read_bytes,
     read_json,
     refuse_inputs,
+    refuse_place,
     shown,
     work_folder,
     write_file,
@@ -487,6 +488,8 @@ def test_no_file_takes_the_place_of_a_device(
     before = os.lstat("out")
     with pytest.raises(CrrlError, match=r"^out is a device, a pipe or a socket"):
         write_file(Path("out"), lambda file: file.write(b"new"))
+    with pytest.raises(CrrlError, match=r"^out is a device, a pipe or a socket"):
+        refuse_place(Path("out"))
     assert os.lstat("out").st_ino == before.st_ino
     assert os.listdir() == ["out"]
 

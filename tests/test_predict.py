@@ -165,7 +165,7 @@ def test_a_clip_that_cannot_be_told_is_named_in_one_line(
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["empty"], "empty holds no clip: .npy, .npz, .skeleton, .json, .bvh, .amc are read"),
+        (["empty"], "empty holds no clip: .npy, .npz, .skeleton, .bvh, .amc, .json, .csv and folders of OpenPose's"),
         (["none.npy"], "none.npy"),
         (["text.docx"], "text.docx is no file of a clip that is known by its name"),
         ([], "give files or folders of clips, or --dataset NAME"),
@@ -194,6 +194,69 @@ def test_what_is_given_wrongly_is_one_line(
     assert run_command(lambda: predict.main([str(run), *arguments])) == 2
     (line,) = errors(capsys)
     assert problem in line
+
+
+@pytest.fixture(scope="module")
+def estimated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run on two bodies of 25 joints, and a folder of two clips of OpenPose's: one shows one person, one two."""
+    from crrl import prepare, train
+
+    root = tmp_path_factory.mktemp("estimated")
+    rng = np.random.default_rng(0)
+    for number in range(10):
+        folder = root / "raw" / f"{number}"
+        folder.mkdir(parents=True)
+        for frame in range(4):
+            bodies = [rng.uniform(50, 90, (25, 3)) + np.array([400 * body, 0, 0]) for body in range(1 + number % 2)]
+            people = [{"pose_keypoints_2d": body.ravel().tolist()} for body in bodies]
+            (folder / f"v_{frame:012}_keypoints.json").write_text(json.dumps({"people": people}))
+    listed = [f"{number},{'ab'[number // 5]},{'test' if number % 5 > 2 else 'train'}" for number in range(10)]
+    (root / "raw" / "labels.csv").write_text("\n".join(["file,label,split", *listed]) + "\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CRRL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        prepare.main(["openpose", "--data", str(root / "raw"), "--out", str(root / "clips"), "--workers", "1"])
+        sizes = ["--hidden-size", "8", "--batch-size", "4", "--epochs-cml", "1", "--epochs-ser", "1", "--device", "cpu"]
+        train.main(["--dataset", "prepared", "--data", str(root / "clips"), *sizes, "--out", str(root / "run")])
+        evaluate.main([str(root / "run"), "--device", "cpu"])
+    return root / "run", root / "raw"
+
+
+def test_folders_of_frames_are_told_as_their_prepared_clips_are(
+    estimated: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second body that is not there is zeros, as in the prepared set."""
+    run, raw = estimated
+    predict.main([str(run), str(raw), "--format", "json"])
+    of_folder = json.loads(capsys.readouterr().out)
+    predict.main([str(run), "--dataset", "prepared", "--data", str(raw.parent / "clips"), "--format", "json"])
+    of_set = json.loads(capsys.readouterr().out)
+    assert [Path(each["clip"]).name for each in of_folder] == [each["clip"] for each in of_set]
+    assert [each["labels"] for each in of_folder] == [each["labels"] for each in of_set]
+    predict.main([str(run), str(raw / "0"), str(raw / "1"), "--window", "0.1", "--hop", "0.1"])
+    assert [row["clip"] for row in rows(capsys.readouterr().out)] == [str(raw / "0")] * 2 + [str(raw / "1")] * 2
+    frame = raw / "0" / "v_000000000000_keypoints.json"
+    with pytest.raises(CrrlError, match=f"^--out {frame} is read as .*, and would be lost"):
+        predict.main([str(run), str(raw / "0"), "--out", str(frame)])
+
+
+def test_a_table_of_mediapipes_is_told_by_its_joints(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ",".join(f"{axis}{number}" for number in range(33) for axis in "xyzv")
+    (tmp_path / "a.csv").write_text("\n".join([names, *[",".join(["0.5"] * 132)] * 3]) + "\n")
+    assert run_command(lambda: predict.main([str(run), str(tmp_path / "a.csv")])) == 2
+    assert errors(capsys) == [f"{tmp_path / 'a.csv'} has 33 joints, but the encoder was trained on 5"]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.json"])
+def test_a_video_that_shows_nobody_is_one_line(
+    run: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ",".join(f"{axis}{number}" for number in range(33) for axis in "xyzv")
+    (tmp_path / name).write_text("[[], []]" if name == "a.json" else "\n".join([names, "0" + ",0" * 131]) + "\n")
+    assert run_command(lambda: predict.main([str(run), str(tmp_path / name)])) == 2
+    (line,) = errors(capsys)
+    assert line.startswith(f"no person in {tmp_path / name}: none of its ")
 
 
 def test_no_clip_and_no_file_of_the_run_is_written_over(run: Path, clip_folder: Path, tmp_path: Path) -> None:

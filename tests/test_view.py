@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +103,35 @@ def test_a_sheet_shows_clips_of_each_class(
             assert (1 < image.n_frames <= 14) if ending == "gif" else image.n_frames == 1
 
 
+def test_a_folder_of_clips_without_labels_is_a_sheet(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A row for each folder; a second person of some clips is nobody in the others."""
+    whole = np.load(clip)
+    for number, name in enumerate(("a", "b/one", "b/two")):
+        path = tmp_path / "clips" / f"{name}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, np.concatenate([whole, whole + 9], axis=1) if number == 2 else whole)
+    out = tmp_path / "sheet.html"
+    pytest.importorskip("jinja2", reason="jinja2 is not installed")
+    view.main([str(tmp_path / "clips"), "--out", str(out)])
+    said = capsys.readouterr().out
+    assert said.startswith("2 folders, 3 clips, 12 to 12 frames, 50 joints: two of Kinect v2")
+    assert re.findall(r"<h3>(.*?)</h3>", out.read_text()) == [".", "b"]
+    assert all(f'"{name}.npy"' in out.read_text() for name in ("a", "b/one", "b/two"))
+    view.main([str(tmp_path / "clips" / "b"), "--out", str(tmp_path / "sheet.png")])
+    assert capsys.readouterr().out.startswith("1 folder, 2 clips")
+
+
+def test_a_folder_of_frames_is_one_clip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "walk").mkdir()
+    for number in range(3):
+        person = {"pose_keypoints_2d": [float(each + number) for each in range(1, 76)]}
+        (tmp_path / "walk" / f"v_{number}_keypoints.json").write_text(json.dumps({"people": [person]}))
+    view.main([str(tmp_path / "walk"), "--out", str(tmp_path / "walk.png")])
+    assert capsys.readouterr().out.startswith("3 frames, 25 joints: ")
+
+
 def test_a_clip_that_shows_nothing_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "empty.npy", np.zeros((1, 5, 3)))
     view.main([str(tmp_path / "empty.npy"), "--out", str(tmp_path / "empty.png")])
@@ -113,6 +144,7 @@ def test_what_cannot_be_shown_is_refused_in_a_line(clip: Path, tmp_path: Path, m
     assert "either a clip or --dataset" in refused(*out)
     assert "either a clip or --dataset" in refused(clip, "--dataset", "folder", *out)
     assert "must end in .gif, .png, .html" in refused(clip, "--out", "clip.mp4")
+    assert "--data goes with --dataset alone" in refused(clip, "--data", tmp_path, *out)
     assert "at least 1" in refused(clip, "--each", 0, *out)
     assert "no folder that you may write to" in refused(clip, "--out", tmp_path / "none" / "a.png")
     assert "no file of a clip" in refused(tmp_path / "a.txt", *out)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from crrl.data import folder
 from crrl.data.chunks import Files, Shown, read_in_order
-from crrl.data.clips import Clips, FloatArray
+from crrl.data.clips import Clips, FloatArray, Tree
 from crrl.data.kinematics import Matrix, check_size, euler_rotation, in_pieces, joint_positions, warn_of_rates
 from crrl.data.naming import wrong_name
 from crrl.data.text import CUT_SHORT, Line, line_error, numbers, read_lines, remarks_on, tell
@@ -58,6 +58,9 @@ class Skeleton:
     offsets: list[Matrix] = field(default_factory=list)
     channels: list[tuple[str, ...]] = field(default_factory=list)
 
+    def tree(self) -> Tree:
+        return Tree(tuple(self.names), tuple(self.parents))
+
 
 class Recording(NamedTuple):
     """A file's content: skeleton; motion, float64 [T, D]; seconds from frame to frame; remarks for `text.tell`."""
@@ -80,11 +83,12 @@ def load(files: list[Path]) -> Clips:
     paths = files[1:]
     said: list[tuple[Path, str]] = []
     times: list[tuple[Path, float]] = []
+    joints: list[tuple[str, int]] = []
     with closing(read_in_order(_read_clip, [(path,) for path in paths], "read bvh")) as clips:
-        found = folder.load(files, _of_one_skeleton(paths, clips, said, times))
+        found = folder.load(files, _of_one_skeleton(paths, clips, joints, said, times))
     tell(said)
     warn_of_rates([(path, 1 / time) for path, time in times])
-    return found
+    return replace(found, tree=Tree(*zip(*joints, strict=True)))
 
 
 def _read_clip(files: Files) -> Shown:
@@ -94,14 +98,20 @@ def _read_clip(files: Files) -> Shown:
 
 
 def _of_one_skeleton(
-    paths: list[Path], clips: Iterable[Shown], said: list[tuple[Path, str]], times: list[tuple[Path, float]]
+    paths: list[Path],
+    clips: Iterable[Shown],
+    joints: list[tuple[str, int]],
+    said: list[tuple[Path, str]],
+    times: list[tuple[Path, float]],
 ) -> Iterator[FloatArray]:
-    """The clips alone, whose joints are all like those of the first; `said` and `times` get remarks and frame times."""
-    first: list[tuple[str, int]] | None = None
+    """The clips alone, whose joints are all like those of the first.
+
+    Those get into `joints`, each a name and its parent, remarks into `said`, and frame times into `times`.
+    """
     for path, [((names, parents, frame_time, remarks), frames)] in zip(paths, clips, strict=True):
-        joints = list(zip(names, parents, strict=True))
-        first = first or joints
-        if difference := _difference(joints, first):
+        own = list(zip(names, parents, strict=True))
+        joints[:] = joints or own
+        if difference := _difference(own, joints):
             raise CrrlError(
                 f"{path} has another skeleton than {paths[0]}, {difference}: one per data set; convert or remove it"
             )

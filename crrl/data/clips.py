@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from crrl.data.naming import wrong_name
 from crrl.errors import CrrlError
 from crrl.files import explain_damage, open_input, read_json, write_json
 
@@ -37,6 +38,30 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Tree:
+    """How the joints of a body hang together, as a file says it.
+
+    Attributes:
+        names: of J joints. parents: of each the joint, before it in this order, that it hangs on; -1 of the first one,
+            the root.
+
+    Raises:
+        ValueError: it is no such tree.
+    """
+
+    names: tuple[str, ...]
+    parents: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.parents) or self.parents[:1] != (-1,):
+            raise ValueError("no tree of joints")
+        if not all(type(parent) is int and 0 <= parent < joint for joint, parent in enumerate(self.parents[1:], 1)):
+            raise ValueError("a joint hangs on none that is before it")
+        if any(not isinstance(name, str) or wrong_name(name) for name in self.names):
+            raise ValueError("the name of a joint is none")
+
+
+@dataclass(frozen=True)
 class Clips:
     """Skeleton clips of different lengths, one after the other.
 
@@ -49,6 +74,7 @@ class Clips:
         names: N clip names, unique.
         class_names: the names of the classes.
         splits: named splits.
+        tree: how the J joints hang together, where the files say it; None: they do not.
         dropped: clips that the reader has left out, by name, with the reason; for the report, not kept by `save`.
     """
 
@@ -61,6 +87,7 @@ class Clips:
     names: tuple[str, ...]
     class_names: tuple[str, ...]
     splits: dict[str, Split] = field(default_factory=dict)
+    tree: Tree | None = None
     dropped: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -169,7 +196,8 @@ class Clips:
             name: {"train": split.train.tolist(), "test": {k: v.tolist() for k, v in split.test.items()}}
             for name, split in self.splits.items()
         }
-        write_json(folder / "meta.json", {"names": self.names, "class_names": self.class_names, "splits": splits})
+        meta = {"names": self.names, "class_names": self.class_names, "splits": splits}
+        write_json(folder / "meta.json", meta | ({"tree": asdict(self.tree)} if self.tree else {}))
 
     @classmethod
     def open(cls, folder: Path) -> Clips:
@@ -186,6 +214,7 @@ class Clips:
                 for name, split in meta["splits"].items()
             }
             names, class_names = (tuple(map(str, meta[key])) for key in ("names", "class_names"))
+            tree = Tree(*(tuple(meta["tree"][key]) for key in ("names", "parents"))) if "tree" in meta else None
         arrays = {}
         for name in ARRAYS:
             path = folder / f"{name}.npy"
@@ -195,14 +224,16 @@ class Clips:
                 form = (np.float32, 3, (3,)) if name == "frames" else (np.int64, 1, ())
                 if (array.dtype, array.ndim, array.shape[2:]) != form:
                     raise ValueError(f"{array.dtype} {list(array.shape)}")
-        clips = cls(**arrays, names=names, class_names=class_names, splits=splits)
+        clips = cls(**arrays, names=names, class_names=class_names, splits=splits, tree=tree)
         if not clips._fits():
             raise CrrlError(f"{folder} holds arrays that do not fit each other; delete it to have it made again")
         return clips
 
     def _fits(self) -> bool:
-        """Whether arrays, names and splits are of the same clips, and labels of the classes."""
+        """Whether arrays, names and splits are of the same clips, labels of the classes, and the tree of the joints."""
         count, offsets = len(self), self.offsets
+        if self.tree and len(self.tree.names) != self.num_joints:
+            return False
         if any(len(getattr(self, name)) != count for name in ("labels", "subjects", "views", "setups")):
             return False
         if (

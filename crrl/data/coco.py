@@ -13,7 +13,10 @@ Four forms are told apart by what stands in them, each a list of frames but for 
   (cocodataset.org, format of results); an image_id is the number of a frame, or a name that ends in it (frame_12.jpg)
   and is else the same throughout. Images between the first and the last that are not named show nobody.
 
-Joints: nose, left eye, right eye, ears, shoulders, elbows, wrists, hips, knees and ankles, left before right.
+Joints: nose, left eye, right eye, ears, shoulders, elbows, wrists, hips, knees and ankles, left before right. Of more
+they are the first 17: of Halpe's 26 and 136 (rtmlib's BodyWithFeet, AlphaPose) and of COCO-WholeBody's 133 (rtmlib's
+Wholebody, MMPose). Numbers of tracks are not read: people are followed as `poses` says. Ultralytics' text files
+(save_txt) are not read: their coordinates are parts of an image whose size they do not tell.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ from crrl.errors import CrrlError
 from crrl.files import read_json
 
 NUM_JOINTS = 17
+MORE = (26, 133, 136)
+"""Joints of which the first 17 are COCO's."""
 
 find_files = folder.find_files
 
@@ -43,7 +48,9 @@ def load(files: list[Path]) -> Clips:
     Raises:
         CrrlError: a file is damaged, of another form or skeleton, or shows nobody.
     """
-    return poses.load(files, _read, [(path,) for path in files[1:]], files[1:], "read coco")
+    found = poses.load(files, _read, [(path,) for path in files[1:]], files[1:], "read coco")
+    poses.warn_of_parts(found.frames)
+    return found
 
 
 def _read(files: Files) -> Shown:
@@ -61,10 +68,12 @@ def read_clip(path: Path, bodies: int | None = None) -> FloatArray:
 
 def _frames(path: Path, content: Any) -> list[Frame]:
     if isinstance(content, dict):
-        content = content.get("instance_info")
+        content = content.get("instance_info", content)
     frames = items(content, str(path), "a list of frames, or of COCO's results, or instance_info, which is one")
     if frames and all(isinstance(each, dict) and "image_id" in each for each in frames):
         return _of_results(path, frames)
+    if any(isinstance(each, dict) and "keypoints" in each and "scores" not in each for each in frames):
+        raise CrrlError(f"{path} holds the people of one image: a clip is a list of such lists, one for each frame")
     found = [frame_of(each, f"{path}, frame {number}") for number, each in enumerate(frames)]
     if not any(isinstance(each, dict) and "frame_id" in each for each in frames):
         return found
@@ -118,16 +127,27 @@ def _person(value: Any, where: str) -> Matrix:
     keypoints = person.get("keypoints")
     if not isinstance(keypoints, dict):
         return _scored(keypoints, person.get("keypoint_scores"), where)
-    visible = [1.0] * NUM_JOINTS if len(keypoints) == 2 else keypoints.get("visible")
+    visible = [1.0] * _joints(keypoints.get("x")) if len(keypoints) == 2 else keypoints.get("visible")
     columns = {"x": keypoints.get("x"), "y": keypoints.get("y"), "visible": visible}
-    return np.stack(
-        [row_of(column, NUM_JOINTS, f"{where}, keypoints, {name}") for name, column in columns.items()], axis=1
-    )
+    joints = _joints(columns["x"])
+    rows = [row_of(column, joints, f"{where}, keypoints, {name}") for name, column in columns.items()]
+    return np.stack(rows, axis=1)[:NUM_JOINTS]
 
 
 def _scored(keypoints: Any, scores: Any, where: str) -> Matrix:
-    points = table(keypoints, NUM_JOINTS, 2, f"{where}, keypoints")
-    return np.column_stack([points, row_of(scores, NUM_JOINTS, f"{where}, keypoint scores")])
+    if isinstance(keypoints, list) and keypoints and isinstance(keypoints[0], list) and len(keypoints[0]) == 3:
+        raise CrrlError(
+            f"{where}: keypoints of three numbers are not read, as estimates in 3D are of other joints than COCO's: "
+            f"give x and y, and the scores apart; or save clips as arrays [frames, joints, 3] (.npy)"
+        )
+    joints = _joints(keypoints)
+    points = table(keypoints, joints, 2, f"{where}, keypoints")
+    return np.column_stack([points, row_of(scores, joints, f"{where}, keypoint scores")])[:NUM_JOINTS]
+
+
+def _joints(values: Any, numbers: int = 1) -> int:
+    """How many joints there should be in a list of so many numbers, or lists, of each: 17, or those of MORE."""
+    return next((more for more in MORE if isinstance(values, list) and len(values) == more * numbers), NUM_JOINTS)
 
 
 def _of_results(path: Path, results: list[dict[str, Any]]) -> list[Frame]:
@@ -145,8 +165,9 @@ def _of_results(path: Path, results: list[dict[str, Any]]) -> list[Frame]:
         if category != kinds[0][1]:
             said = f"category_id is {described(category)}, of the first {described(kinds[0][1])}"
             raise CrrlError(f"{where}: {said}: leave people alone in the file")
-        row = row_of(result.get("keypoints"), 3 * NUM_JOINTS, f"{where} (image {image}), keypoints")
-        people.setdefault(image, []).append(row.reshape(NUM_JOINTS, 3))
+        keypoints = result.get("keypoints")
+        row = row_of(keypoints, 3 * _joints(keypoints, 3), f"{where} (image {image}), keypoints")
+        people.setdefault(image, []).append(row.reshape(-1, 3)[:NUM_JOINTS])
     seen = {image: _frame(rows) for image, rows in people.items()}
     return poses.at_their_times(path, seen, path.stat().st_size)
 

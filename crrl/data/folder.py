@@ -57,6 +57,12 @@ def read_labels(root: Path) -> list[dict[str, str]]:
             its folder.
     """
     path = root / LABELS
+    with explain_os_errors(path, "read"):
+        if not path.exists():
+            raise CrrlError(
+                f"{path} is not there: it lists the clips, after a first line file,label; where labels are not known, "
+                f"give all clips the same, as training reads none"
+            )
     rows = read_rows(path, {"file", "label"}, COLUMNS, "file,label")
     seen: set[str] = set()
     for line, row in rows:

@@ -6,7 +6,8 @@ pose_landmarker. MediaPipe itself writes no files. Read are
 
 - JSON: a list of frames, each a result as its fields are called in JavaScript (landmarks, worldLandmarks; older:
   poseLandmarks, poseWorldLandmarks) or in Python (pose_landmarks, pose_world_landmarks): a list of people, or one
-  person's landmarks, alone or as {"landmark": [...]}. A landmark is an object, or a list of the four numbers. A frame
+  person's landmarks, alone or as {"landmark": [...]}. A landmark is an object, or a list of the four numbers; presence,
+  which the pose landmarker's Python has beside visibility, is not read. A frame
   without anybody has an empty list, null, or none of these fields.
 - CSV of one person: a row for each frame with columns x0, y0, z0, v0 to v32 (or from 1 to 33; "visibility0" for v0),
   empty where nobody is seen; or a row for each landmark, with columns frame, landmark (0 to 32), x, y, z, visibility.
@@ -123,9 +124,10 @@ def _landmarks(value: Any, where: str) -> Matrix:
 
 
 def _landmark(value: Any, where: str) -> Matrix:
-    """One landmark, [4]; of x, y and z alone it is seen."""
+    """One landmark, [4]; without visibility (or where that is null, not set) it is seen."""
     if isinstance(value, dict):
-        value = [value.get(name) for name in LONG[2:] if name != "visibility" or len(value) != 3]
+        seen = len(value) == 3 or value.get("visibility", 0) is None
+        value = [value.get(name) for name in (LONG[2:5] if seen else LONG[2:])]
     if isinstance(value, list) and len(value) == 3:
         value = [*value, 1.0]
     return row_of(value, 4, where)
@@ -144,7 +146,8 @@ def _of_csv(path: Path) -> list[Frame]:
 def _by_frame(path: Path) -> Matrix:
     """A table with a row for each frame, [T, 33, 4]; all zeros where a row has no landmarks."""
     known = ["frame", *(f"{axis}{number}" for number in range(NUM_JOINTS + 1) for axis in ("x", "y", "z", *SCORES))]
-    rows = read_rows(path, {"x1", "y1", "z1"}, known, "x0,y0,z0,v0 to v32, or frame,landmark,x,y,z,visibility")
+    columns = "x0,y0,z0,v0 to v32, or frame,landmark,x,y,z,visibility (joints but MediaPipe's: save an array, .npy)"
+    rows = read_rows(path, {"x1", "y1", "z1"}, known, columns)
     first = 0 if "x0" in rows[0][1] else 1
     score = next((name for name in SCORES if any(f"{name}{number}" in rows[0][1] for number in range(1, 33))), None)
     names = [

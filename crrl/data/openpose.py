@@ -2,9 +2,9 @@
 
 A file is called NAME_000000000012_keypoints.json, NAME the video's and the number the frame's. Its "people" have
 "pose_keypoints_2d" ("pose_keypoints" in the first version), a row of x, y and confidence of each joint: 25 times for
-BODY_25, 18 times for COCO (doc/02_output.md of CMU-Perceptual-Computing-Lab/openpose). Faces, hands and what is said in
-3D are not read. Frames are as far apart as their numbers, which need not be one: one that lacks between the others
-shows nobody.
+BODY_25, 18 times for COCO (doc/02_output.md of CMU-Perceptual-Computing-Lab/openpose), in pixels of the image unless
+--keypoint_scale says otherwise. Faces, hands, person_id and what is said in 3D are not read. Frames are as far apart as
+their numbers, which need not be one: one that lacks between the others shows nobody.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from crrl.data.chunks import Files, Shown
 from crrl.data.clips import Clips, FloatArray
 from crrl.data.poses import Frame, Matrix, fields, items, row_of
 from crrl.errors import CrrlError
-from crrl.files import explain_os_errors, read_json, shown
+from crrl.files import explain_os_errors, read_bytes, read_json, shown
 
 JOINTS = (25, 18)
 """Of BODY_25 and of COCO."""
@@ -29,6 +29,11 @@ JOINTS = (25, 18)
 _NAME = re.compile(r"(.*?)(\d{1,15})_keypoints\.json", re.ASCII | re.DOTALL)
 _NEAR = re.compile(r"[^.].*\d_keypoints.*json", re.IGNORECASE | re.DOTALL)
 """What a name is that is one, or almost."""
+
+
+def is_frame(path: Path) -> bool:
+    """Whether a file is called as one of a frame is, and holds people; others call clips so as well."""
+    return bool(_NAME.fullmatch(path.name)) and b'"people"' in read_bytes(path)
 
 
 def find_files(root: Path) -> list[Path]:
@@ -77,7 +82,9 @@ def load(files: list[Path]) -> Clips:
     clips: dict[Path, list[Path]] = {}
     for path in files[1:]:
         clips.setdefault(path.parent, []).append(path)
-    return poses.load(files, _read, [tuple(frames) for frames in clips.values()], list(clips), "read openpose")
+    found = poses.load(files, _read, [tuple(frames) for frames in clips.values()], list(clips), "read openpose")
+    poses.warn_of_parts(found.frames)
+    return found
 
 
 def _read(files: Files) -> Shown:
@@ -121,6 +128,8 @@ def _rows(path: Path) -> list[Matrix]:
         where = f"{path}, person {number}"
         person = fields(value, where, "an object with pose_keypoints_2d")
         keypoints = person.get("pose_keypoints_2d", person.get("pose_keypoints"))
+        if keypoints == [] and person.get("pose_keypoints_3d"):
+            raise CrrlError(f"{where} is in 3D alone, which is not read: run OpenPose without --3d, each camera apart")
         if keypoints == []:  # hands or a face alone
             continue
         rows.append(row_of(keypoints, 54 if _is_coco(keypoints) else 75, f"{where}, pose_keypoints_2d"))

@@ -22,6 +22,7 @@ a body leans, and mirror who is seen from behind.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -222,6 +223,16 @@ def clip_in(path: Path, frames: Sequence[Frame], size: int, bodies: int | None =
         )
     check_length(path, len(frames), frames[0].points.shape[1], size)
     return clip_of(frames, bodies)
+
+
+def warn_of_parts(frames: FloatArray) -> None:
+    """Warn where keypoints [F, J, 3], which should be in pixels, are parts of an image's width and height."""
+    if len(frames) and np.abs(frames).max() <= 1:
+        warnings.warn(
+            "keypoints are parts of the image's width and height, at most 1, not pixels: unless it is square, shapes "
+            "are stretched and unlike those in pixels",
+            stacklevel=3,
+        )
 
 
 def at_their_times(path: Path, seen: Mapping[int, Frame], size: int, step: int = 1) -> list[Frame]:

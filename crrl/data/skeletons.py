@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
-from crrl.data.clips import FloatArray, IntArray
+from crrl.data.clips import FloatArray, IntArray, Tree
 from crrl.data.preprocessing import absent_joints
 
 Bones = tuple[tuple[int, int], ...]
@@ -79,14 +78,15 @@ KNOWN = (
 )
 
 
-def of_parents(names: Sequence[str], parents: Sequence[int]) -> Skeleton:
-    """The skeleton that a file says itself, by the name and the parent of each joint; a root's parent is -1.
-
-    Its head is the first joint that is called so.
+def skeleton_of(frames: FloatArray, tree: Tree | None) -> Skeleton:
+    """What frames [F, J, 3] show: the tree that their files say, whose head is the first joint that is called so; else
+    what is recognised.
     """
-    bones = tuple((parent, joint) for joint, parent in enumerate(parents) if parent >= 0)
-    head = next((joint for joint, name in enumerate(names) if "head" in name.casefold()), None)
-    return Skeleton("the file's own", len(parents), bones, parents.index(-1), head)
+    if tree is None:
+        return recognise(frames)
+    bones = tuple((parent, joint) for joint, parent in enumerate(tree.parents) if parent >= 0)
+    head = next((joint for joint, name in enumerate(tree.names) if "head" in name.casefold()), None)
+    return Skeleton("the files' own", len(tree.names), bones, 0, head)
 
 
 def recognise(frames: FloatArray) -> Skeleton:

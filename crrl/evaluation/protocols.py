@@ -13,7 +13,7 @@ import tyro
 from torch import Tensor
 
 from crrl.bars import bar
-from crrl.classifier import Classifier, ClassifierProtocol, save_classifier
+from crrl.classifier import Classifier, ClassifierProtocol, load_classifier, save_classifier
 from crrl.config import DATASETS, Config, Dataset, Recipe
 from crrl.data import Clips, ClipTensors, Prepared, prepare
 from crrl.data.augmentation import choose_yaw
@@ -318,6 +318,22 @@ class Evaluation:
         refitted = self.encoders[self.config.method] if self.options.features else None
         save_classifier(self.run.classifier_path, classifier, kind, self.class_names, self.trained, refitted)
         return True
+
+    def kept_logits(self, test: str) -> tuple[Tensor, ClassifierProtocol] | None:
+        """What the classifier kept in the run folder, if there is one, makes of a test set: logits [N, C], and the
+        protocol by which it was trained.
+
+        Raises:
+            CrrlError: its file is damaged, or it belongs to another encoder.
+        """
+        if not self.run.classifier_path.exists():
+            return None
+        file = load_classifier(self.run, self.trained)
+        if file.facts.refitted is None and not self.options.features:
+            features = self.features(self.config.method)[1][test].features
+        else:
+            features = encode(file.features.to(self.tensors.frames.device), self.tensors, self.tests[test]).cpu()
+        return file.classifier.logits(features), file.facts.protocol
 
     def _fine_tuned(self, protocol: Protocol) -> Outcome:
         jobs, settings, classes = self._jobs(protocol), self.options.fine_tuning(), len(self.class_names)

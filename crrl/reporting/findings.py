@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from crrl.data import Clips, Prepared, prepare
 from crrl.data.clips import FloatArray
-from crrl.data.skeletons import Skeleton, recognise, up_of
+from crrl.data.skeletons import Skeleton, skeleton_of, up_of
+from crrl.evaluation.frozen import Features
 from crrl.evaluation.inspection import confusions, linear_scores, tsne
 from crrl.evaluation.protocols import EvaluateOptions, Evaluation
 from crrl.files import explain_damage
@@ -59,7 +60,7 @@ class Findings:
     Attributes:
         phases, tables: what its folder says. shown: int64 [M], the clips that the map shows.
         tested: bool [M], which of them are test clips.
-        scores: float32 [M, C], the linear classifier's probabilities.
+        scores: float32 [M, C], the classifier's probabilities. classifier: which one it is, in words.
 
     Raises:
         CrrlError: the run is not finished or not evaluated, or its files are damaged, or its clips have changed.
@@ -72,14 +73,14 @@ class Findings:
         self.work = Evaluation(run, EvaluateOptions(run.path, data=data), device)
         self.data = data or self.config.data
         train, tests = self.work.features(self.config.method)
-        test, classes = tests[TESTS], self.work.class_names
-        scores = linear_scores(train, test, len(classes))
-        self.labels, self.predicted = test.labels.numpy(), scores.argmax(1).numpy()
+        test = tests[TESTS]
+        logits, self.classifier = _told(self.work, train, test)
+        self.labels, self.predicted = test.labels.numpy(), logits.argmax(1).numpy()
         one, other = _thinned(len(train.labels), len(test.labels))
         self.shown = torch.cat([self.work.train[one], self.work.tests[TESTS][other]]).numpy()
         self.tested = np.arange(len(self.shown)) >= len(one)
         self.features = torch.cat([train.features[one], test.features[other]])
-        self.scores = scores[other].softmax(1).numpy()
+        self.scores = logits[other].softmax(1).float().numpy()
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -87,7 +88,7 @@ class Findings:
 
     @property
     def accuracy(self) -> float:
-        """Percent of the test clips that the linear classifier tells right."""
+        """Percent of the test clips that the classifier tells right."""
         return 100 * float((self.labels == self.predicted).mean())
 
     @cached_property
@@ -143,7 +144,7 @@ class Findings:
     @cached_property
     def skeleton(self) -> Skeleton:
         """What the clips show."""
-        return recognise(self.clips.frames)
+        return skeleton_of(self.clips.frames, self.clips.tree)
 
     def packed(self, clips: Sequence[FloatArray], like: Sequence[FloatArray] | None = None) -> dict[str, Any]:
         """Clips, each [T, J, 3], turned upright and packed; see `pack`."""
@@ -160,6 +161,17 @@ class Findings:
         first = np.unique(self.shown_labels[self.tested], return_index=True)[1] + int((~self.tested).sum())
         places = [int(place) for place in first[np.linspace(0, len(first) - 1, min(RECITED, len(first))).astype(int)]]
         return _recite(found, self.work, self.shown, places)
+
+
+def _told(work: Evaluation, train: Features, test: Features) -> tuple[Tensor, str]:
+    """Logits [N, C] of the test clips, by the classifier that evaluation kept, else by one that is trained now; and
+    which one, in words.
+    """
+    if kept := work.kept_logits(TESTS):
+        logits, protocol = kept
+        return logits, f"By the classifier that crrl evaluate kept in the run folder (protocol {protocol})"
+    words = "By a linear classifier, trained for this page as crrl evaluate trains it, since the run folder keeps none"
+    return linear_scores(train, test, len(work.class_names)), words
 
 
 def _thinned(train: int, test: int) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.resources import files
@@ -34,18 +33,6 @@ def need(extra: str, *libraries: str) -> None:
             import_module(library)
         except ImportError as error:
             raise CrrlError(f"{library} cannot be imported ({error}): pip install 'crrl[{extra}]'") from error
-
-
-def refuse_place(out: Path) -> None:
-    """Raise where a file cannot be written, before much is computed for it.
-
-    Raises:
-        CrrlError: its folder is not there or may not be written to, or it is a folder itself.
-    """
-    if out.is_dir():
-        raise CrrlError(f"{out} is a folder: give --out the name of a file")
-    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
-        raise CrrlError(f"{out} cannot be written: {out.parent} is no folder that you may write to; choose another")
 
 
 def write_page(out: Path, template: str, **values: Any) -> None:

@@ -111,6 +111,7 @@ def _words(name: str, run: Findings) -> dict[str, Any]:
         "shown": shown,
         "skeleton": run.skeleton.name if run.skeleton.bones else "unknown, so its joints are points",
         "accuracy": run.accuracy,
+        "classifier": run.classifier,
         "mistakes_said": f"{mistakes}; each beside its nearest training clip.",
         "no_decoder": run.recited.missing,
         "times": "; ".join(phases) + " (clips by clips a second, as logged).",

@@ -13,9 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crrl.data import bvh, kinematics
+from crrl.data import Preprocessing, bvh, kinematics, prepare
+from crrl.data.clips import Tree
 from crrl.data.packing import prepare_folder
 from crrl.data.parallel import use_workers
+from crrl.data.skeletons import skeleton_of
+from crrl.data.sources import load_raw
 from crrl.errors import CrrlError
 
 pytest.importorskip("hypothesis", reason="hypothesis is not installed")
@@ -185,6 +188,18 @@ def test_clips_are_labelled_and_split_by_labels_csv(root: Path) -> None:
     assert clips.split("default").test["all"].tolist() == [4, 5]
     assert clips.frames.shape == (18, 4, 3)
     assert clips.clip(5)[0, 0, 0] == 5
+
+
+def test_the_tree_is_kept_with_clips_that_are_prepared(root: Path, tmp_path: Path) -> None:
+    """By crrl prepare, and in the cache: by it bones are drawn."""
+    raw = bvh.load(bvh.find_files(root))
+    assert raw.tree == Tree(("hips", "arm", "hand", "hand_end"), (-1, 0, 1, 2))
+    prepare_folder("bvh", root, tmp_path / "whole", workers=1)
+    assert load_raw("prepared", tmp_path / "whole").tree == raw.tree
+    for _ in range(2):  # made, then opened
+        cached = prepare("prepared", tmp_path / "whole", "default", Preprocessing()).clips
+        assert cached.tree == raw.tree
+        assert skeleton_of(cached.frames, cached.tree).bones
 
 
 def test_another_skeleton_than_the_first_is_refused(root: Path) -> None:

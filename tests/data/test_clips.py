@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from crrl.data.clips import GROWTH, Clips, Split, check_clip, join, mark_present, warn_of_untrained
+from crrl.data.clips import GROWTH, Clips, Split, Tree, check_clip, join, mark_present, warn_of_untrained
 from crrl.errors import CrrlError
 
 ARRAYS = ["frames", "offsets", "labels", "subjects", "views", "setups"]
@@ -409,3 +409,42 @@ def test_arrays_of_another_data_set_are_refused(clips: Clips, folder: Path) -> N
     np.save(folder / "frames.npy", replace(clips, frames=clips.frames[:-1]).frames)
     with pytest.raises(CrrlError, match=f"{folder} holds arrays that do not fit each other"):
         Clips.open(folder)
+
+
+def test_a_tree_survives_saving_and_a_folder_without_one_has_none(clips: Clips, folder: Path, tmp_path: Path) -> None:
+    """As folders have none that were made before trees were kept."""
+    assert "tree" not in json.loads((folder / "meta.json").read_text())
+    assert Clips.open(folder).tree is None
+    names = tuple("abcdefghijklmnopqrstuvwxyz"[: clips.num_joints])
+    tree = Tree(names, (-1, *[0] * (clips.num_joints - 1)))
+    replace(clips, tree=tree).save(tmp_path)
+    assert Clips.open(tmp_path).tree == tree
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        3,
+        {"names": ["a"]},
+        {"names": ["a", "b"], "parents": [-1]},
+        {"names": [], "parents": []},
+        {"names": ["a", "b"], "parents": [0, -1]},
+        {"names": ["a", "b"], "parents": [-1, 1]},
+        {"names": ["a", "b"], "parents": [-1, -1]},
+        {"names": ["a", "b"], "parents": [-1, 0.0]},
+        {"names": ["a", "b"], "parents": [-1, True]},
+        {"names": ["a", "\n"], "parents": [-1, 0]},
+        {"names": ["a", 3], "parents": [-1, 0]},
+    ],
+)
+def test_a_damaged_tree_is_named_with_the_remedy(folder: Path, tree: object) -> None:
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps(meta | {"tree": tree}))
+    with pytest.raises(CrrlError, match=r"meta\.json is damaged.*delete .* to have it made again"):
+        Clips.open(folder)
+
+
+def test_a_tree_of_other_joints_is_refused(clips: Clips, tmp_path: Path) -> None:
+    replace(clips, tree=Tree(tuple("ab" * clips.num_joints), (-1, *[0] * (2 * clips.num_joints - 1)))).save(tmp_path)
+    with pytest.raises(CrrlError, match="arrays that do not fit each other"):
+        Clips.open(tmp_path)

@@ -243,6 +243,68 @@ def test_people_below_the_score_are_nobody(tmp_path: Path) -> None:
         coco.read_clip(write(tmp_path / "a.json", mmpose(points)))
 
 
+def whole(points: Points, joints: int) -> Points:
+    """With more joints after COCO's, far away and sure."""
+    more = np.full((*points.shape[:2], joints - 17, 3), 5000.0)
+    more[..., 2] = 1
+    return np.concatenate([points, more], axis=2)
+
+
+@pytest.mark.parametrize("joints", [26, 133, 136])
+@pytest.mark.parametrize("form", FORMS, ids=NAMES)
+def test_of_more_joints_the_first_are_cocos(tmp_path: Path, form: Callable[[Points], Any], joints: int) -> None:
+    """rtmlib's BodyWithFeet and Wholebody, AlphaPose's Halpe."""
+    points = walk(5)
+    clip = coco.read_clip(write(tmp_path / "a.json", form(whole(points, joints))))
+    np.testing.assert_array_equal(clip, as_clip(points[:, 0]))
+
+
+def test_a_video_of_mmposes_inferencer_is_read_as_it_writes_it(tmp_path: Path) -> None:
+    """pred_out_dir holds NAME.json: frame_id from 0, a box within a tuple, no people in some frames, strangers."""
+    points = walk(8)
+    stranger = walk(1, seed=1)[0, 0] + (3000, 0, 0)
+    frames = [
+        {
+            "frame_id": number,
+            "instances": [
+                {
+                    "keypoints": person[:, :2].tolist(),
+                    "keypoint_scores": person[:, 2].tolist(),
+                    "bbox": [[10.0, 20.0, 110.0, 220.0]],
+                    "bbox_score": 0.98,
+                }
+                for person in (() if number == 3 else (stranger, frame[0]) if number == 5 else (frame[0],))
+            ],
+        }
+        for number, frame in enumerate(points)
+    ]
+    clip = coco.read_clip(write(tmp_path / "a.json", frames))
+    assert clip.shape == (8, 17, 3)
+    kept = np.arange(8) != 3
+    np.testing.assert_array_equal(clip[kept], as_clip(points[kept, 0]))
+    np.testing.assert_allclose(clip[3], (clip[2] + clip[4]) / 2, rtol=1e-6)
+
+
+def test_tracks_of_ultralytics_do_not_matter(tmp_path: Path) -> None:
+    """`[json.loads(result.to_json()) for result in model.track(...)]`: numbers of tracks come and change."""
+    points = walk(9)
+    value = ultralytics(points)
+    for number, frame in enumerate(value):
+        frame[0]["track_id"] = 1 + number // 4
+    del value[6][0]["track_id"]
+    value[7] = []
+    clip = coco.read_clip(write(tmp_path / "a.json", value))
+    np.testing.assert_array_equal(clip[[0, 6, 8]], as_clip(points[[0, 6, 8], 0]))
+
+
+def test_a_tracker_of_rtmlib_that_lost_everybody_gives_empty_lists(tmp_path: Path) -> None:
+    points = walk(4)
+    value = rtmlib(points)
+    value[1] = [[], []]
+    clip = coco.read_clip(write(tmp_path / "a.json", value))
+    np.testing.assert_allclose(clip[1], (clip[0] + clip[2]) / 2, rtol=1e-6)
+
+
 def put(value: Any) -> Callable[[Any], Any]:
     return lambda content: value
 
@@ -260,14 +322,17 @@ def person(**changes: Any) -> Callable[[Any], Any]:
 ODD = [
     (put(3), r": expected a list of frames, .* found 3: restore"),
     (put("text"), ": expected a list of frames, .* found the text 'text'"),
-    (put({"frames": []}), ": expected a list of frames, .* found nothing"),
+    (put({"frames": []}), ": expected a list of frames, .* found an object of frames"),
+    (put({"0.jpg": {"version": "AlphaPose v0.3", "people": []}}), r": expected a list .* found an object of 0\.jpg"),
+    (put([{"keypoints": [[1, 2]] * 17, "keypoint_scores": [1] * 17}]), " holds the people of one image: a clip is a l"),
     (put([1]), ", frame 0: expected a list of people, or an object with instances.* found 1"),
     (put(["[]"]), r", frame 0: expected a list of people.* found the text '\[\]'"),
     (put([{"x\n": 1}]), ", frame 0: expected a list of people.* found an object of x\\?"),
     (put([[5]]), ", frame 0, person 0: expected an object with keypoints, found 5"),
     (put([[{}]]), ", frame 0, person 0, keypoints: expected 17 joints of 2 numbers, found nothing"),
-    (person(keypoints=[[1, 2]] * 133), ", frame 2, person 0, keypoints: expected 17 .* found a list of 133, each of 2"),
-    (person(keypoints=[[1, 2, 3]] * 17), ", frame 2, person 0, keypoints: expected .* a list of 17, each of 3"),
+    (person(keypoints=[[1, 2]] * 134), ", frame 2, person 0, keypoints: expected 17 .* found a list of 134, each of 2"),
+    (person(keypoints=[[1, 2]] * 133), ", frame 2, person 0, keypoint scores: expected 133 numbers, found a list"),
+    (person(keypoints=[[1, 2, 3]] * 17), ", frame 2, person 0: keypoints of three numbers are not read, as .* 3D"),
     (person(keypoints=[[1, 2]] * 16 + [[1]]), ", frame 2, person 0, keypoints: expected .* found a list of 17:"),
     (person(keypoints=[[1, "2"]] * 17), ", frame 2, person 0, keypoints: the text '2' is no finite number"),
     (person(keypoints=[[1, True]] * 17), ", frame 2, person 0, keypoints: True is no finite number"),

@@ -292,7 +292,9 @@ NOT_FINITE[2, 1] = np.nan
 @pytest.mark.parametrize(
     ("damage", "where", "problem", "remedy"),
     [
-        pytest.param(remove("labels.csv"), "labels.csv", "No such file", "check the path", id="no labels.csv"),
+        pytest.param(
+            remove("labels.csv"), "labels.csv", "is not there", "file,label; where labels are", id="no labels.csv"
+        ),
         pytest.param(relabel(b""), "labels.csv", "no column file or label", "file,label", id="empty csv"),
         pytest.param(relabel(b"file\n0.npy\n"), "labels.csv", "no column label", "file,label", id="no column label"),
         pytest.param(

@@ -61,7 +61,19 @@ def plain(image: np.ndarray, world: np.ndarray | None) -> Any:
     return [{key: each[t].tolist() for key, each in both.items() if each is not None} for t in range(len(image))]
 
 
-FORMS = [javascript, javascript_of_one, python, message, plain]
+def dataclass(image: np.ndarray, world: np.ndarray | None) -> Any:
+    """`[dataclasses.asdict(result) for ...]` of the tasks' Python: presence and a name beside, and null for masks."""
+    frames = python(image, world)
+    for frame in frames:
+        for people in frame.values():
+            for person in people:
+                for landmark in person:
+                    landmark |= {"presence": 0.01, "name": None}
+        frame["segmentation_masks"] = None
+    return frames
+
+
+FORMS = [javascript, javascript_of_one, python, message, plain, dataclass]
 
 
 def wide(people: np.ndarray, first: int = 0, score: str = "v") -> str:
@@ -151,6 +163,25 @@ def test_landmarks_without_visibility_are_seen(tmp_path: Path) -> None:
     value = [{"landmarks": [frame[0][:, :3].tolist()]} for frame in image]
     clip = mediapipe.read_clip(write(tmp_path / "a.json", value))
     np.testing.assert_array_equal(clip, of_image(image[:, 0]))
+
+
+def test_a_visibility_that_is_not_set_is_seen(tmp_path: Path) -> None:
+    """The tasks' Python leaves it None where a model does not tell it."""
+    image, world = walk(3)
+    value = dataclass(image, world)
+    for frame in value:
+        for landmark in frame["pose_world_landmarks"][0]:
+            landmark["visibility"] = None
+    clip = mediapipe.read_clip(write(tmp_path / "a.json", value))
+    np.testing.assert_array_equal(clip, of_world(world[:, 0]))
+
+
+def test_frames_may_say_more_than_landmarks(tmp_path: Path) -> None:
+    image, world = walk(4)
+    value = [{"frame": t, "timestamp_ms": 33 * t, **frame} for t, frame in enumerate(python(image, world))]
+    value[1]["pose_landmarks"] = value[1]["pose_world_landmarks"] = []
+    clip = mediapipe.read_clip(write(tmp_path / "a.json", value))
+    np.testing.assert_allclose(clip[1], (clip[0] + clip[2]) / 2, atol=1e-6)
 
 
 TABLES = [wide, lambda people: wide(people, 1, "visibility"), long]

@@ -128,7 +128,33 @@ def test_nobody_is_one_clear_line(tmp_path: Path) -> None:
         openpose.read_clip(write(tmp_path, walk(4, people=0)))
 
 
+def test_frames_are_read_as_openpose_writes_them(tmp_path: Path) -> None:
+    """Version 1.3 of a video: a person's number is -1, fields of faces, hands and 3D are there and empty; no indent."""
+    points = walk(5)
+    path = write(tmp_path, points)
+    for number, frame in enumerate(points):
+        parts = {f"{part}_keypoints_{d}d": [] for part in ("pose", "face", "hand_left", "hand_right") for d in (2, 3)}
+        people = [{"person_id": [-1], **parts, "pose_keypoints_2d": person.ravel().tolist()} for person in frame]
+        text = json.dumps({"version": 1.3, "people": [] if number == 2 else people}, separators=(",", ":"))
+        (path / f"video_{number:012}_keypoints.json").write_text(text)
+    clip = openpose.read_clip(path)
+    np.testing.assert_array_equal(clip[[0, 1, 3, 4]], as_clip(points[[0, 1, 3, 4], 0]))
+    np.testing.assert_allclose(clip[2], (clip[1] + clip[3]) / 2, rtol=1e-6)
+
+
+def test_images_may_have_given_frames_their_names(tmp_path: Path) -> None:
+    """--image_dir: a file is called as its image."""
+    points = walk(3)
+    np.testing.assert_array_equal(
+        openpose.read_clip(write(tmp_path, points, "{:06}_keypoints.json")), as_clip(points[:, 0])
+    )
+
+
 ODD = [
+    (
+        {"people": [{"pose_keypoints_2d": [], "pose_keypoints_3d": [1] * 100}]},
+        ", person 0 is in 3D alone, which is not",
+    ),
     ([], ": expected an object with people, found a list of 0: restore"),
     ({}, ", people: expected a list, found nothing"),
     ({"people": {}}, ", people: expected a list, found an object of nothing"),
@@ -200,3 +226,17 @@ def test_clips_of_both_skeletons_are_no_data_set(tmp_path: Path) -> None:
     write(data_set(tmp_path, [1] * 10) / "clips" / "3", walk(6, 18))
     with pytest.raises(CrrlError, match=r"clips/3 has 36 joints, but .*clips/0 has 50: one count per data set"):
         load(tmp_path)
+
+
+def test_parts_of_an_image_are_told_once_for_a_data_set(tmp_path: Path) -> None:
+    """As --keypoint_scale 3 writes them."""
+    root = data_set(tmp_path, [1] * 10)
+    load(root)  # in pixels nothing is said: a warning is an error here
+    for path in root.rglob("*_keypoints.json"):
+        content = json.loads(path.read_text())
+        for person in content["people"]:
+            person["pose_keypoints_2d"] = (np.array(person["pose_keypoints_2d"]) / ([999, 999, 1] * 25)).tolist()
+        path.write_text(json.dumps(content))
+    with pytest.warns(UserWarning, match="keypoints are parts of the image's width and height") as told:
+        load(root)
+    assert len(told) == 1

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from crrl.data import asf, cmu, synthetic
-from crrl.data.clips import FloatArray
+from crrl.data.clips import FloatArray, Tree
 from crrl.data.folder import read_clip
-from crrl.data.skeletons import KNOWN, Skeleton, of_parents, recognise, up_of
+from crrl.data.skeletons import KNOWN, Skeleton, recognise, skeleton_of, up_of
 
 HIPS_FIRST = [0, 1, 20, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19]
 HEAD_FIRST = [3, 20, 1, 0, *HIPS_FIRST[4:]]
@@ -67,9 +67,14 @@ def test_up_is_not_known_without_hips_and_head(body: FloatArray) -> None:
 
 
 def test_a_file_that_says_its_tree_has_a_head_by_name() -> None:
-    found = of_parents(("Hips", "Spine", "HeadTop", "Knee"), (-1, 0, 1, 0))
+    tree = Tree(("Hips", "Spine", "HeadTop", "Knee"), (-1, 0, 1, 0))
+    found = skeleton_of(np.ones((1, 4, 3), np.float32), tree)
     assert found.bones == ((0, 1), (1, 2), (0, 3))
     assert (found.base, found.head) == (0, 2)
+
+
+def test_without_a_tree_a_skeleton_is_recognised(body: FloatArray) -> None:
+    assert skeleton_of(body, None) == recognise(body)
 
 
 def test_cmus_bones_are_those_of_its_files(real_data: Path) -> None:

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import crrl
 from crrl.errors import CrrlError
+from crrl.runs import RunFolder
 
 pytest.importorskip("tyro", reason="tyro is not installed")
 
@@ -60,6 +62,32 @@ def test_mistakes_are_those_of_the_linear_protocol(evaluated: Path, report_page:
     assert 100 * (labels == taken)[tested].mean() == pytest.approx(accuracy["crrl, last epoch"]["all"])
     assert sorted(run["mistakes"]) == np.flatnonzero(tested & (labels != taken)).tolist()
     assert tested.sum() == 9
+
+
+def test_the_confusions_are_those_of_the_classifier_that_was_kept(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever protocol trained it, on whichever features; none is trained beside it."""
+    from crrl import evaluate
+    from crrl.reporting import findings
+
+    monkeypatch.setattr(findings, "linear_scores", lambda *_: pytest.fail("a second classifier"))
+    for options in (["logistic"], ["linear", "--features", "paper"]):
+        evaluate.main([str(copy), "--device", "cpu", "--protocol", *options])
+        found = findings.Findings(RunFolder(copy), None, torch.device("cpu"))
+        file = f"evaluation-{options[0]}{'-features-paper' if len(options) > 1 else ''}.json"
+        (exact, *_) = json.loads((copy / file).read_text())["accuracy_percent"].values()
+        assert found.accuracy == pytest.approx(exact["all"])
+        assert np.trace(found.confusions) == pytest.approx(exact["all"] / 100 * found.confusions.sum())
+        assert found.classifier.endswith(f"(protocol {options[0]})")
+
+
+def test_without_a_classifier_one_is_trained_and_that_is_said(copy: Path, tmp_path: Path) -> None:
+    (copy / "classifier.safetensors").unlink()
+    report.main([str(copy), "--out", str(tmp_path / "page.html")])
+    rows = json.loads((copy / "evaluation-linear.json").read_text())["accuracy_percent"]
+    text = (tmp_path / "page.html").read_text()
+    assert f"since the run folder keeps none: {rows['crrl, last epoch']['all']:.1f} %" in text
 
 
 def test_neighbours_are_the_nearest_training_clips(evaluated: Path, report_page: Path, bodies: Path) -> None:
