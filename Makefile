@@ -9,7 +9,7 @@ PEERS := $(VENV)/.peers
 NATIVE := $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test pictures bench bench-gpu sanitize sbom lint clean
+.PHONY: help train test test-arm pictures bench bench-gpu sanitize sbom lint clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -31,6 +31,25 @@ train: $(READY) ## Pre-train on synthetic data into RUN, evaluate, and write RUN
 # One process a core, each computing on it alone: tests are small, and one thread is all that most can use.
 test: lint ## Lint, then run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+
+# The kernels' parity tests, on csrc/cpu as an ARM processor runs it: cross-compiled, under user-mode emulation.
+ARM := build/arm
+ARM_CXX := aarch64-linux-gnu-g++
+ARM_TESTS := test_gru_backends test_flat_step test_info_nce test_linear_epoch
+ARM_SOURCES := $(filter-out csrc/cpu/bindings.cpp,$(wildcard csrc/cpu/*.cpp)) tests/arm/driver.cpp
+ARM_OBJECTS := $(patsubst %.cpp,$(ARM)/%.o,$(ARM_SOURCES))
+test-arm: $(READY) ## Test the ARM kernels under emulation (Debian's g++-aarch64-linux-gnu and qemu-user)
+	$(MAKE) -j $$(nproc) $(ARM)/driver
+	CRRL_DRIVER="qemu-aarch64 -L /usr/aarch64-linux-gnu $(ARM)/driver" CRRL_CUDA=0 OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest -p tests.arm.emulation tests/data/test_skeleton.py \
+		$(ARM_TESTS:%=tests/ops/%.py) -k "not refuse and not compile and not opcheck"
+
+$(ARM)/driver: $(ARM_OBJECTS)
+	$(ARM_CXX) $^ -o $@ -pthread -ldl
+
+$(ARM)/%.o: %.cpp $(NATIVE)
+	@mkdir -p $(@D)
+	$(ARM_CXX) -std=c++17 -O3 -Wall -Wextra -Werror -Icsrc/cpu -c $< -o $@
 
 pictures: $(READY) ## Draw docs/pictures anew, of the report of the run RUN
 	$(BIN)/python -m tests.reporting.pictures $(RUN) --out docs/pictures
