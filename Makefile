@@ -9,10 +9,10 @@ PEERS := $(VENV)/.peers
 NATIVE := $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-arm wheel check-wheel pictures bench bench-gpu sanitize sbom lint clean
+.PHONY: help train test test-arm wheel check-wheel pictures bench bench-avx2 bench-gpu sanitize sbom lint clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 # torch first and by its pin: the rest then finds it installed, and no other build of it is fetched.
 $(READY): pyproject.toml constraints.txt setup.py $(NATIVE)
@@ -75,6 +75,11 @@ pictures: $(READY) ## Draw docs/pictures anew, of the report of the run RUN
 
 bench: $(READY) $(PEERS) ## Run the benchmarks of CPUs
 	$(BIN)/python -m pytest bench/ -m "not gpu"
+
+# What most desktops have: everybody held to AVX2, each by a switch of its own, and those left out who have none.
+AVX2 := CRRL_ISA=avx2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2
+bench-avx2: $(READY) $(PEERS) ## Run the GRU's benchmarks in float32 as on a processor without AVX-512
+	$(AVX2) $(BIN)/python -m pytest bench/bench_gru.py -k "fp32 or gru_forward" --results bench/results/avx2
 
 # With the python3 there is and what it has: no virtual environment, no network. STAGES="tests bench" runs these alone,
 # GROUPS=cuda_gru,exchange these of the bench; the page keeps what runs of the same sources found before. COMMIT says

@@ -122,7 +122,7 @@ def extensions() -> list[Extension]:
     if asked == "1" or (asked == "auto" and find_nvcc() and has_driver()):
         wanted.append(cuda_extension())
     elif asked == "auto" and find_nvcc():
-        say("nvcc is here, but no NVIDIA driver: installing without crrl._cuda, minutes to compile; CRRL_CUDA=1 builds it")
+        say("nvcc is here, but no NVIDIA driver: installing without crrl._cuda; CRRL_CUDA=1 builds it, in minutes")
     return wanted
 
 

@@ -216,6 +216,30 @@ def test_without_a_compiler_a_forced_extension_fails_with_the_reason(project: Pr
     assert not list(project.root.glob("dist/*.whl"))
 
 
+BUILT_BY_MSVC = """
+import os, runpy, setuptools, sys, types
+sys.platform = "win32"
+setuptools.setup = lambda **given: None
+parts = runpy.run_path("setup.py")
+command = parts["BuildExt"](setuptools.Distribution())
+command.compiler = types.SimpleNamespace(compiler_type="msvc")
+command.extensions = [parts["cpu_extension"]()]
+command.build_extension(command.extensions[0])
+print(len(command.extensions))
+"""
+
+
+def test_msvc_is_not_tried_and_the_remedy_is_another(project: Project) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", BUILT_BY_MSVC], cwd=project.root, capture_output=True, text=True, check=True,
+        env=os.environ | {"CRRL_CPU": "auto", "CRRL_CUDA": "0"},
+    )  # fmt: skip
+    assert result.stdout == "0\n"
+    assert result.stderr.endswith(
+        "slower; the kernels need g++ or clang, which WSL has (MSVC compiles none of GCC's vector types)\n"
+    )
+
+
 def test_clang_is_given_the_instruction_sets_that_the_sources_name(project: Project, tmp_path: Path) -> None:
     compiler = tmp_path / "clang++"
     compiler.write_text(
@@ -352,9 +376,8 @@ def test_targets_that_nobody_can_build_for_leave_it_out_with_the_reason(
 ) -> None:
     result = build_in_place(project, fake_nvcc(tmp_path), TORCH_CUDA_ARCH_LIST=asked, **with_driver(tmp_path))
     assert result.returncode == 0, result.stdout + result.stderr
-    assert f"crrl: crrl._cuda cannot be built: installing without it; on a GPU cuDNN runs the GRU instead ({reason})" in (
-        result.stderr
-    )
+    assert "crrl: crrl._cuda cannot be built: installing without it; " in result.stderr
+    assert f"({reason})" in result.stderr
     assert not (tmp_path / "calls").exists()
 
 

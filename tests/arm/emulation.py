@@ -14,8 +14,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import IO, Any
+from typing import IO, cast
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -32,7 +33,9 @@ class Driver:
         self.to: IO[bytes] = self.process.stdin
         self.back: IO[bytes] = self.process.stdout
 
-    def call(self, name: str, isa: str = "", numbers: Sequence[float] = (), arrays: Sequence[Given] = ()) -> list[bytes]:
+    def call(
+        self, name: str, isa: str = "", numbers: Sequence[float] = (), arrays: Sequence[Given] = ()
+    ) -> list[bytes]:
         """The arrays after the call; tensors among `arrays` are written in place.
 
         Raises:
@@ -116,9 +119,9 @@ class Emulated(ModuleType):
         self.driver.call("gru_forward", isa, numbers, [*arrays, y, h_n, reserve])
 
     def gru_backward(
-        self, x: Tensor, lengths: Given, h0: Given, weights: Sequence[Tensor], reserve: Tensor, dy: Tensor, dh_n: Tensor,
-        dx: Tensor | None, dh0: Tensor, gradients: Sequence[Tensor], directions: int, frames: int, batch_first: bool,
-        reverse: bool, threads: int, isa: str,
+        self, x: Tensor, lengths: Given, h0: Given, weights: Sequence[Tensor], reserve: Tensor, dy: Tensor,
+        dh_n: Tensor, dx: Tensor | None, dh0: Tensor, gradients: Sequence[Tensor], directions: int, frames: int,
+        batch_first: bool, reverse: bool, threads: int, isa: str,
     ) -> None:  # fmt: skip
         numbers, arrays = self._layer(x, lengths, h0, weights, directions, frames, batch_first, reverse)
         row, step = _frames(dx, batch_first)
@@ -160,15 +163,15 @@ class Emulated(ModuleType):
         return struct.unpack("<q", frames)[0], [(struct.unpack("<q", each)[0], *rest) for each, *rest in threes]
 
 
-def pytest_configure(config: Any) -> None:
-    """Before any test is imported, crrl._cpu is the driver's."""
-    del config
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests() -> None:
+    """Before anything imports crrl, crrl._cpu is the driver's."""
     wanted = re.search(r"^ABI = (\d+)", (Path(__file__).parents[2] / "crrl/ops/cpu.py").read_text(), re.MULTILINE)
     assert wanted is not None
     sys.modules["crrl._cpu"] = Emulated(Driver(shlex.split(os.environ["CRRL_DRIVER"])), int(wanted[1]))
 
 
-def pytest_report_header(config: Any) -> str:
+def pytest_report_header() -> str:
     """What runs, at the head of the report."""
-    module = sys.modules["crrl._cpu"]
+    module = cast(Emulated, sys.modules["crrl._cpu"])
     return f"crrl._cpu: {module.gru_isa(False)}, threads: {module.threads}, by {os.environ['CRRL_DRIVER']}"

@@ -15,7 +15,7 @@ from crrl.reference.gru import Weights
 
 BACKENDS = {"torch": framework.gru_layer, "cpu": layer.gru_layer}
 FLOAT_ISAS, BF16_ISAS = cpu.FLOAT_ISAS, cpu.BF16_ISAS
-ISAS = {name: torch.float32 for name in FLOAT_ISAS} | {name: torch.bfloat16 for name in BF16_ISAS}
+ISAS = dict.fromkeys(FLOAT_ISAS, torch.float32) | dict.fromkeys(BF16_ISAS, torch.bfloat16)
 SIZES = [
     ([3, 7, 1, 6, 2], 7, 4, 2, True),
     ([3, 7, 1, 6, 2], 7, 4, 2, False),

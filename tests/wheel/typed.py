@@ -1,4 +1,4 @@
-"""The public names as a user's type checker sees them; mypy --strict and pyright check it against an installed wheel."""
+"""The public names as a type checker sees them: mypy --strict and pyright check this against an installed wheel."""
 
 from __future__ import annotations
 
