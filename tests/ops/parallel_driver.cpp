@@ -1,12 +1,12 @@
 // Prints what teams of csrc/cpu/parallel.hpp did, in a process without an OpenMP runtime: there the pool serves.
-#include "parallel.hpp"
-
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdio>
 #include <thread>
 #include <vector>
+
+#include "parallel.hpp"
 
 namespace {
 
