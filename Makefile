@@ -32,7 +32,8 @@ train: $(READY) ## Pre-train on synthetic data into RUN, evaluate, and write RUN
 test: lint ## Lint, then run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
-# The kernels' parity tests, on csrc/cpu as an ARM processor runs it: cross-compiled, under user-mode emulation.
+# The kernels' parity tests, on csrc/cpu as an ARM processor runs it: cross-compiled, under user-mode emulation, which
+# computes too slowly for the largest of them. What is refused, the bindings refuse, which are not there.
 ARM := build/arm
 ARM_CXX := aarch64-linux-gnu-g++
 ARM_TESTS := test_gru_backends test_flat_step test_info_nce test_linear_epoch
@@ -42,7 +43,7 @@ test-arm: $(READY) ## Test the ARM kernels under emulation (Debian's g++-aarch64
 	$(MAKE) -j $$(nproc) $(ARM)/driver
 	CRRL_DRIVER="qemu-aarch64 -L /usr/aarch64-linux-gnu $(ARM)/driver" CRRL_CUDA=0 OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest -p tests.arm.emulation tests/data/test_skeleton.py \
-		$(ARM_TESTS:%=tests/ops/%.py) -k "not refuse and not compile and not opcheck"
+		$(ARM_TESTS:%=tests/ops/%.py) -k "not refuse and not papers_encoder"
 
 $(ARM)/driver: $(ARM_OBJECTS)
 	$(ARM_CXX) $^ -o $@ -pthread -ldl

@@ -116,6 +116,13 @@ def test_the_wheel_of_the_sdist_installs_and_imports(built: Built, tmp_path: Pat
     assert all(Path(line).is_relative_to(target) for line in found.stdout.split())
     assert (target / "crrl" / "kernels" / "__init__.py").is_file()
     assert not (target / "crrl" / "kernels").is_symlink()
+    assert (target / "crrl" / "py.typed").is_file()
+    assert (target / "crrl" / "_cpu.pyi").is_file()
+
+
+def test_the_citation_is_of_this_version() -> None:
+    (version,) = re.findall(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert re.findall(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE) == [version]
 
 
 @needs_compiler
