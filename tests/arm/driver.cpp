@@ -65,6 +65,18 @@ struct Call {
     const int64_t row = whole();
     return {data, row, whole()};
   }
+
+  // One more array for the answer.
+  void keep(const void* from, size_t bytes) {
+    const char* const first = static_cast<const char*>(from);
+    arrays.emplace_back(first, first + bytes);
+    given.push_back(true);
+  }
+  void keep(int64_t value) { keep(&value, sizeof(value)); }
+  template <typename T>
+  void keep(const std::vector<T>& values) {
+    keep(values.data(), values.size() * sizeof(T));
+  }
 };
 
 crrl::GruLayer read_layer(Call& call) {
@@ -105,6 +117,11 @@ void gru_backward(Call& call) {
     for (void** to : {&params.dw_ih[d], &params.dw_hh[d], &params.db_ih[d], &params.db_hh[d]}) *to = call.array<void>();
   }
   crrl::gru_backward(params, false, static_cast<int>(call.whole()), call.set());
+}
+
+void gru_reserve_size(Call& call) {
+  const int64_t batch = call.whole(), steps = call.whole(), hidden = call.whole();
+  call.keep(crrl::gru_reserve_size(batch, steps, hidden, call.whole()));
 }
 
 void info_nce(Call& call) {
@@ -164,37 +181,27 @@ void linear_epoch(Call& call) {
 void parse_skeleton(Call& call) {
   const Bytes text = call.arrays.at(0);
   const crrl::Skeleton skeleton = crrl::parse_skeleton(std::string_view(text.data(), text.size()));
-  const auto keep = [&](const void* from, size_t bytes) {
-    const char* const first = static_cast<const char*>(from);
-    call.arrays.emplace_back(first, first + bytes);
-    call.given.push_back(true);
-  };
   call.arrays.clear(), call.given.clear();
-  keep(&skeleton.frames, sizeof(skeleton.frames));
+  call.keep(skeleton.frames);
   for (const crrl::SkeletonBody& body : skeleton.bodies) {
-    keep(&body.id, sizeof(body.id));
-    keep(body.frames.data(), body.frames.size() * sizeof(int64_t));
-    keep(body.joints.data(), body.joints.size() * sizeof(float));
+    call.keep(body.id);
+    call.keep(body.frames);
+    call.keep(body.joints);
   }
 }
 
 // The best instruction set, and who runs the threads.
 void about(Call& call) {
   for (const std::string& text : {std::string(crrl::gru_isa(false)), std::string(crrl::thread_runtime())}) {
-    call.arrays.emplace_back(text.begin(), text.end());
-    call.given.push_back(true);
+    call.keep(text.data(), text.size());
   }
 }
 
 void serve(const std::string& name) {
-  static const std::map<std::string, std::function<void(Call&)>> operators = {{"gru_forward", gru_forward},
-                                                                              {"gru_backward", gru_backward},
-                                                                              {"info_nce", info_nce},
-                                                                              {"ema_update", ema_update},
-                                                                              {"flat_step", flat_step},
-                                                                              {"linear_epoch", linear_epoch},
-                                                                              {"about", about},
-                                                                              {"parse_skeleton", parse_skeleton}};
+  static const std::map<std::string, std::function<void(Call&)>> operators = {
+      {"about", about},         {"gru_forward", gru_forward},   {"gru_backward", gru_backward},
+      {"info_nce", info_nce},   {"ema_update", ema_update},     {"gru_reserve_size", gru_reserve_size},
+      {"flat_step", flat_step}, {"linear_epoch", linear_epoch}, {"parse_skeleton", parse_skeleton}};
   Call call;
   call.isa = read_text();
   call.numbers.resize(static_cast<size_t>(read_number()));

@@ -36,7 +36,7 @@ class Driver:
     def call(
         self, name: str, isa: str = "", numbers: Sequence[float] = (), arrays: Sequence[Given] = ()
     ) -> list[bytes]:
-        """The arrays after the call; tensors among `arrays` are written in place.
+        """The arrays after the call; contiguous tensors among `arrays`, as results are, are written in place.
 
         Raises:
             ValueError: what the kernel says.
@@ -52,7 +52,7 @@ class Driver:
         if problem:
             raise ValueError(problem.decode())
         for array, result in zip(arrays, results, strict=False):
-            if isinstance(array, Tensor) and array.numel():
+            if isinstance(array, Tensor) and array.numel() and array.is_contiguous():
                 array.copy_(torch.frombuffer(bytearray(result), dtype=array.dtype).view(array.shape))
         return results
 
@@ -94,6 +94,10 @@ class Emulated(ModuleType):
 
     def keep_memory(self) -> None:
         """Nothing: the process is another."""
+
+    def gru_reserve_size(self, batch: int, steps: int, hidden: int, directions: int) -> int:
+        (size,) = self.driver.call("gru_reserve_size", numbers=[batch, steps, hidden, directions])
+        return int(struct.unpack("<q", size)[0])
 
     def _layer(
         self, x: Tensor, lengths: Given, h0: Given, weights: Sequence[Tensor], directions: int, frames: int,
