@@ -21,7 +21,7 @@ missing: str | None
 if TYPE_CHECKING:
     from crrl import _cpu as native
 else:
-    native, missing = extension.load("crrl._cpu", ABI, "C++", "g++")
+    native, missing = extension.load("crrl._cpu", ABI, "C++", "g++ or clang")
 
 
 def keep_memory() -> None:
