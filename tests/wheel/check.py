@@ -20,15 +20,15 @@ from crrl.ops import cpu
 TESTS = Path(__file__).resolve().parents[1]
 SCRIPTS = Path(sys.executable).parent
 COMPILERS = ("cc", "gcc", "g++", "c++", "clang", "clang++", "nvcc")
-PARITY = ("nn", "ops/test_gru_backends.py")
+PARITY = ("nn/test_gru.py", "nn/test_gru_ragged.py", "ops/test_gru_backends.py")
 
 
-def run(command: str, *arguments: str | Path) -> None:
-    """A command of this environment; ends the check where it fails."""
+def run(command: str, *arguments: str | Path, folder: Path) -> None:
+    """A command of this environment in `folder`, away from the sources; ends the check where it fails."""
     path = shutil.which(command, path=str(SCRIPTS))
     assert path is not None, f"{command} is not in {SCRIPTS}"
     print("$", command, *arguments, flush=True)
-    if subprocess.run([path, *map(str, arguments)], check=False).returncode:
+    if subprocess.run([path, *map(str, arguments)], cwd=folder, check=False).returncode:
         raise SystemExit(f"{command} failed")
 
 
@@ -41,15 +41,15 @@ def main(arguments: list[str]) -> None:
     assert (package / "py.typed").is_file()
     assert cpu.missing is None, cpu.missing
     assert doctor.main([]) == 0
-    run("pytest", "-q", *(TESTS / name for name in PARITY))
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "run"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        run("pytest", "-q", *(TESTS / test for test in PARITY), folder=folder)
         sizes = ("--hidden-size", "16", "--epochs-cml", "1", "--epochs-ser", "1")
-        run("crrl", "train", "--dataset", "synthetic", "--fused", *sizes, "--out", out)
-        run("crrl", "evaluate", out, "--protocol", "knn")
-    if "--types" in arguments:
-        run("mypy", "--strict", TESTS / "wheel" / "typed.py")
-        run("pyright", TESTS / "wheel" / "typed.py")
+        run("crrl", "train", "--dataset", "synthetic", "--fused", *sizes, "--out", "run", folder=folder)
+        run("crrl", "evaluate", "run", "--protocol", "knn", folder=folder)
+        if "--types" in arguments:
+            run("mypy", "--strict", TESTS / "wheel" / "typed.py", folder=folder)
+            run("pyright", TESTS / "wheel" / "typed.py", folder=folder)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,8 @@ def predict(run: Path, clips: list[npt.NDArray[np.float32]]) -> list[str]:
 def recurrent(x: Tensor) -> Tensor:
     layer = GRU(x.shape[-1], 8, bidirectional=True)
     accelerate(torch.nn.Sequential(layer))
+    y: Tensor
+    h_n: Tensor
     y, h_n = layer(x)
     return y + h_n.sum()
 
