@@ -9,7 +9,7 @@ PEERS := $(VENV)/.peers
 NATIVE := $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-arm wheel check-wheel pictures bench bench-avx2 bench-gpu sanitize sbom lint clean
+.PHONY: help train test test-arm wheel check-wheel pictures bench bench-avx2 bench-gpu sanitize sbom docs lint clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -24,7 +24,7 @@ $(READY): pyproject.toml constraints.txt setup.py $(NATIVE)
 # A run that was begun is taken up again where it stopped.
 train: $(READY) ## Pre-train on synthetic data into RUN, evaluate, and write RUN/report.html
 	$(BIN)/python -m crrl.train $(if $(wildcard $(RUN)/config.json),--resume $(RUN),\
-		--dataset synthetic --recipe tuned --epochs-cml 20 --epochs-ser 20 --fused --out $(RUN))
+		--epochs-cml 20 --epochs-ser 20 --out $(RUN)) --no-evaluate
 	$(BIN)/python -m crrl.evaluate $(RUN) --protocol linear --protocol logistic --protocol knn
 	$(BIN)/python -m crrl.report $(RUN) --out $(RUN)/report.html
 
@@ -108,6 +108,10 @@ sbom: $(READY) ## List all packages of the environment in build/sbom.json (Cyclo
 	$(PYTHON) -m venv build/sbom
 	build/sbom/bin/python -m pip install -q -c constraints.txt cyclonedx-bom
 	build/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml -o build/sbom.json $(BIN)/python
+
+docs: $(READY) ## Build the site of docs/ in build/site; a broken link or an undocumented name ends it
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: $(READY) ## Check style, formatting and types
 	$(BIN)/ruff check

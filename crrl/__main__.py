@@ -3,31 +3,45 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
-from crrl import doctor, embed, evaluate, export, predict, prepare, report, reproduce, train, view
+import crrl
 from crrl.errors import run_command
 
 COMMANDS = {
-    "view": view.main,
-    "prepare": prepare.main,
-    "train": train.main,
-    "evaluate": evaluate.main,
-    "predict": predict.main,
-    "embed": embed.main,
-    "export": export.main,
-    "report": report.main,
-    "reproduce": reproduce.main,
-    "doctor": doctor.main,
+    "view": "draw a clip, or a sheet of a data set",
+    "prepare": "read a data set's raw files once, into a folder that loads fast",
+    "train": "pretrain on skeletons without labels; without options, on the embedded data set",
+    "evaluate": "score a run's encoder, beside a random one and raw coordinates",
+    "predict": "name the action of clips, or of the windows of a long recording",
+    "embed": "write the features of clips to a file",
+    "export": "write an encoder for ONNX Runtime, or for PyTorch without crrl",
+    "report": "make a page of what runs have learnt",
+    "reproduce": "run a table or figure of the paper",
+    "doctor": "say what this machine has, and who computes what",
 }
 
 
 def main() -> int:
     """Run the command that the first argument names."""
-    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
-        print(f"usage: crrl {{{','.join(COMMANDS)}}} [options]; --help after the command lists them", file=sys.stderr)
+    first, *arguments = sys.argv[1:] or [""]
+    if first in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if first == "--version":
+        print(f"crrl {crrl.__version__}")
+        return 0
+    if first not in COMMANDS:
+        print(f"{first!r} is no command of crrl\n\n{usage()}" if first else usage(), file=sys.stderr)
         return 2
-    command, arguments = COMMANDS[sys.argv[1]], sys.argv[2:]
-    return run_command(lambda: command(arguments))
+    command = import_module(f"crrl.{first}")
+    return run_command(lambda: int(command.main(arguments)))
+
+
+def usage() -> str:
+    """The commands, a line each."""
+    lines = [f"  {name:10} {what}" for name, what in COMMANDS.items()]
+    return "\n".join(["usage: crrl COMMAND [options]", "", *lines, "", "crrl COMMAND --help lists its options."])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from crrl.data.naming import wrong_name
-from crrl.errors import CrrlError
+from crrl.errors import CrrlError, command
 from crrl.files import check_kind, explain_damage, read_bytes
 from crrl.models import FeatureExtractor, FeatureKind
 from crrl.runs import EncoderFile, RunFolder
@@ -131,7 +131,7 @@ def load_classifier(run: RunFolder, encoder: EncoderFile) -> ClassifierFile:
         CrrlError: the run has none, or the file is damaged, none of this library or was trained on another encoder.
     """
     path = run.classifier_path
-    again = f"python -m crrl.evaluate {run.path} --protocol linear"
+    again = command("evaluate", run.path)
     if not path.exists():
         raise CrrlError(f"{run.path} has no classifier: train one on the labelled clips by {again}")
     content = read_bytes(path)

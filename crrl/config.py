@@ -144,8 +144,8 @@ class Config:
     """crrl: CML, then SER distilled from it; cml, ser: a part alone; the others: README."""
     recipe: Recipe = "paper"
     """Preset of all settings below: the paper's, or ours (tuned)."""
-    fused: bool = False
-    """Use the fastest correct backend of each operator on this machine, instead of the PyTorch reference."""
+    fused: bool = True
+    """Use the fastest correct backend of each operator on this machine; --no-fused: the PyTorch reference."""
     seed: int = 0
     """Random seed of all that is drawn: weights, queue, dropout, turns, augmentations, the order of clips."""
     data: Path | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -17,6 +18,11 @@ from typing import NoReturn
 
 class CrrlError(Exception):
     """Bad input, a damaged file or a machine that cannot go on. Commands print it as one line and exit with 2."""
+
+
+def command(name: str, *arguments: object) -> str:
+    """A command of crrl as a shell takes it: paths with spaces in quotes."""
+    return shlex.join(["python", "-m", f"crrl.{name}", *map(str, arguments)])
 
 
 class Interrupted(BaseException):

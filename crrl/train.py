@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, Any, get_args
 
 import torch
 import tyro
@@ -14,16 +17,34 @@ import tyro
 from crrl import ops
 from crrl.card import write_card
 from crrl.config import Config, Dataset, Recipe
-from crrl.data import prepare
+from crrl.data import Prepared, prepare
 from crrl.data.clips import warn_of_untrained
 from crrl.data.sources import FORMATS
 from crrl.device import choose_device
-from crrl.errors import CrrlError, Interrupted, run_command
+from crrl.errors import CrrlError, Interrupted, command, run_command
+from crrl.evaluate import evaluate
+from crrl.evaluation.protocols import EvaluateOptions
 from crrl.ops import cpu
 from crrl.recipes import preset
 from crrl.runs import RunFolder
 from crrl.training import Trainer, fast_paths
 from crrl.training.ranks import Ranks, connect
+
+FIRST = {
+    "dataset": "synthetic (embedded), nw-ucla, ntu60, ntu120, cmu, pku-mmd, prepared, or folder: your own clips",
+    "data": "folder of the data set's files, else $CRRL_DATA",
+    "out": "run folder to make, else runs/DATASET-TIME",
+    "resume": "run folder to go on with, in place of all else",
+    "recipe": "tuned: ours, for any data set; paper: the paper's settings",
+    "method": "crrl, cml, ser, or another row of the paper's tables",
+    "epochs_cml": "epochs of step 1, contrast",
+    "epochs_ser": "epochs of step 2, reconstruction and distillation",
+    "precision": "bf16 where the processor multiplies it (AMX), or fp32",
+    "split": "training and test clips by the name of a split",
+    "seed": "of all that is drawn",
+    "evaluate": "score the encoder at the end (--no-evaluate: do not)",
+}
+"""What matters first, by option: all of --help. --help-all has every setting."""
 
 
 @dataclass(frozen=True)
@@ -34,57 +55,106 @@ class TrainOptions:
     out: Path | None = None
     """Run folder to make."""
     resume: Path | None = None
-    """Run folder to go on with; its own configuration applies, so only --device goes with it."""
+    """Run folder to go on with; its own configuration applies, so only --device and --evaluate go with it."""
+    evaluate: bool = True
+    """At the end score the encoder beside a random one and raw coordinates: logistic regression and 1-NN. crrl.evaluate
+    has more protocols."""
 
 
 def parse(arguments: list[str]) -> TrainOptions:
     """Options from the command line; dataset and recipe are read first, since they set the other defaults.
 
     Raises:
-        CrrlError: the data set is a format, whose files are to be prepared first.
+        CrrlError: the data set is a format, whose files are to be prepared first; --resume with what a run has itself.
     """
+    check_resume(arguments)
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chooser.add_argument("--dataset", default="synthetic")
-    chooser.add_argument("--recipe", default="paper")
+    chooser.add_argument("--recipe", default="tuned")
+    chooser.add_argument("--help-all", action="store_true")
+    chooser.add_argument("-h", "--help", action="store_true")
     chosen, _ = chooser.parse_known_args(arguments)
     if chosen.dataset in FORMATS and chosen.dataset not in get_args(Dataset):
-        command = f"python -m crrl.prepare {chosen.dataset} --data RAW --out FOLDER"
+        first = command("prepare", chosen.dataset, "--data", "RAW", "--out", "FOLDER")
         raise CrrlError(
-            f"{chosen.dataset} is a format: prepare its files once, {command}; then train with --dataset prepared "
+            f"{chosen.dataset} is a format: prepare its files once, {first}; then train with --dataset prepared "
             f"--data FOLDER (or as the data set that they hold)"
         )
     dataset: Dataset = chosen.dataset if chosen.dataset in get_args(Dataset) else "synthetic"
-    recipe: Recipe = chosen.recipe if chosen.recipe in get_args(Recipe) else "paper"
+    recipe: Recipe = chosen.recipe if chosen.recipe in get_args(Recipe) else "tuned"
+    default = TrainOptions(preset(dataset, recipe))
+    if chosen.help and not chosen.help_all:
+        print(short_help(default))
+        raise SystemExit(0)
     return tyro.cli(
         Annotated[TrainOptions, tyro.conf.arg(name="")],
         prog="python -m crrl.train",
-        args=arguments,
-        default=TrainOptions(preset(dataset, recipe)),
+        args=["--help"] if chosen.help_all else arguments,
+        default=default,
         config=(tyro.conf.OmitArgPrefixes,),
     )
 
 
-def open_run(arguments: list[str]) -> tuple[RunFolder, Config]:
+def check_resume(arguments: list[str]) -> None:
+    """See that no option of a run's own configuration goes with --resume.
+
+    Raises:
+        CrrlError: one does.
+    """
+    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    known.add_argument("--resume")
+    known.add_argument("--device")
+    known.add_argument("--evaluate", action=argparse.BooleanOptionalAction)
+    found, others = known.parse_known_args(arguments)
+    if found.resume is not None and others and not {"-h", "--help", "--help-all"} & set(others):
+        raise CrrlError(
+            f"--resume takes the run's own configuration: {others[0]} does not go with it, no option but --device and "
+            "--evaluate does"
+        )
+
+
+def short_help(default: TrainOptions) -> str:
+    """The settings of FIRST, a line each."""
+    values = dict(_leaves(asdict(default)))
+    lines = ["usage: python -m crrl.train [options]", "", (TrainOptions.__doc__ or "").split(". ")[0] + ":", ""]
+    for name, said in FIRST.items():
+        value = "" if values[name] is None or isinstance(values[name], bool) else f" ({values[name]})"
+        lines.append(f"  --{name.replace('_', '-'):12} {said}{value}")
+    shown = f"--dataset {default.config.dataset} --recipe {default.config.recipe}"
+    return "\n".join([*lines, "", f"In brackets what holds for {shown}. --help-all lists every setting."])
+
+
+def _leaves(settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        yield from _leaves(value) if isinstance(value, dict) else [(name, value)]
+
+
+def open_run(options: TrainOptions) -> tuple[RunFolder, Config]:
     """The run folder to work in, new (not made yet) or to resume, and its configuration.
 
     Raises:
-        CrrlError: neither --out nor --resume, --resume with other options, or an unusable folder.
+        CrrlError: an unusable folder.
     """
-    options = parse(arguments)
-    config, folder = options.config, str(options.resume or options.out)
+    config = options.config
+    out = options.out or new_folder(config)
+    folder = str(options.resume or out)
     if folder.encode(errors="ignore").decode() != folder:  # TensorBoard knows no other names
         raise CrrlError(f"the folder {folder!r} has a name that is no UTF-8 text here: give it another, or set LC_ALL")
     if options.resume is not None:
-        if options.out is not None or replace(config, device="auto") != preset():
-            raise CrrlError("--resume takes the run's own configuration: no option but --device goes with it")
         run = RunFolder(options.resume)
         return run, replace(run.config(), device=config.device)
-    if options.out is None:
-        raise CrrlError("where shall the run go? Give --out FOLDER (or --resume FOLDER to go on with one)")
-    run = RunFolder(options.out)
+    run = RunFolder(out)
     if run.in_use():
-        raise CrrlError(f"{run.path} already holds a run: go on with it by --resume {run.path}, or give another --out")
+        again = command("train", "--resume", run.path)
+        raise CrrlError(f"{run.path} already holds a run: go on with it by {again}, or give another --out")
     return run, replace(config, data=absolute(config.data), teacher=absolute(config.teacher))
+
+
+def new_folder(config: Config) -> Path:
+    """runs/DATASET-TIME; of clips of the user's own, the name of their folder."""
+    own = config.dataset in ("folder", "prepared") and config.data is not None
+    name = config.data.absolute().name if own and config.data else config.dataset
+    return Path("runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
 
 
 def absolute(path: Path | None) -> Path | None:
@@ -113,19 +183,25 @@ def set_up_process(device: torch.device) -> None:
         cpu.keep_memory()
 
 
-def report(run: RunFolder) -> int:
-    """Say where the trained encoder is."""
+def report(run: RunFolder, device: torch.device, scored: bool) -> int:
+    """Say where the trained encoder is, how good it is, if that was asked for, and what may come next."""
     print(f"trained encoder: {run.encoder_path}")
-    print(f"its accuracy:    python -m crrl.evaluate {run.path} --protocol linear")
+    if scored:
+        evaluate(run, EvaluateOptions(run.path, ("logistic", "knn")), device)
+    else:
+        print(f"its accuracy:    {command('evaluate', run.path)}")
+    print(f"what it learnt:  {command('report', run.path, '--out', run.path / 'report.html')}")
+    print(f"its features:    {command('embed', run.path, 'CLIPS', '--out', 'features.npz')}")
     return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Train; returns the exit code: 0, or 128 + the signal that stopped it."""
-    run, config = open_run(sys.argv[1:] if arguments is None else arguments)
-    if run.encoder_path.exists():
-        return report(run)
+    options = parse(sys.argv[1:] if arguments is None else arguments)
+    run, config = open_run(options)
     device = choose_device(config.device)
+    if run.encoder_path.exists():
+        return report(run, device, options.evaluate)
     set_up_process(device)
     with connect(device) as ranks, ops.use_backends("auto" if config.fused else "reference"):
         ranks.wait()  # each has looked at the run folder before it is made
@@ -133,9 +209,9 @@ def main(arguments: list[str] | None = None) -> int:
             train(run, config, device, ranks)
         except Interrupted as stop:
             if ranks.rank == 0:
-                print(f"stopped by {stop}; go on with: python -m crrl.train --resume {run.path}", file=sys.stderr)
+                print(f"stopped by {stop}; go on with: {command('train', '--resume', run.path)}", file=sys.stderr)
             return 128 + stop.signum
-        return report(run) if ranks.rank == 0 else 0
+    return report(run, device, options.evaluate) if ranks.rank == 0 else 0
 
 
 def train(run: RunFolder, config: Config, device: torch.device, ranks: Ranks) -> None:
@@ -150,12 +226,23 @@ def train(run: RunFolder, config: Config, device: torch.device, ranks: Ranks) ->
     with run.lock():
         claim(run, config)
         warn_of_untrained(prepared.clips, [config.split_name])
+        print_plan(run, config, prepared, trainer)
         if config.fused:
             print_backends(config, device)
         if config.turn_yaw == "auto":
             print(f"clips are turned by {trainer.yaw:.0f} degrees, three times as far as they face apart (--turn-yaw)")
         trainer.train()
         write_card(run)
+
+
+def print_plan(run: RunFolder, config: Config, prepared: Prepared, trainer: Trainer) -> None:
+    """Say what is trained on what, where, and for how long."""
+    split = prepared.clips.split(config.split_name)
+    tested = sum(map(len, split.test.values()))
+    print(f"{config.method}, recipe {config.recipe}, on {config.dataset}, {config.split_name}:")
+    print(f"  {len(split.train)} clips to train on, {tested} to test; the run is kept in {run.path}")
+    if seconds := trainer.expected_seconds():
+        print(f"  for about {math.ceil(seconds / 60)} min, by a few steps of each phase")
 
 
 def claim(run: RunFolder, config: Config) -> None:

@@ -64,7 +64,7 @@ def test_a_config_goes_through_json_and_back(dataset: Dataset, recipe: Recipe) -
 
 def test_a_capture_without_fused_is_refused() -> None:
     with pytest.raises(CrrlError, match="capture needs --fused"):
-        replace(preset(), capture="on")
+        replace(preset(), fused=False, capture="on")
 
 
 @pytest.mark.parametrize("dataset", DATASETS)

@@ -29,7 +29,26 @@ def test_without_a_known_command_it_says_which_there_are(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
     assert run(monkeypatch, *arguments) == 2
-    assert "view,prepare,train,evaluate,predict,embed,export,report,reproduce,doctor" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert all(f"\n  {command} " in said for command in script.COMMANDS)
+
+
+@pytest.mark.parametrize(("option", "expected"), [("--help", "usage: crrl"), ("help", "train"), ("--version", "crrl ")])
+def test_what_it_is_asked_for_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str, expected: str
+) -> None:
+    assert run(monkeypatch, option) == 0
+    assert expected in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", script.COMMANDS)
+def test_every_command_has_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run(monkeypatch, command, "--help")
+    assert stop.value.code == 0
+    assert f"crrl.{command}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate"])

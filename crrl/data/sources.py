@@ -35,7 +35,7 @@ from crrl.data import (
 from crrl.data.clips import ARRAYS, Clips, FloatArray, IntArray, write_frames
 from crrl.data.integrity import Inputs, damage, seal
 from crrl.data.preprocessing import Preprocessing, Preprocessor
-from crrl.errors import CrrlError
+from crrl.errors import CrrlError, command
 from crrl.facts import read_facts
 from crrl.files import (
     ELSEWHERE,
@@ -237,8 +237,8 @@ def _source(dataset: str, root: Path) -> Source:
     if dataset != "synthetic" and prepared.is_prepared(root):
         source = _prepared_source(dataset, root)
     if source.load is None:
-        command = f"python -m crrl.prepare {dataset} --data {root} --out FOLDER"
-        raise CrrlError(f"{dataset} is prepared once from its raw files: {command}; then give --data FOLDER")
+        first = command("prepare", dataset, "--data", root, "--out", "FOLDER")
+        raise CrrlError(f"{dataset} is prepared once from its raw files: {first}; then give --data FOLDER")
     return source
 
 

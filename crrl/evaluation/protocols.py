@@ -18,7 +18,7 @@ from crrl.config import DATASETS, Config, Dataset, Recipe
 from crrl.data import Clips, ClipTensors, Prepared, prepare
 from crrl.data.augmentation import choose_yaw
 from crrl.data.sources import data_root
-from crrl.errors import CrrlError
+from crrl.errors import CrrlError, command
 from crrl.evaluation import frozen
 from crrl.evaluation.finetuning import FineTuning, fine_tune
 from crrl.evaluation.frozen import Features
@@ -215,7 +215,7 @@ class Evaluation:
         config = run.config()
         if not run.encoder_path.exists():
             raise CrrlError(
-                f"{run.path} has no trained encoder yet: finish it by python -m crrl.train --resume {run.path}"
+                f"{run.path} has no trained encoder yet: finish it by {command('train', '--resume', run.path)}"
             )
         self.trained = trained = load_encoder(run.encoder_path)
         self.run, self.options, self.config, self.target = run, options, config, Target.of(options, config)

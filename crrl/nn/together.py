@@ -25,8 +25,8 @@ def run_together(
     layers that is the same order of random numbers.
 
     Args:
-        gru, key_gru: with batch_first. x: [B, T, I]. v: [B, T, I']. lengths: B integers, as GRU.forward takes
-            them, or None.
+        gru: with batch_first. x: [B, T, I]. key_gru: with batch_first. v: [B, T, I']. lengths: B integers, as
+            GRU.forward takes them, or None.
 
     Returns:
         (y [B, T, D·H], h_n [layers · D, B, H]) of `gru`, then those of `key_gru`.

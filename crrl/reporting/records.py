@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from crrl.errors import CrrlError
+from crrl.errors import CrrlError, command
 from crrl.files import read_bytes, read_json
 from crrl.runs import RunFolder
 
@@ -90,7 +90,7 @@ def read_tables(run: RunFolder) -> list[Table]:
     """
     paths = sorted(run.path.glob("evaluation-*.json"), key=lambda path: ("-linear" not in path.name, path.name))
     if not paths:
-        raise CrrlError(f"{run.path} has no evaluation yet: make one by python -m crrl.evaluate {run.path}")
+        raise CrrlError(f"{run.path} has no evaluation yet: make one by {command('evaluate', run.path)}")
     tables = []
     for path in paths:
         try:

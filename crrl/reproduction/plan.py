@@ -128,7 +128,7 @@ class Run:
         options = ["--dataset", config.dataset, "--recipe", config.recipe]
         for name, value in departures(config).items():
             options += _option(name, value)
-        return [*options, "--out", str(runs / self.name)]
+        return [*options, "--no-evaluate", "--out", str(runs / self.name)]
 
     def evaluation(self, runs: Path, *protocols: Protocol) -> list[str]:
         """The arguments of crrl.evaluate that test it."""

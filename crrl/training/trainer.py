@@ -15,9 +15,13 @@ from crrl.features import encode, fit
 from crrl.methods import METHODS, Method, PhaseSpec, first_alone
 from crrl.models import Encoder, FeatureExtractor
 from crrl.runs import RunFolder, load_encoder, save_encoder
+from crrl.training.estimate import phase_seconds
 from crrl.training.loop import Loop, Schedule
 from crrl.training.phases import TEACHER_TAKES, Phase, Teacher, build_module
 from crrl.training.ranks import Ranks
+
+MANY_STEPS = 200
+"""Steps of a run from which on it is said beforehand how long it takes."""
 
 
 def given_first(config: Config) -> Path:
@@ -97,10 +101,26 @@ class Trainer:
         if self._given is not None:
             self._save(self.run.teacher_path, self._given, first_alone(self.config.method))
         steps_before = 0
-        for phase in self.phases if self.config.teacher is None else self.phases[1:]:
+        for phase in self._own_phases:
             if phase.step not in self._done(checkpoint):
                 self._train(phase, steps_before, checkpoint)
             steps_before += self._schedules[phase.step].steps
+
+    @property
+    def _own_phases(self) -> tuple[PhaseSpec, ...]:
+        return self.phases if self.config.teacher is None else self.phases[1:]
+
+    def expected_seconds(self) -> float | None:
+        """Seconds that training takes from its start; None: a bar says it soon, in few steps, on a GPU or by several
+        processes."""
+        steps = sum(self._schedules[spec.step].steps for spec in self._own_phases)
+        if steps < MANY_STEPS or self.device.type != "cpu" or self.ranks.size > 1:
+            return None
+        train = torch.from_numpy(self.train_clips)
+        return sum(
+            phase_seconds(spec, self.config, self._schedules[spec.step], self.tensors, train, self.yaw)
+            for spec in self._own_phases
+        )
 
     def _done(self, checkpoint: dict[str, Any] | None) -> list[str]:
         """The phases before the checkpoint's.

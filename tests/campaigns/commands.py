@@ -84,7 +84,8 @@ def _train(root: Path, data: Path, *more: str) -> Callable[[], int]:
     run = root / "run"
     again = (run / "config.json").exists()
     new = ["--dataset", "folder", "--data", str(data), "--device", "cpu", *TRAINING, *more, "--out", str(run)]
-    return lambda: train.main(["--resume", str(run), "--device", "cpu"] if again else new)
+    options = ["--resume", str(run), "--device", "cpu"] if again else new
+    return lambda: train.main([*options, "--no-evaluate"])
 
 
 def _begin_ranks(root: Path, data: Path) -> list[int]:

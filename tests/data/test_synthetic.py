@@ -120,7 +120,7 @@ def test_noise_is_small(clips: Clips, view: int) -> None:
     clean = synthetic._see(perform("put_on_jacket", 3), synthetic._CAMERAS[view])
     noisy = clips.clip(clips.names.index(f"put_on_jacket_s03_r1_c{view}"))
     error = np.linalg.norm(noisy - clean, axis=-1)
-    assert 0.002 < np.median(error) < 0.04
+    assert 0.004 < np.median(error) < 0.06
 
 
 def test_noise_is_worse_where_the_torso_hides_a_joint() -> None:
@@ -135,8 +135,8 @@ def test_noise_is_worse_where_the_torso_hides_a_joint() -> None:
 @pytest.mark.parametrize("subject", [1, 5, 9])
 def test_sitting_down_lowers_the_hips_and_standing_up_raises_them(subject: int) -> None:
     down, up = perform("sit_down", subject)[:, 0, 1], perform("stand_up", subject)[:, 0, 1]
-    assert down[0] - down[-1] > 0.2
-    assert up[-1] - up[0] > 0.2
+    assert down[0] - down[-1] > 0.15
+    assert up[-1] - up[0] > 0.15
     assert down[0] == pytest.approx(up[-1], abs=0.08)
     assert down[-1] == pytest.approx(up[0], abs=0.2)
 

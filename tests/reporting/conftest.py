@@ -39,7 +39,7 @@ def evaluated(bodies: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     path = tmp_path_factory.mktemp("runs") / "run"
     options = ("--dataset", "folder", "--data", str(bodies), "--recipe", "tuned", "--out", str(path))
-    sizes = ("--batch-size", "9", "--hidden-size", "8", "--epochs-cml", "2", "--epochs-ser", "2")
+    sizes = ("--batch-size", "9", "--hidden-size", "8", "--epochs-cml", "2", "--epochs-ser", "2", "--no-evaluate")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CRRL_CACHE", str(tmp_path_factory.mktemp("cache")))
         train.main([*options, *sizes])

@@ -11,7 +11,7 @@ import pytest
 def options(clip_folder: Path) -> list[str]:
     """5 steps an epoch, 3 epochs of CML and 2 of SER, checkpoints in mid-epoch."""
     return [
-        *("--dataset", "folder", "--data", str(clip_folder), "--device", "cpu"),
+        *("--dataset", "folder", "--data", str(clip_folder), "--device", "cpu", "--recipe", "paper"),
         *("--batch-size", "8", "--hidden-size", "8", "--queue-size", "12", "--checkpoint-every", "3"),
-        *("--epochs-cml", "3", "--epochs-ser", "2"),
+        *("--epochs-cml", "3", "--epochs-ser", "2", "--no-fused", "--no-evaluate"),
     ]

@@ -22,7 +22,7 @@ from crrl.errors import CrrlError, Interrupted
 from crrl.ops import cuda
 from crrl.optim import FlatSGD
 from crrl.runs import RunFolder
-from crrl.training import loop
+from crrl.training import loop, trainer
 from crrl.training.progress import Progress
 from crrl.training.ranks import Share
 from crrl.training.step import Step
@@ -94,10 +94,60 @@ def test_fused_prints_operator_backend_and_reason(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train.main([*options, "--fused", "--out", str(tmp_path / "run")])
-    table = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    lines = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    table = lines[lines.index(["operator", "backend", "why"]) :]
     *operators, decoder, step = table
     assert operators == [["operator", "backend", "why"], *map(list, ops.choices(ops.Case("cpu", torch.float32)))]
     assert [decoder[:2], step[:2]] == [["decoder", "eager"], ["step", "eager"]]
+
+
+def test_without_a_folder_the_run_goes_to_one_that_names_the_data_and_the_time(
+    options: list[str], clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert train.main([*options, "--method", "ser"]) == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    assert re.fullmatch(rf"{clip_folder.name}-\d{{8}}-\d{{6}}", run.name)
+    assert (run / "encoder.safetensors").exists()
+
+
+def test_training_says_what_it_does_and_ends_with_the_accuracy_beside_the_floors(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "my run"
+    train.main([*options, "--method", "ser", "--evaluate", "--out", str(run)])
+    said = capsys.readouterr().out
+    assert "ser, recipe paper, on folder, default:" in said
+    assert f"40 clips to train on, 10 to test; the run is kept in {run}" in said
+    for row in ("ser, logistic", "random encoder, 1-NN", "raw, 1-NN"):
+        assert re.search(rf"^  {row} +\d", said, re.MULTILINE)
+    assert f"python -m crrl.report '{run}' --out '{run}/report.html'" in said, "in quotes, as a shell wants it"
+    train.main(["--resume", str(run), "--no-evaluate"])
+    assert "logistic" not in capsys.readouterr().out
+
+
+def test_the_time_is_foretold_and_nothing_drawn_for_it(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train.main([*options, "--out", str(tmp_path / "plain")])
+    assert " min" not in capsys.readouterr().out
+    monkeypatch.setattr(trainer, "MANY_STEPS", 1)
+    train.main([*options, "--out", str(tmp_path / "foretold")])
+    assert "for about 1 min, by a few steps of each phase" in capsys.readouterr().out
+    assert same_weights(tmp_path / "plain", tmp_path / "foretold")
+
+
+def test_help_has_what_matters_and_help_all_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    said = {}
+    for option in ("--help", "--help-all"):
+        with pytest.raises(SystemExit):
+            train.main(["--dataset", "nw-ucla", "--recipe", "paper", option])
+        said[option] = capsys.readouterr().out
+    assert len(said["--help"].splitlines()) < 24
+    assert "epochs of step 1, contrast (100)" in said["--help"]
+    shown = re.findall(r"--[a-z-]+", said["--help"])
+    assert set(shown) - {"--help-all", "--no-evaluate"} <= set(re.findall(r"--[a-z-]+", said["--help-all"]))
+    assert "--queue-size" in said["--help-all"]
 
 
 def test_how_far_clips_are_turned_is_said_where_the_clips_decide_it(
@@ -331,9 +381,6 @@ class TestRefusals:
         assert "\n" not in message
         return message
 
-    def test_neither_out_nor_resume(self, options: list[str]) -> None:
-        assert "--out" in self.failure(options)
-
     def test_a_folder_that_holds_a_run(self, options: list[str], tmp_path: Path) -> None:
         train.main([*options, "--method", "ser", "--out", str(tmp_path)])
         assert f"--resume {tmp_path}" in self.failure([*options, "--out", str(tmp_path)])
@@ -342,8 +389,9 @@ class TestRefusals:
         assert "no run" in self.failure(["--resume", str(tmp_path)])
 
     def test_resume_with_other_options(self, tmp_path: Path) -> None:
-        for other in (["--seed", "1"], ["--recipe", "tuned"], ["--dataset", "nw-ucla"], ["--out", str(tmp_path)]):
-            assert "no option but --device" in self.failure([f"--resume={tmp_path}", *other])
+        for other in (["--seed", "0"], ["--recipe", "tuned"], ["--dataset", "nw-ucla"], ["--out", str(tmp_path)]):
+            said = self.failure([f"--resume={tmp_path}", *other])
+            assert f"{other[0]} does not go with it, no option but --device and --evaluate does" in said
 
     @pytest.mark.parametrize("damage", [b"", b"not a checkpoint", None])
     def test_a_damaged_checkpoint(self, options: list[str], tmp_path: Path, damage: bytes | None) -> None:
