@@ -189,8 +189,9 @@ class BuildExt(build_ext):
 
 
 def _is_clang(compiler: str) -> bool:
-    answer = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
-    return "clang" in answer.stdout
+    if shutil.which(compiler) is None:  # the build will say so
+        return False
+    return "clang" in subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
 
 
 def _clang_flags(source: str) -> list[str]:

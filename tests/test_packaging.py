@@ -85,8 +85,9 @@ def copy_project(folder: Path) -> Project:
     return project
 
 
-def build_wheel_without_compiler(project: Project, mode: str) -> subprocess.CompletedProcess[str]:
-    no_compiler = shutil.which("false") or "no-compiler"
+def build_wheel_without_compiler(
+    project: Project, mode: str, no_compiler: str = shutil.which("false") or "no-compiler"
+) -> subprocess.CompletedProcess[str]:
     return project.run("build", "--no-isolation", "--wheel", CC=no_compiler, CXX=no_compiler, CRRL_CPU=mode)
 
 
@@ -205,8 +206,9 @@ def test_the_audit_sees(code: str) -> None:
     assert audited(code, "NETWORK + CHANGES + RUNS")
 
 
-def test_without_a_compiler_the_wheel_is_pure_and_says_what_is_lost(project: Project) -> None:
-    result = build_wheel_without_compiler(project, "auto")
+@pytest.mark.parametrize("no_compiler", [shutil.which("false") or "no-compiler", "/nowhere/c++"])
+def test_without_a_compiler_the_wheel_is_pure_and_says_what_is_lost(project: Project, no_compiler: str) -> None:
+    result = build_wheel_without_compiler(project, "auto", no_compiler)
     assert result.returncode == 0, result.stdout + result.stderr
     assert [path.name for path in project.root.glob("dist/*")] == ["crrl-0.1.0-py3-none-any.whl"]
     (line,) = [line for line in (result.stdout + result.stderr).splitlines() if line.startswith("crrl: ")]
