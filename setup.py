@@ -2,10 +2,12 @@
 
 CRRL_CPU=auto (the default) installs without `crrl._cpu` where it cannot be built, 1 fails there, 0 does not try.
 CRRL_CUDA says the same of `crrl._cuda`, which needs nvcc of CUDA 12.4 or newer (in $CUDA_HOME; without
-it on the PATH or in /usr/local/cuda); TORCH_CUDA_ARCH_LIST, such as "8.0;9.0a+PTX", names the GPUs it is built for.
+it on the PATH or in /usr/local/cuda), and which auto tries only where an NVIDIA driver is, too;
+TORCH_CUDA_ARCH_LIST, such as "8.0;9.0a+PTX", names the GPUs it is built for.
 """
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -23,21 +25,27 @@ from setuptools.errors import BaseError, CCompilerError, CompileError
 
 # pybind11 adds -std=c++17 and -fvisibility=hidden. No -march=native: wheels travel to other machines, so a GRU kernel
 # names its own target. No -ffast-math: results must not depend on what the compiler makes of it.
-FLAGS = [] if sys.platform == "win32" else ["-O3", "-Wall", "-Wextra"]
-# The GNU runtime, which torch's own wheels load under the same name; elsewhere the kernels run on one thread.
-OPENMP = ["-fopenmp"] if sys.platform == "linux" else []
+# A sum of products is rounded once, by GCC's default and so by clang.
+FLAGS = ["-O3", "-Wall", "-Wextra", "-ffp-contract=fast"]
+LIBRARIES = ["-pthread", *(["-ldl"] if sys.platform == "linux" else [])]
+if sys.platform == "darwin":  # torch has wheels for no other Macs
+    os.environ.setdefault("ARCHFLAGS", "-arch arm64")
 
 MISSING = {
-    "crrl._cpu": "crrl: no working C++ compiler: installing without crrl._cpu; PyTorch gathers batches and runs the "
-    "GRU instead, slower; install g++ and reinstall to get it back",
+    "crrl._cpu": "crrl: crrl._cpu cannot be built: installing without it; PyTorch gathers batches and runs the GRU "
+    "instead, slower; {remedy} ({reason})",
     "crrl._cuda": "crrl: crrl._cuda cannot be built: installing without it; on a GPU cuDNN runs the GRU instead "
     "({reason})",
 }
+REMEDY = "install g++ or clang and reinstall to get it back"
+REMEDY_ON_WINDOWS = "the kernels need g++ or clang, which WSL has"
 
 NVCC_FLAGS = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall"]
 # A target's own code runs on GPUs of its number (sm_80 also on 8.6 and 8.9); all later ones compile the PTX.
-TARGETS = ["sm_80", "sm_90a", "sm_100a", "compute_90"]
-OLDEST_NVCC, OLDEST_FOR_10 = (12, 4), (12, 8)
+TARGETS = ["sm_80", "sm_90a", "sm_100a", "sm_120", "compute_90"]
+NEWER_TARGETS = {"sm_100a", "sm_120"}  # than the oldest nvcc
+OLDEST_NVCC, OLDEST_FOR_NEWER = (12, 4), (12, 8)
+MINUTES_A_TARGET = 4  # of one core
 
 
 def mode(variable: str) -> str:
@@ -55,6 +63,11 @@ def find_nvcc() -> str | None:
     return next((path for path in found if nvcc_version(path) >= OLDEST_NVCC), None)
 
 
+def has_driver() -> bool:
+    """Whether a GPU of this machine could run what nvcc makes."""
+    return os.path.exists("/proc/driver/nvidia/version") or shutil.which("nvidia-smi") is not None
+
+
 def nvcc_version(nvcc: str) -> tuple[int, int]:
     answer = subprocess.run([nvcc, "--version"], capture_output=True, text=True)
     found = re.search(r"release (\d+)\.(\d+)", answer.stdout)
@@ -62,15 +75,19 @@ def nvcc_version(nvcc: str) -> tuple[int, int]:
 
 
 def targets(version: tuple[int, int]) -> list[str]:
-    """What to give nvcc to compile for: "sm_90a", or "compute_90" for PTX."""
+    """What to give nvcc to compile for: "sm_90a", or "compute_90" for PTX.
+
+    Raises:
+        CompileError: TORCH_CUDA_ARCH_LIST has no GPU that crrl._cuda can be built for, or one by another name.
+    """
     asked = os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip()
     if not asked:
-        return [target for target in TARGETS if version >= OLDEST_FOR_10 or target != "sm_100a"]
+        return [target for target in TARGETS if version >= OLDEST_FOR_NEWER or target not in NEWER_TARGETS]
     result = []
     for target in re.split(r"[;,\s]+", asked):
         found = re.fullmatch(r"(\d+)\.(\d)(a?)(\+PTX)?", target)
         if found is None:
-            raise SystemExit(f"crrl: TORCH_CUDA_ARCH_LIST has {target!r}: write it as 8.0, 9.0a or 9.0+PTX")
+            raise CompileError(f"TORCH_CUDA_ARCH_LIST has {target!r}: write it as 8.0, 9.0a or 9.0+PTX")
         if int(found[1]) < 8:  # lists of others begin with older GPUs: there cuDNN serves
             continue
         number = found[1] + found[2]
@@ -78,9 +95,7 @@ def targets(version: tuple[int, int]) -> list[str]:
         if found[4]:
             result.append(f"compute_{number}")
     if not result:
-        raise SystemExit(
-            f"crrl: TORCH_CUDA_ARCH_LIST={asked} names no GPU that crrl._cuda can be built for: 8.0 at least"
-        )
+        raise CompileError(f"TORCH_CUDA_ARCH_LIST={asked} names no GPU that crrl._cuda can be built for: 8.0 at least")
     return result
 
 
@@ -90,8 +105,8 @@ def cpu_extension() -> Extension:
         sources=sorted(glob("csrc/cpu/*.cpp")),
         depends=glob("csrc/cpu/*.hpp"),
         cxx_std=17,
-        extra_compile_args=[*FLAGS, *OPENMP],
-        extra_link_args=OPENMP,
+        extra_compile_args=FLAGS,
+        extra_link_args=LIBRARIES,
     )
 
 
@@ -103,9 +118,16 @@ def cuda_extension() -> Extension:
 
 def extensions() -> list[Extension]:
     wanted = [] if mode("CRRL_CPU") == "0" else [cpu_extension()]
-    if mode("CRRL_CUDA") == "1" or (mode("CRRL_CUDA") == "auto" and find_nvcc()):
+    asked = mode("CRRL_CUDA")
+    if asked == "1" or (asked == "auto" and find_nvcc() and has_driver()):
         wanted.append(cuda_extension())
+    elif asked == "auto" and find_nvcc():
+        say("nvcc is here, but no NVIDIA driver: installing without crrl._cuda; CRRL_CUDA=1 builds it, in minutes")
     return wanted
+
+
+def say(line: str) -> None:
+    print(f"crrl: {line}", file=sys.stderr, flush=True)
 
 
 class BuildExt(build_ext):
@@ -116,13 +138,26 @@ class BuildExt(build_ext):
             if ext.name == "crrl._cuda":
                 self._build_by_nvcc(ext)
             else:
-                super().build_extension(ext)
+                self._build_by_compiler(ext)
         except (BaseError, CCompilerError) as error:
             variable = ext.name.replace("crrl._", "crrl_").upper()
             if mode(variable) == "1":
                 raise SystemExit(f"crrl: {variable}=1, but {ext.name} cannot be built: {error}") from error
-            print(MISSING[ext.name].format(reason=_reason(str(error))), file=sys.stderr)
+            remedy = REMEDY_ON_WINDOWS if sys.platform == "win32" else REMEDY
+            print(MISSING[ext.name].format(reason=_reason(str(error)), remedy=remedy), file=sys.stderr)
             self._drop(ext)
+
+    def _build_by_compiler(self, ext: Extension) -> None:
+        if self.compiler.compiler_type == "msvc":
+            raise CompileError("MSVC compiles none of GCC's vector types")
+        if _is_clang(self.compiler.compiler_so_cxx[0]):
+            compile_one = self.compiler._compile
+
+            def compile_for_target(obj, source, extension, options, extra, preprocessor):
+                compile_one(obj, source, extension, options, [*extra, *_clang_flags(source)], preprocessor)
+
+            self.compiler._compile = compile_for_target
+        super().build_extension(ext)
 
     def _build_by_nvcc(self, ext: Extension) -> None:
         """All sources by nvcc, side by side; it links the CUDA runtime statically."""
@@ -133,6 +168,8 @@ class BuildExt(build_ext):
         if nvcc is None:
             raise CompileError(f"no nvcc of CUDA {OLDEST_NVCC[0]}.{OLDEST_NVCC[1]} or newer")
         wanted = targets(nvcc_version(nvcc))
+        minutes = -(-len(wanted) * MINUTES_A_TARGET // (os.cpu_count() or 1))
+        say(f"compiling crrl._cuda for {', '.join(wanted)}: about {minutes} minutes on {os.cpu_count()} cores")
         # sm_90a is compiled from compute_90a; PTX is kept as it is.
         codes = [f"-gencode=arch={target.replace('sm_', 'compute_')},code={target}" for target in wanted]
         includes = [f"-I{path}" for path in ("csrc/cuda/device", pybind11.get_include(), sysconfig.get_path("include"))]
@@ -149,6 +186,19 @@ class BuildExt(build_ext):
         self.extensions = self.distribution.ext_modules = [other for other in self.extensions if other is not ext]
         # A wheel gets its tag after the build: without any extension it is a pure one.
         self.get_finalized_command("bdist_wheel").root_is_pure = not self.extensions
+
+
+def _is_clang(compiler: str) -> bool:
+    if shutil.which(compiler) is None:  # the build will say so
+        return False
+    return "clang" in subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
+
+
+def _clang_flags(source: str) -> list[str]:
+    """What a source's `#pragma GCC target("avx2,fma")` says, as options: clang does not know the pragma."""
+    found = re.search(r'^#pragma GCC target\("(.*)"\)', Path(source).read_text(), re.MULTILINE)
+    features = found[1].split(",") if found and platform.machine() in ("x86_64", "AMD64") else []
+    return ["-Wno-unknown-pragmas", *(f"-m{feature}" for feature in features)]
 
 
 def _reason(output: str) -> str:

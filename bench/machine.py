@@ -14,7 +14,7 @@ import torch
 from bench.cases import DTYPES
 from crrl import ops
 from crrl.doctor import processor
-from crrl.ops import cuda
+from crrl.ops import cpu, cuda
 
 PEERS = ("onnxruntime", "openvino", "onnx")
 BF16_UNITS = ("avx512_bf16", "amx_bf16")
@@ -33,12 +33,16 @@ def machine() -> dict[str, Any]:
 
 
 def peak_gflops() -> dict[str, float]:
-    """GFLOP/s by unit on torch's number of threads, measured now; empty where crrl._cpu was not built."""
+    """GFLOP/s by unit on torch's number of threads, measured now; empty where crrl._cpu was not built.
+
+    Where CRRL_ISA holds the kernels to a unit, that one alone.
+    """
     try:
         from crrl._cpu import peak_gflops as measure
     except ImportError:
         return {}
-    return dict(measure(torch.get_num_threads(), seconds=0.25))
+    peaks = measure(torch.get_num_threads(), seconds=0.25)
+    return {name: peak for name, peak in peaks.items() if cpu.isa in ("", name)}
 
 
 def peak_of(dtype: str, peaks: dict[str, float]) -> tuple[str, float] | None:

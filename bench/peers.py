@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bench.cases import DTYPES, FEW_FRAMES, Problem, Run, converted, differentiable, torch_gru
 from bench.timing import why
 from crrl.nn import GRU, StepwiseBiGRU
+from crrl.ops import cpu
 
 Build = Callable[[Problem, str, bool], Run]
 """(problem, dtype, backward) to the call that is timed."""
@@ -70,6 +71,12 @@ def _inference(backward: bool) -> None:
         raise Absent("inference only")
 
 
+def _unheld() -> None:
+    """For who takes the best instruction set there is, whatever everybody else is held to."""
+    if cpu.isa:
+        raise Absent(f"cannot be held to CRRL_ISA={cpu.isa}")
+
+
 def onnx_runtime(p: Problem, dtype: str, backward: bool) -> Run:
     """ONNX Runtime on the ONNX model.
 
@@ -77,6 +84,7 @@ def onnx_runtime(p: Problem, dtype: str, backward: bool) -> Run:
     call returns: else they would hold the cores that the next peer is timed on.
     """
     _inference(backward)
+    _unheld()
     if dtype != "fp32":
         raise Absent("its CPU GRU takes float32 alone")
     import onnxruntime as ort
@@ -93,6 +101,7 @@ def onnx_runtime(p: Problem, dtype: str, backward: bool) -> Run:
 def openvino(p: Problem, dtype: str, backward: bool) -> Run:
     """OpenVINO on the same ONNX model, set for latency; bf16 is its own conversion of float32 weights and inputs."""
     _inference(backward)
+    _unheld()
     import openvino as ov
 
     settings = {

@@ -19,6 +19,8 @@ from crrl.ops import cpu, cuda, precision, trust
 
 Rows = list[tuple[str, ...]]
 
+THREADS = {"omp": "on torch's threads", "pool": "on threads of its own"}
+
 CPU_DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -54,7 +56,7 @@ def builds() -> tuple[Rows, bool]:
     )
     if cpu_state is None:
         isas = [f"{cpu.native.gru_isa(bf16)} in {name}" for bf16, name in ((False, "float32"), (True, "bfloat16"))]
-        cpu_state = f"{', '.join(isas)}; {cpu.native.compiler}"
+        cpu_state = f"{', '.join(isas)}; {cpu.native.compiler}; {THREADS[cpu.native.thread_runtime()]}"
     if cuda_state is None:
         problem = cuda.unusable()
         broken |= problem is not None and torch.cuda.is_available()

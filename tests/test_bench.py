@@ -13,9 +13,10 @@ import torch
 # As in bench/conftest.py: pytest alone does not look for modules in the repository root.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench import cases, peers, report, timing
+from bench import cases, machine, peers, report, timing
 from bench.machine import peak_of
 from bench.rows import Row
+from crrl.ops import cpu
 
 PEAKS = {"avx512": 200.0, "avx2": 100.0, "amx_bf16": 2000.0}
 
@@ -45,6 +46,15 @@ def test_figures_of_a_row() -> None:
     assert row(dtype="bf16").percent_of_peak("crrl", PEAKS) == pytest.approx(2.5)
     assert row().percent_of_peak("crrl", {}) is None
     assert peak_of("bf16", {"plain": 20.0}) == ("plain", 20.0)
+
+
+def test_who_cannot_be_held_to_an_instruction_set_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "isa", "plain")
+    runs, absent = peers.gather(cases.problem(cases.Case("small", batch=2, frames=3, hidden=4)), "fp32", False)
+    assert {"crrl", "torch"} <= runs.keys()
+    assert absent["ONNX Runtime"] == absent["OpenVINO"] == "cannot be held to CRRL_ISA=plain"
+    pytest.importorskip("crrl._cpu", reason="the C++ extension is not built")
+    assert machine.peak_gflops().keys() == {"plain"}
 
 
 def test_a_wrong_result_is_named() -> None:

@@ -85,8 +85,9 @@ def copy_project(folder: Path) -> Project:
     return project
 
 
-def build_wheel_without_compiler(project: Project, mode: str) -> subprocess.CompletedProcess[str]:
-    no_compiler = shutil.which("false") or "no-compiler"
+def build_wheel_without_compiler(
+    project: Project, mode: str, no_compiler: str = shutil.which("false") or "no-compiler"
+) -> subprocess.CompletedProcess[str]:
     return project.run("build", "--no-isolation", "--wheel", CC=no_compiler, CXX=no_compiler, CRRL_CPU=mode)
 
 
@@ -116,6 +117,13 @@ def test_the_wheel_of_the_sdist_installs_and_imports(built: Built, tmp_path: Pat
     assert all(Path(line).is_relative_to(target) for line in found.stdout.split())
     assert (target / "crrl" / "kernels" / "__init__.py").is_file()
     assert not (target / "crrl" / "kernels").is_symlink()
+    assert (target / "crrl" / "py.typed").is_file()
+    assert (target / "crrl" / "_cpu.pyi").is_file()
+
+
+def test_the_citation_is_of_this_version() -> None:
+    (version,) = re.findall(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert re.findall(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE) == [version]
 
 
 @needs_compiler
@@ -198,15 +206,16 @@ def test_the_audit_sees(code: str) -> None:
     assert audited(code, "NETWORK + CHANGES + RUNS")
 
 
-def test_without_a_compiler_the_wheel_is_pure_and_says_what_is_lost(project: Project) -> None:
-    result = build_wheel_without_compiler(project, "auto")
+@pytest.mark.parametrize("no_compiler", [shutil.which("false") or "no-compiler", "/nowhere/c++"])
+def test_without_a_compiler_the_wheel_is_pure_and_says_what_is_lost(project: Project, no_compiler: str) -> None:
+    result = build_wheel_without_compiler(project, "auto", no_compiler)
     assert result.returncode == 0, result.stdout + result.stderr
     assert [path.name for path in project.root.glob("dist/*")] == ["crrl-0.1.0-py3-none-any.whl"]
-    lines = [line for line in (result.stdout + result.stderr).splitlines() if "no working C++ compiler" in line]
-    assert lines == [
-        "crrl: no working C++ compiler: installing without crrl._cpu; PyTorch gathers batches and runs the GRU "
-        "instead, slower; install g++ and reinstall to get it back"
-    ]
+    (line,) = [line for line in (result.stdout + result.stderr).splitlines() if line.startswith("crrl: ")]
+    assert line.startswith(
+        "crrl: crrl._cpu cannot be built: installing without it; PyTorch gathers batches and runs the GRU instead, "
+        "slower; install g++ or clang and reinstall to get it back ("
+    )
 
 
 def test_without_a_compiler_a_forced_extension_fails_with_the_reason(project: Project) -> None:
@@ -214,6 +223,63 @@ def test_without_a_compiler_a_forced_extension_fails_with_the_reason(project: Pr
     assert result.returncode != 0
     assert "CRRL_CPU=1, but crrl._cpu cannot be built" in result.stdout + result.stderr
     assert not list(project.root.glob("dist/*.whl"))
+
+
+BUILT_BY_MSVC = """
+import os, runpy, setuptools, sys, types
+sys.platform = "win32"
+setuptools.setup = lambda **given: None
+parts = runpy.run_path("setup.py")
+command = parts["BuildExt"](setuptools.Distribution())
+command.compiler = types.SimpleNamespace(compiler_type="msvc")
+command.extensions = [parts["cpu_extension"]()]
+command.build_extension(command.extensions[0])
+print(len(command.extensions))
+"""
+
+
+def test_msvc_is_not_tried_and_the_remedy_is_another(project: Project) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", BUILT_BY_MSVC], cwd=project.root, capture_output=True, text=True, check=True,
+        env=os.environ | {"CRRL_CPU": "auto", "CRRL_CUDA": "0"},
+    )  # fmt: skip
+    assert result.stdout == "0\n"
+    assert result.stderr.endswith(
+        "slower; the kernels need g++ or clang, which WSL has (MSVC compiles none of GCC's vector types)\n"
+    )
+
+
+def test_clang_is_given_the_instruction_sets_that_the_sources_name(project: Project, tmp_path: Path) -> None:
+    compiler = tmp_path / "clang++"
+    compiler.write_text(
+        f"""#!/bin/sh
+if [ "$1" = --version ]; then echo "clang version 14.0.6"; exit; fi
+echo "$@" >> {tmp_path}/calls
+while [ $# -gt 1 ]; do [ "$1" = -o ] && : > "$2"; shift; done
+"""
+    )
+    compiler.chmod(0o755)
+    result = build_in_place(project, tmp_path, CRRL_CPU="1", CRRL_CUDA="0", CXX=str(compiler), CC=str(compiler))
+    assert result.returncode == 0, result.stdout + result.stderr
+    calls = [call.split() for call in (tmp_path / "calls").read_text().splitlines()]
+    options = {word: call for call in calls for word in call if word.startswith("csrc/cpu/")}
+    assert {"-mavx2", "-mfma"} <= {*options["csrc/cpu/gru_avx2.cpp"]}
+    assert "-mavx512f" in options["csrc/cpu/step_avx512.cpp"]
+    for plain in ("gru_plain", "step_plain", "gru", "bindings"):
+        assert not [word for word in options[f"csrc/cpu/{plain}.cpp"] if word.startswith(("-mavx", "-mfma", "-mamx"))]
+
+
+@needs_compiler
+def test_the_extension_links_neither_torch_nor_an_openmp_runtime(built: Built, tmp_path: Path) -> None:
+    if shutil.which("readelf") is None:
+        pytest.skip("needs readelf")
+    with zipfile.ZipFile(built.wheel) as wheel:
+        (name,) = [name for name in wheel.namelist() if re.fullmatch(r"crrl/_cpu\..*so", name)]
+        library = wheel.extract(name, tmp_path)
+    shown = subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True).stdout
+    needed = re.findall(r"\(NEEDED\).*\[(.*)\]", shown)
+    assert "libc.so.6" in needed
+    assert not [each for each in needed if re.match("lib(torch|c10|python|gomp|omp|cuda)", each)]
 
 
 def test_an_unknown_mode_is_refused(project: Project) -> None:
@@ -238,6 +304,10 @@ echo "nvcc: something is wrong"; exit {status}
     return folder
 
 
+ORDER = ["sm_80", "sm_86", "sm_90", "sm_90a", "sm_100a", "sm_120", "compute_90"]
+"""Of targets, in any list of the tests."""
+
+
 def build_in_place(project: Project, home: Path, **env: str) -> subprocess.CompletedProcess[str]:
     standard = {"PYTHONPATH": str(project.stubs), "CRRL_CPU": "0", "CRRL_CUDA": "auto", "CUDA_HOME": str(home)}
     return subprocess.run(
@@ -252,7 +322,7 @@ def build_in_place(project: Project, home: Path, **env: str) -> subprocess.Compl
 @pytest.mark.parametrize(
     ("release", "asked", "codes"),
     [
-        ("13.0", None, {"sm_80", "sm_90a", "sm_100a", "compute_90"}),
+        ("13.0", None, {"sm_80", "sm_90a", "sm_100a", "sm_120", "compute_90"}),
         ("12.4", None, {"sm_80", "sm_90a", "compute_90"}),
         ("13.0", "8.6;9.0+PTX", {"sm_86", "sm_90", "compute_90"}),
         ("13.0", "10.0a 12.0", {"sm_100a", "sm_120"}),
@@ -274,6 +344,7 @@ def test_the_cuda_extension_is_compiled_for_the_targets(
     assert [call for call in calls if "-cudart=static" in call] == calls[-1:]
     assert list((project.root / "crrl").glob("_cuda*.so"))
     assert not project.torch_was_imported
+    assert f"crrl: compiling crrl._cuda for {', '.join(sorted(codes, key=ORDER.index))}: about " in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -282,24 +353,54 @@ def test_the_cuda_extension_is_compiled_for_the_targets(
         ("1", "12.3", "CRRL_CUDA=1, but crrl._cuda cannot be built: no nvcc of CUDA 12.4 or newer"),
         ("1", "13.0", "nvcc: something is wrong"),
         ("yes", "13.0", "CRRL_CUDA must be auto, 0 or 1, not 'yes'"),
+        ("Hopper", "13.0", "cannot be built: TORCH_CUDA_ARCH_LIST has 'Hopper': write it as"),
     ],
 )
 def test_a_forced_cuda_extension_fails_with_the_reason(
     project: Project, tmp_path: Path, setting: str, release: str, message: str
 ) -> None:
-    result = build_in_place(project, fake_nvcc(tmp_path, release, status=1), CRRL_CUDA=setting)
+    env = {"CRRL_CUDA": "1", "TORCH_CUDA_ARCH_LIST": setting} if setting == "Hopper" else {"CRRL_CUDA": setting}
+    result = build_in_place(project, fake_nvcc(tmp_path, release, status=1), **env)
     assert result.returncode != 0
     assert message in result.stdout + result.stderr
 
 
-def test_targets_that_nobody_knows_are_refused(project: Project, tmp_path: Path) -> None:
-    result = build_in_place(project, fake_nvcc(tmp_path), TORCH_CUDA_ARCH_LIST="Hopper")
-    assert result.returncode != 0
-    assert "TORCH_CUDA_ARCH_LIST has 'Hopper': write it as" in result.stdout + result.stderr
+def with_driver(folder: Path) -> dict[str, str]:
+    """A PATH on which an NVIDIA driver's tool is."""
+    (folder / "nvidia-smi").write_text("#!/bin/sh\n")
+    (folder / "nvidia-smi").chmod(0o755)
+    return {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        ("Hopper", "TORCH_CUDA_ARCH_LIST has 'Hopper': write it as 8.0, 9.0a or 9.0+PTX"),
+        ("10.0f", "TORCH_CUDA_ARCH_LIST has '10.0f': write it as 8.0, 9.0a or 9.0+PTX"),
+        ("7.0;7.5", "TORCH_CUDA_ARCH_LIST=7.0;7.5 names no GPU that crrl._cuda can be built for: 8.0 at least"),
+    ],
+)
+def test_targets_that_nobody_can_build_for_leave_it_out_with_the_reason(
+    project: Project, tmp_path: Path, asked: str, reason: str
+) -> None:
+    result = build_in_place(project, fake_nvcc(tmp_path), TORCH_CUDA_ARCH_LIST=asked, **with_driver(tmp_path))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "crrl: crrl._cuda cannot be built: installing without it; " in result.stderr
+    assert f"({reason})" in result.stderr
+    assert not (tmp_path / "calls").exists()
+
+
+@pytest.mark.skipif(Path("/proc/driver/nvidia").exists() or shutil.which("nvidia-smi"), reason="of a machine without")
+def test_without_a_driver_nvcc_is_not_called_unless_asked(project: Project, tmp_path: Path) -> None:
+    result = build_in_place(project, fake_nvcc(tmp_path))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "nvcc is here, but no NVIDIA driver: installing without crrl._cuda" in result.stderr
+    assert "CRRL_CUDA=1 builds it" in result.stderr
+    assert not (tmp_path / "calls").exists()
 
 
 def test_a_cuda_extension_that_cannot_be_built_is_left_out_and_named(project: Project, tmp_path: Path) -> None:
-    result = build_in_place(project, fake_nvcc(tmp_path, status=1))
+    result = build_in_place(project, fake_nvcc(tmp_path, status=1), **with_driver(tmp_path))
     assert result.returncode == 0, result.stdout + result.stderr
     assert "crrl: crrl._cuda cannot be built: installing without it" in result.stderr
     assert "(nvcc: something is wrong)" in result.stderr

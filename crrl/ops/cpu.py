@@ -11,7 +11,7 @@ from crrl.errors import CrrlError
 from crrl.ops import extension
 from crrl.ops.backends import Case
 
-ABI = 6
+ABI = 7
 """What crrl._cpu.abi must be: csrc/cpu/bindings.cpp raises it with every change of a signature."""
 
 __all__ = ["BEST", "BF16_ISAS", "FLOAT_ISAS", "forced", "isa", "keep_memory", "missing", "native", "supports"]
@@ -21,7 +21,7 @@ missing: str | None
 if TYPE_CHECKING:
     from crrl import _cpu as native
 else:
-    native, missing = extension.load("crrl._cpu", ABI, "C++", "g++")
+    native, missing = extension.load("crrl._cpu", ABI, "C++", "g++ or clang")
 
 
 def keep_memory() -> None:
@@ -33,14 +33,14 @@ def keep_memory() -> None:
 isa = os.environ.get("CRRL_ISA", "")
 """The instruction set the kernels are made to use; empty: the best that this processor has for the dtype."""
 
-FLOAT_ISAS = ("avx512", "avx2", "plain")
-"""Instruction sets that compute in float32, fastest first."""
+BEST: dict[bool, str | None] = {bf16: None if missing else native.gru_isa(bf16) for bf16 in (False, True)}
+"""The best instruction set of this processor, in bfloat16 or not; asked once: no compiler could look into it."""
+
+FLOAT_ISAS = ("neon", "plain") if BEST[False] == "neon" else ("avx512", "avx2", "plain")
+"""Instruction sets of this family of processors that compute in float32, fastest first."""
 
 BF16_ISAS = ("amx", "avx512_bf16")
 """Instruction sets that multiply bfloat16, fastest first."""
-
-BEST: dict[bool, str | None] = {bf16: None if missing else native.gru_isa(bf16) for bf16 in (False, True)}
-"""The best instruction set of this processor, in bfloat16 or not; asked once: no compiler could look into it."""
 
 
 def forced(bf16: bool = False) -> str:

@@ -39,7 +39,7 @@ missing: str | None
 if TYPE_CHECKING:
     from crrl import _cuda as native
 else:
-    native, missing = extension.load("crrl._cuda", ABI, "CUDA", "nvcc")
+    native, missing = extension.load("crrl._cuda", ABI, "CUDA", "nvcc, set CRRL_CUDA=1")
 
 off: str | None = None
 """Why this process uses the extension no more; None while it may."""

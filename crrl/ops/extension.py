@@ -14,7 +14,7 @@ def load(name: str, abi: int, language: str, compiler: str) -> tuple[Any, str | 
     """The module `name` (None where it is not there), and why it cannot be called; None: it can.
 
     Args:
-        abi: what its own must be. language, compiler: what it is written in and was to be compiled with.
+        abi: what its own must be. language: what it is written in. compiler: what there has to be to compile it.
     """
     try:
         module = import_module(name)

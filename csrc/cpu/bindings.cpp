@@ -20,6 +20,7 @@
 #include "gru.hpp"
 #include "infonce.hpp"
 #include "linear.hpp"
+#include "parallel.hpp"
 #include "peak.hpp"
 #include "skeleton.hpp"
 #include "step.hpp"
@@ -463,7 +464,7 @@ py::tuple parse_skeleton(const py::bytes& text) {
 
 PYBIND11_MODULE(_cpu, m) {
   m.doc() = "Native CPU operators. Tensors that do not fit raise ValueError, what is no tensor TypeError.";
-  m.attr("abi") = 6;  // raised with every change of a signature below, so that a stale build is recognised
+  m.attr("abi") = 7;  // raised with every change of a signature below, so that a stale build is recognised
   m.attr("compiler") = kCompiler;
   m.def("ragged_gather", &ragged_gather, py::arg("frames"), py::arg("offsets"), py::arg("index"), py::arg("x"),
         py::arg("v"), py::arg("lengths"),
@@ -481,6 +482,7 @@ Raises:
     IndexError: an index is not one of the clips.
     ValueError: a tensor does not fit, or a clip is empty, longer than T or not within the frames.
 )");
+  m.def("thread_runtime", &crrl::thread_runtime, "Who runs the threads: \"omp\", torch's runtime, or \"pool\", ours.");
   m.def("keep_memory", &keep_memory, "Have the C library keep what the process frees, where it is glibc.");
   m.def("peak_gflops", &peak_gflops, py::arg("threads"), py::arg("seconds") = 0.2,
         "The measured peak of each arithmetic unit, GFLOP/s by name, seconds spent on each; see csrc/cpu/peak.hpp.");

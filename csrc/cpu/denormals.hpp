@@ -2,6 +2,8 @@
 // and a moment or a gradient that has faded reaches them.
 #pragma once
 
+#include <cstdint>
+
 #if defined(__SSE2__)
 #include <xmmintrin.h>
 #endif
@@ -9,7 +11,8 @@
 namespace crrl {
 namespace {  // each source file has its own copy: see simd.hpp
 
-// Make one at the start of what a thread does; it puts back what was set before. Nothing on other processors than x86.
+// Make one at the start of what a thread does; it puts back what was set before. Nothing on other processors than x86
+// and 64-bit ARM.
 class FlushDenormals {
  public:
   FlushDenormals(const FlushDenormals&) = delete;
@@ -21,6 +24,16 @@ class FlushDenormals {
  private:
   static constexpr unsigned kFlushResults = 0x8000, kFlushOperands = 0x0040;
   unsigned before_;
+#elif defined(__aarch64__)
+  FlushDenormals() {
+    __asm__ volatile("mrs %0, fpcr" : "=r"(before_));
+    __asm__ volatile("msr fpcr, %0" : : "r"(before_ | kFlush));
+  }
+  ~FlushDenormals() { __asm__ volatile("msr fpcr, %0" : : "r"(before_)); }
+
+ private:
+  static constexpr uint64_t kFlush = uint64_t{1} << 24;
+  uint64_t before_;
 #else
   FlushDenormals() {}
   ~FlushDenormals() {}

@@ -20,10 +20,8 @@ namespace crrl {
 #if defined(__x86_64__)
 CRRL_DECLARE(amx)
 CRRL_DECLARE(avx512_bf16)
-CRRL_DECLARE(avx512)
-CRRL_DECLARE(avx2)
 #endif
-CRRL_DECLARE(plain)
+CRRL_EACH_ISA(CRRL_DECLARE)
 
 namespace {
 
@@ -46,6 +44,8 @@ const std::vector<Kernels>& all_kernels() {
       {"avx512_bf16", true, has_avx512_bf16, avx512_bf16::forward, avx512_bf16::backward},
       {"avx512", false, has_avx512(), avx512::forward, avx512::backward},
       {"avx2", false, has_avx2(), avx2::forward, avx2::backward},
+#elif defined(__aarch64__)
+      {"neon", false, true, neon::forward, neon::backward},
 #endif
       {"plain", false, true, plain::forward, plain::backward},
   };

@@ -55,8 +55,8 @@ struct GruBackward {
 
 int64_t gru_reserve_size(int64_t batch, int64_t steps, int64_t hidden, int64_t directions);
 
-// The name of the instruction set in use: "avx512", "avx2" or "plain" for float; "amx" or "avx512_bf16" for bfloat16,
-// null where this processor has neither.
+// The name of the instruction set in use: "avx512", "avx2", "neon" or "plain" for float; "amx" or "avx512_bf16" for
+// bfloat16, null where this processor has neither.
 const char* gru_isa(bool bf16);
 
 // Both use at most `threads` threads; the results do not depend on how many. `isa` forces an instruction set by name;

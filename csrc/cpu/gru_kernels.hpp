@@ -698,24 +698,20 @@ void forward(const GruForward& p, const GruPlan& plan, int threads) {
   ForwardScratch scratch(layer, cut.chains, cut.rows);
   const int64_t unit_blocks = weights.units / kLanes, used = layer.directions * plan.frames;
   const int64_t unused = p.reserve == nullptr ? 0 : layer.directions * layer.batch * layer.steps - used;
-#pragma omp parallel num_threads(threads)
-  {
+  const Deal chains(cut.chains);
+  parallel(threads, [&] {
     [[maybe_unused]] const Products products;
     [[maybe_unused]] const FlushDenormals flush;
-#pragma omp for schedule(static) nowait
-    for (int64_t b = 0; b < layer.batch; ++b) zero_padding(layer, plan, b, layer.directions * layer.hidden, p.y);
-#pragma omp for schedule(static) nowait
-    for (int64_t i = 0; i < unused; ++i)
+    for_share(layer.batch, [&](int64_t b) { zero_padding(layer, plan, b, layer.directions * layer.hidden, p.y); });
+    for_share(unused, [&](int64_t i) {
       zero(element(p.reserve) + (used + i) * kReserved * weights.units, kReserved * weights.units);
-#pragma omp for schedule(static)
-    for (int64_t item = 0; item < layer.directions * unit_blocks; ++item) {
-      weights.pack(layer, item / unit_blocks, item % unit_blocks * kLanes);
-    }
-#pragma omp for schedule(dynamic)
-    for (int64_t number = 0; number < cut.chains; ++number) {
-      ForwardChain(p, weights, scratch, cut.chain(layer, plan, number), number).run();
-    }
-  }
+    });
+    for_share(layer.directions * unit_blocks,
+              [&](int64_t item) { weights.pack(layer, item / unit_blocks, item % unit_blocks * kLanes); });
+    meet();
+    chains.run(
+        [&](int64_t number) { ForwardChain(p, weights, scratch, cut.chain(layer, plan, number), number).run(); });
+  });
 }
 
 namespace {
@@ -786,28 +782,22 @@ void backward(const GruBackward& p, const GruPlan& plan, int threads) {
   const int64_t columns = kParts * scratch.units / kColumns;
   const int64_t frame_blocks = p.dx.data == nullptr ? 0 : blocks(scratch.inputs_given, kFrameBlock);
   const int64_t padded_rows = p.dx.data == nullptr || layer.repeated ? 0 : layer.batch;
-#pragma omp parallel num_threads(threads)
-  {
+  const Deal pieces(preparation.pieces()), chains(cut.chains), gradients(layer.directions * columns),
+      inputs(frame_blocks);
+  parallel(threads, [&] {
     [[maybe_unused]] const Products products;
     [[maybe_unused]] const FlushDenormals flush;
-#pragma omp for schedule(static) nowait
-    for (int64_t b = 0; b < padded_rows; ++b) zero_padding(layer, plan, b, layer.input, p.dx);
-#pragma omp for schedule(dynamic)
-    for (int64_t piece = 0; piece < preparation.pieces(); ++piece) preparation.run(piece);
-#pragma omp for schedule(dynamic)
-    for (int64_t number = 0; number < cut.chains; ++number) {
-      BackwardChain(p, scratch, cut.chain(layer, plan, number), number).run();
-    }
-#pragma omp for schedule(dynamic) nowait
-    for (int64_t item = 0; item < layer.directions * columns; ++item) {
-      WeightGradient(p, scratch, item / columns, item % columns * kColumns).run();
-    }
-#pragma omp for schedule(dynamic)
-    for (int64_t item = 0; item < frame_blocks; ++item) {
+    for_share(padded_rows, [&](int64_t b) { zero_padding(layer, plan, b, layer.input, p.dx); });
+    pieces.run([&](int64_t piece) { preparation.run(piece); });
+    meet();
+    chains.run([&](int64_t number) { BackwardChain(p, scratch, cut.chain(layer, plan, number), number).run(); });
+    meet();
+    gradients.run([&](int64_t item) { WeightGradient(p, scratch, item / columns, item % columns * kColumns).run(); });
+    inputs.run([&](int64_t item) {
       const int64_t first = item * kFrameBlock;
       input_gradient(p, plan, scratch, first, least(scratch.inputs_given, first + kFrameBlock));
-    }
-  }
+    });
+  });
 }
 
 }  // namespace CRRL_ISA

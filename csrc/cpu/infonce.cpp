@@ -11,19 +11,10 @@ namespace crrl {
   namespace isa {                             \
   void info_nce(const InfoNce&, int threads); \
   }
-#if defined(__x86_64__)
-CRRL_DECLARE(avx512)
-CRRL_DECLARE(avx2)
-#endif
-CRRL_DECLARE(plain)
+CRRL_EACH_ISA(CRRL_DECLARE)
 
 void info_nce(const InfoNce& params, int threads, const char* isa) {
-#if defined(__x86_64__)
-  static constexpr IsaKernels<void (*)(const InfoNce&, int)> kernels = {avx512::info_nce, avx2::info_nce,
-                                                                        plain::info_nce};
-#else
-  static constexpr IsaKernels<void (*)(const InfoNce&, int)> kernels = {nullptr, nullptr, plain::info_nce};
-#endif
+  static constexpr IsaKernels<void (*)(const InfoNce&, int)> kernels = CRRL_KERNELS(info_nce);
   if (params.batch < 1 || params.features < 1 || params.keys < 1 || threads < 1) {
     throw std::invalid_argument("InfoNCE needs at least one query, feature, key and thread");
   }

@@ -241,17 +241,16 @@ void info_nce(const InfoNce& p, int threads) {
   const int team = static_cast<int>(least(threads, s.parts));
   const int64_t each = round_up(Scratch::size(s), 16);
   Buffer<float> memory(team * each);
-#pragma omp parallel num_threads(team) if (team > 1)
-  {
+  const Deal parts(s.parts);
+  parallel(team, [&] {
     const FlushDenormals flush;
     const Scratch scratch(memory.at(thread() * each), s);
-#pragma omp for schedule(static)
-    for (int64_t b = 0; b < p.batch; b += kLanes) prepare(p, s, b);
-#pragma omp for schedule(dynamic)
-    for (int64_t part = 0; part < s.parts; ++part) run_part(p, s, scratch, part);
-#pragma omp for schedule(static)
-    for (int64_t b = 0; b < p.batch; ++b) finish(p, s, b);
-  }
+    for_share(blocks(p.batch, kLanes), [&](int64_t block) { prepare(p, s, block * kLanes); });
+    meet();
+    parts.run([&](int64_t part) { run_part(p, s, scratch, part); });
+    meet();
+    for_share(p.batch, [&](int64_t b) { finish(p, s, b); });
+  });
   double loss = 0;
   for (int64_t b = 0; b < p.batch; ++b) loss += *s.losses.at(b);
   *p.loss = static_cast<float>(loss / static_cast<double>(p.batch));

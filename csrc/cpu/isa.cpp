@@ -30,9 +30,19 @@ bool has_avx2() {
 #endif
 }
 
+bool has_neon() {
+#if defined(__aarch64__)
+  return true;
+#else
+  return false;
+#endif
+}
+
 Isa choose_isa(const char* name) {
-  const Known fastest_first[] = {
-      {"avx512", Isa::kAvx512, has_avx512()}, {"avx2", Isa::kAvx2, has_avx2()}, {"plain", Isa::kPlain, true}};
+  const Known fastest_first[] = {{"avx512", Isa::kAvx512, has_avx512()},
+                                 {"avx2", Isa::kAvx2, has_avx2()},
+                                 {"neon", Isa::kNeon, has_neon()},
+                                 {"plain", Isa::kPlain, true}};
   for (const Known& known : fastest_first) {
     if (name != nullptr && known.name != std::string(name)) continue;
     if (known.available) return known.isa;

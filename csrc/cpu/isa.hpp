@@ -1,18 +1,32 @@
 // The instruction sets that float32 kernels are compiled for, and the choice among them at run time.
 #pragma once
 
+// CRRL_EACH_ISA(declare): declare(isa) for the namespace of each set that this processor's family has.
+// CRRL_KERNELS(name): these namespaces' functions of that name, as IsaKernels takes them.
+#if defined(__x86_64__)
+#define CRRL_EACH_ISA(declare) declare(avx512) declare(avx2) declare(plain)
+#define CRRL_KERNELS(name) {avx512::name, avx2::name, nullptr, plain::name}
+#elif defined(__aarch64__)
+#define CRRL_EACH_ISA(declare) declare(neon) declare(plain)
+#define CRRL_KERNELS(name) {nullptr, nullptr, neon::name, plain::name}
+#else
+#define CRRL_EACH_ISA(declare) declare(plain)
+#define CRRL_KERNELS(name) {nullptr, nullptr, nullptr, plain::name}
+#endif
+
 namespace crrl {
 
 // A function compiled once for each set; null where the processor's family has no such set.
 template <typename Kernel>
 struct IsaKernels {
-  Kernel avx512, avx2, plain;
+  Kernel avx512, avx2, neon, plain;
 };
 
 bool has_avx512();
 bool has_avx2();  // and FMA
+bool has_neon();
 
-enum class Isa { kAvx512, kAvx2, kPlain };
+enum class Isa { kAvx512, kAvx2, kNeon, kPlain };
 
 // The set of that name, or for null the fastest that this processor has. Throws std::invalid_argument where there is no
 // such set, or this processor has not got it.
@@ -20,8 +34,16 @@ Isa choose_isa(const char* name);
 
 template <typename Kernel>
 Kernel choose(const IsaKernels<Kernel>& kernels, const char* isa) {
-  const Isa chosen = choose_isa(isa);
-  return chosen == Isa::kAvx512 ? kernels.avx512 : chosen == Isa::kAvx2 ? kernels.avx2 : kernels.plain;
+  switch (choose_isa(isa)) {
+    case Isa::kAvx512:
+      return kernels.avx512;
+    case Isa::kAvx2:
+      return kernels.avx2;
+    case Isa::kNeon:
+      return kernels.neon;
+    default:
+      return kernels.plain;
+  }
 }
 
 }  // namespace crrl

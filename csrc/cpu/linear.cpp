@@ -11,11 +11,7 @@ namespace crrl {
   namespace isa {                        \
   void linear_epoch(const LinearEpoch&); \
   }
-#if defined(__x86_64__)
-CRRL_DECLARE(avx512)
-CRRL_DECLARE(avx2)
-#endif
-CRRL_DECLARE(plain)
+CRRL_EACH_ISA(CRRL_DECLARE)
 
 namespace {
 
@@ -39,12 +35,7 @@ void check(const LinearEpoch& p) {
 }  // namespace
 
 void linear_epoch(const LinearEpoch& params, const char* isa) {
-#if defined(__x86_64__)
-  static constexpr IsaKernels<void (*)(const LinearEpoch&)> kernels = {avx512::linear_epoch, avx2::linear_epoch,
-                                                                       plain::linear_epoch};
-#else
-  static constexpr IsaKernels<void (*)(const LinearEpoch&)> kernels = {nullptr, nullptr, plain::linear_epoch};
-#endif
+  static constexpr IsaKernels<void (*)(const LinearEpoch&)> kernels = CRRL_KERNELS(linear_epoch);
   check(params);
   choose(kernels, isa)(params);
 }

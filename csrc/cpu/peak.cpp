@@ -2,9 +2,12 @@
 
 #include <chrono>
 #include <cstdint>
+#include <numeric>
 #include <stdexcept>
 
 #include "amx.hpp"
+#include "isa.hpp"
+#include "parallel.hpp"
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -18,22 +21,24 @@ constexpr float kFactor = 0.5f, kTerm = 1.0f;
 
 typedef float Plain __attribute__((vector_size(16)));  // as in gru_plain.cpp: what any processor has, or does without
 
+template <int kChains>
 float run_plain(int64_t steps) {
-  constexpr int kChains = 10;
   Plain x[kChains] = {};
-#pragma GCC unroll 16
+#pragma GCC unroll 24
   for (int i = 0; i < kChains; ++i) x[i] += 1.0f + static_cast<float>(i);
   const Plain a = Plain{} + kFactor, b = Plain{} + kTerm;
   for (int64_t step = 0; step < steps; ++step) {
-#pragma GCC unroll 16
+#pragma GCC unroll 24
     for (int i = 0; i < kChains; ++i) x[i] = x[i] * a + b;
   }
   Plain sum{};
-#pragma GCC unroll 16
+#pragma GCC unroll 24
   for (int i = 0; i < kChains; ++i) sum += x[i];
   return sum[0];
 }
-constexpr double kPlainFlops = 10 * 4 * 2;
+constexpr int kPlainChains = 10, kNeonChains = 24;  // in 16 registers, and in 32
+constexpr double kPlainFlops = kPlainChains * 4 * 2;
+[[maybe_unused]] constexpr double kNeonFlops = kNeonChains * 4 * 2;
 
 #if defined(__x86_64__)
 
@@ -126,8 +131,10 @@ std::vector<Unit> units() {
 #if defined(__x86_64__)
       {"avx512", __builtin_cpu_supports("avx512f") != 0, run_avx512, kAvx512Flops},
       {"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), run_avx2, kAvx2Flops},
+#elif defined(__aarch64__)
+      {"neon", has_neon(), run_plain<kNeonChains>, kNeonFlops},
 #endif
-      {"plain", true, run_plain, kPlainFlops},
+      {"plain", true, run_plain<kPlainChains>, kPlainFlops},
 #if defined(__x86_64__)
       {"avx512_bf16", __builtin_cpu_supports("avx512bf16") != 0, run_avx512_bf16, kAvx512Bf16Flops},
       {"amx_bf16", has_amx_bf16(), run_amx_bf16, kAmxFlops},
@@ -137,12 +144,11 @@ std::vector<Unit> units() {
 
 // Seconds until the last of the threads is through.
 double burst(const Unit& unit, int64_t steps, int threads) {
-  float kept = 0;  // a result nobody reads would let the compiler drop the loop
+  std::vector<float> kept(static_cast<size_t>(threads));  // results nobody reads would let the compiler drop the loop
   const auto start = std::chrono::steady_clock::now();
-#pragma omp parallel num_threads(threads) reduction(+ : kept)
-  kept += unit.run(steps);
+  parallel(threads, [&] { kept[static_cast<size_t>(thread())] = unit.run(steps); });
   const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
-  [[maybe_unused]] volatile float sink = kept;
+  [[maybe_unused]] volatile float sink = std::accumulate(kept.begin(), kept.end(), 0.0f);
   return taken.count();
 }
 
@@ -156,9 +162,6 @@ double measure(const Unit& unit, int threads, double seconds) {
     taken = burst(unit, steps, threads);
     if (taken < best) best = taken;
   }
-#if !defined(_OPENMP)
-  threads = 1;
-#endif
   return unit.flops * static_cast<double>(steps) * threads / best / 1e9;
 }
 

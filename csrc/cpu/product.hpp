@@ -110,6 +110,13 @@ inline Vec load_columns(const float* from) { return load(from); }
 inline Vec multiply_add(Vec sum, Vec w, Vec a) { return sum + w * a; }
 #endif
 
+// Fetches what lies kAhead depths behind one of a panel of V vectors, a line at a time.
+template <int64_t V>
+inline void fetch_ahead(const Element* depth) {
+  constexpr int64_t count = V * kLanes * kGroup, line = 64 / static_cast<int64_t>(sizeof(Element));
+  for (int64_t i = 0; i < count; i += line) __builtin_prefetch(depth + kAhead * count + i);
+}
+
 // sums[i][v] += a[i] panel[v] for R rows of `a`, `next` elements apart. An address reaches three rows from one
 // register, and the loop has a function of its own: else there would be too few registers.
 template <int64_t R, int64_t V>
@@ -121,10 +128,8 @@ __attribute__((noinline)) void multiply(const Element* a, int64_t next, const El
   Vec sum[R][V];
   const auto step = [&](int64_t k) __attribute__((always_inline)) {
     decltype(load_columns(panel)) w[V];
-    for (int64_t v = 0; v < V; ++v) {
-      w[v] = load_columns(panel + (k * V * kLanes + v * kLanes) * kGroup);
-      __builtin_prefetch(panel + ((k + kAhead) * V + v) * kLanes * kGroup);
-    }
+    fetch_ahead<V>(panel + k * V * kLanes * kGroup);
+    for (int64_t v = 0; v < V; ++v) w[v] = load_columns(panel + (k * V * kLanes + v * kLanes) * kGroup);
     for (int64_t i = 0; i < R; ++i) {
       const auto value = broadcast(base[i / 3] + i % 3 * next + k * kDepth);
       for (int64_t v = 0; v < V; ++v) sum[i][v] = multiply_add(sum[i][v], w[v], value);
@@ -156,8 +161,8 @@ __attribute__((noinline)) void multiply_alone(const Element* a, const Element* p
   Vec parts[chains][V] = {};
   const auto step = [&](int64_t chain) __attribute__((always_inline)) {
     const auto value = broadcast(a);
+    fetch_ahead<V>(panel);
     for (int64_t v = 0; v < V; ++v) {
-      __builtin_prefetch(panel + (kAhead * V + v) * kLanes * kGroup);
       parts[chain][v] = multiply_add(parts[chain][v], load_columns(panel + v * kLanes * kGroup), value);
     }
     a += kDepth;

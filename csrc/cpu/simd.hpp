@@ -8,13 +8,11 @@
 
 #include <cstdint>
 #include <cstring>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 #ifdef CRRL_BF16
 #include <immintrin.h>
 #endif
 
+#include "parallel.hpp"
 #include "workspace.hpp"
 
 namespace crrl {
@@ -164,27 +162,40 @@ struct Exchanges {
 
 constexpr Exchanges kExchanges;
 
-// A square of 32-bit words, rows to columns: for each bit of the index, lanes that have it change places with rows.
-inline void transpose_words(IntVec (&rows)[kLanes]) {
-  for (int64_t bit = 0; bit < Exchanges::kBits; ++bit) {
-    IntVec first, second;
-    std::memcpy(&first, kExchanges.first[bit], sizeof(first));
-    std::memcpy(&second, kExchanges.second[bit], sizeof(second));
-    for (int64_t i = 0; i < kLanes; ++i) {
-      if ((i >> bit & 1) != 0) continue;
-      const IntVec a = rows[i], b = rows[i + (1 << bit)];
-      rows[i] = __builtin_shuffle(a, b, first);
-      rows[i + (1 << bit)] = __builtin_shuffle(a, b, second);
-    }
-  }
+template <int64_t... lanes>
+struct Lanes {};
+
+template <int64_t count, int64_t... lanes>
+struct LanesTo : LanesTo<count - 1, count - 1, lanes...> {};
+
+template <int64_t... lanes>
+struct LanesTo<0, lanes...> {
+  using Type = Lanes<lanes...>;
+};
+
+// Rows a and b with the lanes exchanged that `bit` tells apart. clang takes lanes as constants alone, GCC before 12 as
+// a vector alone.
+template <int64_t bit, int64_t... lanes>
+inline void exchange(IntVec& a, IntVec& b, Lanes<lanes...>) {
+#ifdef __clang__
+  const IntVec first = __builtin_shufflevector(a, b, kExchanges.first[bit][lanes]...);
+  b = __builtin_shufflevector(a, b, kExchanges.second[bit][lanes]...);
+#else
+  const IntVec first = __builtin_shuffle(a, b, IntVec{kExchanges.first[bit][lanes]...});
+  b = __builtin_shuffle(a, b, IntVec{kExchanges.second[bit][lanes]...});
+#endif
+  a = first;
 }
 
-inline int64_t thread() {
-#ifdef _OPENMP
-  return omp_get_thread_num();
-#else
-  return 0;
-#endif
+// A square of 32-bit words, rows to columns: for each bit of the index, lanes that have it change places with rows.
+template <int64_t bit = 0>
+inline void transpose_words(IntVec (&rows)[kLanes]) {
+  if constexpr (bit < Exchanges::kBits) {
+    for (int64_t i = 0; i < kLanes; ++i) {
+      if ((i >> bit & 1) == 0) exchange<bit>(rows[i], rows[i + (1 << bit)], typename LanesTo<kLanes>::Type());
+    }
+    transpose_words<bit + 1>(rows);
+  }
 }
 
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }

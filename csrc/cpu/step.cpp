@@ -11,14 +11,7 @@ namespace crrl {
   void ema_update(const EmaUpdate&, int threads); \
   void flat_step(const FlatStep&, int threads);   \
   }
-#if defined(__x86_64__)
-CRRL_DECLARE(avx512)
-CRRL_DECLARE(avx2)
-#define CRRL_KERNELS(name) {avx512::name, avx2::name, plain::name}
-#else
-#define CRRL_KERNELS(name) {nullptr, nullptr, plain::name}
-#endif
-CRRL_DECLARE(plain)
+CRRL_EACH_ISA(CRRL_DECLARE)
 
 namespace {
 

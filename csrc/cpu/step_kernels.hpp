@@ -7,6 +7,8 @@
 
 #if defined(__SSE2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include "denormals.hpp"
@@ -26,6 +28,8 @@ inline Vec square_root(Vec x) {
   return reinterpret_cast<Vec>(_mm256_sqrt_ps(reinterpret_cast<__m256>(x)));
 #elif defined(__SSE2__)
   return reinterpret_cast<Vec>(_mm_sqrt_ps(reinterpret_cast<__m128>(x)));
+#elif defined(__aarch64__)
+  return reinterpret_cast<Vec>(vsqrtq_f32(reinterpret_cast<float32x4_t>(x)));
 #else
   for (int64_t lane = 0; lane < kLanes; ++lane) x[lane] = __builtin_sqrtf(x[lane]);
   return x;
@@ -44,12 +48,10 @@ inline void for_vectors(int64_t first, int64_t last, const Each& each) {
 template <typename Each>
 inline void for_blocks(int64_t size, int threads, const Each& each) {
   const int64_t count = blocks(size, kBlock);
-#pragma omp parallel num_threads(threads) if (count > 1)
-  {
+  parallel(count > 1 ? threads : 1, [&] {
     const FlushDenormals flush;
-#pragma omp for schedule(static)
-    for (int64_t block = 0; block < count; ++block) each(block * kBlock, least(size, (block + 1) * kBlock));
-  }
+    for_share(count, [&](int64_t block) { each(block * kBlock, least(size, (block + 1) * kBlock)); });
+  });
 }
 
 inline void follow(const EmaUpdate& p, int64_t first, int64_t last, double momentum) {
