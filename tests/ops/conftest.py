@@ -10,15 +10,13 @@ import torch
 
 from crrl.ops import cpu
 
-FLOAT_ISAS = ("avx512", "avx2", "plain")
-"""The instruction sets of float32 kernels, fastest first."""
 
-
-@pytest.fixture(params=FLOAT_ISAS)
+@pytest.fixture(params=cpu.FLOAT_ISAS)
 def float_isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Force an instruction set; skips where the processor has not got it."""
     native = pytest.importorskip("crrl._cpu", reason="the C++ extension is not built")
-    if FLOAT_ISAS.index(request.param) < FLOAT_ISAS.index(native.gru_isa(bf16=False)):
+    isas = cpu.GRU_ISAS[False]
+    if isas.index(request.param) < isas.index(native.gru_isa(bf16=False)):
         pytest.skip(f"this processor has no {request.param}")
     monkeypatch.setattr(cpu, "isa", request.param)
     return str(request.param)
