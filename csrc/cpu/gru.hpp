@@ -60,8 +60,8 @@ int64_t gru_reserve_size(int64_t batch, int64_t steps, int64_t hidden, int64_t d
 const char* gru_isa(bool bf16);
 
 // Both use at most `threads` threads; the results do not depend on how many. `isa` forces an instruction set by name;
-// null takes the best that this processor has for the sizes. Throw std::invalid_argument for sizes, lengths or an instruction set
-// that do not fit, before anything is written, and std::bad_alloc.
+// null takes the best that this processor has for the sizes. Throw std::invalid_argument for sizes, lengths or an
+// instruction set that do not fit, before anything is written, and std::bad_alloc.
 void gru_forward(const GruForward& params, bool bf16, int threads, const char* isa);
 void gru_backward(const GruBackward& params, bool bf16, int threads, const char* isa);
 

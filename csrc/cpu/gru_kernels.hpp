@@ -21,7 +21,7 @@ constexpr int64_t kGates = 3;
 constexpr int64_t kWide = 2;  // vectors of columns in a tile of a backward product
 constexpr int64_t kColumns = kWide * kLanes;
 constexpr int64_t kUnits = kVecs * kLanes;  // in a block of the forward pass
-constexpr int64_t kChunk = 256;      // frames projected at a time: what is made of them stays in the cache
+constexpr int64_t kChunk = 256;             // frames projected at a time: what is made of them stays in the cache
 
 inline int64_t padded(int64_t size) { return round_up(size, kPad); }
 
@@ -104,7 +104,9 @@ struct ForwardWeights {
         biases(layer.directions * units * (kGates + 1)) {}
 
   Piece* input_panel(int64_t d, int64_t unit) { return input.at((d * units + unit) * kGates * input_depth * kPieces); }
-  Piece* recurrent_panel(int64_t d, int64_t unit) { return recurrent.at((d * units + unit) * kGates * units * kPieces); }
+  Piece* recurrent_panel(int64_t d, int64_t unit) {
+    return recurrent.at((d * units + unit) * kGates * units * kPieces);
+  }
   float* bias(int64_t d, int64_t unit) { return biases.at((d * units + unit) * (kGates + 1)); }
 
   void pack(const GruLayer& layer, int64_t d, int64_t unit) {

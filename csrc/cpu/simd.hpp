@@ -11,7 +11,10 @@
 #ifdef _OPENMP
 #include <omp.h>
 #endif
-#if (defined(CRRL_BF16) || defined(CRRL_AMX)) && !defined(CRRL_TILE_STAND_IN)
+#if defined(CRRL_AMX) && defined(CRRL_TILE_STAND_IN)
+#define CRRL_NO_INTRINSICS
+#pragma GCC diagnostic ignored "-Wpsabi"
+#elif defined(CRRL_BF16) || defined(CRRL_AMX)
 #include <immintrin.h>
 #endif
 
@@ -53,7 +56,7 @@ typedef uint16_t Half __attribute__((vector_size(CRRL_LANES * 2)));
 
 // Vectors of bfloat16: rounded to the nearest, ties to even, and their bits in words. By name, as g++ 12 makes four
 // instructions of a conversion.
-#ifdef CRRL_TILE_STAND_IN
+#ifdef CRRL_NO_INTRINSICS
 inline Half to_half(Vec value) {
   UnsignedVec bits;
   std::memcpy(&bits, &value, sizeof(bits));
@@ -76,17 +79,10 @@ inline Vec to_vec(Half half) {
 #endif
 
 #ifdef CRRL_BF16
-inline IntVec load_bits(const Element* from) {
+inline Vec load(const Element* from) {
   Half half;
   std::memcpy(&half, from, sizeof(half));
-  return (IntVec)widen_bits(half);
-}
-
-inline Vec load(const Element* from) {
-  const IntVec bits = load_bits(from) << 16;
-  Vec value;
-  std::memcpy(&value, &bits, sizeof(value));
-  return value;
+  return to_vec(half);
 }
 
 inline void store(Element* to, Vec value) {

@@ -29,10 +29,10 @@ constexpr int64_t kFrameBlock = 128;  // frames whose dx one thread computes at 
 constexpr int64_t kTall = kRows;
 constexpr int64_t kGroup = 2;
 constexpr int64_t kDepth = 32;
-constexpr int64_t kVecs = 2;                         // vectors of units in a block of the forward pass
-constexpr int64_t kTile = 512;                       // pieces in a tile
-constexpr int64_t kOperandStep = kPieces * kTile;    // from 32 depths of an operand to the next
-constexpr int64_t kPanelStep = 2 * kOperandStep;     // the same of a panel
+constexpr int64_t kVecs = 2;                       // vectors of units in a block of the forward pass
+constexpr int64_t kTile = 512;                     // pieces in a tile
+constexpr int64_t kOperandStep = kPieces * kTile;  // from 32 depths of an operand to the next
+constexpr int64_t kPanelStep = 2 * kOperandStep;   // the same of a panel
 static_assert(kLanes == 16 && kRows == 32);
 
 using Products = Tiles;
@@ -96,9 +96,7 @@ inline void load_words(const Element* from, int64_t count, IntVec (&words)[kPiec
   }
 }
 
-inline IntVec pair(Half even, Half odd) {
-  return (IntVec)(widen_bits(even) | widen_bits(odd) << 16);
-}
+inline IntVec pair(Half even, Half odd) { return (IntVec)(widen_bits(even) | widen_bits(odd) << 16); }
 
 // Words of two elements along the depth, from two vectors across it.
 inline void make_words(const Vec (&values)[kGroup], IntVec (&words)[kPieces]) {
