@@ -14,7 +14,7 @@ from crrl.ops.backends import Case
 ABI = 7
 """What crrl._cpu.abi must be: csrc/cpu/bindings.cpp raises it with every change of a signature."""
 
-__all__ = ["BEST", "BF16_ISAS", "FLOAT_ISAS", "forced", "isa", "keep_memory", "missing", "native", "supports"]
+__all__ = ["BEST", "FLOAT_ISAS", "GRU_ISAS", "forced", "isa", "keep_memory", "missing", "native", "supports"]
 
 missing: str | None
 
@@ -34,28 +34,28 @@ isa = os.environ.get("CRRL_ISA", "")
 """The instruction set the kernels are made to use; empty: the best that this processor has for the dtype."""
 
 BEST: dict[bool, str | None] = {bf16: None if missing else native.gru_isa(bf16) for bf16 in (False, True)}
-"""The best instruction set of this processor, in bfloat16 or not; asked once: no compiler could look into it."""
+"""The best of GRU_ISAS on this processor; asked once: no compiler could look into it."""
 
 FLOAT_ISAS = ("neon", "plain") if BEST[False] == "neon" else ("avx512", "avx2", "plain")
 """Instruction sets of this family of processors that compute in float32, fastest first."""
 
-BF16_ISAS = ("amx", "avx512_bf16")
-"""Instruction sets that multiply bfloat16, fastest first."""
+GRU_ISAS = {False: ("amx", *FLOAT_ISAS), True: ("amx", "avx512_bf16")}
+"""Those that multiply the matrices of a GRU, in bfloat16 or not, fastest first: amx takes float32 as three bfloat16."""
 
 
-def forced(bf16: bool = False) -> str:
-    """`isa`, where it has kernels for the dtype; empty: the best is used.
+def forced(isas: tuple[str, ...] = FLOAT_ISAS) -> str:
+    """`isa`, if it is one of these; empty: the best is used.
 
     Raises:
         CrrlError: this processor has no such instruction set.
     """
-    if isa and isa not in (here := [*_available(False), *_available(True)]):
+    if isa and isa not in (here := dict.fromkeys(name for bf16 in GRU_ISAS for name in _available(bf16))):
         raise CrrlError(f"CRRL_ISA is {isa}: this processor has {', '.join(here)}; set one of these, or none")
-    return isa if (isa in BF16_ISAS) == bf16 else ""
+    return isa if isa in isas else ""
 
 
 def _available(bf16: bool) -> tuple[str, ...]:
-    isas, best = BF16_ISAS if bf16 else FLOAT_ISAS, BEST[bf16]
+    isas, best = GRU_ISAS[bf16], BEST[bf16]
     return () if best is None else isas[isas.index(best) :]
 
 
@@ -65,4 +65,5 @@ def supports(case: Case) -> tuple[bool, str]:
         return False, missing
     if case.device != "cpu" or case.dtype != torch.float32:
         return False, f"the C++ kernel takes float32 on the CPU, not {case.dtype} on {case.device}"
-    return True, f"one pass in C++ (crrl._cpu, {forced() or BEST[False]})"
+    best = next(name for name in _available(False) if name in FLOAT_ISAS)
+    return True, f"one pass in C++ (crrl._cpu, {forced() or best})"

@@ -14,11 +14,12 @@ namespace crrl {
 
 #define CRRL_DECLARE(isa)                                         \
   namespace isa {                                                 \
-  void forward(const GruForward&, const GruPlan&, int threads);   \
-  void backward(const GruBackward&, const GruPlan&, int threads); \
+  bool forward(const GruForward&, const GruPlan&, int threads);   \
+  bool backward(const GruBackward&, const GruPlan&, int threads); \
   }
 #if defined(__x86_64__)
 CRRL_DECLARE(amx)
+CRRL_DECLARE(amx_float)
 CRRL_DECLARE(avx512_bf16)
 #endif
 CRRL_EACH_ISA(CRRL_DECLARE)
@@ -29,38 +30,59 @@ struct Kernels {
   const char* name;
   bool bf16;
   bool available;
+  int64_t least_rows, least_frames;  // from which on it is faster than the next; asked for by name it serves any
   GruForwardKernel forward;
   GruBackwardKernel backward;
+
+  bool pays(const GruPlan& plan, int64_t rows) const { return rows >= least_rows && plan.frames >= least_frames; }
 };
 
 // The fastest first.
 const std::vector<Kernels>& all_kernels() {
 #if defined(__x86_64__)
   static const bool has_avx512_bf16 = has_avx512() && __builtin_cpu_supports("avx512bf16");
+#ifdef CRRL_TILE_STAND_IN
+  static const bool has_tiles = true;
+#else
+  static const bool has_tiles = has_amx_bf16() && has_avx512_bf16;
+#endif
 #endif
   static const std::vector<Kernels> kernels = {
 #if defined(__x86_64__)
-      {"amx", true, has_avx512_bf16 && has_amx_bf16(), amx::forward, amx::backward},
-      {"avx512_bf16", true, has_avx512_bf16, avx512_bf16::forward, avx512_bf16::backward},
-      {"avx512", false, has_avx512(), avx512::forward, avx512::backward},
-      {"avx2", false, has_avx2(), avx2::forward, avx2::backward},
+      {"amx", true, has_tiles, 0, 0, amx::forward, amx::backward},
+      {"avx512_bf16", true, has_avx512_bf16, 0, 0, avx512_bf16::forward, avx512_bf16::backward},
+      {"amx", false, has_tiles, 12, 384, amx_float::forward, amx_float::backward},
+      {"avx512", false, has_avx512(), 0, 0, avx512::forward, avx512::backward},
+      {"avx2", false, has_avx2(), 0, 0, avx2::forward, avx2::backward},
 #elif defined(__aarch64__)
-      {"neon", false, true, neon::forward, neon::backward},
+      {"neon", false, true, 0, 0, neon::forward, neon::backward},
 #endif
-      {"plain", false, true, plain::forward, plain::backward},
+      {"plain", false, true, 0, 0, plain::forward, plain::backward},
   };
   return kernels;
 }
 
-const Kernels& choose(bool bf16, const char* isa) {
+void require(bool bf16, const char* isa) {
   for (const Kernels& kernels : all_kernels()) {
     if (kernels.bf16 != bf16 || (isa != nullptr && kernels.name != std::string(isa))) continue;
-    if (kernels.available) return kernels;
+    if (kernels.available) return;
     if (isa != nullptr) throw std::invalid_argument("this processor has no " + std::string(isa));
   }
   const std::string type = bf16 ? "bfloat16" : "float32";
   throw std::invalid_argument("no instruction set " + (isa == nullptr ? "" : "named " + std::string(isa) + " ") +
                               "for " + type);
+}
+
+// Runs the kernels named `isa`, or the fastest, and where these cannot tell the results, the next.
+template <typename Params, typename Run>
+void run(const Params& params, const GruPlan& plan, bool bf16, const char* isa, const Run& run_kernels) {
+  require(bf16, isa);
+  for (const Kernels& kernels : all_kernels()) {
+    if (kernels.bf16 != bf16 || !kernels.available) continue;
+    if (isa == nullptr ? !kernels.pays(plan, params.layer.batch) : kernels.name != std::string(isa)) continue;
+    if (run_kernels(kernels)) return;
+    isa = nullptr;
+  }
 }
 
 // Owns the arrays of a GruPlan.
@@ -116,13 +138,15 @@ const char* gru_isa(bool bf16) {
 void gru_forward(const GruForward& params, bool bf16, int threads, const char* isa) {
   check(params.layer, threads);
   const Planner planner(params.layer);
-  choose(bf16, isa).forward(params, planner.plan(), threads);
+  const GruPlan plan = planner.plan();
+  run(params, plan, bf16, isa, [&](const Kernels& kernels) { return kernels.forward(params, plan, threads); });
 }
 
 void gru_backward(const GruBackward& params, bool bf16, int threads, const char* isa) {
   check(params.layer, threads);
   const Planner planner(params.layer);
-  choose(bf16, isa).backward(params, planner.plan(), threads);
+  const GruPlan plan = planner.plan();
+  run(params, plan, bf16, isa, [&](const Kernels& kernels) { return kernels.backward(params, plan, threads); });
 }
 
 }  // namespace crrl

@@ -55,13 +55,13 @@ struct GruBackward {
 
 int64_t gru_reserve_size(int64_t batch, int64_t steps, int64_t hidden, int64_t directions);
 
-// The name of the instruction set in use: "avx512", "avx2", "neon" or "plain" for float; "amx" or "avx512_bf16" for
-// bfloat16, null where this processor has neither.
+// The name of the fastest instruction set here: "amx", "avx512", "avx2", "neon" or "plain" for float; "amx" or
+// "avx512_bf16" for bfloat16, null where this processor has neither.
 const char* gru_isa(bool bf16);
 
 // Both use at most `threads` threads; the results do not depend on how many. `isa` forces an instruction set by name;
-// null takes the best that this processor has. Throw std::invalid_argument for sizes, lengths or an instruction set
-// that do not fit, before anything is written, and std::bad_alloc.
+// null takes the best that this processor has for the sizes. Throw std::invalid_argument for sizes, lengths or an
+// instruction set that do not fit, before anything is written, and std::bad_alloc.
 void gru_forward(const GruForward& params, bool bf16, int threads, const char* isa);
 void gru_backward(const GruBackward& params, bool bf16, int threads, const char* isa);
 

@@ -7,7 +7,11 @@
 
 #include "denormals.hpp"
 #include "gru_plan.hpp"
-#include "product.hpp"
+#ifdef CRRL_AMX
+#include "tile_operands.hpp"
+#else
+#include "vector_operands.hpp"
+#endif
 
 namespace crrl {
 namespace CRRL_ISA {
@@ -16,9 +20,8 @@ namespace {
 constexpr int64_t kGates = 3;
 constexpr int64_t kWide = 2;  // vectors of columns in a tile of a backward product
 constexpr int64_t kColumns = kWide * kLanes;
-constexpr int64_t kChunk = 256;      // frames projected at a time: what is made of them stays in the cache
-constexpr int64_t kDeep = 256;       // frames of a weight's gradient at a time: their panel stays in the cache
-constexpr int64_t kFrameBlock = 64;  // frames whose dx one thread computes at a time
+constexpr int64_t kUnits = kVecs * kLanes;  // in a block of the forward pass
+constexpr int64_t kChunk = 256;             // frames projected at a time: what is made of them stays in the cache
 
 inline int64_t padded(int64_t size) { return round_up(size, kPad); }
 
@@ -56,32 +59,31 @@ struct Chain {
   int64_t time(int64_t i, int64_t s) const { return runs_back(*layer, direction) ? length(i) - 1 - s : s; }
 };
 
-// Words of kGroup elements: what lies side by side in a row of W and in a panel.
-inline IntVec load_words(const Element* from, int64_t count) {
-  IntVec words = {};
-  if (count >= kLanes * kGroup) {
-    std::memcpy(&words, from, sizeof(words));
-  } else {
-    std::memcpy(&words, from, count * sizeof(Element));
+// Elements of a row along the depth of an operand, zero past the last.
+void put_row(const Element* from, int64_t count, int64_t depth, int64_t row, Piece* operand) {
+  for (int64_t k = 0; k < depth; k += kLanes) {
+    put(operand + in_operand(depth, row, k), k < count ? load(from + k, count - k) : Vec{});
   }
-  return words;
 }
 
-// W [3H, depth] for one block of units as a panel of kGates vectors, zero past H and past the depth.
-void pack_gates(const Element* w, int64_t hidden, int64_t depth, int64_t unit, Element* panel) {
-  constexpr int64_t width = kGates * kLanes * kGroup;  // of one word of depth
-  const int64_t words = padded(depth) / kGroup, count = least(kLanes, hidden - unit);
-  for (int64_t gate = 0; gate < kGates; ++gate) {
-    for (int64_t word = 0; word < words; word += kLanes) {
-      const int64_t k = word * kGroup;
-      IntVec rows[kLanes] = {};
+// W [3H, depth] for one block of units as a panel of kGates * kVecs vectors, zero past H and past the depth.
+void pack_gates(const Element* w, int64_t hidden, int64_t depth, int64_t unit, Piece* panel) {
+  constexpr int64_t width = kGates * kVecs;
+  const int64_t deep = padded(depth);
+  for (int64_t v = 0; v < width; ++v) {
+    const int64_t start = unit + v % kVecs * kLanes, count = least(kLanes, hidden - start);
+    for (int64_t k = 0; k < deep; k += kLanes * kGroup) {
+      IntVec rows[kPieces][kLanes] = {};
       for (int64_t lane = 0; lane < count && k < depth; ++lane) {
-        rows[lane] = load_words(w + (gate * hidden + unit + lane) * depth + k, depth - k);
+        IntVec words[kPieces];
+        load_words(w + (v / kVecs * hidden + start + lane) * depth + k, depth - k, words);
+        for (int64_t p = 0; p < kPieces; ++p) rows[p][lane] = words[p];
       }
-      transpose_words(rows);
-      Element* to = panel + word * width + gate * kLanes * kGroup;
-      for (int64_t i = 0; i < least(kLanes, words - word); ++i) {
-        std::memcpy(static_cast<void*>(to + i * width), &rows[i], sizeof(IntVec));
+      for (int64_t p = 0; p < kPieces; ++p) transpose_words(rows[p]);
+      for (int64_t i = 0; i < kLanes && k + i * kGroup < deep; ++i) {
+        IntVec words[kPieces];
+        for (int64_t p = 0; p < kPieces; ++p) words[p] = rows[p][i];
+        put_words(panel + in_panel_of<width>(deep, k + i * kGroup, v), words);
       }
     }
   }
@@ -90,34 +92,36 @@ void pack_gates(const Element* w, int64_t hidden, int64_t depth, int64_t unit, E
 // Everything that the forward pass reads of the weights, packed: [direction][block of units].
 struct ForwardWeights {
   int64_t input_depth, hidden, units;  // units: padded
-  Buffer<Element> input, recurrent;
-  Buffer<float> biases;  // [direction][block][r, z, n of the input's side, n of the state's side][lane]
+  Buffer<Piece> input, recurrent;
+  Buffer<float> biases;  // [direction][block][r, z, n of the input's side, n of the state's side][unit]
 
   explicit ForwardWeights(const GruLayer& layer)
       : input_depth(padded(layer.input)),
         hidden(layer.hidden),
         units(padded(layer.hidden)),
-        input(layer.directions * units * kGates * input_depth),
-        recurrent(layer.directions * units * kGates * units),
+        input(layer.directions * units * kGates * input_depth * kPieces),
+        recurrent(layer.directions * units * kGates * units * kPieces),
         biases(layer.directions * units * (kGates + 1)) {}
 
-  Element* input_panel(int64_t d, int64_t unit) { return input.at((d * units + unit) * kGates * input_depth); }
-  Element* recurrent_panel(int64_t d, int64_t unit) { return recurrent.at((d * units + unit) * kGates * units); }
+  Piece* input_panel(int64_t d, int64_t unit) { return input.at((d * units + unit) * kGates * input_depth * kPieces); }
+  Piece* recurrent_panel(int64_t d, int64_t unit) {
+    return recurrent.at((d * units + unit) * kGates * units * kPieces);
+  }
   float* bias(int64_t d, int64_t unit) { return biases.at((d * units + unit) * (kGates + 1)); }
 
   void pack(const GruLayer& layer, int64_t d, int64_t unit) {
     pack_gates(element(layer.w_ih[d]), hidden, layer.input, unit, input_panel(d, unit));
     pack_gates(element(layer.w_hh[d]), hidden, hidden, unit, recurrent_panel(d, unit));
     float* to = bias(d, unit);
-    zero(to, (kGates + 1) * kLanes);
+    zero(to, (kGates + 1) * kUnits);
     if (layer.b_ih[d] == nullptr) return;
     const Element *b_ih = element(layer.b_ih[d]), *b_hh = element(layer.b_hh[d]);
-    for (int64_t lane = 0; lane < least(kLanes, hidden - unit); ++lane) {
-      const int64_t r = unit + lane, z = hidden + r, n = hidden + z;
-      to[lane] = to_float(b_ih[r]) + to_float(b_hh[r]);
-      to[kLanes + lane] = to_float(b_ih[z]) + to_float(b_hh[z]);
-      to[2 * kLanes + lane] = to_float(b_ih[n]);
-      to[3 * kLanes + lane] = to_float(b_hh[n]);
+    for (int64_t i = 0; i < least(kUnits, hidden - unit); ++i) {
+      const int64_t r = unit + i, z = hidden + r, n = hidden + z;
+      to[i] = to_float(b_ih[r]) + to_float(b_hh[r]);
+      to[kUnits + i] = to_float(b_ih[z]) + to_float(b_hh[z]);
+      to[2 * kUnits + i] = to_float(b_ih[n]);
+      to[3 * kUnits + i] = to_float(b_hh[n]);
     }
   }
 };
@@ -132,11 +136,11 @@ struct Target {
 // Memory of all chains. Rows are kRows longer than used: a tile may read past the last one.
 struct ForwardScratch {
   int64_t chunk_steps, rows, frames, depth, units;
-  Buffer<Element> x;        // [chain][frames of a chunk, padded I]
-  Buffer<float> gates;      // [chain][frames of a chunk][block of units][r, z, n][lane], W_ih x and the biases
-  Buffer<float> states;     // [chain][2][rows, units], before and after a step
-  Buffer<Element> operand;  // the same as elements
-  Buffer<Target> targets;   // [chain][rows]
+  Buffer<Piece> x;         // [chain][frames of a chunk, padded I]
+  Buffer<float> gates;     // [chain][frames of a chunk][block of units][r, z, n][unit], W_ih x and the biases
+  Buffer<float> states;    // [chain][2][rows, units], before and after a step
+  Buffer<Piece> operand;   // the same as an operand
+  Buffer<Target> targets;  // [chain][rows]
 
   ForwardScratch(const GruLayer& layer, int64_t chains, int64_t chain_rows)
       : chunk_steps(chain_rows < kChunk ? kChunk / chain_rows : 1),
@@ -144,10 +148,10 @@ struct ForwardScratch {
         frames(chunk_steps * chain_rows + kRows),
         depth(padded(layer.input)),
         units(padded(layer.hidden)),
-        x(chains * frames * depth),
+        x(chains * operand_size(frames, depth)),
         gates(chains * frames * kGates * units),
         states(chains * 2 * rows * units),
-        operand(chains * 2 * rows * units),
+        operand(chains * 2 * operand_size(rows, units)),
         targets(chains * rows) {}
 };
 
@@ -161,17 +165,18 @@ class ForwardChain {
         chain_(chain),
         units_(scratch.units),
         chunk_steps_(scratch.chunk_steps),
-        x_(scratch.x.at(number * scratch.frames * scratch.depth)),
+        x_(scratch.x.at(number * operand_size(scratch.frames, scratch.depth))),
         gates_(scratch.gates.at(number * scratch.frames * kGates * units_)),
         targets_(scratch.targets.at(number * scratch.rows)) {
-    const int64_t size = scratch.rows * units_;
+    const int64_t size = scratch.rows * units_, pieces = operand_size(scratch.rows, units_);
     before_ = scratch.states.at(number * 2 * size), after_ = before_ + size;
-    operand_ = scratch.operand.at(number * 2 * size), next_operand_ = operand_ + size;
+    operand_ = scratch.operand.at(number * 2 * pieces), next_operand_ = operand_ + pieces;
     zero(before_, 2 * size);
-    zero(operand_, 2 * size);
+    zero(operand_, 2 * pieces);
   }
 
-  void run() {
+  // Whether no state is NaN: what tells tiles of float32 of an operand that is not finite.
+  bool run() {
     start();
     const int64_t longest = chain_.length(0);
     int64_t known = chain_.size();
@@ -186,6 +191,7 @@ class ForwardChain {
         if (!layer_.repeated) gates += known * kGates * units_;
       }
     }
+    return !any(nan_);
   }
 
  private:
@@ -196,7 +202,7 @@ class ForwardChain {
       const int64_t b = chain_.row(i);
       const Element* h0 = element(layer_.h0) + (chain_.direction * layer_.batch + b) * hidden;
       for (int64_t unit = 0; unit < hidden; ++unit) before_[i * units_ + unit] = to_float(h0[unit]);
-      copy(h0, hidden, operand_ + i * units_);
+      put_row(h0, hidden, units_, i, operand_);
     }
   }
 
@@ -207,24 +213,20 @@ class ForwardChain {
     for (; s < end; ++s) {
       known = chain_.active(s, known);
       for (int64_t i = 0; i < known; ++i, ++frames) {
-        Element* to = x_ + frames * depth;
-        copy(frame(layer_.x, chain_.row(i), chain_.time(i, s)), layer_.input, to);
-        zero(to + layer_.input, depth - layer_.input);
+        put_row(frame(layer_.x, chain_.row(i), chain_.time(i, s)), layer_.input, depth, frames, x_);
       }
     }
     const int64_t used = round_up(layer_.input, kDepth);
-    for (int64_t unit = 0; unit < units_; unit += kLanes) {
-      const Element* panel = weights_.input_panel(chain_.direction, unit);
+    for (int64_t unit = 0; unit < units_; unit += kUnits) {
+      const Piece* panel = weights_.input_panel(chain_.direction, unit);
       const float* bias = weights_.bias(chain_.direction, unit);
       for_tiles(frames, [&](int64_t first, int64_t, auto tile) {
         constexpr int64_t R = decltype(tile)::value;
-        Vec sums[R][kGates] = {};
-        multiply<R, kGates>(x_ + first * depth, depth, panel, used, sums);
+        Vec sums[R][kGates * kVecs];
+        set_product(x_ + in_operand(depth, first, 0), depth, panel, used, sums);
         float* to = gates_ + (first * units_ + unit) * kGates;
         for (int64_t i = 0; i < R; ++i, to += kGates * units_) {
-          for (int64_t gate = 0; gate < kGates; ++gate) {
-            store(to + gate * kLanes, sums[i][gate] + load(bias + gate * kLanes));
-          }
+          for (int64_t v = 0; v < kGates * kVecs; ++v) store(to + v * kLanes, sums[i][v] + load(bias + v * kLanes));
         }
       });
     }
@@ -246,17 +248,21 @@ class ForwardChain {
   void step(int64_t s, int64_t rows, const float* gates) {
     aim(s, rows);
     const int64_t used = round_up(layer_.hidden, kDepth);
-    for (int64_t unit = 0; unit < units_; unit += kLanes) {
-      const Element* panel = weights_.recurrent_panel(chain_.direction, unit);
-      const Vec bias = load(weights_.bias(chain_.direction, unit) + kGates * kLanes);
+    for (int64_t unit = 0; unit < units_; unit += kUnits) {
+      const Piece* panel = weights_.recurrent_panel(chain_.direction, unit);
+      const float* bias = weights_.bias(chain_.direction, unit) + kGates * kUnits;
       for_tiles(rows, [&](int64_t first, int64_t count, auto tile) {
         constexpr int64_t R = decltype(tile)::value;
         const float* from = gates + (first * units_ + unit) * kGates;
-        Vec sums[R][kGates] = {};
-        product(operand_ + first * units_, panel, used, sums);
+        Vec sums[R][kGates * kVecs];
+        product(operand_ + in_operand(units_, first, 0), panel, used, sums);
         for (int64_t i = 0; i < (kRowStep == 1 ? R : count); ++i, from += kGates * units_) {
-          const Vec r = sums[i][0] + load(from), z = sums[i][1] + load(from + kLanes);
-          finish(first + i, unit, r, z, sums[i][2] + bias, load(from + 2 * kLanes));
+          for (int64_t v = 0; v < kVecs; ++v) {
+            const float* x = from + v * kLanes;
+            const Vec r = sums[i][v] + load(x), z = sums[i][kVecs + v] + load(x + kUnits);
+            const Vec n_h = sums[i][2 * kVecs + v] + load(bias + v * kLanes);
+            finish(first + i, unit + v * kLanes, r, z, n_h, load(x + 2 * kUnits));
+          }
         }
       });
     }
@@ -266,11 +272,14 @@ class ForwardChain {
 
   // Sums begin at zero, and what they are added to comes last: small terms on a large number would round more.
   template <int64_t R>
-  void product(const Element* operand, const Element* panel, int64_t depth, Vec (&sums)[R][kGates]) const {
+  void product(const Piece* operand, const Piece* panel, int64_t depth, Vec (&sums)[R][kGates * kVecs]) const {
     if constexpr (R == 1) {
-      if (layer_.batch == 1) return multiply_alone(operand, panel, depth, sums[0]);
+      if (layer_.batch == 1) {
+        std::memset(sums, 0, sizeof(sums));
+        return multiply_alone(operand, panel, depth, sums[0]);
+      }
     }
-    multiply<R, kGates>(operand, units_, panel, depth, sums);
+    set_product(operand, units_, panel, depth, sums);
   }
 
   // The gates and the new state of one block of units of row i, from what r and z are sigmoids of, and the two sides
@@ -280,7 +289,8 @@ class ForwardChain {
     const Vec n = tanh(n_x + r * n_h), h = load(before_ + i * units_ + unit);
     const Vec h_next = (h - n) * z + n;
     store(after_ + i * units_ + unit, h_next);
-    store(next_operand_ + i * units_ + unit, h_next);
+    put(next_operand_ + in_operand(units_, i, unit), h_next);
+    if constexpr (kPieces > 1) nan_ |= h_next != h_next;
     const Target& target = targets_[i];
     if (target.reserve != nullptr) {
       Element* reserve = target.reserve + unit;
@@ -301,22 +311,29 @@ class ForwardChain {
   ForwardWeights& weights_;
   const Chain chain_;
   const int64_t units_, chunk_steps_;
-  Element* x_;
+  Piece* x_;
   float* gates_;
   Target* targets_;
   float *before_, *after_;
-  Element *operand_, *next_operand_;
+  Piece *operand_, *next_operand_;
+  IntVec nan_ = {};
 };
 
 // W [3H, columns] for one block of kColumns columns as a panel over the depth of all gates, in the order given.
 void pack_columns(const Element* w, int64_t hidden, int64_t columns, const int64_t (&order)[kGates], int64_t column,
-                  Element* panel) {
-  const int64_t units = padded(hidden), count = least(kColumns, columns - column);
-  zero(panel, kGates * units * kColumns);
-  for (int64_t place = 0; place < kGates; ++place) {
-    for (int64_t unit = 0; unit < hidden; ++unit) {
-      const Element* row = w + (order[place] * hidden + unit) * columns + column;
-      for (int64_t j = 0; j < count; ++j) panel[in_panel(place * units + unit, j, kColumns)] = row[j];
+                  Piece* panel) {
+  const int64_t units = padded(hidden), depth = kGates * units;
+  for (int64_t k = 0; k < depth; k += kGroup) {
+    const int64_t place = k / units, unit = k % units;
+    for (int64_t v = 0; v < kWide; ++v) {
+      const int64_t start = column + v * kLanes;
+      Vec rows[kGroup] = {};
+      for (int64_t j = 0; j < kGroup && unit + j < hidden && start < columns; ++j) {
+        rows[j] = load(w + (order[place] * hidden + unit + j) * columns + start, columns - start);
+      }
+      IntVec words[kPieces];
+      make_words(rows, words);
+      put_words(panel + in_panel_of<kWide>(depth, k, v), words);
     }
   }
 }
@@ -331,17 +348,17 @@ constexpr int64_t kInputOrder[kGates] = {0, 1, 2};
 struct BackwardScratch {
   bool repeated;
   int64_t units, frames, inputs_given, deep_blocks, part_stride, input_blocks, input_size, state_size;
-  Buffer<Element> parts;      // [direction][frame, part_stride]
-  Buffer<Element> row_parts;  // their sums over the frames of each row, likewise, where the input is repeated
-  Buffer<float> row_sums;     // [chain][rows, kGates * units], these sums in the making
-  Buffer<Element> inputs;     // x transposed, [block of kDeep of the inputs given][I, kDeep]
-  Buffer<Element> states;     // per direction the state before each frame, likewise, [block][H, kDeep]
-  Buffer<Element> recurrent;  // W_hh in panels
-  Buffer<Element> input;      // W_ih in panels
-  Buffer<Element> operand;    // [chain][rows, kGates * units], the gradient of W_hh h in one step
-  Buffer<float> gradients;    // [chain][rows, units], dh
-  Buffer<Element> panels;     // [thread][kDeep, kColumns]
-  Buffer<float> sums;         // [thread][channels, kColumns], gradients of weights
+  Buffer<Piece> parts;      // [direction][frame, part_stride]
+  Buffer<Piece> row_parts;  // their sums over the frames of each row, likewise, where the input is repeated
+  Buffer<float> row_sums;   // [chain][rows, kGates * units], these sums in the making
+  Buffer<Piece> inputs;     // x transposed, [block of kDeep of the inputs given][I, kDeep]
+  Buffer<Piece> states;     // per direction the state before each frame, likewise, [block][H, kDeep]
+  Buffer<Piece> recurrent;  // W_hh in panels
+  Buffer<Piece> input;      // W_ih in panels
+  Buffer<Piece> operand;    // [chain][rows, kGates * units], the gradient of W_hh h in one step
+  Buffer<float> gradients;  // [chain][rows, units], dh
+  Buffer<Piece> panels;     // [thread][kDeep, kColumns]
+  Buffer<float> sums;       // [thread][block of kTogether][channels, kColumns], gradients of weights
   int64_t chain_rows;
 
   // The parts of two frames are not a power of two apart: they would share few sets of the cache.
@@ -355,30 +372,34 @@ struct BackwardScratch {
         input_blocks(p.dx.data == nullptr ? 0 : blocks(p.layer.input, kColumns)),
         input_size(p.layer.input + kRows),
         state_size(p.layer.hidden + kRows),
-        parts(p.layer.directions * (frames + kRows) * part_stride),
-        row_parts(repeated ? p.layer.directions * (inputs_given + kRows) * part_stride : 0),
+        parts(p.layer.directions * operand_size(frames + kRows, part_stride)),
+        row_parts(repeated ? p.layer.directions * operand_size(inputs_given + kRows, part_stride) : 0),
         row_sums(repeated ? chains * (rows + kRows) * kGates * units : 0),
-        inputs(blocks(inputs_given, kDeep) * input_size * kDeep),
-        states(p.layer.directions * deep_blocks * state_size * kDeep),
-        recurrent(p.layer.directions * units * kGates * units),
-        input(p.layer.directions * input_blocks * kColumns * kGates * units),
-        operand(chains * (rows + kRows) * kGates * units),
+        inputs(blocks(inputs_given, kDeep) * operand_size(input_size, kDeep)),
+        states(p.layer.directions * deep_blocks * operand_size(state_size, kDeep)),
+        recurrent(p.layer.directions * units * kGates * units * kPieces),
+        input(p.layer.directions * input_blocks * kColumns * kGates * units * kPieces),
+        operand(chains * operand_size(rows + kRows, kGates * units)),
         gradients(chains * (rows + kRows) * units),
-        panels(threads * kDeep * kColumns),
-        sums(threads * (input_size + state_size) * kColumns),
+        panels(threads * kDeep * kColumns * kPieces),
+        sums(threads * kTogether * (input_size + state_size) * kColumns),
         chain_rows(rows + kRows) {}
 
-  Element* part(int64_t d, int64_t number) { return parts.at((d * (frames + kRows) + number) * part_stride); }
-  // The parts that belong to a given input: those of its frame, or the sums over the row that repeats it.
-  Element* input_part(int64_t d, int64_t number) {
-    if (!repeated) return part(d, number);
-    return row_parts.at((d * (inputs_given + kRows) + number) * part_stride);
+  // The parts of all frames of a direction, an operand part_stride deep.
+  Piece* part(int64_t d) { return parts.at(d * operand_size(frames + kRows, part_stride)); }
+  // Those that belong to the given inputs: to their frames, or the sums over the rows that repeat them.
+  Piece* input_part(int64_t d) {
+    return repeated ? row_parts.at(d * operand_size(inputs_given + kRows, part_stride)) : part(d);
   }
-  Element* input_block(int64_t block) { return inputs.at(block * input_size * kDeep); }
-  Element* state_block(int64_t d, int64_t block) { return states.at((d * deep_blocks + block) * state_size * kDeep); }
-  Element* recurrent_panel(int64_t d, int64_t column) { return recurrent.at((d * units + column) * kGates * units); }
-  Element* input_panel(int64_t d, int64_t block) {
-    return input.at((d * input_blocks + block) * kColumns * kGates * units);
+  Piece* input_block(int64_t block) { return inputs.at(block * operand_size(input_size, kDeep)); }
+  Piece* state_block(int64_t d, int64_t block) {
+    return states.at((d * deep_blocks + block) * operand_size(state_size, kDeep));
+  }
+  Piece* recurrent_panel(int64_t d, int64_t column) {
+    return recurrent.at((d * units + column) * kGates * units * kPieces);
+  }
+  Piece* input_panel(int64_t d, int64_t block) {
+    return input.at((d * input_blocks + block) * kColumns * kGates * units * kPieces);
   }
 };
 
@@ -393,31 +414,34 @@ const Element* state_before(const GruBackward& p, const GruPlan& plan, int64_t d
   return element(p.reserve) + ((d * plan.frames + number) * kReserved + kReserved - 1) * units;
 }
 
-// Channels c.. (kLanes of them) of two frames as words, or of one as they are.
-inline IntVec load_frames(const Element* const* rows, int64_t c, int64_t channels) {
-  IntVec words = {};
+// Channels c.. (kLanes of them) of kGroup frames as words, zero where there is no frame.
+inline void load_frames(const Element* const* frames, int64_t c, int64_t channels, IntVec (&words)[kPieces]) {
+  Vec values[kGroup] = {};
   for (int64_t j = 0; j < kGroup; ++j) {
-    if (rows[j] == nullptr) continue;
-    const Vec values = load(rows[j] + c, channels - c);
-    IntVec bits;
-    std::memcpy(&bits, &values, sizeof(bits));
-    words |= j + 1 < kGroup ? (IntVec)((UnsignedVec)bits >> 16) : bits;
+    if (frames[j] != nullptr) values[j] = load(frames[j] + c, channels - c);
   }
-  return words;
+  make_words(values, words);
 }
 
-// Frames first.. (kLanes words of them) as columns of a block, [channels, kDeep]; zero where there is none.
+constexpr int64_t kFrames = kLanes * kGroup;  // transposed at a time
+
+// Frames first.. (kFrames of them) as columns of a block, [channels, kDeep]; zero where there is none.
 template <typename Source>
-void transpose(const Source& source, int64_t first, int64_t frames, int64_t channels, Element* to) {
-  constexpr int64_t count = kLanes * kGroup;
-  const Element* from[count];
-  for (int64_t j = 0; j < count; ++j) from[j] = first + j < frames ? source(first + j) : nullptr;
+void transpose(const Source& source, int64_t first, int64_t frames, int64_t channels, Piece* to) {
+  const Element* from[kFrames];
+  for (int64_t j = 0; j < kFrames; ++j) from[j] = first + j < frames ? source(first + j) : nullptr;
   for (int64_t c = 0; c < channels; c += kLanes) {
-    IntVec rows[kLanes];
-    for (int64_t i = 0; i < kLanes; ++i) rows[i] = load_frames(from + i * kGroup, c, channels);
-    transpose_words(rows);
-    for (int64_t i = 0; i < least(kLanes, channels - c); ++i) {
-      std::memcpy(static_cast<void*>(to + (c + i) * kDeep + first % kDeep), &rows[i], sizeof(IntVec));
+    IntVec rows[kPieces][kLanes];
+    for (int64_t i = 0; i < kLanes; ++i) {
+      IntVec words[kPieces];
+      load_frames(from + i * kGroup, c, channels, words);
+      for (int64_t p = 0; p < kPieces; ++p) rows[p][i] = words[p];
+    }
+    for (int64_t p = 0; p < kPieces; ++p) {
+      transpose_words(rows[p]);
+      for (int64_t i = 0; i < least(kLanes, channels - c); ++i) {
+        put_row_words(to + in_operand(kDeep, c + i, first % kDeep), p, rows[p][i]);
+      }
     }
   }
 }
@@ -430,14 +454,15 @@ class BackwardChain {
         scratch_(scratch),
         chain_(chain),
         units_(scratch.units),
-        operand_(scratch.operand.at(number * scratch.chain_rows * kGates * units_)),
+        operand_(scratch.operand.at(number * operand_size(scratch.chain_rows, kGates * units_))),
         dh_(scratch.gradients.at(number * scratch.chain_rows * units_)),
         sums_(scratch.repeated ? scratch.row_sums.at(number * scratch.chain_rows * kGates * units_) : nullptr) {}
 
-  void run() {
+  // Whether no gradient is NaN.
+  bool run() {
     const int64_t hidden = layer_.hidden, rows = chain_.size(), d = chain_.direction;
     zero(dh_, scratch_.chain_rows * units_);
-    zero(operand_, scratch_.chain_rows * kGates * units_);
+    zero(operand_, operand_size(scratch_.chain_rows, kGates * units_));
     if (sums_ != nullptr) zero(sums_, rows * kGates * units_);
     for (int64_t i = 0; i < rows; ++i) {
       const Element* from = element(p_.dh_n) + (d * layer_.batch + chain_.row(i)) * hidden;
@@ -447,30 +472,36 @@ class BackwardChain {
     for (int64_t i = 0; i < rows; ++i) {
       Element* to = element(p_.dh0) + (d * layer_.batch + chain_.row(i)) * hidden;
       for (int64_t unit = 0; unit < hidden; unit += kLanes) {
-        store(to + unit, load(dh_ + i * units_ + unit), hidden - unit);
+        const Vec dh0 = load(dh_ + i * units_ + unit);
+        store(to + unit, dh0, hidden - unit);
+        if constexpr (kPieces > 1) nan_ |= dh0 != dh0;
       }
     }
     if (sums_ != nullptr) write_sums(rows);
+    return !any(nan_);
   }
 
  private:
   void write_sums(int64_t rows) {
     for (int64_t i = 0; i < rows; ++i) {
-      Element* to = scratch_.input_part(chain_.direction, chain_.row(i)) + units_;
+      Piece* parts = scratch_.input_part(chain_.direction);
       const float* from = sums_ + i * kGates * units_;
-      for (int64_t j = 0; j < kGates * units_; j += kLanes) store(to + j, load(from + j));
+      for (int64_t j = 0; j < kGates * units_; j += kLanes) {
+        put(parts + in_operand(scratch_.part_stride, chain_.row(i), units_ + j), load(from + j));
+      }
     }
   }
 
   void step(int64_t s, int64_t rows) {
     for (int64_t i = 0; i < rows; ++i) gates(i, source(i, s));
     for (int64_t column = 0; column < units_; column += kColumns) {
-      const Element* panel = scratch_.recurrent_panel(chain_.direction, column);
+      const Piece* panel = scratch_.recurrent_panel(chain_.direction, column);
       for_tiles<kTall>(rows, [&](int64_t first, int64_t, auto tile) {
         constexpr int64_t R = decltype(tile)::value;
+        const int64_t depth = kGates * units_;
         float* dh = dh_ + first * units_ + column;
-        Vec sums[R][kWide] = {};
-        multiply<R, kWide>(operand_ + first * kGates * units_, kGates * units_, panel, kGates * units_, sums);
+        Vec sums[R][kWide];
+        set_product(operand_ + in_operand(depth, first, 0), depth, panel, depth, sums);
         for (int64_t i = 0; i < R; ++i) {
           for (int64_t v = 0; v < kWide; ++v) {
             float* to = dh + i * units_ + v * kLanes;
@@ -484,7 +515,7 @@ class BackwardChain {
   // What the gates of one frame are read from and written to.
   struct Source {
     const Element *reserve, *before, *dy;
-    Element* parts;
+    int64_t number;  // of the frame
   };
 
   // Elements from a frame's reserve to that of the frame which the next step takes.
@@ -494,12 +525,12 @@ class BackwardChain {
     const int64_t d = chain_.direction, b = chain_.row(i), t = chain_.time(i, s);
     const int64_t number = chain_.plan->starts[b] + t;
     return {element(p_.reserve) + (d * scratch_.frames + number) * kReserved * units_,
-            state_before(p_, *chain_.plan, d, b, t), frame(p_.dy, b, t) + d * layer_.hidden, scratch_.part(d, number)};
+            state_before(p_, *chain_.plan, d, b, t), frame(p_.dy, b, t) + d * layer_.hidden, number};
   }
 
   // The gradients of the gates of one frame; dh becomes what reaches the state before by the direct way, dh z.
   void gates(int64_t i, const Source& now) {
-    Element* operand = operand_ + i * kGates * units_;
+    Piece* parts = scratch_.part(chain_.direction);
     float* dh = dh_ + i * units_;
     const Element* next = now.reserve + to_next_reserve();  // only fetched: there may be no such frame
     for (int64_t unit = 0; unit < units_; unit += kLanes) {
@@ -513,8 +544,12 @@ class BackwardChain {
       const Vec dr = dn * n_h * (r * (1.0f - r));
       const Vec dz = gradient * (h - n) * (z * (1.0f - z));
       const Vec made[kParts] = {dn * r, dr, dz, dn};
-      for (int64_t part = 0; part < kParts; ++part) store(now.parts + part * units_ + unit, made[part]);
-      for (int64_t part = 0; part < kGates; ++part) store(operand + part * units_ + unit, made[part]);
+      for (int64_t part = 0; part < kParts; ++part) {
+        put(parts + in_operand(scratch_.part_stride, now.number, part * units_ + unit), made[part]);
+      }
+      for (int64_t part = 0; part < kGates; ++part) {
+        put(operand_ + in_operand(kGates * units_, i, part * units_ + unit), made[part]);
+      }
       for (int64_t part = 0; sums_ != nullptr && part < kGates; ++part) {
         float* sum = sums_ + (i * kGates + part) * units_ + unit;
         store(sum, load(sum) + made[part + 1]);
@@ -528,89 +563,105 @@ class BackwardChain {
   BackwardScratch& scratch_;
   const Chain chain_;
   const int64_t units_;
-  Element* operand_;
+  Piece* operand_;
   float *dh_, *sums_;
+  IntVec nan_ = {};
 };
 
-// The gradients of the weights and biases of kColumns gate units of one direction: products over all frames, kDeep of
-// them at a time, which stay in the first-level cache for all channels.
+// The gradients of the weights and biases of a few blocks of kColumns gate units of one direction: products over all
+// frames, kDeep of them at a time, which stay in the cache for all channels and blocks.
 class WeightGradient {
  public:
-  WeightGradient(const GruBackward& p, BackwardScratch& scratch, int64_t direction, int64_t column)
+  WeightGradient(const GruBackward& p, BackwardScratch& scratch, int64_t direction, int64_t first, int64_t blocks)
       : layer_(p.layer),
         scratch_(scratch),
         d_(direction),
-        column_(column),
-        part_(column / scratch.units),
-        unit_(column % scratch.units),
-        panel_(scratch.panels.at(thread() * kDeep * kColumns)),
-        state_sums_(scratch.sums.at(thread() * (scratch.input_size + scratch.state_size) * kColumns)),
-        input_sums_(state_sums_ + scratch.state_size * kColumns),
+        first_(first),
+        blocks_(blocks),
+        size_((scratch.input_size + scratch.state_size) * kColumns),
+        panel_(scratch.panels.at(thread() * kDeep * kColumns * kPieces)),
+        sums_(scratch.sums.at(thread() * kTogether * size_)),
         p_(p) {
-    zero(state_sums_, (scratch.input_size + scratch.state_size) * kColumns);
+    zero(sums_, blocks * size_);
   }
 
-  void run() {
+  // Whether no gradient is NaN.
+  bool run() {
     if (!scratch_.repeated) {
-      add_products(scratch_.part(d_, 0), scratch_.frames, has_state(), has_input(), true);
+      add_products(scratch_.part(d_), scratch_.frames, true, true);
     } else {
-      if (has_state()) add_products(scratch_.part(d_, 0), scratch_.frames, true, false, true);
-      if (has_input()) add_products(scratch_.input_part(d_, 0), scratch_.inputs_given, false, true, !has_state());
+      add_products(scratch_.part(d_), scratch_.frames, true, false);
+      add_products(scratch_.input_part(d_), scratch_.inputs_given, false, true);
     }
-    if (has_state()) {
-      const int64_t row = kStateOrder[part_] * layer_.hidden + unit_;
-      write(state_sums_, layer_.hidden, element(p_.dw_hh[d_]) + row * layer_.hidden);
-      write_bias(p_.db_hh[d_], row);
-    }
-    if (has_input()) {
-      const int64_t row = kInputOrder[part_ - 1] * layer_.hidden + unit_;
-      write(input_sums_, layer_.input, element(p_.dw_ih[d_]) + row * layer_.input);
-      write_bias(p_.db_ih[d_], row);
-    }
+    for (int64_t block = 0; block < blocks_; ++block) write(block);
+    return !any(nan_);
   }
 
  private:
-  bool has_state() const { return part_ < kGates; }
-  bool has_input() const { return part_ > 0; }
+  int64_t column(int64_t block) const { return (first_ + block) * kColumns; }
+  int64_t part(int64_t block) const { return column(block) / scratch_.units; }
+  int64_t unit(int64_t block) const { return column(block) % scratch_.units; }
+  bool has_state(int64_t block) const { return part(block) < kGates; }
+  bool has_input(int64_t block) const { return part(block) > 0; }
+  float* state_sums(int64_t block) { return sums_ + block * size_; }
+  float* input_sums(int64_t block) { return state_sums(block) + scratch_.state_size * kColumns; }
 
-  // The products of `frames` parts with the state before them, with the input, and with 1 for the bias.
-  void add_products(const Element* parts, int64_t frames, bool state, bool input, bool bias) {
+  // The products of `frames` parts with the state before them, with the input, and with 1 for the bias: that of the
+  // state where there is one.
+  void add_products(const Piece* parts, int64_t frames, bool with_state, bool with_input) {
     for (int64_t first = 0; first < frames; first += kDeep) {
-      const Element* from = parts + first * scratch_.part_stride + column_;
-      const int64_t block = first / kDeep, count = least(kDeep, frames - first), depth = round_up(count, kDepth);
-      pack(from, count);
-      if (bias) add_up(from, count);
-      if (state) accumulate(scratch_.state_block(d_, block), layer_.hidden, depth, state_sums_);
-      if (input) accumulate(scratch_.input_block(block), layer_.input, depth, input_sums_);
+      const int64_t deep = first / kDeep, count = least(kDeep, frames - first), depth = round_up(count, kDepth);
+      for (int64_t block = 0; block < blocks_; ++block) {
+        const bool state = with_state && has_state(block), input = with_input && has_input(block);
+        if (!state && !input) continue;
+        pack(parts, first, count, column(block));
+        if (state || !has_state(block)) add_up(parts, first, count, column(block), bias_[block]);
+        if (state) accumulate(scratch_.state_block(d_, deep), layer_.hidden, depth, state_sums(block));
+        if (input) accumulate(scratch_.input_block(deep), layer_.input, depth, input_sums(block));
+      }
     }
   }
 
-  void pack(const Element* from, int64_t count) {
-    pack_rows(from, scratch_.part_stride, count, kColumns, panel_);
-    for (int64_t k = count; k < round_up(count, kDepth); ++k) {
-      for (int64_t j = 0; j < kColumns; ++j) panel_[in_panel(k, j, kColumns)] = Element{};
+  // Frames first.. as a panel; the depth past them is zero.
+  void pack(const Piece* parts, int64_t first, int64_t count, int64_t column) {
+    for (int64_t k = 0; k < round_up(count, kDepth); k += kGroup) {
+      for (int64_t v = 0; v < kWide; ++v) {
+        IntVec words[kPieces] = {};
+        if (k + kGroup <= count) {
+          interleave(parts, scratch_.part_stride, first + k, column + v * kLanes, words);
+        } else if (k < count) {
+          Vec values[kGroup] = {};
+          values[0] = at(parts, first + k, column + v * kLanes);
+          make_words(values, words);
+        }
+        put_words(panel_ + in_panel_of<kWide>(kDeep, k, v), words);
+      }
     }
   }
 
-  void add_up(const Element* from, int64_t count) {
+  Vec at(const Piece* parts, int64_t number, int64_t column) const {
+    return get(parts + in_operand(scratch_.part_stride, number, column));
+  }
+
+  void add_up(const Piece* parts, int64_t first, int64_t count, int64_t column, Vec (&bias)[kWide]) const {
     constexpr int64_t run = 16;
     Vec sums[kWide] = {};
     for (int64_t k = 0; k < count; k += run) {
       Vec few[kWide] = {};
       for (int64_t j = k; j < least(k + run, count); ++j) {
-        for (int64_t v = 0; v < kWide; ++v) few[v] += load(from + j * scratch_.part_stride + v * kLanes);
+        for (int64_t v = 0; v < kWide; ++v) few[v] += at(parts, first + j, column + v * kLanes);
       }
       for (int64_t v = 0; v < kWide; ++v) sums[v] += few[v];
     }
-    for (int64_t v = 0; v < kWide; ++v) bias_[v] += sums[v];
+    for (int64_t v = 0; v < kWide; ++v) bias[v] += sums[v];
   }
 
   // sums [channels, kColumns] += a block of the operand, [channels, kDeep], times the panel.
-  void accumulate(const Element* operand, int64_t channels, int64_t depth, float* sums) const {
+  void accumulate(const Piece* operand, int64_t channels, int64_t depth, float* sums) const {
     for_tiles<kTall>(channels, [&](int64_t first, int64_t, auto tile) {
       constexpr int64_t R = decltype(tile)::value;
-      Vec block[R][kWide] = {};
-      multiply<R, kWide>(operand + first * kDeep, kDeep, panel_, depth, block);
+      Vec block[R][kWide];
+      set_product(operand + in_operand(kDeep, first, 0), kDeep, panel_, depth, block);
       float* to = sums + first * kColumns;
       for (int64_t i = 0; i < R; ++i) {
         for (int64_t v = 0; v < kWide; ++v, to += kLanes) store(to, load(to) + block[i][v]);
@@ -618,14 +669,29 @@ class WeightGradient {
     });
   }
 
+  void write(int64_t block) {
+    if (has_state(block)) {
+      const int64_t row = kStateOrder[part(block)] * layer_.hidden + unit(block);
+      write(state_sums(block), layer_.hidden, unit(block), element(p_.dw_hh[d_]) + row * layer_.hidden);
+      write_bias(block, p_.db_hh[d_], row);
+    }
+    if (has_input(block)) {
+      const int64_t row = kInputOrder[part(block) - 1] * layer_.hidden + unit(block);
+      write(input_sums(block), layer_.input, unit(block), element(p_.dw_ih[d_]) + row * layer_.input);
+      write_bias(block, p_.db_ih[d_], row);
+    }
+  }
+
   // The sums as rows of dW, [units, channels].
-  void write(const float* sums, int64_t channels, Element* dw) const {
+  void write(const float* sums, int64_t channels, int64_t unit, Element* dw) {
     for (int64_t v = 0; v < kWide; ++v, sums += kLanes, dw += kLanes * channels) {
-      const int64_t units = least(kLanes, layer_.hidden - unit_ - v * kLanes);
+      const int64_t units = least(kLanes, layer_.hidden - unit - v * kLanes);
       for (int64_t c = 0; c < channels; c += kLanes) {
         IntVec rows[kLanes] = {};
         for (int64_t i = 0; i < least(kLanes, channels - c); ++i) {
-          std::memcpy(&rows[i], sums + (c + i) * kColumns, sizeof(IntVec));
+          const Vec sum = load(sums + (c + i) * kColumns);
+          if constexpr (kPieces > 1) nan_ |= sum != sum;
+          std::memcpy(&rows[i], &sum, sizeof(IntVec));
         }
         transpose_words(rows);
         for (int64_t j = 0; j < units; ++j) store(dw + j * channels + c, (Vec)rows[j], channels - c);
@@ -633,34 +699,37 @@ class WeightGradient {
     }
   }
 
-  void write_bias(void* db, int64_t row) const {
+  void write_bias(int64_t block, void* db, int64_t row) const {
     if (db == nullptr) return;
     for (int64_t v = 0; v < kWide; ++v) {
-      const int64_t count = layer_.hidden - unit_ - v * kLanes;
-      if (count > 0) store(element(db) + row + v * kLanes, bias_[v], count);
+      const int64_t count = layer_.hidden - unit(block) - v * kLanes;
+      if (count > 0) store(element(db) + row + v * kLanes, bias_[block][v], count);
     }
   }
 
   const GruLayer& layer_;
   BackwardScratch& scratch_;
-  const int64_t d_, column_, part_, unit_;
-  Element* panel_;
-  float *state_sums_, *input_sums_;
+  const int64_t d_, first_, blocks_, size_;
+  Piece* panel_;
+  float* sums_;
   const GruBackward& p_;
-  Vec bias_[kWide] = {};
+  Vec bias_[kTogether][kWide] = {};
+  IntVec nan_ = {};
 };
 
-// dx of the given inputs first..last: the gradients of the gates of all directions times W_ih.
-void input_gradient(const GruBackward& p, const GruPlan& plan, BackwardScratch& scratch, int64_t first, int64_t last) {
-  const int64_t depth = kGates * scratch.units;
+// dx of the given inputs first..last: the gradients of the gates of all directions times W_ih. Whether none is NaN.
+bool input_gradient(const GruBackward& p, const GruPlan& plan, BackwardScratch& scratch, int64_t first, int64_t last) {
+  const int64_t depth = kGates * scratch.units, stride = scratch.part_stride;
+  IntVec nan = {};
   for (int64_t block = 0; block < scratch.input_blocks; ++block) {
     const int64_t channel = block * kColumns;
     for_tiles<kTall>(last - first, [&](int64_t start, int64_t count, auto tile) {
       constexpr int64_t R = decltype(tile)::value;
-      Vec sums[R][kWide] = {};
+      Vec sums[R][kWide];
       for (int64_t d = 0; d < p.layer.directions; ++d) {
-        multiply<R, kWide>(scratch.input_part(d, first + start) + scratch.units, scratch.part_stride,
-                           scratch.input_panel(d, block), depth, sums);
+        const Piece* parts = scratch.input_part(d) + in_operand(stride, first + start, scratch.units);
+        const Piece* panel = scratch.input_panel(d, block);
+        d == 0 ? set_product(parts, stride, panel, depth, sums) : add_product(parts, stride, panel, depth, sums);
       }
       for (int64_t i = 0; i < (kRowStep == 1 ? R : count); ++i) {
         const int64_t number = first + start + i;
@@ -668,11 +737,14 @@ void input_gradient(const GruBackward& p, const GruPlan& plan, BackwardScratch& 
             scratch.repeated ? frame(p.dx, number, 0) : frame(p.dx, plan.row_of[number], plan.time_of[number]);
         for (int64_t v = 0; v < kWide; ++v) {
           const int64_t left = p.layer.input - channel - v * kLanes;
-          if (left > 0) store(to + channel + v * kLanes, sums[i][v], left);
+          if (left <= 0) continue;
+          store(to + channel + v * kLanes, sums[i][v], left);
+          if constexpr (kPieces > 1) nan |= sums[i][v] != sums[i][v];
         }
       }
     });
   }
+  return !any(nan);
 }
 
 // Every direction is cut into chains, at least one a thread; rows with neighbouring lengths go to different chains.
@@ -689,14 +761,20 @@ struct Cut {
   }
 };
 
+// A result that threads find each for itself.
+inline void lower(bool& all, bool found) {
+  if (!found) __atomic_store_n(&all, false, __ATOMIC_RELAXED);
+}
+
 }  // namespace
 
-void forward(const GruForward& p, const GruPlan& plan, int threads) {
+bool forward(const GruForward& p, const GruPlan& plan, int threads) {
   const GruLayer& layer = p.layer;
   const Cut cut(layer, threads);
   ForwardWeights weights(layer);
   ForwardScratch scratch(layer, cut.chains, cut.rows);
-  const int64_t unit_blocks = weights.units / kLanes, used = layer.directions * plan.frames;
+  bool served = true;
+  const int64_t unit_blocks = weights.units / kUnits, used = layer.directions * plan.frames;
   const int64_t unused = p.reserve == nullptr ? 0 : layer.directions * layer.batch * layer.steps - used;
   const Deal chains(cut.chains);
   parallel(threads, [&] {
@@ -707,11 +785,13 @@ void forward(const GruForward& p, const GruPlan& plan, int threads) {
       zero(element(p.reserve) + (used + i) * kReserved * weights.units, kReserved * weights.units);
     });
     for_share(layer.directions * unit_blocks,
-              [&](int64_t item) { weights.pack(layer, item / unit_blocks, item % unit_blocks * kLanes); });
+              [&](int64_t item) { weights.pack(layer, item / unit_blocks, item % unit_blocks * kUnits); });
     meet();
-    chains.run(
-        [&](int64_t number) { ForwardChain(p, weights, scratch, cut.chain(layer, plan, number), number).run(); });
+    chains.run([&](int64_t number) {
+      lower(served, ForwardChain(p, weights, scratch, cut.chain(layer, plan, number), number).run());
+    });
   });
+  return served;
 }
 
 namespace {
@@ -768,21 +848,23 @@ class Preparation {
   const GruBackward& p_;
   const GruPlan& plan_;
   BackwardScratch& scratch_;
-  static constexpr int64_t kFrames = kLanes * kGroup;  // transposed in one piece
   const int64_t recurrent_, frames_, per_direction_;
 };
 
 }  // namespace
 
-void backward(const GruBackward& p, const GruPlan& plan, int threads) {
+bool backward(const GruBackward& p, const GruPlan& plan, int threads) {
   const GruLayer& layer = p.layer;
   const Cut cut(layer, threads);
   BackwardScratch scratch(p, plan, cut.chains, cut.rows, threads);
   const Preparation preparation(p, plan, scratch);
   const int64_t columns = kParts * scratch.units / kColumns;
+  const int64_t together = least(kTogether, blocks(layer.directions * columns, 2 * threads));
+  const int64_t groups = blocks(columns, together);
   const int64_t frame_blocks = p.dx.data == nullptr ? 0 : blocks(scratch.inputs_given, kFrameBlock);
   const int64_t padded_rows = p.dx.data == nullptr || layer.repeated ? 0 : layer.batch;
-  const Deal pieces(preparation.pieces()), chains(cut.chains), gradients(layer.directions * columns),
+  bool served = true;
+  const Deal pieces(preparation.pieces()), chains(cut.chains), gradients(layer.directions * groups),
       inputs(frame_blocks);
   parallel(threads, [&] {
     [[maybe_unused]] const Products products;
@@ -790,14 +872,21 @@ void backward(const GruBackward& p, const GruPlan& plan, int threads) {
     for_share(padded_rows, [&](int64_t b) { zero_padding(layer, plan, b, layer.input, p.dx); });
     pieces.run([&](int64_t piece) { preparation.run(piece); });
     meet();
-    chains.run([&](int64_t number) { BackwardChain(p, scratch, cut.chain(layer, plan, number), number).run(); });
+    chains.run([&](int64_t number) {
+      lower(served, BackwardChain(p, scratch, cut.chain(layer, plan, number), number).run());
+    });
     meet();
-    gradients.run([&](int64_t item) { WeightGradient(p, scratch, item / columns, item % columns * kColumns).run(); });
+    gradients.run([&](int64_t item) {
+      const int64_t first = item % groups * together;
+      const int64_t count = least(together, columns - first);
+      lower(served, WeightGradient(p, scratch, item / groups, first, count).run());
+    });
     inputs.run([&](int64_t item) {
       const int64_t first = item * kFrameBlock;
-      input_gradient(p, plan, scratch, first, least(scratch.inputs_given, first + kFrameBlock));
+      lower(served, input_gradient(p, plan, scratch, first, least(scratch.inputs_given, first + kFrameBlock)));
     });
   });
+  return served;
 }
 
 }  // namespace CRRL_ISA

@@ -22,7 +22,8 @@ struct GruPlan {
   int64_t frames;          // all valid frames
 };
 
-using GruForwardKernel = void (*)(const GruForward&, const GruPlan&, int threads);
-using GruBackwardKernel = void (*)(const GruBackward&, const GruPlan&, int threads);
+// False: a result is NaN, and tiles of float32 cannot tell whether it would be with products that are not split.
+using GruForwardKernel = bool (*)(const GruForward&, const GruPlan&, int threads);
+using GruBackwardKernel = bool (*)(const GruBackward&, const GruPlan&, int threads);
 
 }  // namespace crrl

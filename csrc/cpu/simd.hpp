@@ -8,7 +8,10 @@
 
 #include <cstdint>
 #include <cstring>
-#ifdef CRRL_BF16
+#if defined(CRRL_AMX) && defined(CRRL_TILE_STAND_IN)
+#define CRRL_NO_INTRINSICS
+#pragma GCC diagnostic ignored "-Wpsabi"
+#elif defined(CRRL_BF16) || defined(CRRL_AMX)
 #include <immintrin.h>
 #endif
 
@@ -46,25 +49,42 @@ inline void store(float* to, Vec value) { std::memcpy(to, &value, sizeof(value))
 
 inline float to_float(float value) { return value; }
 
-#ifdef CRRL_BF16
+#if defined(CRRL_BF16) || defined(CRRL_AMX)
 typedef uint16_t Half __attribute__((vector_size(CRRL_LANES * 2)));
 
-inline IntVec load_bits(const Element* from) {
-  Half half;
-  std::memcpy(&half, from, sizeof(half));
-  return __builtin_convertvector(half, IntVec);
+// Vectors of bfloat16: rounded to the nearest, ties to even, and their bits in words. By name, as g++ 12 makes four
+// instructions of a conversion.
+#ifdef CRRL_NO_INTRINSICS
+inline Half to_half(Vec value) {
+  UnsignedVec bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  return __builtin_convertvector((bits + 0x7fff + (bits >> 16 & 1)) >> 16, Half);
 }
+inline UnsignedVec widen_bits(Half half) { return __builtin_convertvector(half, UnsignedVec); }
+#else
+inline Half to_half(Vec value) { return reinterpret_cast<Half>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(value))); }
+inline UnsignedVec widen_bits(Half half) {
+  return reinterpret_cast<UnsignedVec>(_mm512_maskz_cvtepu16_epi32(0xffff, reinterpret_cast<__m256i>(half)));
+}
+#endif
 
-inline Vec load(const Element* from) {
-  const IntVec bits = load_bits(from) << 16;
+inline Vec to_vec(Half half) {
+  const UnsignedVec bits = widen_bits(half) << 16;
   Vec value;
   std::memcpy(&value, &bits, sizeof(value));
   return value;
 }
+#endif
 
-// Rounded to the nearest, ties to even.
+#ifdef CRRL_BF16
+inline Vec load(const Element* from) {
+  Half half;
+  std::memcpy(&half, from, sizeof(half));
+  return to_vec(half);
+}
+
 inline void store(Element* to, Vec value) {
-  const __m256bh half = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(value));
+  const Half half = to_half(value);
   std::memcpy(to, &half, sizeof(half));
 }
 
@@ -140,6 +160,12 @@ inline Vec tanh(Vec x) {
   const Vec small = p * (s * x) + x;
   const Vec large = 1.0f - 2.0f / (1.0f + exp(clamp(2.0f * x, -87.0f, 88.0f)));
   return s < 0.390625f ? small : large;
+}
+
+inline bool any(IntVec lanes) {
+  bool found = false;
+  for (int64_t i = 0; i < kLanes; ++i) found |= lanes[i] != 0;
+  return found;
 }
 
 // For each bit of an index, which lanes of two rows (the second's numbered on) make the new first and the new second.

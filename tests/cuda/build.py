@@ -30,7 +30,11 @@ HEADERS = {".hpp", ".h", ".cuh"}
 
 
 def build(
-    module_name: str, sources: Sequence[Path], defines: Sequence[str] = (), system: Sequence[Path] = ()
+    module_name: str,
+    sources: Sequence[Path],
+    defines: Sequence[str] = (),
+    flags: Sequence[str] = (),
+    system: Sequence[Path] = (),
 ) -> ModuleType:
     """The module `module_name` of these sources (.cpp and .cu), which find their headers beside themselves, in
     tests/cuda/host, in csrc/cuda and in `system`. Raises RuntimeError with the compiler's words."""
@@ -40,17 +44,17 @@ def build(
     include += system
     with (CACHE / "lock").open("w") as lock:  # nobody compiles what somebody else is compiling
         fcntl.flock(lock, fcntl.LOCK_EX)
-        objects = [_object(source, include, defines, headers) for source in sources]
-        command = ["g++", "-shared", *map(str, objects)]
+        options = [*flags, *(f"-D{name}" for name in defines)]
+        objects = [_object(source, include, options, headers) for source in sources]
+        command = ["g++", "-shared", *flags, *map(str, objects)]
         library = _once(module_name, sysconfig.get_config_var("EXT_SUFFIX"), command)
     return _load(module_name, library)
 
 
-def _object(source: Path, include: Iterable[Path], defines: Iterable[str], headers: str) -> Path:
+def _object(source: Path, include: Iterable[Path], options: Iterable[str], headers: str) -> Path:
     folders = [*map(str, include), pybind11.get_include(), sysconfig.get_paths()["include"]]
-    options = [*(f"-D{name}" for name in defines), *(f"-I{folder}" for folder in folders)]
     beside = sorted(path for path in source.parent.iterdir() if path.suffix in HEADERS)
-    command = ["g++", *FLAGS, *options, "-c", "-x", "c++", str(source)]
+    command = ["g++", *FLAGS, *options, *(f"-I{folder}" for folder in folders), "-c", "-x", "c++", str(source)]
     return _once(source.stem, ".o", command, headers, _digest([source, *beside]))
 
 

@@ -14,8 +14,8 @@ from crrl.reference import gru as reference
 from crrl.reference.gru import Weights
 
 BACKENDS = {"torch": framework.gru_layer, "cpu": layer.gru_layer}
-FLOAT_ISAS, BF16_ISAS = cpu.FLOAT_ISAS, cpu.BF16_ISAS
-ISAS = dict.fromkeys(FLOAT_ISAS, torch.float32) | dict.fromkeys(BF16_ISAS, torch.bfloat16)
+FLOAT_ISAS = [(torch.float32, name) for name in cpu.GRU_ISAS[False]]
+BF16_ISAS = [(torch.bfloat16, name) for name in cpu.GRU_ISAS[True]]
 SIZES = [
     ([3, 7, 1, 6, 2], 7, 4, 2, True),
     ([3, 7, 1, 6, 2], 7, 4, 2, False),
@@ -41,16 +41,17 @@ def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=FLOAT_ISAS)
-def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Force an instruction set; skips where the processor has not got it."""
+@pytest.fixture(params=FLOAT_ISAS, ids=str)
+def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[torch.dtype, str]:
+    """Force an instruction set for a dtype; skips where the processor has not got it."""
     native = pytest.importorskip("crrl._cpu", reason="the C++ extension is not built")
-    of_dtype = FLOAT_ISAS if request.param in FLOAT_ISAS else BF16_ISAS
-    best = native.gru_isa(bf16=request.param in BF16_ISAS)
-    if best is None or of_dtype.index(request.param) < of_dtype.index(best):
-        pytest.skip(f"this processor has no {request.param}")
-    monkeypatch.setattr(cpu, "isa", request.param)
-    return str(request.param)
+    dtype, name = request.param
+    bf16 = dtype == torch.bfloat16
+    best, of_dtype = native.gru_isa(bf16=bf16), cpu.GRU_ISAS[bf16]
+    if best is None or of_dtype.index(name) < of_dtype.index(best):
+        pytest.skip(f"this processor has no {name}")
+    monkeypatch.setattr(cpu, "isa", name)
+    return dtype, name
 
 
 def make_case(
@@ -159,7 +160,7 @@ def test_a_repeated_input_is_projected_once_and_right(
         assert error <= 2e-6 * norm
 
 
-@pytest.mark.parametrize("isa", BF16_ISAS, indirect=True)
+@pytest.mark.parametrize("isa", BF16_ISAS, indirect=True, ids=str)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.usefixtures("isa")
 def test_a_repeated_input_in_bf16(size: tuple[list[int], int, int, int, bool]) -> None:
@@ -167,7 +168,7 @@ def test_a_repeated_input_in_bf16(size: tuple[list[int], int, int, int, bool]) -
         assert error <= 2 * own + 1e-6 * norm
 
 
-@pytest.mark.parametrize("isa", BF16_ISAS, indirect=True)
+@pytest.mark.parametrize("isa", BF16_ISAS, indirect=True, ids=str)
 @pytest.mark.parametrize("reverse", [True, False], ids=["bidirectional", "stepwise"])
 @pytest.mark.parametrize("with_h0", [False, True], ids=["zeros", "h0"])
 @pytest.mark.parametrize("size", SIZES)
@@ -208,13 +209,14 @@ def test_cpp_errs_no_more_than_torch_at_the_size_of_the_papers_encoder() -> None
         assert (got.double() - want).norm() <= 1.25 * (own.double() - want).norm()
 
 
-@pytest.mark.parametrize("isa", ISAS, indirect=True)
-def test_cpp_results_do_not_depend_on_the_number_of_threads(isa: str) -> None:
-    case = make_case(ISAS[isa], [11, 3, 8, 8, 1, 5, 11, 2, 9], 11, 24, 2)
+@pytest.mark.parametrize("isa", FLOAT_ISAS + BF16_ISAS, indirect=True, ids=str)
+@pytest.mark.parametrize("rows", [9, 37])
+def test_cpp_results_do_not_depend_on_the_number_of_threads(isa: tuple[torch.dtype, str], rows: int) -> None:
+    case = make_case(isa[0], ([11, 3, 8, 8, 1, 5, 11, 2, 9] * 5)[:rows], 11, 24, 2)
     threads = torch.get_num_threads()
     results = []
     try:
-        for count in (1, 2, 5):
+        for count in (1, 2, 5, 16):
             torch.set_num_threads(count)
             results.append(run(layer.gru_layer, *case))
     finally:
@@ -234,6 +236,37 @@ def test_cpp_gates_are_right_far_from_zero() -> None:
         x.double(), lengths, [tuple(w.double() for w in weights[0])], torch.ones(1, len(x), 1).double()
     )  # type: ignore[misc, union-attr]
     torch.testing.assert_close(got.double(), want, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("isa", [(torch.float32, "amx")], indirect=True, ids=str)
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan, 3.4e38])
+@pytest.mark.parametrize("place", ["x", "w_ih", "w_hh", "bias", "h0"])
+@pytest.mark.usefixtures("isa")
+def test_tiles_of_float32_give_what_products_that_are_not_split_give_of_numbers_that_have_no_parts(
+    place: str, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, lengths, weights, h0 = make_case(torch.float32, [3, 7, 1, 6, 2], 7, 33, 2)
+    changed = {"x": x, "h0": h0, "w_ih": weights[0][0], "w_hh": weights[1][1], "bias": weights[0][2]}[place]
+    with torch.no_grad():
+        changed.view(-1)[1] = value
+    by_tiles = run(layer.gru_layer, x, lengths, weights, h0)
+    monkeypatch.setattr(cpu, "isa", "avx512")
+    for got, want in zip(by_tiles, run(layer.gru_layer, x, lengths, weights, h0), strict=True):
+        assert torch.equal(got.isfinite(), want.isfinite())
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("isa", [(torch.float32, "amx")], indirect=True, ids=str)
+@pytest.mark.usefixtures("isa")
+def test_numbers_that_leave_no_parts_for_tiles_are_small_enough_to_lose() -> None:
+    x, lengths, weights, h0 = make_case(torch.float32, [3, 7, 1, 6, 2], 7, 33, 2)
+    with torch.no_grad():
+        x *= 1e-36
+        weights[0][0].mul_(1e-37)
+    exact = [tuple(None if w is None else w.double() for w in direction) for direction in weights]
+    want = reference.gru_layer(x.double(), lengths, exact, h0.double())
+    for got, true in zip(layer.gru_layer(x, lengths, weights, h0), want, strict=True):
+        torch.testing.assert_close(got.double(), true, rtol=1e-6, atol=1e-6)
 
 
 def test_an_unknown_instruction_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

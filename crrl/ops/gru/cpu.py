@@ -23,7 +23,7 @@ def supports(case: Case) -> tuple[bool, str]:
         return False, f"CRRL_ISA={cpu.isa} has no bfloat16"
     if bf16 and cpu.BEST[True] is None:
         return False, "this processor has no instructions for bfloat16 (AVX-512-BF16 or AMX)"
-    return True, f"C++ kernels (crrl._cpu, {cpu.forced(bf16) or cpu.BEST[bf16]})"
+    return True, f"C++ kernels (crrl._cpu, {cpu.forced(cpu.GRU_ISAS[bf16]) or cpu.BEST[bf16]})"
 
 
 def forward(
@@ -98,4 +98,4 @@ def _layer(
 
 def _settings(x: Tensor) -> tuple[int, str]:
     """threads, isa."""
-    return torch.get_num_threads(), cpu.forced(x.dtype == torch.bfloat16)
+    return torch.get_num_threads(), cpu.forced(cpu.GRU_ISAS[x.dtype == torch.bfloat16])
