@@ -132,6 +132,29 @@ def above_autograd() -> str | None:
     return recorder() or ("forward-mode differentiation: its tangents would be lost" if forward_mode else None)
 
 
+def is_free(operator: str) -> bool:
+    """Whether the current policy leaves the choice of the backend to what is able."""
+    if _policy is None and not os.environ.get("CRRL_BACKEND"):
+        return True
+    current = _current()
+    return current.get(operator, current["*"]) == "auto"
+
+
+def unobserved() -> bool:
+    """Whether nothing records, traces, transforms, intercepts or times the operations now.
+
+    Then a kernel may be called without an operator of torch around it, which takes longer than a small kernel.
+    """
+    return not (
+        torch.compiler.is_compiling()
+        or torch.is_grad_enabled()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._is_torch_function_mode_enabled()
+        or torch._C._autograd._profiler_enabled()
+        or above_autograd()
+    )
+
+
 @constant
 def _served(name: str, device: str, dtype: torch.dtype, index: int | None, hidden: int | None) -> tuple[str, str]:
     operator = Operator.registry[name]

@@ -73,34 +73,34 @@ void pack_gates(const Element* w, int64_t hidden, int64_t depth, int64_t unit, P
   for (int64_t v = 0; v < width; ++v) {
     const int64_t start = unit + v % kVecs * kLanes, count = least(kLanes, hidden - start);
     for (int64_t k = 0; k < deep; k += kLanes * kGroup) {
-      IntVec rows[kPieces][kLanes] = {};
+      IntVec rows[kPieces][kLanes];
+      if (count < kLanes || k >= depth) std::memset(rows, 0, sizeof(rows));
       for (int64_t lane = 0; lane < count && k < depth; ++lane) {
-        IntVec words[kPieces];
-        load_words(w + (v / kVecs * hidden + start + lane) * depth + k, depth - k, words);
-        for (int64_t p = 0; p < kPieces; ++p) rows[p][lane] = words[p];
+        load_words(w + (v / kVecs * hidden + start + lane) * depth + k, depth - k, &rows[0][lane]);
       }
       for (int64_t p = 0; p < kPieces; ++p) transpose_words(rows[p]);
       for (int64_t i = 0; i < kLanes && k + i * kGroup < deep; ++i) {
-        IntVec words[kPieces];
-        for (int64_t p = 0; p < kPieces; ++p) words[p] = rows[p][i];
-        put_words(panel + in_panel_of<width>(deep, k + i * kGroup, v), words);
+        put_words(panel + in_panel_of<width>(deep, k + i * kGroup, v), &rows[0][i]);
       }
     }
   }
 }
 
-// Everything that the forward pass reads of the weights, packed: [direction][block of units].
+// Everything that the forward pass reads of the weights, packed: [direction][block of units]. For few frames it reads
+// the matrices as they lie.
 struct ForwardWeights {
+  bool packed;
   int64_t input_depth, hidden, units;  // units: padded
   Buffer<Piece> input, recurrent;
   Buffer<float> biases;  // [direction][block][r, z, n of the input's side, n of the state's side][unit]
 
-  explicit ForwardWeights(const GruLayer& layer)
-      : input_depth(padded(layer.input)),
+  ForwardWeights(const GruLayer& layer, bool packed)
+      : packed(packed),
+        input_depth(padded(layer.input)),
         hidden(layer.hidden),
         units(padded(layer.hidden)),
-        input(layer.directions * units * kGates * input_depth * kPieces),
-        recurrent(layer.directions * units * kGates * units * kPieces),
+        input(packed * layer.directions * units * kGates * input_depth * kPieces),
+        recurrent(packed * layer.directions * units * kGates * units * kPieces),
         biases(layer.directions * units * (kGates + 1)) {}
 
   Piece* input_panel(int64_t d, int64_t unit) { return input.at((d * units + unit) * kGates * input_depth * kPieces); }
@@ -110,8 +110,10 @@ struct ForwardWeights {
   float* bias(int64_t d, int64_t unit) { return biases.at((d * units + unit) * (kGates + 1)); }
 
   void pack(const GruLayer& layer, int64_t d, int64_t unit) {
-    pack_gates(element(layer.w_ih[d]), hidden, layer.input, unit, input_panel(d, unit));
-    pack_gates(element(layer.w_hh[d]), hidden, hidden, unit, recurrent_panel(d, unit));
+    if (packed) {
+      pack_gates(element(layer.w_ih[d]), hidden, layer.input, unit, input_panel(d, unit));
+      pack_gates(element(layer.w_hh[d]), hidden, hidden, unit, recurrent_panel(d, unit));
+    }
     float* to = bias(d, unit);
     zero(to, (kGates + 1) * kUnits);
     if (layer.b_ih[d] == nullptr) return;
@@ -216,14 +218,13 @@ class ForwardChain {
         put_row(frame(layer_.x, chain_.row(i), chain_.time(i, s)), layer_.input, depth, frames, x_);
       }
     }
-    const int64_t used = round_up(layer_.input, kDepth);
     for (int64_t unit = 0; unit < units_; unit += kUnits) {
-      const Piece* panel = weights_.input_panel(chain_.direction, unit);
       const float* bias = weights_.bias(chain_.direction, unit);
       for_tiles(frames, [&](int64_t first, int64_t, auto tile) {
         constexpr int64_t R = decltype(tile)::value;
         Vec sums[R][kGates * kVecs];
-        set_product(x_ + in_operand(depth, first, 0), depth, panel, used, sums);
+        const Piece* panel = weights_.input_panel(chain_.direction, unit);
+        product(x_ + in_operand(depth, first, 0), depth, panel, layer_.w_ih, layer_.input, unit, sums);
         float* to = gates_ + (first * units_ + unit) * kGates;
         for (int64_t i = 0; i < R; ++i, to += kGates * units_) {
           for (int64_t v = 0; v < kGates * kVecs; ++v) store(to + v * kLanes, sums[i][v] + load(bias + v * kLanes));
@@ -247,7 +248,6 @@ class ForwardChain {
   // One step of `rows` rows, from their projected gates.
   void step(int64_t s, int64_t rows, const float* gates) {
     aim(s, rows);
-    const int64_t used = round_up(layer_.hidden, kDepth);
     for (int64_t unit = 0; unit < units_; unit += kUnits) {
       const Piece* panel = weights_.recurrent_panel(chain_.direction, unit);
       const float* bias = weights_.bias(chain_.direction, unit) + kGates * kUnits;
@@ -255,7 +255,7 @@ class ForwardChain {
         constexpr int64_t R = decltype(tile)::value;
         const float* from = gates + (first * units_ + unit) * kGates;
         Vec sums[R][kGates * kVecs];
-        product(operand_ + in_operand(units_, first, 0), panel, used, sums);
+        product(operand_ + in_operand(units_, first, 0), units_, panel, layer_.w_hh, layer_.hidden, unit, sums);
         for (int64_t i = 0; i < (kRowStep == 1 ? R : count); ++i, from += kGates * units_) {
           for (int64_t v = 0; v < kVecs; ++v) {
             const float* x = from + v * kLanes;
@@ -270,16 +270,38 @@ class ForwardChain {
     swap(operand_, next_operand_);
   }
 
-  // Sums begin at zero, and what they are added to comes last: small terms on a large number would round more.
+  // Rows of an operand, `next` deep, times a block of units of a matrix, from its panel or as it lies. Sums begin at
+  // zero, and what they are added to comes last: small terms on a large number would round more.
   template <int64_t R>
-  void product(const Piece* operand, const Piece* panel, int64_t depth, Vec (&sums)[R][kGates * kVecs]) const {
+  void product(const Piece* operand, int64_t next, const Piece* panel, const void* const (&matrix)[2], int64_t depth,
+               int64_t unit, Vec (&sums)[R][kGates * kVecs]) const {
+    if constexpr (kFewFrames > 0) {
+      if (!weights_.packed) return product(operand, next, element(matrix[chain_.direction]), depth, unit, sums);
+    }
     if constexpr (R == 1) {
       if (layer_.batch == 1) {
         std::memset(sums, 0, sizeof(sums));
-        return multiply_alone(operand, panel, depth, sums[0]);
+        return multiply_alone(operand, panel, round_up(depth, kDepth), sums[0]);
       }
     }
-    set_product(operand, units_, panel, depth, sums);
+    set_product(operand, next, panel, round_up(depth, kDepth), sums);
+  }
+
+  template <int64_t R>
+  void product(const Piece* operand, int64_t next, const Element* w, int64_t depth, int64_t unit,
+               Vec (&sums)[R][kGates * kVecs]) const {
+    const int64_t hidden = layer_.hidden, end = kGates * hidden;
+    for (int64_t gate = 0; gate < kGates; ++gate) {
+      const int64_t row = gate * hidden + unit, ahead = gate + 1 < kGates ? hidden : kLanes - (kGates - 1) * hidden;
+      const auto some = [&](auto rows, int64_t first) {
+        Vec products[decltype(rows)::value];
+        multiply_unpacked(operand + first * next, next, w + row * depth, depth, hidden - unit, end - row, ahead * depth,
+                          products);
+        for (int64_t i = 0; i < decltype(rows)::value; ++i) sums[first + i][gate] = products[i];
+      };
+      for (int64_t first = 0; first + 4 <= R; first += 4) some(Rows<4>(), first);
+      if constexpr (R % 4 != 0) some(Rows<R % 4>(), R - R % 4);
+    }
   }
 
   // The gates and the new state of one block of units of row i, from what r and z are sigmoids of, and the two sides
@@ -331,9 +353,9 @@ void pack_columns(const Element* w, int64_t hidden, int64_t columns, const int64
       for (int64_t j = 0; j < kGroup && unit + j < hidden && start < columns; ++j) {
         rows[j] = load(w + (order[place] * hidden + unit + j) * columns + start, columns - start);
       }
-      IntVec words[kPieces];
-      make_words(rows, words);
-      put_words(panel + in_panel_of<kWide>(depth, k, v), words);
+      IntVec words[kPieces][kLanes];
+      make_words(rows, &words[0][0]);
+      put_words(panel + in_panel_of<kWide>(depth, k, v), &words[0][0]);
     }
   }
 }
@@ -415,7 +437,7 @@ const Element* state_before(const GruBackward& p, const GruPlan& plan, int64_t d
 }
 
 // Channels c.. (kLanes of them) of kGroup frames as words, zero where there is no frame.
-inline void load_frames(const Element* const* frames, int64_t c, int64_t channels, IntVec (&words)[kPieces]) {
+inline void load_frames(const Element* const* frames, int64_t c, int64_t channels, IntVec* words) {
   Vec values[kGroup] = {};
   for (int64_t j = 0; j < kGroup; ++j) {
     if (frames[j] != nullptr) values[j] = load(frames[j] + c, channels - c);
@@ -432,11 +454,7 @@ void transpose(const Source& source, int64_t first, int64_t frames, int64_t chan
   for (int64_t j = 0; j < kFrames; ++j) from[j] = first + j < frames ? source(first + j) : nullptr;
   for (int64_t c = 0; c < channels; c += kLanes) {
     IntVec rows[kPieces][kLanes];
-    for (int64_t i = 0; i < kLanes; ++i) {
-      IntVec words[kPieces];
-      load_frames(from + i * kGroup, c, channels, words);
-      for (int64_t p = 0; p < kPieces; ++p) rows[p][i] = words[p];
-    }
+    for (int64_t i = 0; i < kLanes; ++i) load_frames(from + i * kGroup, c, channels, &rows[0][i]);
     for (int64_t p = 0; p < kPieces; ++p) {
       transpose_words(rows[p]);
       for (int64_t i = 0; i < least(kLanes, channels - c); ++i) {
@@ -626,15 +644,15 @@ class WeightGradient {
   void pack(const Piece* parts, int64_t first, int64_t count, int64_t column) {
     for (int64_t k = 0; k < round_up(count, kDepth); k += kGroup) {
       for (int64_t v = 0; v < kWide; ++v) {
-        IntVec words[kPieces] = {};
+        IntVec words[kPieces][kLanes];
         if (k + kGroup <= count) {
-          interleave(parts, scratch_.part_stride, first + k, column + v * kLanes, words);
-        } else if (k < count) {
+          interleave(parts, scratch_.part_stride, first + k, column + v * kLanes, &words[0][0]);
+        } else {
           Vec values[kGroup] = {};
-          values[0] = at(parts, first + k, column + v * kLanes);
-          make_words(values, words);
+          if (k < count) values[0] = at(parts, first + k, column + v * kLanes);
+          make_words(values, &words[0][0]);
         }
-        put_words(panel_ + in_panel_of<kWide>(kDeep, k, v), words);
+        put_words(panel_ + in_panel_of<kWide>(kDeep, k, v), &words[0][0]);
       }
     }
   }
@@ -770,13 +788,24 @@ inline void lower(bool& all, bool found) {
 
 }  // namespace
 
-bool forward(const GruForward& p, const GruPlan& plan, int threads) {
+void* pack(const GruLayer& layer) {
+  ForwardWeights* const weights = new ForwardWeights(layer, true);
+  for (int64_t d = 0; d < layer.directions; ++d) {
+    for (int64_t unit = 0; unit < weights->units; unit += kUnits) weights->pack(layer, d, unit);
+  }
+  return weights;
+}
+
+void free(void* packed) { delete static_cast<ForwardWeights*>(packed); }
+
+namespace {
+
+bool forward(const GruForward& p, const GruPlan& plan, int threads, ForwardWeights& weights, bool ready) {
   const GruLayer& layer = p.layer;
   const Cut cut(layer, threads);
-  ForwardWeights weights(layer);
   ForwardScratch scratch(layer, cut.chains, cut.rows);
   bool served = true;
-  const int64_t unit_blocks = weights.units / kUnits, used = layer.directions * plan.frames;
+  const int64_t unit_blocks = ready ? 0 : weights.units / kUnits, used = layer.directions * plan.frames;
   const int64_t unused = p.reserve == nullptr ? 0 : layer.directions * layer.batch * layer.steps - used;
 #pragma omp parallel num_threads(threads)
   {
@@ -797,6 +826,16 @@ bool forward(const GruForward& p, const GruPlan& plan, int threads) {
     }
   }
   return served;
+}
+
+}  // namespace
+
+bool forward(const GruForward& p, const GruPlan& plan, int threads, void* packed) {
+  const bool few = plan.frames <= kFewFrames;
+  if (few) threads = static_cast<int>(least(threads, p.layer.directions));
+  if (packed != nullptr) return forward(p, plan, threads, *static_cast<ForwardWeights*>(packed), true);
+  ForwardWeights weights(p.layer, !few);
+  return forward(p, plan, threads, weights, false);
 }
 
 namespace {

@@ -205,6 +205,22 @@ inline void transpose_words(IntVec (&rows)[kLanes]) {
   }
 }
 
+// The sums of the lanes of every row: as in transposing, but of two rows that change places one is left, their sum.
+inline Vec sum_rows(const Vec (&rows)[kLanes]) {
+  Vec left[kLanes];
+  std::memcpy(left, rows, sizeof(left));
+  for (int64_t bit = 0; bit < Exchanges::kBits; ++bit) {
+    IntVec first, second;
+    std::memcpy(&first, kExchanges.first[bit], sizeof(first));
+    std::memcpy(&second, kExchanges.second[bit], sizeof(second));
+    for (int64_t i = 0; i < kLanes; i += 2 << bit) {
+      const Vec a = left[i], b = left[i + (1 << bit)];
+      left[i] = __builtin_shuffle(a, b, first) + __builtin_shuffle(a, b, second);
+    }
+  }
+  return left[0];
+}
+
 inline int64_t thread() {
 #ifdef _OPENMP
   return omp_get_thread_num();
