@@ -141,13 +141,17 @@ def is_free(operator: str) -> bool:
 
 
 def unobserved() -> bool:
-    """Whether nothing records, traces, transforms, intercepts or times the operations now.
+    """Whether nothing, autograd neither, records, traces, transforms, intercepts or times the operations now.
 
     Then a kernel may be called without an operator of torch around it, which takes longer than a small kernel.
     """
+    return not torch.is_grad_enabled() and autograd_alone()
+
+
+def autograd_alone() -> bool:
+    """`unobserved`, but for autograd."""
     return not (
         torch.compiler.is_compiling()
-        or torch.is_grad_enabled()
         or torch._C._len_torch_dispatch_stack()
         or torch._C._is_torch_function_mode_enabled()
         or torch._C._autograd._profiler_enabled()

@@ -368,7 +368,7 @@ constexpr int64_t kInputOrder[kGates] = {0, 1, 2};
 
 // Memory of the whole backward pass. Rows are kRows longer than used: a tile may read past the last one.
 struct BackwardScratch {
-  bool repeated;
+  bool repeated, packed;  // for few frames matrices are read as they lie, and operands too
   int64_t units, frames, inputs_given, deep_blocks, part_stride, input_blocks, input_size, state_size;
   Buffer<Piece> parts;      // [direction][frame, part_stride]
   Buffer<Piece> row_parts;  // their sums over the frames of each row, likewise, where the input is repeated
@@ -386,6 +386,7 @@ struct BackwardScratch {
   // The parts of two frames are not a power of two apart: they would share few sets of the cache.
   BackwardScratch(const GruBackward& p, const GruPlan& plan, int64_t chains, int64_t rows, int threads)
       : repeated(p.layer.repeated),
+        packed(!kRowsAsPanels || plan.frames > kFewFrames),
         units(padded(p.layer.hidden)),
         frames(plan.frames),
         inputs_given(repeated ? p.layer.batch : plan.frames),
@@ -397,14 +398,14 @@ struct BackwardScratch {
         parts(p.layer.directions * operand_size(frames + kRows, part_stride)),
         row_parts(repeated ? p.layer.directions * operand_size(inputs_given + kRows, part_stride) : 0),
         row_sums(repeated ? chains * (rows + kRows) * kGates * units : 0),
-        inputs(blocks(inputs_given, kDeep) * operand_size(input_size, kDeep)),
-        states(p.layer.directions * deep_blocks * operand_size(state_size, kDeep)),
-        recurrent(p.layer.directions * units * kGates * units * kPieces),
-        input(p.layer.directions * input_blocks * kColumns * kGates * units * kPieces),
+        inputs(packed * blocks(inputs_given, kDeep) * operand_size(input_size, kDeep)),
+        states(packed * p.layer.directions * deep_blocks * operand_size(state_size, kDeep)),
+        recurrent(packed * p.layer.directions * units * kGates * units * kPieces),
+        input(packed * p.layer.directions * input_blocks * kColumns * kGates * units * kPieces),
         operand(chains * operand_size(rows + kRows, kGates * units)),
         gradients(chains * (rows + kRows) * units),
-        panels(threads * kDeep * kColumns * kPieces),
-        sums(threads * kTogether * (input_size + state_size) * kColumns),
+        panels(packed * threads * kDeep * kColumns * kPieces),
+        sums(packed * threads * kTogether * (input_size + state_size) * kColumns),
         chain_rows(rows + kRows) {}
 
   // The parts of all frames of a direction, an operand part_stride deep.
@@ -464,6 +465,21 @@ void transpose(const Source& source, int64_t first, int64_t frames, int64_t chan
   }
 }
 
+// sums += the gradients of the gates, in this order and from `operand` on, times the columns of W [3H, columns] from
+// `column` on, as it lies.
+template <int64_t R>
+void add_gates([[maybe_unused]] const Piece* operand, [[maybe_unused]] int64_t next, [[maybe_unused]] const Element* w,
+               [[maybe_unused]] int64_t hidden, [[maybe_unused]] int64_t columns,
+               [[maybe_unused]] const int64_t (&order)[kGates], [[maybe_unused]] int64_t column,
+               [[maybe_unused]] Vec (&sums)[R][kWide]) {
+  if constexpr (kRowsAsPanels) {
+    for (int64_t place = 0; place < kGates; ++place) {
+      const Element* const from = w + order[place] * hidden * columns + column;
+      add_rows(operand + place * padded(hidden), next, from, hidden, columns, columns - column, sums);
+    }
+  }
+}
+
 class BackwardChain {
  public:
   BackwardChain(const GruBackward& p, BackwardScratch& scratch, const Chain& chain, int64_t number)
@@ -519,7 +535,14 @@ class BackwardChain {
         const int64_t depth = kGates * units_;
         float* dh = dh_ + first * units_ + column;
         Vec sums[R][kWide];
-        set_product(operand_ + in_operand(depth, first, 0), depth, panel, depth, sums);
+        const Piece* operand = operand_ + in_operand(depth, first, 0);
+        if (scratch_.packed) {
+          set_product(operand, depth, panel, depth, sums);
+        } else {
+          const Element* w = element(layer_.w_hh[chain_.direction]);
+          std::memset(sums, 0, sizeof(sums));
+          add_gates(operand, depth, w, layer_.hidden, layer_.hidden, kStateOrder, column, sums);
+        }
         for (int64_t i = 0; i < R; ++i) {
           for (int64_t v = 0; v < kWide; ++v) {
             float* to = dh + i * units_ + v * kLanes;
@@ -735,6 +758,75 @@ class WeightGradient {
   IntVec nan_ = {};
 };
 
+#if !defined(CRRL_BF16) && !defined(CRRL_AMX)
+// The gradients of a few rows of the weights and biases of one direction, over few frames: products of two vectors.
+class FewFramesGradient {
+ public:
+  FewFramesGradient(const GruBackward& p, const GruPlan& plan, BackwardScratch& scratch, int64_t d)
+      : p_(p), layer_(p.layer), scratch_(scratch), d_(d) {
+    for (int64_t i = 0; i < plan.frames; ++i) {
+      const int64_t b = plan.row_of[i], t = plan.time_of[i];
+      states_[i] = state_before(p, plan, d, b, t);
+      if (!scratch.repeated) inputs_[i] = frame(layer_.x, b, t);
+    }
+    for (int64_t b = 0; scratch.repeated && b < layer_.batch; ++b) inputs_[b] = frame(layer_.x, b, 0);
+  }
+
+  // Units first.. of all gates.
+  void run(int64_t first, int64_t last) {
+    const Piece *parts = scratch_.part(d_), *input_parts = scratch_.input_part(d_);
+    for (int64_t gate = 0; gate < kGates; ++gate) {
+      const int64_t n = layer_.hidden, state = kStateOrder[gate] * n, input = kInputOrder[gate] * n;
+      write(parts + gate * scratch_.units, scratch_.frames, states_, n, first, last, element(p_.dw_hh[d_]) + state * n,
+            p_.db_hh[d_] == nullptr ? nullptr : element(p_.db_hh[d_]) + state);
+      write(input_parts + (gate + 1) * scratch_.units, scratch_.inputs_given, inputs_, layer_.input, first, last,
+            element(p_.dw_ih[d_]) + input * layer_.input,
+            p_.db_ih[d_] == nullptr ? nullptr : element(p_.db_ih[d_]) + input);
+    }
+  }
+
+ private:
+  static constexpr int64_t kSome = 4;  // rows of dW for which an operand is read once
+
+  // Rows first.. of dw [H, channels]: the products of a gate's gradients with the operands of its frames, and with 1.
+  void write(const Piece* parts, int64_t frames, const Element* const* operands, int64_t channels, int64_t first,
+             int64_t last, Element* dw, Element* db) const {
+    for (int64_t unit = first; unit < last; unit += kSome) {
+      const int64_t count = least(kSome, last - unit);
+      for (int64_t c = 0; c < channels; c += kLanes) {
+        Vec sums[kSome] = {};
+        for (int64_t i = 0; i < frames; ++i) {
+          if (operands[i] == nullptr) continue;
+          const Vec value = load(operands[i] + c, channels - c);
+          for (int64_t j = 0; j < count; ++j) sums[j] += value * to_float(at(parts, i, unit + j));
+        }
+        for (int64_t j = 0; j < count; ++j) store(dw + (unit + j) * channels + c, sums[j], channels - c);
+      }
+      for (int64_t j = 0; db != nullptr && j < count; ++j) {
+        float sum = 0;
+        for (int64_t i = 0; i < frames; ++i) sum += to_float(at(parts, i, unit + j));
+        store(db + unit + j, splat(sum), 1);
+      }
+    }
+  }
+
+  Piece at(const Piece* parts, int64_t number, int64_t unit) const {
+    return parts[number * scratch_.part_stride + unit];
+  }
+
+  const GruBackward& p_;
+  const GruLayer& layer_;
+  BackwardScratch& scratch_;
+  const int64_t d_;
+  const Element *states_[kFewFrames + 1], *inputs_[kFewFrames + 1];
+};
+#else
+struct FewFramesGradient {  // of few frames, too, the weights are packed
+  FewFramesGradient(const GruBackward&, const GruPlan&, BackwardScratch&, int64_t) {}
+  void run(int64_t, int64_t) {}
+};
+#endif
+
 // dx of the given inputs first..last: the gradients of the gates of all directions times W_ih. Whether none is NaN.
 bool input_gradient(const GruBackward& p, const GruPlan& plan, BackwardScratch& scratch, int64_t first, int64_t last) {
   const int64_t depth = kGates * scratch.units, stride = scratch.part_stride;
@@ -747,6 +839,11 @@ bool input_gradient(const GruBackward& p, const GruPlan& plan, BackwardScratch& 
       for (int64_t d = 0; d < p.layer.directions; ++d) {
         const Piece* parts = scratch.input_part(d) + in_operand(stride, first + start, scratch.units);
         const Piece* panel = scratch.input_panel(d, block);
+        if (!scratch.packed) {
+          if (d == 0) std::memset(sums, 0, sizeof(sums));
+          add_gates(parts, stride, element(p.layer.w_ih[d]), p.layer.hidden, p.layer.input, kInputOrder, channel, sums);
+          continue;
+        }
         d == 0 ? set_product(parts, stride, panel, depth, sums) : add_product(parts, stride, panel, depth, sums);
       }
       for (int64_t i = 0; i < (kRowStep == 1 ? R : count); ++i) {
@@ -899,12 +996,15 @@ class Preparation {
 
 bool backward(const GruBackward& p, const GruPlan& plan, int threads) {
   const GruLayer& layer = p.layer;
+  if (plan.frames <= kFewFrames) threads = static_cast<int>(least(threads, layer.directions));
   const Cut cut(layer, threads);
   BackwardScratch scratch(p, plan, cut.chains, cut.rows, threads);
   const Preparation preparation(p, plan, scratch);
   const int64_t columns = kParts * scratch.units / kColumns;
   const int64_t together = least(kTogether, blocks(layer.directions * columns, 2 * threads));
-  const int64_t groups = blocks(columns, together);
+  const int64_t groups = scratch.packed ? blocks(columns, together) : 0;
+  const int64_t pieces = scratch.packed ? preparation.pieces() : 0;
+  const int64_t few_blocks = scratch.packed ? 0 : blocks(layer.hidden, kPad);
   const int64_t frame_blocks = p.dx.data == nullptr ? 0 : blocks(scratch.inputs_given, kFrameBlock);
   const int64_t padded_rows = p.dx.data == nullptr || layer.repeated ? 0 : layer.batch;
   bool served = true;
@@ -915,7 +1015,7 @@ bool backward(const GruBackward& p, const GruPlan& plan, int threads) {
 #pragma omp for schedule(static) nowait
     for (int64_t b = 0; b < padded_rows; ++b) zero_padding(layer, plan, b, layer.input, p.dx);
 #pragma omp for schedule(dynamic)
-    for (int64_t piece = 0; piece < preparation.pieces(); ++piece) preparation.run(piece);
+    for (int64_t piece = 0; piece < pieces; ++piece) preparation.run(piece);
 #pragma omp for schedule(dynamic)
     for (int64_t number = 0; number < cut.chains; ++number) {
       lower(served, BackwardChain(p, scratch, cut.chain(layer, plan, number), number).run());
@@ -925,6 +1025,11 @@ bool backward(const GruBackward& p, const GruPlan& plan, int threads) {
       const int64_t first = item % groups * together;
       const int64_t count = least(together, columns - first);
       lower(served, WeightGradient(p, scratch, item / groups, first, count).run());
+    }
+#pragma omp for schedule(dynamic) nowait
+    for (int64_t item = 0; item < layer.directions * few_blocks; ++item) {
+      const int64_t first = item % few_blocks * kPad;
+      FewFramesGradient(p, plan, scratch, item / few_blocks).run(first, least(layer.hidden, first + kPad));
     }
 #pragma omp for schedule(dynamic)
     for (int64_t item = 0; item < frame_blocks; ++item) {

@@ -27,6 +27,7 @@ constexpr int64_t kDeep = 128;  // frames of a weight's gradient at a time: thei
 constexpr int64_t kTogether = 8;      // blocks of columns of a weight's gradient for which the channels are read once
 constexpr int64_t kFrameBlock = 128;  // frames whose dx one thread computes at a time
 constexpr int64_t kFewFrames = 0;     // weights are always packed
+constexpr bool kRowsAsPanels = false;
 constexpr int64_t kTall = kRows;
 constexpr int64_t kGroup = 2;
 constexpr int64_t kDepth = 32;

@@ -160,6 +160,35 @@ inline void multiply_unpacked(const Element* a, int64_t next, const Element* w, 
   for (int64_t i = 0; i < R; ++i) sums[i] = sum_rows(lanes[i]);
 }
 
+#ifndef CRRL_BF16
+constexpr bool kRowsAsPanels = true;  // a matrix's rows, as they lie, serve as the depths of a panel
+
+// sums[i] += a[i] W for R rows of `a` and `depth` rows of W, `columns` long, of which `left` are left from here on.
+template <int64_t R, int64_t V>
+__attribute__((noinline)) void add_rows(const float* a, int64_t next, const float* w, int64_t depth, int64_t columns,
+                                        int64_t left, Vec (&sums)[R][V]) {
+  Vec sum[R][V] = {};
+  for (int64_t k = 0; k < depth; ++k) {
+    Vec row[V];
+    for (int64_t v = 0; v < V; ++v) {
+      const float* const from = w + k * columns + v * kLanes;
+      const int64_t count = left - v * kLanes;
+      row[v] = count >= kLanes ? load(from)
+               : count > 0     ? load_last(from, count, k + 1 + kLanes / columns < depth)
+                               : Vec{};
+    }
+    for (int64_t i = 0; i < R; ++i) {
+      for (int64_t v = 0; v < V; ++v) sum[i][v] += row[v] * a[i * next + k];
+    }
+  }
+  for (int64_t i = 0; i < R; ++i) {
+    for (int64_t v = 0; v < V; ++v) sums[i][v] += sum[i][v];
+  }
+}
+#else
+constexpr bool kRowsAsPanels = false;
+#endif
+
 }  // namespace
 }  // namespace CRRL_ISA
 }  // namespace crrl
