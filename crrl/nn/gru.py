@@ -162,12 +162,14 @@ class GRU(nn.GRU):
         """Of each layer the weights of all directions, straight from where a module keeps them; None: not all are."""
         step, names = 2 if self.bidirectional else 1, self._all_weights
         try:
-            return [
+            weights = [
                 [cast(Tensor, self._parameters[name]) for group in names[i : i + step] for name in group]
                 for i in range(0, len(names), step)
             ]
         except KeyError:  # parametrized
             return None
+        plain = all(type(tensor) in (Tensor, nn.Parameter) for layer in weights for tensor in layer)
+        return weights if plain else None
 
     def _forward_packed(
         self, packed: PackedSequence, hx: Tensor | None, weights: list[list[Weights]]
@@ -205,10 +207,11 @@ class GRU(nn.GRU):
             x, h_n = operators.gru_layer(x, lengths, layer_weights, h0, self.reverse, None if layer else frames)
             outputs.append(x)
             finals.append(h_n)
-        if x.device.type != "cpu":
-            return outputs, torch.cat(finals)
+        h_n = torch.cat(finals) if len(finals) > 1 else finals[0]
+        if x.device.type != "cpu" or h_n.dtype == dtype:
+            return outputs, h_n
         # Under autocast torch's CPU GRU returns the dtype of the state; cuDNN's does not.
-        return [output.to(dtype) for output in outputs], torch.cat(finals).to(dtype)
+        return [output.to(dtype) for output in outputs], h_n.to(dtype)
 
     def _weights(self) -> list[list[Weights]]:
         """Per layer, per direction. By name each time: functional_call and parametrizations replace the attributes."""

@@ -29,7 +29,7 @@ class Stream:
         Args, Raises: as GRU.forward.
         """
         results = None
-        if operators.takes_few(input) and (weights := self._weights()) is not None:
+        if operators.takes_few(input, self._flags["batch_first"]) and (weights := self._weights()) is not None:
             known = [(tensor.data_ptr(), _version(tensor)) for layer in weights for tensor in layer]
             if known != self._known:
                 self.pack()

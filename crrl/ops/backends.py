@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -183,7 +184,12 @@ _policy: dict[str, str] | None = None
 
 def _current() -> dict[str, str]:
     """The policy in force: that of the innermost `use_backends`; outside any, $CRRL_BACKEND or auto."""
-    return parse_policy(os.environ.get("CRRL_BACKEND") or "auto") if _policy is None else _policy
+    return _parsed(os.environ.get("CRRL_BACKEND") or "auto") if _policy is None else _policy
+
+
+@lru_cache
+def _parsed(text: str) -> dict[str, str]:
+    return parse_policy(text)
 
 
 def parse_policy(text: str) -> dict[str, str]:

@@ -550,7 +550,7 @@ Args:
 Raises:
     ValueError: a tensor, a size or a length does not fit, or there is no such isa here.
 )");
-  py::class_<crrl::GruWeights>(m, "GruWeights", R"(The weights of a GRU layer, packed: a copy.
+  py::class_<crrl::GruWeights>(m, "GruWeights", py::module_local(), R"(The weights of a GRU layer, packed: a copy.
 
 Args:
     weights, directions, isa: as gru_forward takes them.

@@ -786,32 +786,34 @@ class FewFramesGradient {
   }
 
  private:
-  static constexpr int64_t kSome = 4;  // rows of dW for which an operand is read once
+  static constexpr int64_t kSome = 8;  // rows of dW for which an operand is read once
 
   // Rows first.. of dw [H, channels]: the products of a gate's gradients with the operands of its frames, and with 1.
   void write(const Piece* parts, int64_t frames, const Element* const* operands, int64_t channels, int64_t first,
              int64_t last, Element* dw, Element* db) const {
-    for (int64_t unit = first; unit < last; unit += kSome) {
-      const int64_t count = least(kSome, last - unit);
-      for (int64_t c = 0; c < channels; c += kLanes) {
-        Vec sums[kSome] = {};
-        for (int64_t i = 0; i < frames; ++i) {
-          if (operands[i] == nullptr) continue;
-          const Vec value = load(operands[i] + c, channels - c);
-          for (int64_t j = 0; j < count; ++j) sums[j] += value * to_float(at(parts, i, unit + j));
-        }
-        for (int64_t j = 0; j < count; ++j) store(dw + (unit + j) * channels + c, sums[j], channels - c);
-      }
-      for (int64_t j = 0; db != nullptr && j < count; ++j) {
-        float sum = 0;
-        for (int64_t i = 0; i < frames; ++i) sum += to_float(at(parts, i, unit + j));
-        store(db + unit + j, splat(sum), 1);
-      }
+    int64_t unit = first;
+    for (; unit + kSome <= last; unit += kSome)
+      write_rows<kSome>(parts + unit, frames, operands, channels, dw + unit * channels);
+    for (; unit < last; ++unit) write_rows<1>(parts + unit, frames, operands, channels, dw + unit * channels);
+    for (unit = first; db != nullptr && unit < last; unit += kLanes) {
+      Vec sum = {};
+      for (int64_t i = 0; i < frames; ++i) sum += load(parts + i * scratch_.part_stride + unit);
+      store(db + unit, sum, last - unit);
     }
   }
 
-  Piece at(const Piece* parts, int64_t number, int64_t unit) const {
-    return parts[number * scratch_.part_stride + unit];
+  template <int64_t N>
+  void write_rows(const Piece* parts, int64_t frames, const Element* const* operands, int64_t channels,
+                  Element* dw) const {
+    for (int64_t c = 0; c < channels; c += kLanes) {
+      Vec sums[N] = {};
+      for (int64_t i = 0; i < frames; ++i) {
+        if (operands[i] == nullptr) continue;
+        const Vec value = load(operands[i] + c, channels - c);
+        for (int64_t j = 0; j < N; ++j) sums[j] += value * parts[i * scratch_.part_stride + j];
+      }
+      for (int64_t j = 0; j < N; ++j) store(dw + j * channels + c, sums[j], channels - c);
+    }
   }
 
   const GruBackward& p_;

@@ -54,13 +54,14 @@ def infer(
 
     Args:
         x: [B, T, I], or [T, B, I] unless batch_first. hx: [layers · D, B, H] or None.
-        weights: for each layer w_ih, w_hh and, unless there are none, b_ih, b_hh of each direction. directions: D.
+        weights: for each layer w_ih, w_hh and, unless there are none, b_ih, b_hh of each direction; all of class Tensor
+            or Parameter. directions: D.
         reverse: as in gru_layer.
 
     Returns:
         y [B, T, D·H] or [T, B, D·H], and h_n [layers · D, B, H].
     """
-    if not (all(type(tensor) in _PLAIN for layer in weights for tensor in layer) and _served_alone(x, hx)):
+    if not _served_alone(x, hx):
         return None
     try:
         return cpu.infer(x, hx, weights, directions, batch_first, reverse)
@@ -78,15 +79,17 @@ class Packed(NamedTuple):
     reverse: bool
 
 
-def takes_few(x: Any) -> bool:
-    """Whether x has so few rows and frames that packing the weights for one call would take a good part of it."""
-    return type(x) is Tensor and x.dim() == 3 and (x.shape[0] * x.shape[1] < 384 or min(x.shape[:2]) < 12)
+def takes_few(x: Any, batch_first: bool) -> bool:
+    """Whether x has so few rows or frames that tile registers, for which `pack` packs no float32, do not pay."""
+    if type(x) is not Tensor or x.dim() != 3:
+        return False
+    return x.shape[0 if batch_first else 1] < 12 or x.shape[0] * x.shape[1] < 384  # as all_kernels of gru.cpp has it
 
 
 def pack(weights: Sequence[Sequence[Tensor]], directions: int, batch_first: bool, reverse: bool) -> Packed | None:
     """A copy of `weights` for infer_packed; None where the kernels of the CPU do not serve them."""
     first = weights[0][0]
-    if type(first) not in _PLAIN or not _able(first.dtype, cpu_kernels.isa, cpu_kernels.missing):
+    if not _able(first.dtype, cpu_kernels.isa, cpu_kernels.missing):
         return None
     try:
         layers = cpu.pack(weights, directions)
@@ -103,9 +106,6 @@ def infer_packed(x: Tensor, hx: Tensor | None, packed: Packed | None) -> tuple[T
         return cpu.infer_packed(x, hx, *packed)
     except (TypeError, ValueError):
         return None
-
-
-_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def _served_alone(x: Any, hx: Any) -> bool:
