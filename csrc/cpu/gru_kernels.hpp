@@ -864,12 +864,13 @@ bool input_gradient(const GruBackward& p, const GruPlan& plan, BackwardScratch& 
   return !any(nan);
 }
 
-// Every direction is cut into chains, at least one a thread; rows with neighbouring lengths go to different chains.
+// Every direction is cut into chains, at least one a thread, of no more rows than stay in the cache; rows with
+// neighbouring lengths go to different chains.
 struct Cut {
   int64_t per_direction, chains, rows;
 
   Cut(const GruLayer& layer, int threads)
-      : per_direction(least(layer.batch, blocks(threads, layer.directions))),
+      : per_direction(least(layer.batch, most(blocks(threads, layer.directions), blocks(layer.batch, kChainRows)))),
         chains(per_direction * layer.directions),
         rows(blocks(layer.batch, per_direction)) {}
 

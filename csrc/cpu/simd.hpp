@@ -231,6 +231,8 @@ inline int64_t thread() {
 
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
+inline int64_t most(int64_t a, int64_t b) { return a < b ? b : a; }
+
 inline int64_t blocks(int64_t size, int64_t block) { return (size + block - 1) / block; }
 
 inline int64_t round_up(int64_t size, int64_t block) { return blocks(size, block) * block; }

@@ -24,6 +24,7 @@ constexpr int64_t kDeep = 256;
 constexpr int64_t kPieces = 3;
 constexpr int64_t kDeep = 128;  // frames of a weight's gradient at a time: their panel stays in the cache
 #endif
+constexpr int64_t kChainRows = 32;    // at most, of a chain
 constexpr int64_t kTogether = 8;      // blocks of columns of a weight's gradient for which the channels are read once
 constexpr int64_t kFrameBlock = 128;  // frames whose dx one thread computes at a time
 constexpr int64_t kFewFrames = 0;     // weights are always packed
