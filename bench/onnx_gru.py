@@ -29,6 +29,29 @@ def gru_model(p: Problem) -> bytes:
         _value(f"x{case.layers}", TensorProto.FLOAT, [case.batch, case.frames, 2 * case.hidden]),
         _value("h_n", TensorProto.FLOAT, [case.layers * 2, case.batch, case.hidden]),
     ]
+    return _model(nodes, inputs, outputs, weights)
+
+
+def streaming_model(gru: nn.GRU, batch: int, frames: int) -> bytes:
+    """A GRU of one layer and direction, float32: x [B, T, I] and h0 [1, B, H] to y [B, T, H] and h_n [1, B, H]."""
+    node, weights = _gru(gru, "t", "", ["_l0"], state="h0")
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+        node,
+        helper.make_node("Squeeze", ["Y", "axis"], ["S"]),
+        helper.make_node("Transpose", ["S"], ["y"], perm=[1, 0, 2]),
+        helper.make_node("Identity", ["h"], ["h_n"]),
+    ]
+    states = [1, batch, gru.hidden_size]
+    inputs = [_value("x", TensorProto.FLOAT, [batch, frames, gru.input_size]), _value("h0", TensorProto.FLOAT, states)]
+    outputs = [
+        _value("y", TensorProto.FLOAT, [batch, frames, gru.hidden_size]),
+        _value("h_n", TensorProto.FLOAT, states),
+    ]
+    return _model(nodes, inputs, outputs, [*weights, _constant("axis", [1])])
+
+
+def _model(nodes: list[Any], inputs: list[Any], outputs: list[Any], weights: list[Any]) -> bytes:
     graph = helper.make_graph(nodes, "gru", inputs, outputs, weights)
     # Operators and file of an age that every runtime of today reads.
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
@@ -42,7 +65,7 @@ Layer = tuple[list[Any], list[Any], list[str]]
 
 def _bidirectional_layer(p: Problem, layer: int) -> Layer:
     """One node for both directions: what a runtime has its best kernel for."""
-    node, weights = _gru(p, f"t{layer}", f"{layer}", [f"_l{layer}", f"_l{layer}_reverse"])
+    node, weights = _gru(p.gru, f"t{layer}", f"{layer}", [f"_l{layer}", f"_l{layer}_reverse"], _lengths(p))
     nodes = [
         helper.make_node("Transpose", [f"x{layer}"], [f"t{layer}"], perm=[1, 0, 2]),
         node,
@@ -60,7 +83,7 @@ def _stepwise_layer(p: Problem, layer: int) -> Layer:
     nodes = [helper.make_node("Transpose", [f"x{layer}"], [f"t{layer}"], perm=[1, 0, 2])]
     weights, names = [_constant(f"axis{layer}", [1])], [f"{layer}_forward", f"{layer}_second"]
     for name, suffix in zip(names, (f"_l{layer}", f"_l{layer}_reverse"), strict=True):
-        node, held = _gru(p, f"t{layer}", name, [suffix])
+        node, held = _gru(p.gru, f"t{layer}", name, [suffix], _lengths(p))
         squeeze = helper.make_node("Squeeze", [f"Y{name}", f"axis{layer}"], [f"S{name}"])
         nodes += [node, squeeze, helper.make_node("Transpose", [f"S{name}"], [f"Z{name}"], perm=[1, 0, 2])]
         weights += held
@@ -68,15 +91,21 @@ def _stepwise_layer(p: Problem, layer: int) -> Layer:
     return nodes, weights, [f"h{name}" for name in names]
 
 
-def _gru(p: Problem, x: str, name: str, suffixes: list[str]) -> tuple[Any, list[Any]]:
+def _lengths(p: Problem) -> str:
+    return "" if p.lengths is None else "lengths"
+
+
+def _gru(
+    gru: nn.GRU, x: str, name: str, suffixes: list[str], lengths: str = "", state: str = ""
+) -> tuple[Any, list[Any]]:
     """x [T, B, I] to Y{name} [T, D, B, H] and h{name} [D, B, H] for the directions named: a node and its weights."""
     weights = [
         numpy_helper.from_array(value.numpy(), f"{letter}{name}")
-        for letter, value in zip("WRB", _stacked(p.gru, suffixes), strict=True)
+        for letter, value in zip("WRB", _stacked(gru, suffixes), strict=True)
     ]
-    inputs = [x, f"W{name}", f"R{name}", f"B{name}", "" if p.lengths is None else "lengths"]
+    inputs = [x, f"W{name}", f"R{name}", f"B{name}", lengths, state]
     attributes: dict[str, Any] = {
-        "hidden_size": p.case.hidden,
+        "hidden_size": gru.hidden_size,
         "direction": "forward" if len(suffixes) == 1 else "bidirectional",
         "linear_before_reset": 1,  # torch's b_hn stands inside the product with r
     }

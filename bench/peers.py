@@ -77,44 +77,53 @@ def _unheld() -> None:
         raise Absent(f"cannot be held to CRRL_ISA={cpu.isa}")
 
 
-def onnx_runtime(p: Problem, dtype: str, backward: bool) -> Run:
-    """ONNX Runtime on the ONNX model.
+def onnx_session(model: bytes) -> Any:
+    """An ONNX Runtime session.
 
     Its threads may spin while it works, which is its default and what it is fastest with, but are told to stop when a
     call returns: else they would hold the cores that the next peer is timed on.
     """
-    _inference(backward)
     _unheld()
-    if dtype != "fp32":
-        raise Absent("its CPU GRU takes float32 alone")
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = ort.InferenceSession(_onnx_model(p), options, providers=["CPUExecutionProvider"])
-    feeds = _feeds(p)
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def onnx_runtime(p: Problem, dtype: str, backward: bool) -> Run:
+    """ONNX Runtime on the ONNX model."""
+    _inference(backward)
+    if dtype != "fp32":
+        raise Absent("its CPU GRU takes float32 alone")
+    session, feeds = onnx_session(_onnx_model(p)), _feeds(p)
     return lambda: [torch.from_numpy(array) for array in session.run(None, feeds)]
 
 
-def openvino(p: Problem, dtype: str, backward: bool) -> Run:
-    """OpenVINO on the same ONNX model, set for latency; bf16 is its own conversion of float32 weights and inputs."""
-    _inference(backward)
+def openvino_request(model: bytes, precision: str) -> Any:
+    """An OpenVINO request, set for latency, which computes in this precision: "f32" or "bf16"."""
     _unheld()
     import openvino as ov
 
     settings = {
-        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[dtype],
+        "INFERENCE_PRECISION_HINT": precision,
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
     core = ov.Core()
-    model = core.compile_model(core.read_model(_onnx_model(p)), "CPU", settings)
-    used = model.get_property("INFERENCE_PRECISION_HINT").to_string()
-    if used != settings["INFERENCE_PRECISION_HINT"]:
+    compiled = core.compile_model(core.read_model(model), "CPU", settings)
+    used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+    if used != precision:
         raise Absent(f"computes in {used} on this processor")
-    request, feeds = model.create_infer_request(), _feeds(p)
+    return compiled.create_infer_request()
+
+
+def openvino(p: Problem, dtype: str, backward: bool) -> Run:
+    """OpenVINO on the same ONNX model; bf16 is its own conversion of float32 weights and inputs."""
+    _inference(backward)
+    request, feeds = openvino_request(_onnx_model(p), {"fp32": "f32", "bf16": "bf16"}[dtype]), _feeds(p)
 
     def run() -> Sequence[Tensor]:
         outputs = request.infer(feeds, share_inputs=True, share_outputs=True)

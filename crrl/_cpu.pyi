@@ -25,6 +25,20 @@ def gru_forward(
     threads: int,
     isa: str = "",
 ) -> None: ...
+
+class GruWeights:
+    def __init__(self, weights: Sequence[Tensor], directions: int, isa: str = "") -> None: ...
+
+def gru_stream(
+    weights: GruWeights,
+    x: Tensor,
+    h0: Tensor | None,
+    y: Tensor,
+    h_n: Tensor,
+    batch_first: bool,
+    reverse: bool,
+    threads: int,
+) -> None: ...
 def gru_backward(
     x: Tensor,
     lengths: Tensor | None,

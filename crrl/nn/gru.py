@@ -12,7 +12,9 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from crrl.nn.stream import Stream
 from crrl.ops import precision
+from crrl.ops.backends import unobserved
 from crrl.ops.gru import operators
 from crrl.reference.gru import Weights
 
@@ -68,6 +70,8 @@ class GRU(nn.GRU):
             ValueError, RuntimeError: torch.nn.GRU's own, where sizes, dtypes or devices do not fit.
             CrrlError: the policy forces a backend that cannot run.
         """
+        if lengths is None and (results := self._infer(input, hx)) is not None:
+            return results
         x = input.data if isinstance(input, PackedSequence) else input
         if not (_is_dense(x) and (hx is None or _is_dense(hx))) or isinstance(lengths, fx.Proxy):
             return self._record(input, hx, lengths)
@@ -140,6 +144,34 @@ class GRU(nn.GRU):
             input = next(self.parameters())
         return operators.gru_backend(input.data, self.hidden_size)
 
+    def stream(self) -> Stream:
+        """This GRU for calls of a few frames each, the state carried by the caller, without gradient (see Stream)."""
+        directions = 2 if self.bidirectional else 1
+        flags = {"directions": directions, "batch_first": self.batch_first, "reverse": self.reverse}
+        return Stream(self, lambda: None if self.training and self.dropout else self._plain_weights(), **flags)
+
+    def _infer(self, input: Tensor | PackedSequence, hx: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        """The results for a batch that is like any, when nothing observes the call; None: `forward` looks closer."""
+        if isinstance(input, PackedSequence) or (self.training and self.dropout) or not unobserved():
+            return None
+        weights = self._plain_weights()
+        if weights is None:
+            return None
+        return operators.infer(input, hx, weights, 2 if self.bidirectional else 1, self.batch_first, self.reverse)
+
+    def _plain_weights(self) -> list[list[Tensor]] | None:
+        """Of each layer the weights of all directions, straight from where a module keeps them; None: not all are."""
+        step, names = 2 if self.bidirectional else 1, self._all_weights
+        try:
+            weights = [
+                [cast(Tensor, self._parameters[name]) for group in names[i : i + step] for name in group]
+                for i in range(0, len(names), step)
+            ]
+        except KeyError:  # parametrized
+            return None
+        plain = all(type(tensor) in (Tensor, nn.Parameter) for layer in weights for tensor in layer)
+        return weights if plain else None
+
     def _forward_packed(
         self, packed: PackedSequence, hx: Tensor | None, weights: list[list[Weights]]
     ) -> tuple[PackedSequence, Tensor]:
@@ -176,10 +208,11 @@ class GRU(nn.GRU):
             x, h_n = operators.gru_layer(x, lengths, layer_weights, h0, self.reverse, None if layer else frames)
             outputs.append(x)
             finals.append(h_n)
-        if x.device.type != "cpu":
-            return outputs, torch.cat(finals)
+        h_n = torch.cat(finals) if len(finals) > 1 else finals[0]
+        if x.device.type != "cpu" or h_n.dtype == dtype:
+            return outputs, h_n
         # Under autocast torch's CPU GRU returns the dtype of the state; cuDNN's does not.
-        return [output.to(dtype) for output in outputs], torch.cat(finals).to(dtype)
+        return [output.to(dtype) for output in outputs], h_n.to(dtype)
 
     def _weights(self) -> list[list[Weights]]:
         """Per layer, per direction. By name each time: functional_call and parametrizations replace the attributes."""

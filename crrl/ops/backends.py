@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -132,6 +133,33 @@ def above_autograd() -> str | None:
     return recorder() or ("forward-mode differentiation: its tangents would be lost" if forward_mode else None)
 
 
+def is_free(operator: str) -> bool:
+    """Whether the current policy leaves the choice of the backend to what is able."""
+    if _policy is None and not os.environ.get("CRRL_BACKEND"):
+        return True
+    current = _current()
+    return current.get(operator, current["*"]) == "auto"
+
+
+def unobserved() -> bool:
+    """Whether nothing, autograd neither, records, traces, transforms, intercepts or times the operations now.
+
+    Then a kernel may be called without an operator of torch around it, which takes longer than a small kernel.
+    """
+    return not torch.is_grad_enabled() and autograd_alone()
+
+
+def autograd_alone() -> bool:
+    """`unobserved`, but for autograd."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._is_torch_function_mode_enabled()
+        or torch._C._autograd._profiler_enabled()
+        or above_autograd()
+    )
+
+
 @constant
 def _served(name: str, device: str, dtype: torch.dtype, index: int | None, hidden: int | None) -> tuple[str, str]:
     operator = Operator.registry[name]
@@ -156,7 +184,12 @@ _policy: dict[str, str] | None = None
 
 def _current() -> dict[str, str]:
     """The policy in force: that of the innermost `use_backends`; outside any, $CRRL_BACKEND or auto."""
-    return parse_policy(os.environ.get("CRRL_BACKEND") or "auto") if _policy is None else _policy
+    return _parsed(os.environ.get("CRRL_BACKEND") or "auto") if _policy is None else _policy
+
+
+@lru_cache
+def _parsed(text: str) -> dict[str, str]:
+    return parse_policy(text)
 
 
 def parse_policy(text: str) -> dict[str, str]:

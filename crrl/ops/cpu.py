@@ -14,7 +14,19 @@ from crrl.ops.backends import Case
 ABI = 7
 """What crrl._cpu.abi must be: csrc/cpu/bindings.cpp raises it with every change of a signature."""
 
-__all__ = ["BEST", "FLOAT_ISAS", "GRU_ISAS", "forced", "isa", "keep_memory", "missing", "native", "supports"]
+__all__ = [
+    "BEST",
+    "FLOAT_ISAS",
+    "GRU_ISAS",
+    "available",
+    "best_float",
+    "forced",
+    "isa",
+    "keep_memory",
+    "missing",
+    "native",
+    "supports",
+]
 
 missing: str | None
 
@@ -49,12 +61,18 @@ def forced(isas: tuple[str, ...] = FLOAT_ISAS) -> str:
     Raises:
         CrrlError: this processor has no such instruction set.
     """
-    if isa and isa not in (here := dict.fromkeys(name for bf16 in GRU_ISAS for name in _available(bf16))):
+    if isa and isa not in (here := dict.fromkeys(name for bf16 in GRU_ISAS for name in available(bf16))):
         raise CrrlError(f"CRRL_ISA is {isa}: this processor has {', '.join(here)}; set one of these, or none")
     return isa if isa in isas else ""
 
 
-def _available(bf16: bool) -> tuple[str, ...]:
+def best_float() -> str:
+    """The best of FLOAT_ISAS on this processor."""
+    return next(name for name in available(False) if name in FLOAT_ISAS)
+
+
+def available(bf16: bool) -> tuple[str, ...]:
+    """Those of GRU_ISAS that this processor has."""
     isas, best = GRU_ISAS[bf16], BEST[bf16]
     return () if best is None else isas[isas.index(best) :]
 
@@ -65,5 +83,4 @@ def supports(case: Case) -> tuple[bool, str]:
         return False, missing
     if case.device != "cpu" or case.dtype != torch.float32:
         return False, f"the C++ kernel takes float32 on the CPU, not {case.dtype} on {case.device}"
-    best = next(name for name in _available(False) if name in FLOAT_ISAS)
-    return True, f"one pass in C++ (crrl._cpu, {forced() or best})"
+    return True, f"one pass in C++ (crrl._cpu, {forced() or best_float()})"

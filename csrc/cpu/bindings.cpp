@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -249,12 +250,33 @@ struct Layer {
     sizes.x = input.frames<const void>(kind, input.shape(), batch_first);
     sizes.lengths = whole_or_null<const int64_t>("lengths", lengths, kInt64, {sizes.batch});
     sizes.h0 = whole_or_null<const void>("h0", h0, kind, state());
-    for (int64_t d = 0; d < directions; ++d) {
-      sizes.w_ih[d] = weight<const void>(memory, kWeights, per_direction, d, 0);
-      sizes.w_hh[d] = weight<const void>(memory, kWeights, per_direction, d, 1);
-      sizes.b_ih[d] = weight<const void>(memory, kWeights, per_direction, d, 2);
-      sizes.b_hh[d] = weight<const void>(memory, kWeights, per_direction, d, 3);
-    }
+    take_weights(per_direction);
+  }
+
+  // The weights alone; of one row and frame.
+  Layer(const Weights& weights, int64_t directions) : kind(kFloat32), batch_first(true), memory(weights) {
+    const int64_t per_direction = check_count(directions);
+    const Given w_ih("w_ih", memory[0]), w_hh("w_hh", memory[1]);
+    kind = w_ih.is(kBfloat16) ? kBfloat16 : kFloat32;
+    sizes.batch = sizes.steps = 1;
+    sizes.input = w_ih.size(1, 2);
+    sizes.hidden = w_hh.size(1, 2);
+    sizes.directions = directions;
+    take_weights(per_direction);
+  }
+
+  // All but the weights, which are packed.
+  Layer(const crrl::GruWeights& weights, py::handle x, py::handle h0, bool batch_first, bool reverse)
+      : kind(weights.bf16 ? kBfloat16 : kFloat32), batch_first(batch_first) {
+    const Given input("x", x);
+    sizes.batch = input.size(batch_first ? 0 : 1, 3);
+    sizes.steps = input.size(batch_first ? 1 : 0, 3);
+    sizes.input = weights.input;
+    sizes.hidden = weights.hidden;
+    sizes.directions = weights.directions;
+    sizes.reverse = reverse;
+    sizes.x = input.frames<const void>(kind, of_frames(sizes.input), batch_first);
+    sizes.h0 = whole_or_null<const void>("h0", h0, kind, state());
   }
 
   Shape state() const { return {sizes.directions, sizes.batch, sizes.hidden}; }
@@ -284,6 +306,15 @@ struct Layer {
                                 std::to_string(count) + " in " + std::to_string(directions));
   }
 
+  void take_weights(int64_t per_direction) {
+    for (int64_t d = 0; d < sizes.directions; ++d) {
+      sizes.w_ih[d] = weight<const void>(memory, kWeights, per_direction, d, 0);
+      sizes.w_hh[d] = weight<const void>(memory, kWeights, per_direction, d, 1);
+      sizes.b_ih[d] = weight<const void>(memory, kWeights, per_direction, d, 2);
+      sizes.b_hh[d] = weight<const void>(memory, kWeights, per_direction, d, 3);
+    }
+  }
+
   // A weight, or its gradient, of direction d; null for a bias of a layer that has none.
   template <typename T>
   T* weight(const Weights& of, const char* const (&names)[2][4], int64_t per_direction, int64_t d,
@@ -306,6 +337,22 @@ void gru_forward(py::handle x, py::handle lengths, py::handle h0, const Weights&
   params.reserve = layer.reserve<void>(reserve);
   const py::gil_scoped_release release;
   crrl::gru_forward(params, layer.kind == kBfloat16, threads, or_null(isa));
+}
+
+std::unique_ptr<crrl::GruWeights> gru_weights(const Weights& weights, int64_t directions, const std::string& isa) {
+  const Layer layer(weights, directions);
+  return std::make_unique<crrl::GruWeights>(layer.sizes, layer.kind == kBfloat16, or_null(isa));
+}
+
+void gru_stream(const crrl::GruWeights& weights, py::handle x, py::handle h0, py::handle y, py::handle h_n,
+                bool batch_first, bool reverse, int threads) {
+  const Layer layer(weights, x, h0, batch_first, reverse);
+  crrl::GruForward params{};
+  params.layer = layer.sizes;
+  params.y = layer.output<void>("y", y);
+  params.h_n = Given("h_n", h_n).whole<void>(layer.kind, layer.state());
+  const py::gil_scoped_release release;
+  weights.forward(params, threads);
 }
 
 void gru_backward(py::handle x, py::handle lengths, py::handle h0, const Weights& weights, py::handle reserve,
@@ -505,6 +552,15 @@ Args:
 Raises:
     ValueError: a tensor, a size or a length does not fit, or there is no such isa here.
 )");
+  py::class_<crrl::GruWeights>(m, "GruWeights", py::module_local(), R"(The weights of a GRU layer, packed: a copy.
+
+Args:
+    weights, directions, isa: as gru_forward takes them.
+)")
+      .def(py::init(&gru_weights), py::arg("weights"), py::arg("directions"), py::arg("isa") = "");
+  m.def("gru_stream", &gru_stream, py::arg("weights"), py::arg("x"), py::arg("h0"), py::arg("y"), py::arg("h_n"),
+        py::arg("batch_first"), py::arg("reverse"), py::arg("threads"),
+        "gru_forward with packed weights, for x with all its frames, without lengths and reserve; raises alike.");
   m.def("gru_backward", &gru_backward, py::arg("x"), py::arg("lengths"), py::arg("h0"), py::arg("weights"),
         py::arg("reserve"), py::arg("dy"), py::arg("dh_n"), py::arg("dx"), py::arg("dh0"), py::arg("gradients"),
         py::arg("directions"), py::arg("frames"), py::arg("batch_first"), py::arg("reverse"), py::arg("threads"),

@@ -12,10 +12,12 @@
 
 namespace crrl {
 
-#define CRRL_DECLARE(isa)                                         \
-  namespace isa {                                                 \
-  bool forward(const GruForward&, const GruPlan&, int threads);   \
-  bool backward(const GruBackward&, const GruPlan&, int threads); \
+#define CRRL_DECLARE(isa)                                                     \
+  namespace isa {                                                             \
+  bool forward(const GruForward&, const GruPlan&, int threads, void* packed); \
+  void* pack(const GruLayer&);                                                \
+  void free(void*);                                                           \
+  bool backward(const GruBackward&, const GruPlan&, int threads);             \
   }
 #if defined(__x86_64__)
 CRRL_DECLARE(amx)
@@ -24,21 +26,24 @@ CRRL_DECLARE(avx512_bf16)
 #endif
 CRRL_EACH_ISA(CRRL_DECLARE)
 
-namespace {
-
-struct Kernels {
+// The kernels of an instruction set.
+struct GruKernels {
   const char* name;
   bool bf16;
   bool available;
   int64_t least_rows, least_frames;  // from which on it is faster than the next; asked for by name it serves any
   GruForwardKernel forward;
   GruBackwardKernel backward;
+  GruPackKernel pack;
+  GruFreeKernel free;
 
   bool pays(const GruPlan& plan, int64_t rows) const { return rows >= least_rows && plan.frames >= least_frames; }
 };
 
+namespace {
+
 // The fastest first.
-const std::vector<Kernels>& all_kernels() {
+const std::vector<GruKernels>& all_kernels() {
 #if defined(__x86_64__)
   static const bool has_avx512_bf16 = has_avx512() && __builtin_cpu_supports("avx512bf16");
 #ifdef CRRL_TILE_STAND_IN
@@ -47,25 +52,27 @@ const std::vector<Kernels>& all_kernels() {
   static const bool has_tiles = has_amx_bf16() && has_avx512_bf16;
 #endif
 #endif
-  static const std::vector<Kernels> kernels = {
+  static const std::vector<GruKernels> kernels = {
 #if defined(__x86_64__)
-      {"amx", true, has_tiles, 0, 0, amx::forward, amx::backward},
-      {"avx512_bf16", true, has_avx512_bf16, 0, 0, avx512_bf16::forward, avx512_bf16::backward},
-      {"amx", false, has_tiles, 12, 384, amx_float::forward, amx_float::backward},
-      {"avx512", false, has_avx512(), 0, 0, avx512::forward, avx512::backward},
-      {"avx2", false, has_avx2(), 0, 0, avx2::forward, avx2::backward},
+      {"amx", true, has_tiles, 0, 17, amx::forward, amx::backward, amx::pack, amx::free},
+      {"avx512_bf16", true, has_avx512_bf16, 0, 0, avx512_bf16::forward, avx512_bf16::backward, avx512_bf16::pack,
+       avx512_bf16::free},
+      {"amx", false, has_tiles, 12, 384, amx_float::forward, amx_float::backward, amx_float::pack, amx_float::free},
+      {"avx512", false, has_avx512(), 0, 0, avx512::forward, avx512::backward, avx512::pack, avx512::free},
+      {"avx2", false, has_avx2(), 0, 0, avx2::forward, avx2::backward, avx2::pack, avx2::free},
 #elif defined(__aarch64__)
-      {"neon", false, true, 0, 0, neon::forward, neon::backward},
+      {"neon", false, true, 0, 0, neon::forward, neon::backward, neon::pack, neon::free},
 #endif
-      {"plain", false, true, 0, 0, plain::forward, plain::backward},
+      {"plain", false, true, 0, 0, plain::forward, plain::backward, plain::pack, plain::free},
   };
   return kernels;
 }
 
-void require(bool bf16, const char* isa) {
-  for (const Kernels& kernels : all_kernels()) {
+// Those named `isa`, or the fastest.
+const GruKernels& choose(bool bf16, const char* isa) {
+  for (const GruKernels& kernels : all_kernels()) {
     if (kernels.bf16 != bf16 || (isa != nullptr && kernels.name != std::string(isa))) continue;
-    if (kernels.available) return;
+    if (kernels.available) return kernels;
     if (isa != nullptr) throw std::invalid_argument("this processor has no " + std::string(isa));
   }
   const std::string type = bf16 ? "bfloat16" : "float32";
@@ -76,8 +83,8 @@ void require(bool bf16, const char* isa) {
 // Runs the kernels named `isa`, or the fastest, and where these cannot tell the results, the next.
 template <typename Params, typename Run>
 void run(const Params& params, const GruPlan& plan, bool bf16, const char* isa, const Run& run_kernels) {
-  require(bf16, isa);
-  for (const Kernels& kernels : all_kernels()) {
+  choose(bf16, isa);
+  for (const GruKernels& kernels : all_kernels()) {
     if (kernels.bf16 != bf16 || !kernels.available) continue;
     if (isa == nullptr ? !kernels.pays(plan, params.layer.batch) : kernels.name != std::string(isa)) continue;
     if (run_kernels(kernels)) return;
@@ -129,7 +136,7 @@ int64_t gru_reserve_size(int64_t batch, int64_t steps, int64_t hidden, int64_t d
 }
 
 const char* gru_isa(bool bf16) {
-  for (const Kernels& kernels : all_kernels()) {
+  for (const GruKernels& kernels : all_kernels()) {
     if (kernels.bf16 == bf16 && kernels.available) return kernels.name;
   }
   return nullptr;
@@ -139,14 +146,31 @@ void gru_forward(const GruForward& params, bool bf16, int threads, const char* i
   check(params.layer, threads);
   const Planner planner(params.layer);
   const GruPlan plan = planner.plan();
-  run(params, plan, bf16, isa, [&](const Kernels& kernels) { return kernels.forward(params, plan, threads); });
+  run(params, plan, bf16, isa,
+      [&](const GruKernels& kernels) { return kernels.forward(params, plan, threads, nullptr); });
+}
+
+GruWeights::GruWeights(const GruLayer& layer, bool bf16, const char* isa)
+    : input(layer.input),
+      hidden(layer.hidden),
+      directions(layer.directions),
+      bf16(bf16),
+      kernels_((check(layer, 1), choose(bf16, isa))),
+      packed_(kernels_.pack(layer)) {}
+
+GruWeights::~GruWeights() { kernels_.free(packed_); }
+
+void GruWeights::forward(const GruForward& params, int threads) const {
+  check(params.layer, threads);
+  const Planner planner(params.layer);
+  kernels_.forward(params, planner.plan(), threads, packed_);
 }
 
 void gru_backward(const GruBackward& params, bool bf16, int threads, const char* isa) {
   check(params.layer, threads);
   const Planner planner(params.layer);
   const GruPlan plan = planner.plan();
-  run(params, plan, bf16, isa, [&](const Kernels& kernels) { return kernels.backward(params, plan, threads); });
+  run(params, plan, bf16, isa, [&](const GruKernels& kernels) { return kernels.backward(params, plan, threads); });
 }
 
 }  // namespace crrl

@@ -53,6 +53,26 @@ struct GruBackward {
   void* db_hh[2];
 };
 
+// The weights of a layer as its forward pass reads them, packed once for many calls.
+class GruWeights {
+ public:
+  // Of a layer's sizes and weights alone. Throws as gru_forward does.
+  GruWeights(const GruLayer& layer, bool bf16, const char* isa);
+  GruWeights(const GruWeights&) = delete;
+  GruWeights& operator=(const GruWeights&) = delete;
+  ~GruWeights();
+
+  // gru_forward without a reserve, for a layer that has no weights of its own.
+  void forward(const GruForward& params, int threads) const;
+
+  const int64_t input, hidden, directions;
+  const bool bf16;
+
+ private:
+  const struct GruKernels& kernels_;
+  void* const packed_;
+};
+
 int64_t gru_reserve_size(int64_t batch, int64_t steps, int64_t hidden, int64_t directions);
 
 // The name of the fastest instruction set here: "amx", "avx512", "avx2", "neon" or "plain" for float; "amx" or

@@ -73,34 +73,34 @@ void pack_gates(const Element* w, int64_t hidden, int64_t depth, int64_t unit, P
   for (int64_t v = 0; v < width; ++v) {
     const int64_t start = unit + v % kVecs * kLanes, count = least(kLanes, hidden - start);
     for (int64_t k = 0; k < deep; k += kLanes * kGroup) {
-      IntVec rows[kPieces][kLanes] = {};
+      IntVec rows[kPieces][kLanes];
+      if (count < kLanes || k >= depth) std::memset(rows, 0, sizeof(rows));
       for (int64_t lane = 0; lane < count && k < depth; ++lane) {
-        IntVec words[kPieces];
-        load_words(w + (v / kVecs * hidden + start + lane) * depth + k, depth - k, words);
-        for (int64_t p = 0; p < kPieces; ++p) rows[p][lane] = words[p];
+        load_words(w + (v / kVecs * hidden + start + lane) * depth + k, depth - k, &rows[0][lane]);
       }
       for (int64_t p = 0; p < kPieces; ++p) transpose_words(rows[p]);
       for (int64_t i = 0; i < kLanes && k + i * kGroup < deep; ++i) {
-        IntVec words[kPieces];
-        for (int64_t p = 0; p < kPieces; ++p) words[p] = rows[p][i];
-        put_words(panel + in_panel_of<width>(deep, k + i * kGroup, v), words);
+        put_words(panel + in_panel_of<width>(deep, k + i * kGroup, v), &rows[0][i]);
       }
     }
   }
 }
 
-// Everything that the forward pass reads of the weights, packed: [direction][block of units].
+// Everything that the forward pass reads of the weights, packed: [direction][block of units]. For few frames it reads
+// the matrices as they lie.
 struct ForwardWeights {
+  bool packed;
   int64_t input_depth, hidden, units;  // units: padded
   Buffer<Piece> input, recurrent;
   Buffer<float> biases;  // [direction][block][r, z, n of the input's side, n of the state's side][unit]
 
-  explicit ForwardWeights(const GruLayer& layer)
-      : input_depth(padded(layer.input)),
+  ForwardWeights(const GruLayer& layer, bool packed)
+      : packed(packed),
+        input_depth(padded(layer.input)),
         hidden(layer.hidden),
         units(padded(layer.hidden)),
-        input(layer.directions * units * kGates * input_depth * kPieces),
-        recurrent(layer.directions * units * kGates * units * kPieces),
+        input(packed * layer.directions * units * kGates * input_depth * kPieces),
+        recurrent(packed * layer.directions * units * kGates * units * kPieces),
         biases(layer.directions * units * (kGates + 1)) {}
 
   Piece* input_panel(int64_t d, int64_t unit) { return input.at((d * units + unit) * kGates * input_depth * kPieces); }
@@ -110,8 +110,10 @@ struct ForwardWeights {
   float* bias(int64_t d, int64_t unit) { return biases.at((d * units + unit) * (kGates + 1)); }
 
   void pack(const GruLayer& layer, int64_t d, int64_t unit) {
-    pack_gates(element(layer.w_ih[d]), hidden, layer.input, unit, input_panel(d, unit));
-    pack_gates(element(layer.w_hh[d]), hidden, hidden, unit, recurrent_panel(d, unit));
+    if (packed) {
+      pack_gates(element(layer.w_ih[d]), hidden, layer.input, unit, input_panel(d, unit));
+      pack_gates(element(layer.w_hh[d]), hidden, hidden, unit, recurrent_panel(d, unit));
+    }
     float* to = bias(d, unit);
     zero(to, (kGates + 1) * kUnits);
     if (layer.b_ih[d] == nullptr) return;
@@ -216,14 +218,13 @@ class ForwardChain {
         put_row(frame(layer_.x, chain_.row(i), chain_.time(i, s)), layer_.input, depth, frames, x_);
       }
     }
-    const int64_t used = round_up(layer_.input, kDepth);
     for (int64_t unit = 0; unit < units_; unit += kUnits) {
-      const Piece* panel = weights_.input_panel(chain_.direction, unit);
       const float* bias = weights_.bias(chain_.direction, unit);
       for_tiles(frames, [&](int64_t first, int64_t, auto tile) {
         constexpr int64_t R = decltype(tile)::value;
         Vec sums[R][kGates * kVecs];
-        set_product(x_ + in_operand(depth, first, 0), depth, panel, used, sums);
+        const Piece* panel = weights_.input_panel(chain_.direction, unit);
+        product(x_ + in_operand(depth, first, 0), depth, panel, layer_.w_ih, layer_.input, unit, sums);
         float* to = gates_ + (first * units_ + unit) * kGates;
         for (int64_t i = 0; i < R; ++i, to += kGates * units_) {
           for (int64_t v = 0; v < kGates * kVecs; ++v) store(to + v * kLanes, sums[i][v] + load(bias + v * kLanes));
@@ -247,7 +248,6 @@ class ForwardChain {
   // One step of `rows` rows, from their projected gates.
   void step(int64_t s, int64_t rows, const float* gates) {
     aim(s, rows);
-    const int64_t used = round_up(layer_.hidden, kDepth);
     for (int64_t unit = 0; unit < units_; unit += kUnits) {
       const Piece* panel = weights_.recurrent_panel(chain_.direction, unit);
       const float* bias = weights_.bias(chain_.direction, unit) + kGates * kUnits;
@@ -255,7 +255,7 @@ class ForwardChain {
         constexpr int64_t R = decltype(tile)::value;
         const float* from = gates + (first * units_ + unit) * kGates;
         Vec sums[R][kGates * kVecs];
-        product(operand_ + in_operand(units_, first, 0), panel, used, sums);
+        product(operand_ + in_operand(units_, first, 0), units_, panel, layer_.w_hh, layer_.hidden, unit, sums);
         for (int64_t i = 0; i < (kRowStep == 1 ? R : count); ++i, from += kGates * units_) {
           for (int64_t v = 0; v < kVecs; ++v) {
             const float* x = from + v * kLanes;
@@ -270,16 +270,38 @@ class ForwardChain {
     swap(operand_, next_operand_);
   }
 
-  // Sums begin at zero, and what they are added to comes last: small terms on a large number would round more.
+  // Rows of an operand, `next` deep, times a block of units of a matrix, from its panel or as it lies. Sums begin at
+  // zero, and what they are added to comes last: small terms on a large number would round more.
   template <int64_t R>
-  void product(const Piece* operand, const Piece* panel, int64_t depth, Vec (&sums)[R][kGates * kVecs]) const {
+  void product(const Piece* operand, int64_t next, const Piece* panel, const void* const (&matrix)[2], int64_t depth,
+               int64_t unit, Vec (&sums)[R][kGates * kVecs]) const {
+    if constexpr (kFewFrames > 0) {
+      if (!weights_.packed) return product(operand, next, element(matrix[chain_.direction]), depth, unit, sums);
+    }
     if constexpr (R == 1) {
       if (layer_.batch == 1) {
         std::memset(sums, 0, sizeof(sums));
-        return multiply_alone(operand, panel, depth, sums[0]);
+        return multiply_alone(operand, panel, round_up(depth, kDepth), sums[0]);
       }
     }
-    set_product(operand, units_, panel, depth, sums);
+    set_product(operand, next, panel, round_up(depth, kDepth), sums);
+  }
+
+  template <int64_t R>
+  void product(const Piece* operand, int64_t next, const Element* w, int64_t depth, int64_t unit,
+               Vec (&sums)[R][kGates * kVecs]) const {
+    const int64_t hidden = layer_.hidden, end = kGates * hidden;
+    for (int64_t gate = 0; gate < kGates; ++gate) {
+      const int64_t row = gate * hidden + unit, ahead = gate + 1 < kGates ? hidden : kLanes - (kGates - 1) * hidden;
+      const auto some = [&](auto rows, int64_t first) {
+        Vec products[decltype(rows)::value];
+        multiply_unpacked(operand + first * next, next, w + row * depth, depth, hidden - unit, end - row, ahead * depth,
+                          products);
+        for (int64_t i = 0; i < decltype(rows)::value; ++i) sums[first + i][gate] = products[i];
+      };
+      for (int64_t first = 0; first + 4 <= R; first += 4) some(Rows<4>(), first);
+      if constexpr (R % 4 != 0) some(Rows<R % 4>(), R - R % 4);
+    }
   }
 
   // The gates and the new state of one block of units of row i, from what r and z are sigmoids of, and the two sides
@@ -331,9 +353,9 @@ void pack_columns(const Element* w, int64_t hidden, int64_t columns, const int64
       for (int64_t j = 0; j < kGroup && unit + j < hidden && start < columns; ++j) {
         rows[j] = load(w + (order[place] * hidden + unit + j) * columns + start, columns - start);
       }
-      IntVec words[kPieces];
-      make_words(rows, words);
-      put_words(panel + in_panel_of<kWide>(depth, k, v), words);
+      IntVec words[kPieces][kLanes];
+      make_words(rows, &words[0][0]);
+      put_words(panel + in_panel_of<kWide>(depth, k, v), &words[0][0]);
     }
   }
 }
@@ -346,7 +368,7 @@ constexpr int64_t kInputOrder[kGates] = {0, 1, 2};
 
 // Memory of the whole backward pass. Rows are kRows longer than used: a tile may read past the last one.
 struct BackwardScratch {
-  bool repeated;
+  bool repeated, packed;  // for few frames matrices are read as they lie, and operands too
   int64_t units, frames, inputs_given, deep_blocks, part_stride, input_blocks, input_size, state_size;
   Buffer<Piece> parts;      // [direction][frame, part_stride]
   Buffer<Piece> row_parts;  // their sums over the frames of each row, likewise, where the input is repeated
@@ -364,6 +386,7 @@ struct BackwardScratch {
   // The parts of two frames are not a power of two apart: they would share few sets of the cache.
   BackwardScratch(const GruBackward& p, const GruPlan& plan, int64_t chains, int64_t rows, int threads)
       : repeated(p.layer.repeated),
+        packed(!kRowsAsPanels || plan.frames > kFewFrames),
         units(padded(p.layer.hidden)),
         frames(plan.frames),
         inputs_given(repeated ? p.layer.batch : plan.frames),
@@ -375,14 +398,14 @@ struct BackwardScratch {
         parts(p.layer.directions * operand_size(frames + kRows, part_stride)),
         row_parts(repeated ? p.layer.directions * operand_size(inputs_given + kRows, part_stride) : 0),
         row_sums(repeated ? chains * (rows + kRows) * kGates * units : 0),
-        inputs(blocks(inputs_given, kDeep) * operand_size(input_size, kDeep)),
-        states(p.layer.directions * deep_blocks * operand_size(state_size, kDeep)),
-        recurrent(p.layer.directions * units * kGates * units * kPieces),
-        input(p.layer.directions * input_blocks * kColumns * kGates * units * kPieces),
+        inputs(packed * blocks(inputs_given, kDeep) * operand_size(input_size, kDeep)),
+        states(packed * p.layer.directions * deep_blocks * operand_size(state_size, kDeep)),
+        recurrent(packed * p.layer.directions * units * kGates * units * kPieces),
+        input(packed * p.layer.directions * input_blocks * kColumns * kGates * units * kPieces),
         operand(chains * operand_size(rows + kRows, kGates * units)),
         gradients(chains * (rows + kRows) * units),
-        panels(threads * kDeep * kColumns * kPieces),
-        sums(threads * kTogether * (input_size + state_size) * kColumns),
+        panels(packed * threads * kDeep * kColumns * kPieces),
+        sums(packed * threads * kTogether * (input_size + state_size) * kColumns),
         chain_rows(rows + kRows) {}
 
   // The parts of all frames of a direction, an operand part_stride deep.
@@ -415,7 +438,7 @@ const Element* state_before(const GruBackward& p, const GruPlan& plan, int64_t d
 }
 
 // Channels c.. (kLanes of them) of kGroup frames as words, zero where there is no frame.
-inline void load_frames(const Element* const* frames, int64_t c, int64_t channels, IntVec (&words)[kPieces]) {
+inline void load_frames(const Element* const* frames, int64_t c, int64_t channels, IntVec* words) {
   Vec values[kGroup] = {};
   for (int64_t j = 0; j < kGroup; ++j) {
     if (frames[j] != nullptr) values[j] = load(frames[j] + c, channels - c);
@@ -432,16 +455,27 @@ void transpose(const Source& source, int64_t first, int64_t frames, int64_t chan
   for (int64_t j = 0; j < kFrames; ++j) from[j] = first + j < frames ? source(first + j) : nullptr;
   for (int64_t c = 0; c < channels; c += kLanes) {
     IntVec rows[kPieces][kLanes];
-    for (int64_t i = 0; i < kLanes; ++i) {
-      IntVec words[kPieces];
-      load_frames(from + i * kGroup, c, channels, words);
-      for (int64_t p = 0; p < kPieces; ++p) rows[p][i] = words[p];
-    }
+    for (int64_t i = 0; i < kLanes; ++i) load_frames(from + i * kGroup, c, channels, &rows[0][i]);
     for (int64_t p = 0; p < kPieces; ++p) {
       transpose_words(rows[p]);
       for (int64_t i = 0; i < least(kLanes, channels - c); ++i) {
         put_row_words(to + in_operand(kDeep, c + i, first % kDeep), p, rows[p][i]);
       }
+    }
+  }
+}
+
+// sums += the gradients of the gates, in this order and from `operand` on, times the columns of W [3H, columns] from
+// `column` on, as it lies.
+template <int64_t R>
+void add_gates([[maybe_unused]] const Piece* operand, [[maybe_unused]] int64_t next, [[maybe_unused]] const Element* w,
+               [[maybe_unused]] int64_t hidden, [[maybe_unused]] int64_t columns,
+               [[maybe_unused]] const int64_t (&order)[kGates], [[maybe_unused]] int64_t column,
+               [[maybe_unused]] Vec (&sums)[R][kWide]) {
+  if constexpr (kRowsAsPanels) {
+    for (int64_t place = 0; place < kGates; ++place) {
+      const Element* const from = w + order[place] * hidden * columns + column;
+      add_rows(operand + place * padded(hidden), next, from, hidden, columns, columns - column, sums);
     }
   }
 }
@@ -501,7 +535,14 @@ class BackwardChain {
         const int64_t depth = kGates * units_;
         float* dh = dh_ + first * units_ + column;
         Vec sums[R][kWide];
-        set_product(operand_ + in_operand(depth, first, 0), depth, panel, depth, sums);
+        const Piece* operand = operand_ + in_operand(depth, first, 0);
+        if (scratch_.packed) {
+          set_product(operand, depth, panel, depth, sums);
+        } else {
+          const Element* w = element(layer_.w_hh[chain_.direction]);
+          std::memset(sums, 0, sizeof(sums));
+          add_gates(operand, depth, w, layer_.hidden, layer_.hidden, kStateOrder, column, sums);
+        }
         for (int64_t i = 0; i < R; ++i) {
           for (int64_t v = 0; v < kWide; ++v) {
             float* to = dh + i * units_ + v * kLanes;
@@ -626,15 +667,15 @@ class WeightGradient {
   void pack(const Piece* parts, int64_t first, int64_t count, int64_t column) {
     for (int64_t k = 0; k < round_up(count, kDepth); k += kGroup) {
       for (int64_t v = 0; v < kWide; ++v) {
-        IntVec words[kPieces] = {};
+        IntVec words[kPieces][kLanes];
         if (k + kGroup <= count) {
-          interleave(parts, scratch_.part_stride, first + k, column + v * kLanes, words);
-        } else if (k < count) {
+          interleave(parts, scratch_.part_stride, first + k, column + v * kLanes, &words[0][0]);
+        } else {
           Vec values[kGroup] = {};
-          values[0] = at(parts, first + k, column + v * kLanes);
-          make_words(values, words);
+          if (k < count) values[0] = at(parts, first + k, column + v * kLanes);
+          make_words(values, &words[0][0]);
         }
-        put_words(panel_ + in_panel_of<kWide>(kDeep, k, v), words);
+        put_words(panel_ + in_panel_of<kWide>(kDeep, k, v), &words[0][0]);
       }
     }
   }
@@ -717,6 +758,77 @@ class WeightGradient {
   IntVec nan_ = {};
 };
 
+#if !defined(CRRL_BF16) && !defined(CRRL_AMX)
+// The gradients of a few rows of the weights and biases of one direction, over few frames: products of two vectors.
+class FewFramesGradient {
+ public:
+  FewFramesGradient(const GruBackward& p, const GruPlan& plan, BackwardScratch& scratch, int64_t d)
+      : p_(p), layer_(p.layer), scratch_(scratch), d_(d) {
+    for (int64_t i = 0; i < plan.frames; ++i) {
+      const int64_t b = plan.row_of[i], t = plan.time_of[i];
+      states_[i] = state_before(p, plan, d, b, t);
+      if (!scratch.repeated) inputs_[i] = frame(layer_.x, b, t);
+    }
+    for (int64_t b = 0; scratch.repeated && b < layer_.batch; ++b) inputs_[b] = frame(layer_.x, b, 0);
+  }
+
+  // Units first.. of all gates.
+  void run(int64_t first, int64_t last) {
+    const Piece *parts = scratch_.part(d_), *input_parts = scratch_.input_part(d_);
+    for (int64_t gate = 0; gate < kGates; ++gate) {
+      const int64_t n = layer_.hidden, state = kStateOrder[gate] * n, input = kInputOrder[gate] * n;
+      write(parts + gate * scratch_.units, scratch_.frames, states_, n, first, last, element(p_.dw_hh[d_]) + state * n,
+            p_.db_hh[d_] == nullptr ? nullptr : element(p_.db_hh[d_]) + state);
+      write(input_parts + (gate + 1) * scratch_.units, scratch_.inputs_given, inputs_, layer_.input, first, last,
+            element(p_.dw_ih[d_]) + input * layer_.input,
+            p_.db_ih[d_] == nullptr ? nullptr : element(p_.db_ih[d_]) + input);
+    }
+  }
+
+ private:
+  static constexpr int64_t kSome = 8;  // rows of dW for which an operand is read once
+
+  // Rows first.. of dw [H, channels]: the products of a gate's gradients with the operands of its frames, and with 1.
+  void write(const Piece* parts, int64_t frames, const Element* const* operands, int64_t channels, int64_t first,
+             int64_t last, Element* dw, Element* db) const {
+    int64_t unit = first;
+    for (; unit + kSome <= last; unit += kSome)
+      write_rows<kSome>(parts + unit, frames, operands, channels, dw + unit * channels);
+    for (; unit < last; ++unit) write_rows<1>(parts + unit, frames, operands, channels, dw + unit * channels);
+    for (unit = first; db != nullptr && unit < last; unit += kLanes) {
+      Vec sum = {};
+      for (int64_t i = 0; i < frames; ++i) sum += load(parts + i * scratch_.part_stride + unit);
+      store(db + unit, sum, last - unit);
+    }
+  }
+
+  template <int64_t N>
+  void write_rows(const Piece* parts, int64_t frames, const Element* const* operands, int64_t channels,
+                  Element* dw) const {
+    for (int64_t c = 0; c < channels; c += kLanes) {
+      Vec sums[N] = {};
+      for (int64_t i = 0; i < frames; ++i) {
+        if (operands[i] == nullptr) continue;
+        const Vec value = load(operands[i] + c, channels - c);
+        for (int64_t j = 0; j < N; ++j) sums[j] += value * parts[i * scratch_.part_stride + j];
+      }
+      for (int64_t j = 0; j < N; ++j) store(dw + j * channels + c, sums[j], channels - c);
+    }
+  }
+
+  const GruBackward& p_;
+  const GruLayer& layer_;
+  BackwardScratch& scratch_;
+  const int64_t d_;
+  const Element *states_[kFewFrames + 1], *inputs_[kFewFrames + 1];
+};
+#else
+struct FewFramesGradient {  // of few frames, too, the weights are packed
+  FewFramesGradient(const GruBackward&, const GruPlan&, BackwardScratch&, int64_t) {}
+  void run(int64_t, int64_t) {}
+};
+#endif
+
 // dx of the given inputs first..last: the gradients of the gates of all directions times W_ih. Whether none is NaN.
 bool input_gradient(const GruBackward& p, const GruPlan& plan, BackwardScratch& scratch, int64_t first, int64_t last) {
   const int64_t depth = kGates * scratch.units, stride = scratch.part_stride;
@@ -729,6 +841,11 @@ bool input_gradient(const GruBackward& p, const GruPlan& plan, BackwardScratch& 
       for (int64_t d = 0; d < p.layer.directions; ++d) {
         const Piece* parts = scratch.input_part(d) + in_operand(stride, first + start, scratch.units);
         const Piece* panel = scratch.input_panel(d, block);
+        if (!scratch.packed) {
+          if (d == 0) std::memset(sums, 0, sizeof(sums));
+          add_gates(parts, stride, element(p.layer.w_ih[d]), p.layer.hidden, p.layer.input, kInputOrder, channel, sums);
+          continue;
+        }
         d == 0 ? set_product(parts, stride, panel, depth, sums) : add_product(parts, stride, panel, depth, sums);
       }
       for (int64_t i = 0; i < (kRowStep == 1 ? R : count); ++i) {
@@ -747,12 +864,13 @@ bool input_gradient(const GruBackward& p, const GruPlan& plan, BackwardScratch& 
   return !any(nan);
 }
 
-// Every direction is cut into chains, at least one a thread; rows with neighbouring lengths go to different chains.
+// Every direction is cut into chains, at least one a thread, of no more rows than stay in the cache; rows with
+// neighbouring lengths go to different chains.
 struct Cut {
   int64_t per_direction, chains, rows;
 
   Cut(const GruLayer& layer, int threads)
-      : per_direction(least(layer.batch, blocks(threads, layer.directions))),
+      : per_direction(least(layer.batch, most(blocks(threads, layer.directions), blocks(layer.batch, kChainRows)))),
         chains(per_direction * layer.directions),
         rows(blocks(layer.batch, per_direction)) {}
 
@@ -768,13 +886,24 @@ inline void lower(bool& all, bool found) {
 
 }  // namespace
 
-bool forward(const GruForward& p, const GruPlan& plan, int threads) {
+void* pack(const GruLayer& layer) {
+  ForwardWeights* const weights = new ForwardWeights(layer, true);
+  for (int64_t d = 0; d < layer.directions; ++d) {
+    for (int64_t unit = 0; unit < weights->units; unit += kUnits) weights->pack(layer, d, unit);
+  }
+  return weights;
+}
+
+void free(void* packed) { delete static_cast<ForwardWeights*>(packed); }
+
+namespace {
+
+bool forward(const GruForward& p, const GruPlan& plan, int threads, ForwardWeights& weights, bool ready) {
   const GruLayer& layer = p.layer;
   const Cut cut(layer, threads);
-  ForwardWeights weights(layer);
   ForwardScratch scratch(layer, cut.chains, cut.rows);
   bool served = true;
-  const int64_t unit_blocks = weights.units / kUnits, used = layer.directions * plan.frames;
+  const int64_t unit_blocks = ready ? 0 : weights.units / kUnits, used = layer.directions * plan.frames;
   const int64_t unused = p.reserve == nullptr ? 0 : layer.directions * layer.batch * layer.steps - used;
   const Deal chains(cut.chains);
   parallel(threads, [&] {
@@ -792,6 +921,16 @@ bool forward(const GruForward& p, const GruPlan& plan, int threads) {
     });
   });
   return served;
+}
+
+}  // namespace
+
+bool forward(const GruForward& p, const GruPlan& plan, int threads, void* packed) {
+  const bool few = plan.frames <= kFewFrames;
+  if (few) threads = static_cast<int>(least(threads, p.layer.directions));
+  if (packed != nullptr) return forward(p, plan, threads, *static_cast<ForwardWeights*>(packed), true);
+  ForwardWeights weights(p.layer, !few);
+  return forward(p, plan, threads, weights, false);
 }
 
 namespace {
@@ -855,17 +994,19 @@ class Preparation {
 
 bool backward(const GruBackward& p, const GruPlan& plan, int threads) {
   const GruLayer& layer = p.layer;
+  if (plan.frames <= kFewFrames) threads = static_cast<int>(least(threads, layer.directions));
   const Cut cut(layer, threads);
   BackwardScratch scratch(p, plan, cut.chains, cut.rows, threads);
   const Preparation preparation(p, plan, scratch);
   const int64_t columns = kParts * scratch.units / kColumns;
   const int64_t together = least(kTogether, blocks(layer.directions * columns, 2 * threads));
-  const int64_t groups = blocks(columns, together);
+  const int64_t groups = scratch.packed ? blocks(columns, together) : 0;
+  const int64_t few_blocks = scratch.packed ? 0 : blocks(layer.hidden, kPad);
   const int64_t frame_blocks = p.dx.data == nullptr ? 0 : blocks(scratch.inputs_given, kFrameBlock);
   const int64_t padded_rows = p.dx.data == nullptr || layer.repeated ? 0 : layer.batch;
   bool served = true;
-  const Deal pieces(preparation.pieces()), chains(cut.chains), gradients(layer.directions * groups),
-      inputs(frame_blocks);
+  const Deal pieces(scratch.packed ? preparation.pieces() : 0), chains(cut.chains),
+      gradients(layer.directions * groups), few(layer.directions * few_blocks), inputs(frame_blocks);
   parallel(threads, [&] {
     [[maybe_unused]] const Products products;
     [[maybe_unused]] const FlushDenormals flush;
@@ -880,6 +1021,10 @@ bool backward(const GruBackward& p, const GruPlan& plan, int threads) {
       const int64_t first = item % groups * together;
       const int64_t count = least(together, columns - first);
       lower(served, WeightGradient(p, scratch, item / groups, first, count).run());
+    });
+    few.run([&](int64_t item) {
+      const int64_t first = item % few_blocks * kPad;
+      FewFramesGradient(p, plan, scratch, item / few_blocks).run(first, least(layer.hidden, first + kPad));
     });
     inputs.run([&](int64_t item) {
       const int64_t first = item * kFrameBlock;

@@ -23,7 +23,11 @@ struct GruPlan {
 };
 
 // False: a result is NaN, and tiles of float32 cannot tell whether it would be with products that are not split.
-using GruForwardKernel = bool (*)(const GruForward&, const GruPlan&, int threads);
+using GruForwardKernel = bool (*)(const GruForward&, const GruPlan&, int threads, void* packed);
 using GruBackwardKernel = bool (*)(const GruBackward&, const GruPlan&, int threads);
+
+// What the forward kernel of the same instruction set takes as `packed`; null there: it packs the weights itself.
+using GruPackKernel = void* (*)(const GruLayer&);
+using GruFreeKernel = void (*)(void* packed);
 
 }  // namespace crrl

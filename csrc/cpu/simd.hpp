@@ -224,7 +224,35 @@ inline void transpose_words(IntVec (&rows)[kLanes]) {
   }
 }
 
+// As in transposing, but of two rows that change places one is left, their sum: in the end, in the first.
+template <int64_t bit = 0>
+inline void add_up(Vec (&rows)[kLanes]) {
+  if constexpr (bit < Exchanges::kBits) {
+    for (int64_t i = 0; i < kLanes; i += 2 << bit) {
+      IntVec a, b;
+      std::memcpy(&a, &rows[i], sizeof(a));
+      std::memcpy(&b, &rows[i + (1 << bit)], sizeof(b));
+      exchange<bit>(a, b, typename LanesTo<kLanes>::Type());
+      Vec one, other;
+      std::memcpy(&one, &a, sizeof(a));
+      std::memcpy(&other, &b, sizeof(b));
+      rows[i] = one + other;
+    }
+    add_up<bit + 1>(rows);
+  }
+}
+
+// The sums of the lanes of every row.
+inline Vec sum_rows(const Vec (&rows)[kLanes]) {
+  Vec left[kLanes];
+  std::memcpy(left, rows, sizeof(left));
+  add_up(left);
+  return left[0];
+}
+
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+inline int64_t most(int64_t a, int64_t b) { return a < b ? b : a; }
 
 inline int64_t blocks(int64_t size, int64_t block) { return (size + block - 1) / block; }
 

@@ -24,8 +24,11 @@ constexpr int64_t kDeep = 256;
 constexpr int64_t kPieces = 3;
 constexpr int64_t kDeep = 128;  // frames of a weight's gradient at a time: their panel stays in the cache
 #endif
+constexpr int64_t kChainRows = 32;    // at most, of a chain
 constexpr int64_t kTogether = 8;      // blocks of columns of a weight's gradient for which the channels are read once
 constexpr int64_t kFrameBlock = 128;  // frames whose dx one thread computes at a time
+constexpr int64_t kFewFrames = 0;     // weights are always packed
+constexpr bool kRowsAsPanels = false;
 constexpr int64_t kTall = kRows;
 constexpr int64_t kGroup = 2;
 constexpr int64_t kDepth = 32;
@@ -74,9 +77,10 @@ inline int64_t in_panel_of(int64_t depth, int64_t k, int64_t v) {
   return (v / 2 * (depth / 32) + k / 32) * kPanelStep + v % 2 * kTile + k % 32 * 16;
 }
 
-inline void put_words(Piece* panel, const IntVec (&words)[kPieces]) {
+// Words across the depth of a panel; those of piece p are words[p * kLanes].
+inline void put_words(Piece* panel, const IntVec* words) {
   for (int64_t p = 0; p < kPieces; ++p) {
-    std::memcpy(static_cast<void*>(panel + p * 2 * kTile), &words[p], sizeof(IntVec));
+    std::memcpy(static_cast<void*>(panel + p * 2 * kTile), &words[p * kLanes], sizeof(IntVec));
   }
 }
 
@@ -86,34 +90,34 @@ inline void put_row_words(Piece* to, int64_t p, IntVec words) {
 }
 
 // Words of two elements along the depth: those of one row, of which `count` are left.
-inline void load_words(const Element* from, int64_t count, IntVec (&words)[kPieces]) {
+inline void load_words(const Element* from, int64_t count, IntVec* words) {
   Half halves[2][kPieces] = {};
   split(load(from, count), halves[0]);
   if (count > kLanes) split(load(from + kLanes, count - kLanes), halves[1]);
   for (int64_t p = 0; p < kPieces; ++p) {
-    std::memcpy(&words[p], &halves[0][p], sizeof(Half));
-    std::memcpy(reinterpret_cast<char*>(&words[p]) + sizeof(Half), &halves[1][p], sizeof(Half));
+    std::memcpy(&words[p * kLanes], &halves[0][p], sizeof(Half));
+    std::memcpy(reinterpret_cast<char*>(&words[p * kLanes]) + sizeof(Half), &halves[1][p], sizeof(Half));
   }
 }
 
 inline IntVec pair(Half even, Half odd) { return (IntVec)(widen_bits(even) | widen_bits(odd) << 16); }
 
 // Words of two elements along the depth, from two vectors across it.
-inline void make_words(const Vec (&values)[kGroup], IntVec (&words)[kPieces]) {
+inline void make_words(const Vec (&values)[kGroup], IntVec* words) {
   Half even[kPieces], odd[kPieces];
   split(values[0], even);
   split(values[1], odd);
-  for (int64_t p = 0; p < kPieces; ++p) words[p] = pair(even[p], odd[p]);
+  for (int64_t p = 0; p < kPieces; ++p) words[p * kLanes] = pair(even[p], odd[p]);
 }
 
 // The words of rows `row`, `row` + 1 and columns `column`.. of an operand.
-inline void interleave(const Piece* operand, int64_t depth, int64_t row, int64_t column, IntVec (&words)[kPieces]) {
+inline void interleave(const Piece* operand, int64_t depth, int64_t row, int64_t column, IntVec* words) {
   const Piece* from = operand + in_operand(depth, row, column);
   for (int64_t p = 0; p < kPieces; ++p, from += kTile) {
     Half even, odd;
     std::memcpy(&even, from, sizeof(even));
     std::memcpy(&odd, from + 32, sizeof(odd));
-    words[p] = pair(even, odd);
+    words[p * kLanes] = pair(even, odd);
   }
 }
 

@@ -23,6 +23,7 @@ SIZES = [
     ([2, 5], 9, 3, 1, True),  # a batch padded further than its longest row
     ([1], 1, 1, 2, True),
     ([9], 9, 41, 2, True),  # one row alone
+    ([26], 26, 9, 2, True),  # the same, of so many frames that weights are packed
     ([13] * 3, 13, 33, 1, True),
     (
         [11, 3, 8, 8, 1, 5, 11, 2, 9, 10, 4, 7, 6, 3, 11, 1, 2, 8, 5],

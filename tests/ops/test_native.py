@@ -52,6 +52,16 @@ def gru_backward() -> dict[str, Any]:
     return {**layer(), **outputs, "dy": zeros(BATCH, FRAMES, 2 * HIDDEN), "dh_n": zeros(2, BATCH, HIDDEN)}
 
 
+def GruWeights() -> dict[str, Any]:
+    return {"weights": weights(), "directions": 2}
+
+
+def gru_stream() -> dict[str, Any]:
+    flags = {"batch_first": True, "reverse": True, "threads": 1}
+    tensors = {"x": zeros(BATCH, FRAMES, CHANNELS), "h0": zeros(2, BATCH, HIDDEN), "h_n": zeros(2, BATCH, HIDDEN)}
+    return {"weights": native.GruWeights(weights(), 2), **tensors, "y": zeros(BATCH, FRAMES, 2 * HIDDEN), **flags}
+
+
 def ragged_gather() -> dict[str, Any]:
     given = {"frames": zeros(7, 4), "offsets": torch.tensor([0, 3, 7]), "index": torch.tensor([1, 0])}
     return {**given, "x": zeros(2, 5, 4), "v": zeros(2, 5, 4), "lengths": whole(2)}
@@ -80,7 +90,17 @@ def linear_epoch() -> dict[str, Any]:
 
 FUNCTIONS: dict[str, Callable[[], dict[str, Any]]] = {
     function.__name__: function
-    for function in (gru_forward, gru_backward, ragged_gather, info_nce, ema_update, flat_step, linear_epoch)
+    for function in (
+        gru_forward,
+        GruWeights,
+        gru_stream,
+        gru_backward,
+        ragged_gather,
+        info_nce,
+        ema_update,
+        flat_step,
+        linear_epoch,
+    )
 }
 OPTIONAL = {"lengths", "h0", "second", "keys", "v", "dx", "pointer"}
 """None has a meaning there, but for the lengths that are written."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,6 +51,76 @@ def forward(
         directions, frames, batch_first, reverse, *_settings(x),
     )  # fmt: skip
     return y, h_n, reserve
+
+
+def infer(
+    x: Tensor, hx: Tensor | None, weights: Sequence[Sequence[Tensor]], directions: int, batch_first: bool, reverse: bool
+) -> tuple[Tensor, Tensor]:
+    """y of the last layer and h_n of all, for x with all its frames and what is left out of gradients.
+
+    Args:
+        hx: [layers · D, B, H] or None. weights: those of crrl::gru_layer for each layer.
+
+    Raises:
+        ValueError, TypeError: as forward does; also for a tensor that it would copy to lay it out otherwise.
+    """
+    settings = (x.shape[1 if batch_first else 0], batch_first, reverse, *_settings(x))
+
+    def run(layer: Sequence[Tensor], x: Tensor, h0: Tensor | None, y: Tensor, h_n: Tensor) -> None:
+        cpu.native.gru_forward(x, None, h0, layer, y, h_n, None, directions, *settings)
+
+    return _each_layer(run, x, hx, weights, weights[0][1].shape[1], directions, batch_first)
+
+
+def pack(weights: Sequence[Sequence[Tensor]], directions: int) -> list[Any]:
+    """The weights of each layer, packed for infer_packed.
+
+    Raises:
+        ValueError, TypeError: as infer does.
+    """
+    dtype = weights[0][0].dtype
+    # few rows leave most of a float32 tile empty, and its weights are half as large again
+    isas = cpu.FLOAT_ISAS if dtype == torch.float32 else cpu.GRU_ISAS[True]
+    isa = cpu.forced(isas) or (cpu.best_float() if dtype == torch.float32 else "")
+    return [cpu.native.GruWeights(layer, directions, isa) for layer in weights]
+
+
+def infer_packed(
+    x: Tensor, hx: Tensor | None, layers: Sequence[Any], hidden: int, directions: int, batch_first: bool, reverse: bool
+) -> tuple[Tensor, Tensor]:
+    """`infer` with the layers that `pack` made, of which `hidden` is H."""
+    settings = batch_first, reverse, torch.get_num_threads()
+
+    def run(layer: Any, x: Tensor, h0: Tensor | None, y: Tensor, h_n: Tensor) -> None:
+        cpu.native.gru_stream(layer, x, h0, y, h_n, *settings)
+
+    return _each_layer(run, x, hx, layers, hidden, directions, batch_first)
+
+
+def _each_layer(
+    run: Callable[..., None],
+    x: Tensor,
+    hx: Tensor | None,
+    layers: Sequence[Any],
+    hidden: int,
+    directions: int,
+    batch_first: bool,
+) -> tuple[Tensor, Tensor]:
+    """y of the last of `layers` and h_n of all, by run(layer, x, h0, y, h_n) for each."""
+    rows, columns, _ = x.shape
+    states = len(layers) * directions, rows if batch_first else columns, hidden
+    if hx is not None and hx.shape != states:
+        raise ValueError(f"hx must be {list(states)}, not {list(hx.shape)}")
+    h_n = x.new_empty(states)
+    for number, layer in enumerate(layers):
+        y = x.new_empty(rows, columns, directions * hidden)
+        if len(layers) == 1:
+            run(layer, x, hx, y, h_n)
+        else:
+            own = slice(number * directions, (number + 1) * directions)
+            run(layer, x, None if hx is None else hx[own], y, h_n[own])
+        x = y
+    return x, h_n
 
 
 def backward(

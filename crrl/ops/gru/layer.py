@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from crrl.ops import extension, precision
+from crrl.ops.backends import autograd_alone
 from crrl.ops.gru import call, cpu, cuda, flops
 from crrl.reference import gru as reference
 from crrl.reference.gru import Weights
@@ -81,11 +82,14 @@ def gru_layer(
         lengths = lengths.to(torch.int64)
     frames = x.shape[1] if frames is None else frames
     batch_first = _batch_first(x)
-    if batch_first:
-        y, h_n, _ = forward_op(x, lengths, h0, flat, frames, True, reverse, keep)
-        return y, h_n
-    y, h_n, _ = forward_op(x.transpose(0, 1), lengths, h0, flat, frames, False, reverse, keep)
-    return y.transpose(0, 1), h_n
+    rows = x if batch_first else x.transpose(0, 1)
+    if keep and autograd_alone() and _is_plain(x, *flat, *([] if h0 is None else [h0])):
+        y, h_n = _Recorded.apply(  # type: ignore[no-untyped-call]
+            rows, lengths, h0, frames, batch_first, reverse, *flat
+        )
+    else:
+        y, h_n, _ = forward_op(rows, lengths, h0, flat, frames, batch_first, reverse, keep)
+    return y if batch_first else y.transpose(0, 1), h_n
 
 
 def fit_one_launch(x: Tensor, v: Tensor, weights: Sequence[Weights], key_weights: Sequence[Weights]) -> bool:
@@ -202,18 +206,66 @@ def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 
 def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dreserve: Tensor | None) -> tuple[Any, ...]:
     x, lengths, h0, reserve, *weights = ctx.saved_tensors
-    frames, batch_first, reverse = ctx.flags
     if not ctx.kept:  # by a graph that was recorded without gradient
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
-            reserve = forward_op(x, lengths, h0, weights, frames, batch_first, reverse, True)[2]
+            reserve = forward_op(x, lengths, h0, weights, *ctx.flags, True)[2]
+    return _gradients(backward_op, ctx, dy, dh_n, reserve)
+
+
+def _gradients(
+    run: Callable[..., Any], ctx: Any, dy: Tensor | None, dh_n: Tensor | None, reserve: Tensor
+) -> tuple[Any, ...]:
+    """The gradients of the arguments of crrl::gru_layer, by its backward or what computes the same."""
+    x, lengths, h0, _, *weights = ctx.saved_tensors
+    frames, batch_first, reverse = ctx.flags
     if dy is None:
         dy = x.new_zeros(call.output_shape(x, weights, frames, batch_first))
     if dh_n is None:
         dh_n = x.new_zeros(call.sizes(x, weights, batch_first))
     needs_dx = ctx.needs_input_grad[0]
     flags = frames, batch_first, reverse, needs_dx
-    dx, dh0, gradients = backward_op(dy, dh_n, x, lengths, h0, weights, reserve, *flags)
+    dx, dh0, gradients = run(dy, dh_n, x, lengths, h0, weights, reserve, *flags)
     return dx if needs_dx else None, None, None if h0 is None else dh0, gradients, None, None, None, None
+
+
+class _Recorded(torch.autograd.Function):
+    """crrl::gru_layer on a CPU for autograd alone: with less around the kernels than an operator has."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        lengths: Tensor | None,
+        h0: Tensor | None,
+        frames: int,
+        batch_first: bool,
+        reverse: bool,
+        *weights: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        y, h_n, reserve = cpu.forward(x, lengths, h0, weights, frames, batch_first, reverse, True)
+        ctx.flags = frames, batch_first, reverse
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, lengths, h0, reserve, *weights)
+        return y, h_n
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None) -> tuple[Any, ...]:
+        given = [gradient for gradient in (dy, dh_n) if gradient is not None]
+        alone = autograd_alone() and _is_plain(*given) and not any(map(_is_batched, given))
+        run = backward_op if torch.is_grad_enabled() or not alone else cpu.backward
+        dx, _, dh0, gradients, *_ = _gradients(run, ctx, dy, dh_n, ctx.saved_tensors[3])
+        return dx, None, dh0, None, None, None, *gradients
+
+
+_is_batched = torch._C._functorch.is_legacy_batchedtensor
+
+
+def _is_plain(*tensors: Tensor) -> bool:
+    """Whether they are of a class that hides nothing, and of a CPU where autocast is off."""
+    kinds = (Tensor, torch.nn.Parameter)
+    return all(type(tensor) in kinds and tensor.device.type == "cpu" for tensor in tensors) and not any(
+        map(precision.autocasts, tensors[:1])
+    )
 
 
 def _keep_pair_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

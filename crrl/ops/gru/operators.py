@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from functools import lru_cache
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
+from crrl.ops import cpu as cpu_kernels
 from crrl.ops import precision
-from crrl.ops.backends import Backend, Case, Operator, always
+from crrl.ops.backends import Backend, Case, Operator, always, is_free, unobserved
 from crrl.ops.gru import check, cpu, framework, layer
 from crrl.reference import gru
 from crrl.reference.gru import Weights
@@ -42,6 +44,84 @@ def gru_layer(
     """
     run = _LAYER.pick(_case(x, _hidden(weights)))
     return cast("tuple[Tensor, Tensor]", run(x, lengths, weights, h0, reverse, frames))
+
+
+def infer(
+    x: Tensor, hx: Tensor | None, weights: Sequence[Sequence[Tensor]], directions: int, batch_first: bool, reverse: bool
+) -> tuple[Tensor, Tensor] | None:
+    """All layers straight by the kernels of the CPU; None where these do not serve, something observes the call, or a
+    tensor does not fit.
+
+    Args:
+        x: [B, T, I], or [T, B, I] unless batch_first. hx: [layers · D, B, H] or None.
+        weights: for each layer w_ih, w_hh and, unless there are none, b_ih, b_hh of each direction; all of class Tensor
+            or Parameter. directions: D.
+        reverse: as in gru_layer.
+
+    Returns:
+        y [B, T, D·H] or [T, B, D·H], and h_n [layers · D, B, H].
+    """
+    if not _served_alone(x, hx):
+        return None
+    try:
+        return cpu.infer(x, hx, weights, directions, batch_first, reverse)
+    except (TypeError, ValueError):
+        return None
+
+
+class Packed(NamedTuple):
+    """The weights of all layers, packed by the kernels of the CPU, and how a batch is laid out; see `infer`."""
+
+    layers: list[Any]
+    hidden: int
+    directions: int
+    batch_first: bool
+    reverse: bool
+
+
+def takes_few(x: Any, batch_first: bool) -> bool:
+    """Whether x has so few rows or frames that tile registers, for which `pack` packs no float32, do not pay."""
+    if type(x) is not Tensor or x.dim() != 3:
+        return False
+    return x.shape[0 if batch_first else 1] < 12 or x.shape[0] * x.shape[1] < 384  # as all_kernels of gru.cpp has it
+
+
+def pack(weights: Sequence[Sequence[Tensor]], directions: int, batch_first: bool, reverse: bool) -> Packed | None:
+    """A copy of `weights` for infer_packed; None where the kernels of the CPU do not serve them."""
+    first = weights[0][0]
+    if not _able(first.dtype, cpu_kernels.isa, cpu_kernels.missing):
+        return None
+    try:
+        layers = cpu.pack(weights, directions)
+    except (TypeError, ValueError):
+        return None
+    return Packed(layers, weights[0][1].shape[1], directions, batch_first, reverse)
+
+
+def infer_packed(x: Tensor, hx: Tensor | None, packed: Packed | None) -> tuple[Tensor, Tensor] | None:
+    """`infer` with packed weights."""
+    if packed is None or not unobserved() or not _served_alone(x, hx):
+        return None
+    try:
+        return cpu.infer_packed(x, hx, *packed)
+    except (TypeError, ValueError):
+        return None
+
+
+def _served_alone(x: Any, hx: Any) -> bool:
+    """Whether the kernels of the CPU serve a batch of this kind without anything around them."""
+    for tensor in (x,) if hx is None else (x, hx):
+        if type(tensor) is not Tensor or tensor.device.type != "cpu" or tensor.layout != torch.strided:
+            return False
+        if tensor.is_nested or tensor.dim() != 3 or not tensor.numel():
+            return False
+    return is_free("gru_layer") and _able(x.dtype, cpu_kernels.isa, cpu_kernels.missing) and not precision.autocasts(x)
+
+
+@lru_cache
+def _able(dtype: torch.dtype, isa: str, missing: str | None) -> bool:
+    """Whether the kernels of the CPU have this dtype; asked again when `isa` or `missing` changes."""
+    return cpu.supports(Case("cpu", dtype))[0]
 
 
 def gru_layer_pair(

@@ -1,0 +1,93 @@
+"""A GRU called for a few frames at a time, its state carried from call to call: GRU.stream(), the module, and peers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bench.cases import Run
+from bench.peers import onnx_session, openvino_request
+from bench.rows import Row
+from bench.timing import Contender, why
+from crrl.nn import GRU
+
+INPUTS, HIDDEN, FRAMES, ROWS = 150, 256, (1, 4, 8, 16), (1, 8)
+THREADS = sorted({1, torch.get_num_threads()})
+
+
+@pytest.fixture(params=THREADS, ids=lambda threads: f"{threads} threads")
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """torch's number of threads during the test; the other peers take it over."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("form", ["GRU.stream()", "GRU"])
+@pytest.mark.parametrize("rows", ROWS, ids=lambda rows: f"B={rows}")
+@pytest.mark.parametrize("frames", FRAMES, ids=lambda frames: f"T={frames}")
+def test_few_frames(compare: Callable[..., None], frames: int, rows: int, form: str, threads: int) -> None:
+    torch.manual_seed(0)
+    gru, x, state = (
+        nn.GRU(INPUTS, HIDDEN, batch_first=True),
+        torch.randn(rows, frames, INPUTS),
+        torch.rand(1, rows, HIDDEN),
+    )
+    with torch.no_grad():
+        truth = nn.GRU(INPUTS, HIDDEN, batch_first=True).double()
+        truth.load_state_dict(gru.state_dict())
+        expected = truth(x.double(), state.double())
+    row = Row(
+        group=f"{form}, one layer, forward, state carried, fp32, {threads} thread{'s' * (threads > 1)}",
+        title=f"T={frames}, B={rows}",
+        flops=2.0 * rows * frames * 3 * HIDDEN * (INPUTS + HIDDEN),
+        bar="torch",
+        rank=frames * len(ROWS) + ROWS.index(rows),
+    )
+    contenders = [Contender("crrl", ours(gru, form, x, state), limit=1e-5)]
+    contenders.append(Contender("torch", without_gradient(gru, x, state), limit=1e-5))
+    for name, build in {"ONNX Runtime": onnx_runtime, "OpenVINO": openvino}.items():
+        try:
+            contenders.append(Contender(name, build(gru, x, state), limit=1e-5))
+        except Exception as error:
+            row.absent[name] = why(error)
+    compare(row, contenders, expected)
+
+
+def ours(gru: nn.GRU, form: str, x: Tensor, state: Tensor) -> Run:
+    module = GRU(INPUTS, HIDDEN, batch_first=True)
+    module.load_state_dict(gru.state_dict())
+    return without_gradient(module if form == "GRU" else module.stream(), x, state)
+
+
+def without_gradient(module: Callable[..., Sequence[Tensor]], x: Tensor, state: Tensor) -> Run:
+    def run() -> Sequence[Tensor]:
+        with torch.no_grad():
+            return module(x, state)
+
+    return run
+
+
+def onnx_runtime(gru: nn.GRU, x: Tensor, state: Tensor) -> Run:
+    from bench.onnx_gru import streaming_model
+
+    session = onnx_session(streaming_model(gru, *x.shape[:2]))
+    feeds = {"x": x.numpy(), "h0": state.numpy()}
+    return lambda: [torch.from_numpy(array) for array in session.run(None, feeds)]
+
+
+def openvino(gru: nn.GRU, x: Tensor, state: Tensor) -> Run:
+    from bench.onnx_gru import streaming_model
+
+    request = openvino_request(streaming_model(gru, *x.shape[:2]), "f32")
+    feeds = {"x": x.numpy(), "h0": state.numpy()}
+
+    def run() -> Sequence[Tensor]:
+        outputs = request.infer(feeds, share_inputs=True, share_outputs=True)
+        return [torch.from_numpy(outputs[0]), torch.from_numpy(outputs[1])]
+
+    return run
