@@ -149,15 +149,21 @@ def unobserved() -> bool:
     return not torch.is_grad_enabled() and autograd_alone()
 
 
+def probe(name: str) -> Callable[..., Any]:
+    """A question to torch that its public API has no name for; where this torch has it not, the answer is yes."""
+    found: Any = torch._C
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found if callable(found) else lambda *_: True
+
+
+_dispatched, _overridden = probe("_len_torch_dispatch_stack"), probe("_is_torch_function_mode_enabled")
+_profiled = probe("_autograd._profiler_enabled")
+
+
 def autograd_alone() -> bool:
     """`unobserved`, but for autograd."""
-    return not (
-        torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._is_torch_function_mode_enabled()
-        or torch._C._autograd._profiler_enabled()
-        or above_autograd()
-    )
+    return not (torch.compiler.is_compiling() or _dispatched() or _overridden() or _profiled() or above_autograd())
 
 
 @constant

@@ -143,3 +143,9 @@ def test_an_opaque_function_is_not_compiled() -> None:
             assert torch.equal(compiled(torch.ones(2)), torch.full((2,), 9.0))
     assert traced == [False, False]
     assert not [str(warning.message) for warning in caught if "Dynamo" in str(warning.message)]
+
+
+def test_where_torch_cannot_be_asked_a_call_counts_as_observed() -> None:
+    assert not backends.probe("_len_torch_dispatch_stack")()
+    for unknown in ("_no_such_question", "_no_such_part.question"):
+        assert backends.probe(unknown)("whatever") is True

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from crrl.ops import extension, precision
-from crrl.ops.backends import autograd_alone
+from crrl.ops.backends import autograd_alone, probe
 from crrl.ops.gru import call, cpu, cuda, flops
 from crrl.reference import gru as reference
 from crrl.reference.gru import Weights
@@ -257,7 +257,7 @@ class _Recorded(torch.autograd.Function):
         return dx, None, dh0, None, None, None, *gradients
 
 
-_is_batched = torch._C._functorch.is_legacy_batchedtensor
+_is_batched = probe("_functorch.is_legacy_batchedtensor")
 
 
 def _is_plain(*tensors: Tensor) -> bool:
