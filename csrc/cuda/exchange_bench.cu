@@ -171,6 +171,7 @@ Kernel kernel_of(const ExchangeCase& which) {
   const bool sizes = which.blocks >= 1 && which.blocks <= 16 && which.teams >= 1 && which.rounds >= 0;
   const bool numbers = (which.itemsize == 2 || which.itemsize == 4) && (which.gates == 1 || which.gates == 3);
   if (!sizes || !numbers) return {};
+  if (which.blocks < 2 && which.way != "l2") return {};  // st.async is undefined in a cluster of one
   if (which.way == "cluster") return gather<ClusterExchange>(which);
   if (which.way == "l2") return gather<L2Exchange>(which);
   if (which.way == "scatter") return {exchange_scatter, true, Scatter::shared_bytes(which.blocks), 0};

@@ -40,11 +40,12 @@ const std::vector<Candidate<Chain>>& candidates_of(Mode mode) {
 
 int divided_up(int a, int b) { return (a + b - 1) / b; }
 
-// Clusters have 1, 2, 4, ... blocks; other teams as many as the units need.
+// Clusters have 2, 4, 8, ... blocks, be some of them padding: st.async is defined between several blocks alone. Other
+// teams have as many as the units need.
 template <class Chain>
 int team_blocks(const Candidate<Chain>& candidate, int hidden) {
   if (!candidate.cluster) return divided_up(hidden, kUnitsOfChunk) * (kUnitsOfChunk / candidate.units);
-  int blocks = 1;
+  int blocks = 2;
   while (blocks * candidate.units < hidden) blocks *= 2;
   return blocks;
 }
@@ -77,7 +78,9 @@ Plan planned(const Candidate<Chain>& candidate, const Sizes& sizes, int device, 
   plan.units = candidate.units;
   plan.rows = candidate.rows;
   plan.shared = candidate.shared(plan.blocks * plan.units);
-  if (candidate.cluster && facts.major < 9) {
+  if (facts.major < 8) {
+    plan.reason = "it needs a GPU of sm_80 or later";
+  } else if (candidate.cluster && facts.major < 9) {
     plan.reason = "no thread-block clusters before sm_90";
   } else if (candidate.cluster && plan.blocks > kLargestCluster) {
     plan.reason = "a cluster has at most 16 blocks";

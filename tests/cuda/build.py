@@ -29,12 +29,15 @@ FLAGS = ["-std=c++17", "-O2", "-fno-peephole2", "-Wall", "-Wextra", "-fPIC", "-f
 HEADERS = {".hpp", ".h", ".cuh"}
 
 
-def build(module_name: str, sources: Sequence[Path], defines: Sequence[str] = ()) -> ModuleType:
+def build(
+    module_name: str, sources: Sequence[Path], defines: Sequence[str] = (), system: Sequence[Path] = ()
+) -> ModuleType:
     """The module `module_name` of these sources (.cpp and .cu), which find their headers beside themselves, in
-    tests/cuda/host and in csrc/cuda. Raises RuntimeError with the compiler's words."""
+    tests/cuda/host, in csrc/cuda and in `system`. Raises RuntimeError with the compiler's words."""
     CACHE.mkdir(parents=True, exist_ok=True)
     include = [HOST, KERNELS]
     headers = _digest(sorted({path for folder in include for path in folder.rglob("*") if path.suffix in HEADERS}))
+    include += system
     with (CACHE / "lock").open("w") as lock:  # nobody compiles what somebody else is compiling
         fcntl.flock(lock, fcntl.LOCK_EX)
         objects = [_object(source, include, defines, headers) for source in sources]

@@ -6,7 +6,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
-#include "../types.hpp"
+#include "launch.hpp"
 
 #define CRRL_DEVICE __device__ __forceinline__
 // One block of `threads` on a multiprocessor: each thread may have up to 65,536 / threads registers.
@@ -83,9 +83,9 @@ CRRL_DEVICE Words load_l2(const void* address) {
   return {{x.x, x.y, x.z, x.w}};
 }
 
-// What the thread, and those it was synchronised with, wrote before is seen by who reads the sum with load_acquire.
+// What the thread, and those it was synchronised with, wrote before is seen by who reads the sum with load_acquire: a
+// release is cumulative, so that no fence of its own is needed.
 CRRL_DEVICE void add_release(unsigned* counter, unsigned value) {
-  __threadfence();
   asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(counter), "r"(value) : "memory");
 }
 
@@ -186,11 +186,6 @@ class DeviceGuard {
  private:
   int before_ = 0, now_ = 0;
 };
-
-namespace detail {
-const char* launch(const void* kernel, const Launch& how, void** arguments);
-int clusters_at_once(const void* kernel, const Launch& how);
-}  // namespace detail
 
 template <class Params>
 const char* launch(void (*kernel)(Params), const Launch& how, const Params& params) {

@@ -728,6 +728,7 @@ void send(int rank, void* to, const Words& value, uint64_t* barrier) {
   need_clusters();
   const size_t offset = offset_of(to, sizeof value, "sends to a place");
   const size_t counted = offset_of(barrier, sizeof *barrier, "a barrier");
+  if (machine.block().cluster->blocks < 2) machine.fail("sends within a cluster of one block, which is undefined");
   if (rank < 0 || rank >= machine.block().cluster->blocks) machine.fail("sends to a block that the cluster has not");
   machine.me().time = 0;
   machine.send({&machine.block_of_cluster(rank), offset, counted, value});

@@ -1,4 +1,10 @@
-#include "primitives.hpp"
+#include "launch.hpp"
+
+#include <cuda_runtime_api.h>
+
+#include <mutex>
+#include <set>
+#include <utility>
 
 namespace crrl::gpu {
 
@@ -8,6 +14,32 @@ const char* problem(cudaError_t error) {
   if (error == cudaSuccess) return nullptr;
   cudaGetLastError();  // so that nobody else finds it
   return cudaGetErrorString(error);
+}
+
+// Lets a kernel have all the shared memory, and clusters, that the current device gives to one that asks. Once for
+// both, and not for the need of a call: calls of other threads, and nodes of one graph, have others of that kernel.
+cudaError_t open_up(const void* kernel, bool clusters) {
+  static std::mutex mutex;
+  static std::set<std::pair<const void*, int>> open;
+  int device = 0, most = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error != cudaSuccess) return error;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (open.count({kernel, device}) != 0) return cudaSuccess;
+  cudaFuncAttributes built;
+  error = cudaFuncGetAttributes(&built, kernel);
+  if (error == cudaSuccess) {
+    error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  }
+  if (error == cudaSuccess && clusters) {
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  }
+  if (error == cudaSuccess) {
+    most -= static_cast<int>(built.sharedSizeBytes);
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+  }
+  if (error == cudaSuccess) open.insert({kernel, device});
+  return error;
 }
 
 cudaError_t prepare(const void* kernel, const Launch& how, cudaLaunchConfig_t* config,
@@ -26,11 +58,7 @@ cudaError_t prepare(const void* kernel, const Launch& how, cudaLaunchConfig_t* c
     attributes[config->numAttrs].id = cudaLaunchAttributeCooperative;
     attributes[config->numAttrs++].val.cooperative = 1;
   }
-  if (how.cluster > 8) {
-    const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
-    if (error != cudaSuccess) return error;
-  }
-  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(how.shared));
+  return open_up(kernel, how.cluster > 1);
 }
 
 }  // namespace
