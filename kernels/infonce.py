@@ -4,14 +4,16 @@ With l_j the logit of key j and p its softmax over the positive (0) and the queu
 (Σ_j p_j·k_j − k_0)/τ: attention whose keys and values are the queue. Its part along the query, which normalisation
 takes away, is Σ_j p_j·(l_j − l_0), a number that falls out of the softmax, so that the columns of dq are independent.
 
-Few keys and rows: one launch of one program holds the logits of a block of rows in registers. Otherwise two launches:
-the first deals the queue out in splits, a running softmax each; the second combines them in a fixed order and enqueues.
+Two launches. Few keys and rows: a program of the first has a row and multiplies whole tiles of the queue by it, so that
+its two passes over the channels are few and long; the second adds up the losses and enqueues. Otherwise the first deals
+the queue out in splits, a running softmax each; the second combines them in a fixed order and enqueues.
 
-A 16-bit queue is multiplied by tensor cores: the float32 factor goes in as the sum of two numbers of the queue's dtype,
-each product is exact and sums are float32. A float32 queue is multiplied in exact float32 (ieee), which tensor cores
-cannot do: there the arithmetic, not the memory, is likely to be the bound. A tile of the queue is read once from memory
-and again from a cache: for the sum of keys after the logits, and by every program that has other columns or rows of the
-same split. All this was chosen by counting bytes and registers; it has not been timed on a card.
+A 16-bit queue that is dealt out is multiplied by tensor cores: the float32 factor goes in as the sum of two numbers of
+the queue's dtype, each product is exact and sums are float32. A float32 queue is multiplied in exact float32 (ieee),
+which tensor cores cannot do: there the arithmetic, not the memory, is likely to be the bound. A tile of the queue is
+read once from memory and again from a cache: for the sum of keys after the logits, and by every program that has other
+columns or rows of the same split. All this was chosen by counting bytes and registers; it has not been timed on a
+card.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import triton
 from torch import Tensor
 
 from crrl.kernels.checks import FLOATS, require
-from crrl.kernels.infonce_kernels import finish_kernel, one_kernel, split_kernel
+from crrl.kernels.infonce_kernels import close_kernel, finish_kernel, row_kernel, split_kernel
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,12 @@ class Launch:
     """Sizes of the launches of `info_nce`, all powers of two but splits and keys_per_split.
 
     Attributes:
-        splits: parts of the queue, each a program's; 0: one launch of one program, its logits a single tile.
+        splits: parts of the queue, each a program's; 0: a program of the first launch has a row and the whole queue.
         keys_per_split: keys of every split but the last, which may have fewer.
         rows: queries of a program's tile. keys: keys of it.
-        depth: channels that a product of the logits, or of dq in one launch, takes at a time.
-        columns: channels of the sum of keys that a program of the first of two launches holds.
-        warps: of a program.
+        depth: channels that a product of the logits takes at a time.
+        columns: channels of the sum of keys that a program of the first launch holds.
+        warps: of a program of the first launch.
     """
 
     splits: int
@@ -63,16 +65,21 @@ COMBINED_COLUMNS = 128
 ENQUEUED_ROWS = 16
 """Keys that a program of the second launch enqueues."""
 
+TILE = 1 << 15
+"""Numbers of the queue that a program of a row holds: 128 registers of each of its 256 threads."""
+
 STRIDES = 1 << 22
 """Places within a tile of at most 512 rows are int32."""
 
 
 def launch_sizes(batch: int, keys: int, channels: int, exact: bool) -> Launch:
     """The sizes for q [batch, channels] and a queue [keys, channels], of float32 (`exact`) or 16 bit."""
+    if batch <= 64 and keys <= 128:
+        height = max(16, triton.next_power_of_2(keys))
+        width = min(TILE // height, max(16, triton.next_power_of_2(channels)))
+        return Launch(0, keys, 1, height, width, width, 8)
     rows = min(32, max(16, triton.next_power_of_2(batch)))
     depth = 16 if exact else 64
-    if batch <= 64 and keys <= 128:
-        return Launch(0, keys, rows, max(16, triton.next_power_of_2(keys)), depth, depth, 8)
     tile, widest = (32, 512) if exact else (64, 256)
     columns = min(widest, max(16, triton.next_power_of_2(channels)))
     others = triton.cdiv(batch, rows) * triton.cdiv(channels, columns)
@@ -110,7 +117,7 @@ def info_nce(
     entering = k if entering is None else entering
     loss, dq = q.new_empty((), dtype=torch.float32), q.new_empty(q.shape)
     sizes = launch_sizes(len(q), len(queue), q.shape[1], queue.dtype == torch.float32)
-    launch = _launch_two if sizes.splits else _launch_one
+    launch = _launch_splits if sizes.splits else _launch_rows
     with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]
         launch(sizes, q, k, queue, entering, pointer, 1 / temperature, loss, dq)
     return loss, dq
@@ -132,7 +139,7 @@ def _check(q: Tensor, k: Tensor, queue: Tensor, pointer: Tensor | None, entering
         require(place, f"pointer: expected an int64 scalar on {q.device}, got {pointer.dtype} {list(pointer.shape)}")
 
 
-def _launch_one(
+def _launch_rows(
     sizes: Launch,
     q: Tensor,
     k: Tensor,
@@ -143,15 +150,21 @@ def _launch_one(
     loss: Tensor,
     dq: Tensor,
 ) -> None:
-    one_kernel[(1,)](
-        q, k, queue, entering, pointer, loss, dq,
-        *q.stride(), *k.stride(), *queue.stride(), *entering.stride(),
-        scale, *q.shape[:1], *queue.shape, len(entering), sizes.rows, sizes.keys, sizes.depth, ENQUEUED_ROWS,
-        num_warps=sizes.warps,
+    batch = len(q)
+    losses = q.new_empty(batch, dtype=torch.float32)
+    start = None if pointer is None else torch.empty_like(pointer)
+    row_kernel[(batch,)](
+        q, k, queue, pointer, start, losses, dq, *q.stride(), *k.stride(), *queue.stride(),
+        scale, batch, *queue.shape, sizes.keys, sizes.columns, num_warps=sizes.warps,
+    )  # fmt: skip
+    enqueued = 0 if pointer is None else triton.cdiv(min(len(entering), len(queue)), ENQUEUED_ROWS)
+    close_kernel[(1 + enqueued,)](
+        queue, entering, pointer, start, losses, loss, *queue.stride(), *entering.stride(), batch, *queue.shape,
+        len(entering), triton.next_power_of_2(batch), min(512, sizes.columns), ENQUEUED_ROWS, num_warps=8,
     )  # fmt: skip
 
 
-def _launch_two(
+def _launch_splits(
     sizes: Launch,
     q: Tensor,
     k: Tensor,

@@ -81,55 +81,63 @@ def _enqueue(
 
 
 @triton.jit
-def _block_gradient(
-    q, k, queue, dq, row, weights, along, inverse,
+def row_kernel(
+    q, k, queue, pointer, start, losses, dq,
     q_row, q_column, k_row, k_column, queue_row, queue_column, scale, B, K, D,
-    ROWS: tl.constexpr, KEYS: tl.constexpr, DEPTH: tl.constexpr,
+    KEYS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """dq of a block of rows from the softmax of the queue, weights [KEYS, ROWS], and Σ p·(l − l_0), along [ROWS]."""
-    for column in range(0, D, DEPTH):
-        values = _load(queue, column, 0, queue_column, queue_row, D, K, DEPTH, KEYS)
-        key = _load(k, column, row, k_column, k_row, D, B, DEPTH, ROWS).to(tl.float32)
-        pull = _product(values, weights, -tl.sum(weights, 0)[None, :] * key)
-        query = _load(q, column, row, q_column, q_row, D, B, DEPTH, ROWS).to(tl.float32) * inverse[None, :]
-        gradient = (pull * scale - query * along[None, :]) * (inverse / B)[None, :]
-        at = _places(column, row, 1, D, DEPTH, ROWS)
-        tl.store(dq + at, gradient.to(dq.dtype.element_ty), _inside(column, row, D, B, DEPTH, ROWS))
+    """A program has a row: its logits, its loss and its dq, of a queue that is one tile high and few tiles wide."""
+    row = tl.program_id(0)
+    squares = tl.zeros([1], tl.float32)
+    products = tl.zeros([1], tl.float32)
+    logits = tl.zeros([KEYS], tl.float32)
+    for column in range(0, D, COLUMNS):
+        query = _load(q, row, column, q_row, q_column, B, D, 1, COLUMNS).to(tl.float32)
+        key = _load(k, row, column, k_row, k_column, B, D, 1, COLUMNS).to(tl.float32)
+        keys = _load(queue, 0, column, queue_row, queue_column, K, D, KEYS, COLUMNS).to(tl.float32)
+        squares += tl.sum(query * query, 1)
+        products += tl.sum(query * key, 1)
+        logits += tl.sum(keys * query, 1)
+    norm = tl.sqrt_rn(squares)
+    inverse = 1 / tl.where(norm < 1e-12, 1e-12, norm)
+    positive = products * inverse * scale
+    logits *= inverse * scale
+    valid = tl.arange(0, KEYS) < K
+    peak = tl.maximum(tl.max(tl.where(valid, logits, float("-inf")), 0), positive)
+    weights = tl.where(valid, tl.exp(logits - peak), 0.0)
+    whole = tl.sum(weights, 0) + tl.exp(positive - peak)
+    weights /= whole
+    along = tl.where(norm >= 1e-12, tl.sum(weights * (logits - positive), 0), 0.0)
+    tl.store(losses + row + tl.arange(0, 1), tl.log(whole) + peak - positive)
+    for column in range(0, D, COLUMNS):
+        query = _load(q, row, column, q_row, q_column, B, D, 1, COLUMNS).to(tl.float32) * inverse[:, None]
+        key = _load(k, row, column, k_row, k_column, B, D, 1, COLUMNS).to(tl.float32)
+        keys = _load(queue, 0, column, queue_row, queue_column, K, D, KEYS, COLUMNS).to(tl.float32)
+        pull = tl.sum(keys * weights[:, None], 0)[None, :] - tl.sum(weights, 0) * key
+        gradient = (pull * scale - query * along[:, None]) * (inverse / B)[:, None]
+        at = _places(row, column, D, 1, 1, COLUMNS)
+        tl.store(dq + at, gradient.to(dq.dtype.element_ty), _inside(row, column, B, D, 1, COLUMNS))
+    if pointer is not None and row == 0:
+        tl.store(start, tl.load(pointer))  # many programs of the second launch read it, one writes the pointer
 
 
 @triton.jit
-def one_kernel(
-    q, k, queue, entering, pointer, loss, dq,
-    q_row, q_column, k_row, k_column, queue_row, queue_column, entering_row, entering_column, scale, B, K, D, N,
-    ROWS: tl.constexpr, KEYS: tl.constexpr, DEPTH: tl.constexpr, ENQUEUED: tl.constexpr,
+def close_kernel(
+    queue, entering, pointer, start, losses, loss, queue_row, queue_column, entering_row, entering_column, B, K, D, N,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, ENQUEUED: tl.constexpr,
 ):  # fmt: skip
-    valid = (tl.arange(0, KEYS) < K)[:, None]
-    total = 0.0
-    for row in range(0, B, ROWS):
-        inverse, positive, counts = _positives(q, k, row, q_row, q_column, k_row, k_column, scale, B, D, ROWS, DEPTH)
-        logits = _logits(
-            q, queue, row, 0, inverse, q_row, q_column, queue_row, queue_column, scale, B, K, D, ROWS, KEYS, DEPTH
-        )
-        peak = tl.maximum(tl.max(tl.where(valid, logits, float("-inf")), 0), positive)
-        weights = tl.where(valid, tl.exp(logits - peak[None, :]), 0.0)
-        whole = tl.sum(weights, 0) + tl.exp(positive - peak)
-        total += tl.sum(tl.where(tl.arange(0, ROWS) < B - row, tl.log(whole) + peak - positive, 0.0))
-        weights /= whole[None, :]
-        along = tl.where(counts, tl.sum(weights * (logits - positive[None, :]), 0), 0.0)
-        _block_gradient(
-            q, k, queue, dq, row, weights, along, inverse,
-            q_row, q_column, k_row, k_column, queue_row, queue_column, scale, B, K, D, ROWS, KEYS, DEPTH,
+    """After row_kernel: the first program adds up the losses, the others enqueue."""
+    program = tl.program_id(0)
+    if program == 0:
+        rows = tl.arange(0, ROWS)
+        tl.store(loss, tl.sum(tl.load(losses + rows, rows < B, 0.0)) / B)
+        if pointer is not None:
+            tl.store(pointer, (tl.load(start) + N) % K)
+    elif pointer is not None:
+        _enqueue(
+            entering, queue, tl.load(start), tl.maximum(N - K, 0) + (program - 1) * ENQUEUED,
+            entering_row, entering_column, queue_row, queue_column, K, D, N, ENQUEUED, COLUMNS,
         )  # fmt: skip
-    tl.store(loss, total / B)
-    if pointer is not None:
-        start = tl.load(pointer)
-        tl.debug_barrier()  # every read of the queue and of the pointer comes before every write
-        for row in range(tl.maximum(N - K, 0), N, ENQUEUED):
-            _enqueue(
-                entering, queue, start, row, entering_row, entering_column, queue_row, queue_column, K, D, N,
-                ENQUEUED, DEPTH,
-            )  # fmt: skip
-        tl.store(pointer, (start + N) % K)
 
 
 @triton.jit

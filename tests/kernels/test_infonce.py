@@ -54,18 +54,18 @@ def check(q: Tensor, k: Tensor, queue: Tensor, temperature: float = 0.07) -> tup
 
 
 def force(monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
-    """One launch or two, whatever the sizes, with blocks of channels that keep the interpreter quick."""
+    """A program a row or a split, whatever the sizes, with blocks of channels that keep the interpreter quick."""
 
     def sizes(batch: int, keys: int, channels: int, exact: bool) -> Launch:
-        if variant == "one":
-            return Launch(0, keys, 16, max(16, 1 << (keys - 1).bit_length()), 256, 256, 8)
+        if variant == "rows":
+            return Launch(0, keys, 1, max(16, 1 << (keys - 1).bit_length()), 256, 256, 8)
         return Launch(-(-keys // 320), 320, 16, 64, 256, 256, 8)
 
     monkeypatch.setattr(infonce, "launch_sizes", sizes)
     monkeypatch.setattr(infonce, "COMBINED_COLUMNS", 256)
 
 
-@pytest.mark.parametrize("variant", ["one", "two"])
+@pytest.mark.parametrize("variant", ["rows", "splits"])
 @pytest.mark.parametrize(
     ("batch", "keys", "channels"),
     [(1, 2, 60), (5, 3, 63), (32, 64, 512), (33, 64, 60), (5, 1000, 63), (1, 3, 1024), (33, 1000, 512), (5, 64, 1024)],
@@ -83,7 +83,7 @@ def test_with_the_sizes_that_it_chooses(batch: int, keys: int, channels: int, dt
     check(*tensors(batch, keys, channels, dtype))
 
 
-@pytest.mark.parametrize("variant", ["one", "two"])
+@pytest.mark.parametrize("variant", ["rows", "splits"])
 @pytest.mark.parametrize("query", FLOATS)
 @pytest.mark.parametrize("queue", FLOATS)
 def test_dtypes_may_differ(
@@ -94,7 +94,7 @@ def test_dtypes_may_differ(
     check(q.to(query), k.to(query), keys.to(queue))
 
 
-@pytest.mark.parametrize("variant", ["one", "two"])
+@pytest.mark.parametrize("variant", ["rows", "splits"])
 @pytest.mark.parametrize(("temperature", "length"), [(0.01, 1.0), (0.01, 30.0), (1.0, 1e-3)])
 def test_extreme_logits(monkeypatch: pytest.MonkeyPatch, variant: str, temperature: float, length: float) -> None:
     force(monkeypatch, variant)
@@ -105,7 +105,7 @@ def test_extreme_logits(monkeypatch: pytest.MonkeyPatch, variant: str, temperatu
     assert dq.isfinite().all()
 
 
-@pytest.mark.parametrize("variant", ["one", "two"])
+@pytest.mark.parametrize("variant", ["rows", "splits"])
 def test_a_query_too_short_to_normalise(monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
     force(monkeypatch, variant)
     q, k, queue = tensors(3, 70, 60)
@@ -113,7 +113,7 @@ def test_a_query_too_short_to_normalise(monkeypatch: pytest.MonkeyPatch, variant
     check(q, k, queue)
 
 
-@pytest.mark.parametrize("variant", ["one", "two"])
+@pytest.mark.parametrize("variant", ["rows", "splits"])
 def test_strides(monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
     force(monkeypatch, variant)
     q, k, queue = tensors(5, 100, 60)
@@ -127,7 +127,7 @@ def test_strides(monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("variant", ["one", "two"])
+@pytest.mark.parametrize("variant", ["rows", "splits"])
 def test_two_runs_are_equal_to_the_bit(monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
     force(monkeypatch, variant)
     one, other = (info_nce(*tensors(17, 1000, 63), 0.07) for _ in range(2))
@@ -155,7 +155,7 @@ def enqueue_is_that_of_the_reference(
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("variant", ["one", "two"])
+@pytest.mark.parametrize("variant", ["rows", "splits"])
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize(("entering", "place"), [(None, 0), (None, 61), (64, 3), (100, 63), (1, 63)])
 def test_enqueue(
@@ -182,15 +182,25 @@ def test_launch_sizes(exact: bool, batch: int, keys: int, channels: int) -> None
     assert sizes == launch_sizes(batch, keys, channels, exact)
     for power in (sizes.rows, sizes.keys, sizes.depth, sizes.columns, sizes.warps):
         assert power & (power - 1) == 0
-    assert min(sizes.rows, sizes.keys, sizes.depth, sizes.columns) >= 16
     if sizes.splits == 0:
         assert sizes.keys >= keys
         assert batch <= 64
+        assert sizes.keys * sizes.columns <= 128 * 32 * sizes.warps  # numbers of the tile: 128 registers a thread
         return
+    assert min(sizes.rows, sizes.keys, sizes.depth, sizes.columns) >= 16
     assert sizes.keys_per_split % sizes.keys == 0
     # Every key is in a split, and no split is empty.
     assert (sizes.splits - 1) * sizes.keys_per_split < keys <= sizes.splits * sizes.keys_per_split
     assert sizes.splits <= infonce.PROGRAMS
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_the_papers_queue_is_read_by_many_programs_in_few_long_steps(exact: bool) -> None:
+    """A step of a program waits for the memory: one after the other they are what a small call costs."""
+    for channels, steps in ((512, 1), (1024, 2)):
+        sizes = launch_sizes(32, 64, channels, exact)
+        assert (sizes.splits, sizes.rows) == (0, 1)
+        assert -(-channels // sizes.columns) == steps
 
 
 def test_wrong_tensors_are_refused() -> None:
