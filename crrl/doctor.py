@@ -64,14 +64,17 @@ def builds() -> tuple[Rows, bool]:
 
 
 def self_checks() -> tuple[Rows, bool]:
-    """The verdict on every mode of the CUDA kernels on every GPU, and whether a check that ran has failed."""
+    """The verdict on the kernels of every operator on every GPU, and whether a check that ran has failed."""
     rows: Rows = []
     broken = False
-    for device in range(torch.cuda.device_count()) if cuda.unusable() is None else ():
-        for mode in precision.DTYPES:
-            trusted, reason = trust.verdict(mode, device)
+    for device in range(torch.cuda.device_count()):
+        for check in trust.CHECKS.values():
+            if reason := check.obstacle(device):
+                rows.append((f"cuda:{device}", check.operator, check.mode, "none", reason))
+                continue
+            trusted, reason = trust.verdict(check.operator, check.mode, device)
             broken |= not trusted and trust.allowed
-            rows.append((f"cuda:{device}", mode, "passed" if trusted else "off", reason))
+            rows.append((f"cuda:{device}", check.operator, check.mode, "passed" if trusted else "off", reason))
     return rows, broken
 
 
@@ -96,14 +99,14 @@ def show(title: str, rows: Iterable[tuple[str, ...]]) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Print it all; the exit code is 1 if something that was built or forced does not work, else 0."""
     parser = argparse.ArgumentParser(prog="python -m crrl.doctor", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--no-check", action="store_true", help="check no CUDA kernel that has not passed before")
+    parser.add_argument("--no-check", action="store_true", help="check no GPU kernel that has not passed before")
     trust.allowed = not parser.parse_args(arguments).no_check
     show("machine", machine())
     built, broken = builds()
     show("builds", built)
     checks, failed = self_checks()
     if checks:
-        show("self-check of the CUDA kernels", checks)
+        show("self-check of the GPU kernels", checks)
     print(f"policy: {ops.policy()}")
     forced = False
     for title, rows in surveys():

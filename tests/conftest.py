@@ -113,6 +113,7 @@ def use_as_cuda(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
     def use(native: Any) -> None:
         for name, value in {"native": native, "missing": None, "off": None, "_words": {}}.items():
             monkeypatch.setattr(cuda, name, value)
+        forget_checks(monkeypatch)
 
     return use
 
@@ -123,6 +124,20 @@ def fake_cuda(use_as_cuda: Callable[[Any], None]) -> Any:
     fake = module_of("ops/fake_cuda.py").FakeCuda()
     use_as_cuda(fake)
     return fake
+
+
+def forget_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have crrl.ops.trust know no more than a process that has just begun."""
+    from crrl.ops import trust
+
+    monkeypatch.setattr(trust, "_verdicts", {})
+    monkeypatch.setattr(trust, "_found", {})
+
+
+@pytest.fixture
+def fresh_trust(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing has been checked in this process yet."""
+    forget_checks(monkeypatch)
 
 
 def module_of(name: str) -> ModuleType:

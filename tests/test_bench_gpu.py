@@ -323,13 +323,15 @@ def test_the_cuda_build_is_for_the_gpu_that_is_there(monkeypatch: pytest.MonkeyP
 
 
 def test_what_the_doctor_says_is_on_the_page(monkeypatch: pytest.MonkeyPatch, check: gpu_check.Check) -> None:
-    output = "self-check of the CUDA kernels\n  cuda:0  tf32  passed  its self-check passed now\n"
+    output = (
+        "machine\n  cuda:0  NVIDIA H200, sm_90, 132 SMs, 140 GiB\nself-check of the GPU kernels\n"
+        "  cuda:0  gru_layer   tf32     passed  its self-check passed now\n"
+        "  cuda:0  info_nce    float32  off     its self-check in float32 failed: it raised RuntimeError\n"
+    )
     monkeypatch.setattr(gpu_check, "run", finished(0, output))
     gpu_check.run_stages(["doctor"], check)
     text = (check.folder / "gpu.md").read_text()
-    assert (
-        "| doctor | passed | 1 | self-check of the CUDA kernels; cuda:0 tf32 passed its self-check passed now |" in text
-    )
+    assert "| doctor | passed | 1 | 1 of 2 self-checks passed; not info_nce float32 |" in text
     assert "## What doctor printed" in text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,13 +10,13 @@ import torch
 
 from crrl import doctor
 from crrl.ops import cpu, cuda, trust
+from crrl.ops.gru import check
 
 
 @pytest.fixture(autouse=True)
-def _as_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def _as_found(monkeypatch: pytest.MonkeyPatch, fresh_trust: None) -> None:
     monkeypatch.delenv("CRRL_BACKEND", raising=False)
     monkeypatch.setattr(trust, "allowed", True)
-    monkeypatch.setattr(trust, "_verdicts", {})
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
@@ -63,7 +64,12 @@ def test_a_forced_backend_that_cannot_run_is_an_error(
 
 
 def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the checks of the CUDA GRU, of one shape, and without Triton one of its kernels'."""
+    monkeypatch.setattr(check, "SHAPES", ((19, 33),))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    checks = {name: each for name, each in trust.CHECKS.items() if each.operator == "gru_layer"}
+    absent = replace(trust.CHECKS["info_nce in float32"], obstacle=lambda device: "Triton is not there")
+    monkeypatch.setattr(trust, "CHECKS", {**checks, absent.name: absent})
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels' definition stands in for them")
@@ -72,12 +78,14 @@ def test_the_verdict_on_every_mode_is_shown(
 ) -> None:
     on_a_gpu(monkeypatch)
     assert doctor.main(["--no-check"]) == 0
-    shown = [line[:3] for line in lines(capsys) if line[:1] == ["cuda:0"]]
-    assert shown == [["cuda:0", mode, "off"] for mode in ("tf32", "fp32", "bf16", "fp16")]
+    shown = [line for line in lines(capsys) if line[:1] == ["cuda:0"]]
+    modes = ("tf32", "fp32", "bf16", "fp16")
+    assert [line[:4] for line in shown if line[1] == "gru_layer"] == [["cuda:0", "gru_layer", m, "off"] for m in modes]
+    assert ["cuda:0", "info_nce", "float32", "none", "Triton", "is", "not", "there"] in shown
     assert fake_cuda.calls == []
     assert doctor.main([]) == 0
     out = lines(capsys)
-    assert [line[2] for line in out if line[:1] == ["cuda:0"]] == ["passed"] * 4
+    assert [line[3] for line in out if line[:2] == ["cuda:0", "gru_layer"]] == ["passed"] * 4
     assert ["crrl._cuda", "sm_80,", "sm_90a;", "CUDA", "13.0"] in out
 
 
@@ -89,4 +97,4 @@ def test_kernels_that_fail_their_check_are_an_error(
     fake_cuda.wrong = 1.0
     with pytest.warns(RuntimeWarning, match="the CUDA GRU is off"):
         assert doctor.main([]) == 1
-    assert [line[2] for line in lines(capsys) if line[:1] == ["cuda:0"]] == ["off"] * 4
+    assert [line[3] for line in lines(capsys) if line[:2] == ["cuda:0", "gru_layer"]] == ["off"] * 4

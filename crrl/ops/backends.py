@@ -143,7 +143,7 @@ def _served(name: str, device: str, dtype: torch.dtype, index: int | None, hidde
 
 def case_of(tensor: Tensor) -> Case:
     """The case of an operator on this tensor."""
-    return Case(tensor.device.type, tensor.dtype)
+    return Case(tensor.device.type, tensor.dtype, tensor.device.index if tensor.device.type == "cuda" else None)
 
 
 def always(case: Case) -> tuple[bool, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import suppress
 from functools import cache
@@ -19,14 +20,17 @@ ABI = 1
 """What crrl._cuda.abi must be: csrc/cuda/bindings.cpp raises it with every change of a signature."""
 
 PATIENCE_NS = 2_000_000_000
-"""How long a block waits for its team before it gives up; a frame takes microseconds."""
+"""How long a block waits for its team before it gives up, unless $CRRL_PATIENCE says so; a frame takes microseconds."""
 
 __all__ = [
     "current_device",
+    "device_index",
     "driver",
+    "from_ptx",
     "missing",
     "native",
     "off",
+    "patience_ns",
     "place",
     "raise_if_timed_out",
     "status",
@@ -60,6 +64,48 @@ def _problem(module: Any) -> str | None:
 def current_device() -> int:
     """The number of the GPU that calls go to; 0 where there is none and the kernels are emulated."""
     return torch.cuda.current_device() if torch.cuda.is_available() else 0
+
+
+def device_index(index: int | None) -> int:
+    """The GPU of this number; None: the current one."""
+    return current_device() if index is None else index
+
+
+def patience_ns() -> int:
+    """How long a block waits for its team: of the GPU's clock, which a debugger or a paused machine does not stop.
+
+    Raises:
+        CrrlError: $CRRL_PATIENCE is not a number of seconds.
+    """
+    text = os.environ.get("CRRL_PATIENCE")
+    return _nanoseconds(text) if text else PATIENCE_NS
+
+
+@cache
+def _nanoseconds(text: str) -> int:
+    with suppress(ValueError):
+        if 1e-9 <= (seconds := float(text)) <= 1e6:
+            return int(seconds * 1e9)
+    raise CrrlError(f"CRRL_PATIENCE is {text!r}: give the seconds that a block of a CUDA kernel may wait, such as 60")
+
+
+def from_ptx(device: int) -> str | None:
+    """What to say where the driver must compile the extension's PTX for the GPU `device`; None: it has code for it."""
+    if not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability(device)
+    if any(_runs(target, major, minor) for target in native.targets):
+        return None
+    name = torch.cuda.get_device_name(device)
+    return f"{name}: its driver compiles crrl._cuda for sm_{major}{minor}, once and for some seconds a mode"
+
+
+def _runs(target: str, major: int, minor: int) -> bool:
+    """Whether code for `target` runs on such a GPU: on its own number and, unless it ends in a, later minor ones."""
+    found = re.fullmatch(r"sm_(\d+)(\d)([af]?)", target)
+    if found is None or int(found[1]) != major:
+        return False
+    return int(found[2]) == minor if found[3] == "a" else int(found[2]) <= minor
 
 
 @cache
@@ -109,8 +155,8 @@ def raise_if_timed_out() -> None:
     global off
     for device in list(_words):
         if timed_out(device):
-            off = f"a kernel on cuda:{device} waited in vain for {PATIENCE_NS / 1e9:g} s"
+            off = f"a kernel on cuda:{device} waited in vain for {patience_ns() / 1e9:g} s"
             raise CrrlError(
                 f"the CUDA GRU stopped: {off}, as another program may keep the GPU busy; what it computed is NaN. "
-                "Start again from before, if need be with CRRL_BACKEND=gru_layer=torch"
+                "Start again from before, if need be with CRRL_PATIENCE=60 (seconds) or CRRL_BACKEND=gru_layer=torch"
             )

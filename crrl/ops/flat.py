@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crrl.ops import cpu, triton
+from crrl.ops import cpu, triton, trust
 from crrl.ops.backends import Backend, Operator, always, case_of
 from crrl.reference import contrast, optim
 
@@ -132,17 +132,65 @@ def _in_place(*args: Any) -> None:
     """Nothing is returned, and what is written has its shape already."""
 
 
+SIZE, BOUNDARY = 2500, 1100
+"""Of the self-check's buffers: more blocks than one, the last not full."""
+
+TOLERANCE = 1e-5
+"""The largest error of the self-check, in root mean squares: tens of roundings."""
+
+
+def _buffers(device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
+    """Parameters, gradients, two moments and keys [SIZE] that are all positive, on a device and in float64."""
+    drawn = torch.rand(5, SIZE, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
+    return [*drawn.to(device).clone()], [*drawn.double()]
+
+
+def _ema_fault(dtype: torch.dtype, device: torch.device) -> str | None:
+    (keys, queries, *_), (wanted, exact, *_) = _buffers(device)
+    _triton_ema(keys, queries, BOUNDARY, 0.9, 0.5)
+    contrast.ema_update(wanted, exact, BOUNDARY, 0.9, 0.5)
+    return trust.differs("keys", keys, wanted, TOLERANCE)
+
+
+def _step_fault(dtype: torch.dtype, device: torch.device) -> str | None:
+    faults = (_fault_of_step(adam, device) for adam in (False, True))
+    return next((fault for fault in faults if fault), None)
+
+
+def _fault_of_step(adam: bool, device: torch.device) -> str | None:
+    """What is wrong with a clipped step of Adam, or of SGD by Nesterov, and with the keys behind it."""
+    made, wanted = _buffers(device)
+    rates = torch.tensor([0.1, 0.9, 0.4, 0.3], device="cpu")
+    settings: dict[str, Any] = {"nesterov": not adam, "weight_decay": 0.02, "beta2": 0.99, "eps": 1e-6, "max_norm": 0.5}
+    settings |= {"boundary": BOUNDARY, "momentum_head": 0.9, "momentum_tail": 0.5}
+    _triton_step(*_arguments(made, adam), rates.to(device), *settings.values())
+    optim.flat_step(*_arguments(wanted, adam), rates.double(), **settings)
+    names = ("parameters", "gradients", "the first moment", "the second moment", "keys")
+    faults = (
+        trust.differs(f"{name} of {'Adam' if adam else 'SGD'}", got, want, TOLERANCE)
+        for name, got, want in zip(names, made, wanted, strict=True)
+    )
+    return next((fault for fault in faults if fault), None)
+
+
+def _arguments(buffers: list[Tensor], adam: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor]:
+    parameters, gradients, first, second, keys = buffers
+    return parameters, gradients, first, second if adam else None, keys
+
+
+_FLOAT = (torch.float32,)
+
 _EMA = Operator(
     "ema_update",
     Backend("cpu", ema_update_op, cpu.supports),
-    Backend("triton", ema_update_op, triton.supports_flat),
+    Backend("triton", ema_update_op, triton.checked("ema_update", _ema_fault, _FLOAT)),
     Backend("reference", contrast.ema_update, always),
     watched="reference",
 )
 _STEP = Operator(
     "flat_step",
     Backend("cpu", flat_step_op, cpu.supports),
-    Backend("triton", flat_step_op, triton.supports_flat),
+    Backend("triton", flat_step_op, triton.checked("flat_step", _step_fault, _FLOAT)),
     Backend("reference", optim.flat_step, always),
     watched="reference",
 )

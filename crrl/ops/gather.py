@@ -52,9 +52,29 @@ def _triton(
     return motion.ragged_gather(frames, offsets, index, max_frames, with_velocity)
 
 
+LENGTHS, CHANNELS = (1, 40, 17), 63
+"""Of the self-check's clips: one of a single frame, one longer than a block."""
+
+
+def _fault(dtype: torch.dtype, device: torch.device) -> str | None:
+    """What is wrong with the Triton kernel: it copies, and subtracts in float32."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    frames = torch.randn(sum(LENGTHS), CHANNELS, generator=generator, device="cpu").to(dtype)
+    offsets, index = torch.tensor([0, *LENGTHS], device="cpu").cumsum(0), torch.tensor([2, 0, 1, 1], device="cpu")
+    made = _triton(frames.to(device), offsets.to(device), index.to(device), max(LENGTHS) + 3, True)
+    wanted = motion.ragged_gather(frames.float(), offsets, index, max(LENGTHS) + 3, True)
+    faults = (
+        None
+        if got is not None and want is not None and torch.equal(got.cpu(), want.to(got.dtype))
+        else f"{name} is wrong"
+        for name, got, want in zip(("x", "the velocity", "a length"), made, wanted, strict=True)
+    )
+    return next((fault for fault in faults if fault), None)
+
+
 _GATHER = Operator(
     "ragged_gather",
     Backend("cpu", _cpu, cpu.supports),
-    Backend("triton", _triton, triton.supports),
+    Backend("triton", _triton, triton.checked("ragged_gather", _fault)),
     Backend("reference", motion.ragged_gather, always),
 )

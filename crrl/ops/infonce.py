@@ -7,9 +7,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
-from crrl.ops import cpu, triton
-from crrl.ops.backends import Backend, Case, Operator, always
+from crrl.ops import cpu, triton, trust
+from crrl.ops.backends import Backend, Case, Operator, always, case_of
 from crrl.reference import contrast
 
 
@@ -44,7 +45,7 @@ def info_nce_enqueue(
 
 def _case(q: Tensor, queue: Tensor) -> Case:
     """By the dtype of the queue, the largest of the tensors; by that of q where q is float64."""
-    return Case(q.device.type, torch.float64 if q.dtype == torch.float64 else queue.dtype)
+    return case_of(q if q.dtype == torch.float64 else queue)
 
 
 def _cpu(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -186,10 +187,45 @@ def _backward(ctx: Any, gradient: Tensor | None, _: Tensor | None) -> tuple[Tens
 info_nce_op.register_autograd(_backward, setup_context=_keep_gradient)
 
 
+CHECKED = ((33, 64, 512), (33, 300, 512))
+"""Rows, keys and channels of the self-check: the paper's queue, and one of several tiles, the largest there are."""
+
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 1e-2}
+"""The largest error, in root mean squares; dq has the dtype of the queue."""
+
+
+def _fault(dtype: torch.dtype, device: torch.device) -> str | None:
+    """What is wrong with the Triton kernels of a queue of this dtype."""
+    faults = (_fault_of(*sizes, dtype, device) for sizes in CHECKED)
+    return next((fault for fault in faults if fault), None)
+
+
+def _fault_of(batch: int, keys: int, channels: int, dtype: torch.dtype, device: torch.device) -> str | None:
+    generator = torch.Generator("cpu").manual_seed(keys)
+    q, k, queue = (torch.randn(n, channels, generator=generator, device="cpu") for n in (batch, batch, keys))
+    q, k, queue = q.to(dtype), F.normalize(k).to(dtype), F.normalize(queue).to(dtype)
+    with torch.enable_grad():
+        leaf = q.double().requires_grad_()
+        loss = contrast.info_nce(leaf, k.double(), queue.double(), 0.1)
+        wanted = [loss.detach(), torch.autograd.grad(loss, leaf)[0]]
+    places = [torch.tensor(keys - 2, device="cpu") for _ in range(2)]
+    after = queue.clone()
+    contrast.enqueue(after, places[0], k)
+    own, place = queue.to(device), places[1].to(device)
+    with torch.no_grad():
+        made = [*_triton_enqueue(q.to(device), k.to(device), own, place, None, 0.1), own, place]
+    names = ["the loss", "dq", "the queue", "its pointer"]
+    faults = (
+        trust.differs(f"{name} with {keys} keys", got, want, TOLERANCE[dtype])
+        for name, got, want in zip(names, made, [*wanted, after, places[0]], strict=True)
+    )
+    return next((fault for fault in faults if fault), None)
+
+
 _INFO_NCE = Operator(
     "info_nce",
     Backend("cpu", _differentiable, cpu.supports),
-    Backend("triton", _differentiable, triton.supports),
+    Backend("triton", _differentiable, triton.checked("info_nce", _fault)),
     Backend("reference", contrast.info_nce, always),
     watched="reference",
 )

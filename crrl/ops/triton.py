@@ -1,30 +1,74 @@
-"""What the Triton kernels can serve. Operators import their launchers when these are first called."""
+"""What the Triton kernels can serve, once checked. Operators import their launchers when these are first called."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from importlib.metadata import version
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 
+from crrl.ops import cuda, trust
 from crrl.ops.backends import Case
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
+KERNELS = Path(__file__).parents[1] / "kernels"
 
-def supports(case: Case) -> tuple[bool, str]:
-    """Whether a Triton kernel can serve `case`, and why."""
-    return _supports(case, DTYPES)
-
-
-def supports_flat(case: Case) -> tuple[bool, str]:
-    """The same for the kernels on flat buffers, whose state is float32."""
-    return _supports(case, DTYPES[:1])
+Supports = Callable[[Case], tuple[bool, str]]
 
 
-def _supports(case: Case, dtypes: tuple[torch.dtype, ...]) -> tuple[bool, str]:
-    if case.device != "cuda" or case.dtype not in dtypes:
-        known = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-        return False, f"the Triton kernel takes {known} on a GPU, not {case.dtype} on {case.device}"
-    if find_spec("triton") is None:
-        return False, "Triton is not installed: pip install triton"
-    return True, "Triton kernel"
+def checked(
+    operator: str, fault: Callable[[torch.dtype, torch.device], str | None], dtypes: Sequence[torch.dtype] = DTYPES
+) -> Supports:
+    """Register the self-check of an operator's Triton kernel; returns whether that can serve a case, and why.
+
+    Args:
+        fault: what is wrong with the kernel in a dtype on a device; None: nothing.
+        dtypes: those that the kernel takes.
+    """
+    for dtype in dtypes:
+        trust.register(
+            trust.Check(
+                operator=operator, mode=_name(dtype), subject=f"the Triton kernel of {operator}",
+                instead="the PyTorch reference", dtype=dtype, build=_build, fault=partial(fault, dtype),
+                obstacle=_obstacle,
+            )
+        )  # fmt: skip
+
+    def supports(case: Case) -> tuple[bool, str]:
+        if case.device != "cuda" or case.dtype not in dtypes:
+            known = ", ".join(map(_name, dtypes))
+            return False, f"the Triton kernel takes {known} on a GPU, not {case.dtype} on {case.device}"
+        passed, why_not = trust.verdict(operator, _name(case.dtype), cuda.device_index(case.index))
+        return passed, "Triton kernel" if passed else why_not
+
+    return supports
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _obstacle(device: int) -> str | None:
+    """Why no Triton kernel can be tried on a GPU."""
+    if _installed() is None:
+        return "Triton is not installed: pip install triton"
+    if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
+        return "there is no GPU that torch can use"
+    return None
+
+
+@cache
+def _installed() -> str | None:
+    """Triton's version, if it is there."""
+    return version("triton") if find_spec("triton") is not None else None
+
+
+@cache
+def _build() -> str:
+    files = sorted(KERNELS.glob("*.py"))
+    return " ".join([f"Triton {_installed()}", *(trust.file_hash(str(path)) for path in files)])

@@ -1,16 +1,23 @@
-"""Trust in the CUDA kernels: none of them serves before it has agreed with the reference on the card at hand.
+"""Trust in the kernels of a GPU: none of them serves before it has agreed with the reference on the card at hand.
 
-A mode that has passed is remembered under $CRRL_CACHE for the card, driver and build it has passed on; one that has
-failed is off for the process, which says so once. The check is small.
+An operator registers a `Check` for each dtype or mode. The first call that asks for one runs all of that dtype in a
+process of its own: a kernel that writes where it must not takes that process along and not the user's. What has passed
+is remembered under $CRRL_CACHE for the card, driver, torch and build it has passed on; what has failed is off for this
+process, which says once what serves instead.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from functools import cache
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -20,54 +27,87 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from crrl.errors import CrrlError
 from crrl.files import cache_folder, content_hash, read_json, write_json
-from crrl.ops import cuda, precision
-from crrl.ops.backends import Case, recorder
-from crrl.ops.gru import cuda as cuda_gru
-from crrl.reference import gru as reference
-from crrl.reference.gru import Weights
+from crrl.ops import cuda
+from crrl.ops.backends import recorder
 
-TOLERANCE = {"fp32": 2e-5, "tf32": 1.5e-2, "fp16": 1.5e-2, "bf16": 0.12}
-"""The largest error that a result may have, in units of its root mean square: tens of roundings; mistakes make 1."""
 
-LENGTHS = (6, 1, 4, 6, 3, 5, 2, 6, 1, 6, 6, 5, 4, 3, 2, 1, 6, 5, 6)
-"""Of ragged rows, over and over."""
+@dataclass(frozen=True)
+class Check:
+    """A small call of a kernel that is held against the reference.
 
-FRAMES, CHANNELS = 6, 7
+    Attributes:
+        operator: whose. mode: the dtype, or another name for how it is computed.
+        subject: what serves once it has passed. instead: what serves where it has not.
+        dtype: of the tensors; checks of one dtype run together.
+        build: all that the outcome depends on, beside mode, card, driver and torch.
+        fault: what is wrong on a device; None: nothing. It may raise instead.
+        obstacle: why there is nothing to check on the GPU of this number; None: there is.
+        prepare: what must be made in this process before the kernels run, on the GPU of this number.
+        notice: what the user should know before he waits for the check; None: nothing.
+    """
 
-SHAPES = ((19, 97), (19, 256), (70, 256), (150, 256), (19, 544), (70, 544), (19, 1000))
-"""Rows and hidden sizes: a block half empty, the paper's encoder with few rows, more and many, whose teams take 8, 16
-and 32 at once on a large GPU, and sizes past a cluster's."""
+    operator: str
+    mode: str
+    subject: str
+    instead: str
+    dtype: torch.dtype
+    build: Callable[[], str]
+    fault: Callable[[torch.device], str | None]
+    obstacle: Callable[[int], str | None]
+    prepare: Callable[[int], object] = lambda device: None
+    notice: Callable[[int], str | None] = lambda device: None
+
+    @property
+    def name(self) -> str:
+        return f"{self.operator} in {self.mode}"
+
+
+CHECKS: dict[str, Check] = {}
+"""All checks by name, in the order of the modules that register them."""
+
+PATIENCE_S = 600
+"""How long the process of a check may take; Triton compiles a kernel in seconds."""
+
+CHILD = "import sys; from crrl.ops import trust; trust.answer(int(sys.argv[1]), sys.argv[2:])"
+"""What that process runs."""
+
+READY = "ready"
+"""What it says once it has the device."""
 
 allowed = True
 """Whether a check may run; where not, only what has passed before is trusted."""
 
-_verdicts: dict[tuple[Any, str, int], tuple[bool, str]] = {}
+_lock = threading.RLock()
+_verdicts: dict[tuple[str, int, str], tuple[bool, str]] = {}
+_found: dict[tuple[str, int, str], str | None] = {}
+"""The faults that a process found for checks which nobody has asked about yet."""
 
 
-def supports(case: Case) -> tuple[bool, str]:
-    """Whether the CUDA GRU can serve `case` and has passed its check in that mode on that card, and why."""
-    able, reason = cuda_gru.supports(case)
-    if not able:
-        return able, reason
-    index = cuda.current_device() if case.index is None else case.index
-    passed, why_not = verdict(precision.mode(case.dtype), index)
-    return passed, reason if passed else why_not
+def register(check: Check) -> None:
+    """Have `verdict` know the check by its name."""
+    CHECKS[check.name] = check
 
 
-def verdict(mode: str, device: int) -> tuple[bool, str]:
-    """Whether the kernels of `mode` are trusted on the GPU `device`, and why; checks them when it is first asked.
+def verdict(operator: str, mode: str, device: int) -> tuple[bool, str]:
+    """Whether the kernels of an operator in `mode` are trusted on the GPU `device`, and why; the first call checks.
 
     Within a CUDA graph's capture, among others, nothing can be checked: what is not known by then is not trusted.
     """
-    key = cuda.native, mode, device
-    if key not in _verdicts:
-        if within := _watched():
-            return False, f"its self-check in {mode} cannot run within {within}: call it once before"
-        known = _recall(mode, device)
-        if known is None and not allowed:
-            return False, f"its self-check in {mode} has not run"
-        cuda.status(device)  # made here: within a capture no memory can be had from the driver
-        _verdicts[key] = known or _check(mode, device)
+    check = CHECKS[f"{operator} in {mode}"]
+    key = check.name, device, check.build()
+    if key in _verdicts:
+        return _verdicts[key]
+    if reason := check.obstacle(device):
+        return False, reason
+    if within := _watched():
+        return False, f"its self-check in {mode} cannot run within {within}: call it once before"
+    with _lock:
+        if key not in _verdicts:
+            known = _recall(check, device)
+            if known is None and not allowed:
+                return False, f"its self-check in {mode} has not run"
+            check.prepare(device)  # here: within a capture no memory can be had from the driver
+            _verdicts[key] = known or _judge(check, device)
     return _verdicts[key]
 
 
@@ -78,31 +118,120 @@ def _watched() -> str | None:
     return recorder()
 
 
-def _check(mode: str, device: int) -> tuple[bool, str]:
-    """Run the check; a pass is written down, a failure said."""
-    with _undisturbed(device):
-        cuda.raise_if_timed_out()  # what is found below is ours
-        try:
-            faults = (_fault(mode, device, *shape) for shape in SHAPES)
-            fault = next((fault for fault in faults if fault), None)
-        except Exception as error:
-            fault = f"it raised {type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        if cuda.timed_out(device):
-            fault = f"a block waited in vain for {cuda.PATIENCE_NS / 1e9:g} s"
-    if fault is None:
-        facts = _facts(mode, device)
-        with suppress(CrrlError, OSError):  # a cache that cannot be written costs a check in each process
-            path = _path(facts)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, facts)
+def _judge(check: Check, device: int) -> tuple[bool, str]:
+    """Run the check unless a process has; a pass is written down, a failure said."""
+    key = check.name, device, check.build()
+    if key not in _found:
+        if notice := check.notice(device):
+            print(f"crrl: {notice}", file=sys.stderr)
+        for name, fault in _faults(check, device).items():
+            _found[name, device, CHECKS[name].build()] = fault
+            if fault is None:
+                _remember(CHECKS[name], device)
+    if (fault := _found.pop(key)) is None:
         return True, "its self-check passed now"
-    reason = f"its self-check in {mode} failed: {fault}"
-    warnings.warn(f"the CUDA GRU is off on {_card(device)}, torch serves instead: {reason}", RuntimeWarning, 2)
+    reason = f"its self-check in {check.mode} failed: {fault}"
+    warnings.warn(
+        f"{check.subject} is off on {_card(device)}, {check.instead} serves instead: {reason}", RuntimeWarning, 2
+    )
     return False, reason
 
 
-def _recall(mode: str, device: int) -> tuple[bool, str] | None:
-    facts = _facts(mode, device)
+def _faults(check: Check, device: int) -> dict[str, str | None]:
+    """The faults of this check and, from a process of its own, of all of its dtype that have not passed before."""
+    if torch.cuda.is_available():
+        others = [
+            each
+            for each in CHECKS.values()
+            if each.dtype == check.dtype and each is not check and not _known(each, device)
+        ]
+        wanted = [check, *(each for each in others if each.obstacle(device) is None)]
+        print(f"crrl: checking {len(wanted)} kernels on {_card(device)}, once for this card and build", file=sys.stderr)
+        if (found := apart([each.name for each in wanted], device)) is not None:
+            return found
+    return {check.name: here(check, device)}  # the kernels are emulated, or no other process gets the GPU
+
+
+def _known(check: Check, device: int) -> bool:
+    key = check.name, device, check.build()
+    return key in _verdicts or key in _found or _recall(check, device) is not None
+
+
+def here(check: Check, device: int) -> str | None:
+    """The fault of a check that runs in this process; None: there is none."""
+    where = torch.device("cuda", device) if torch.cuda.is_available() else torch.device("cpu")
+    with _undisturbed(device):
+        try:
+            return check.fault(where)
+        except Exception as error:
+            return f"it raised {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
+def apart(names: Sequence[str], device: int) -> dict[str, str | None] | None:
+    """The faults of checks by name, each found in another process; None: no such process can have the device.
+
+    The first is always among them; where a process has left the device as none can have it any more, others are not.
+    """
+    found: dict[str, str | None] = {}
+    while left := [name for name in names if name not in found]:
+        lines, ending = _child(left, device)
+        if READY not in lines:
+            return found or None
+        answers = [answer for answer in map(_answer, lines) if answer is not None and answer[0] in left]
+        found.update(answers)
+        if not answers:
+            found[left[0]] = f"its process {ending}"
+    return found
+
+
+def _answer(line: str) -> tuple[str, str | None] | None:
+    """The name of a check and its fault, from a line of `answer`; None: from elsewhere."""
+    with suppress(ValueError, TypeError):
+        name, fault = json.loads(line)
+        return name, fault
+    return None
+
+
+def _child(names: Sequence[str], device: int) -> tuple[list[str], str]:
+    """What a process with these checks printed, and how it ended. It finds the modules that this one finds."""
+    root = Path(__file__).parents[2]
+    paths = [str(root), *(str(Path(path).absolute()) for path in sys.path)]
+    command = [sys.executable, "-c", CHILD, str(device), *names]
+    options: dict[str, Any] = {"env": {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}, "cwd": root}
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE_S, errors="replace", **options
+        )
+    except subprocess.TimeoutExpired as error:
+        output = (error.stdout or b"").decode(errors="replace")  # bytes, whatever was asked for
+        return output.splitlines(), f"was still running after {PATIENCE_S} s"
+    except OSError as error:
+        return [], str(error)
+    code, said = done.returncode, done.stderr.strip().rpartition("\n")[2]
+    ending = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    return done.stdout.splitlines(), f"{ending}: {said}" if said else ending
+
+
+def answer(device: int, names: Sequence[str]) -> None:
+    """Print the fault of each check, a line of JSON each; of none after one that has broken CUDA for this process."""
+    where = f"cuda:{device}" if torch.cuda.is_available() else "cpu"
+    torch.zeros(1, device=where)
+    print(READY, flush=True)
+    for name in names:
+        print(json.dumps([name, here(CHECKS[name], device)]), flush=True)
+        torch.zeros(1, device=where).item()
+
+
+def _remember(check: Check, device: int) -> None:
+    facts = _facts(check, device)
+    with suppress(CrrlError, OSError):  # a cache that cannot be written costs a check in each process
+        path = _path(facts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, facts)
+
+
+def _recall(check: Check, device: int) -> tuple[bool, str] | None:
+    facts = _facts(check, device)
     with suppress(CrrlError):
         if read_json(_path(facts)) == facts:
             return True, "its self-check passed before"
@@ -113,16 +242,17 @@ def _path(facts: dict[str, str]) -> Path:
     return cache_folder() / "selfcheck" / f"{content_hash(facts.values())}.json"
 
 
-def _facts(mode: str, device: int) -> dict[str, str]:
+def _facts(check: Check, device: int) -> dict[str, str]:
     """All on which a verdict depends."""
-    build = f"{_hash(cuda.native.__file__ or '')}, ABI {cuda.ABI}"
     return {
-        "card": _card(device), "driver": cuda.driver(), "torch": torch.__version__, "build": build, "mode": mode
+        "card": _card(device), "driver": cuda.driver(), "torch": torch.__version__, "build": check.build(),
+        "check": check.name,
     }  # fmt: skip
 
 
 @cache
-def _hash(path: str) -> str:
+def file_hash(path: str) -> str:
+    """Of what a file held when it was first asked about."""
     return content_hash([Path(path).read_bytes()])
 
 
@@ -145,62 +275,8 @@ def _undisturbed(device: int) -> Iterator[None]:
         yield
 
 
-def _fault(mode: str, device: int, batch: int, hidden: int) -> str | None:
-    """What is wrong with the kernels of `mode`; None: nothing. Training, inference, and two encoders in one launch."""
-    where = torch.device("cuda", device) if torch.cuda.is_available() else torch.device("cpu")
-    layer, key = (_Layer(mode, where, batch, hidden, seed) for seed in range(2))
-    flags = FRAMES, True, True
-    with torch.no_grad():
-        arguments = layer.x, layer.lengths, layer.h0, layer.weights
-        y, h_n, reserve = cuda_gru.forward(*arguments, *flags, True, mode)
-        dx, dh0, gradients = cuda_gru.backward(layer.dy, layer.dh_n, *arguments, reserve, *flags, True, mode)
-        alone = cuda_gru.forward(*arguments, *flags, False, mode)[:2]
-        pair = cuda_gru.forward_pair(
-            layer.x, key.x, layer.lengths, layer.weights, key.weights, True, True, True, mode
-        )  # fmt: skip
-    truth, of_pair, of_key = layer.expected(layer.h0), layer.expected(None), key.expected(None)
-    names = ["y", "h_n", "dx", "dh0", *("dw_ih", "dw_hh", "db_ih", "db_hh") * 2]
-    return (
-        _differs("", names, [y, h_n, dx, dh0, *gradients], truth, mode)
-        or _differs("without a gradient ", names, alone, truth, mode)
-        or _differs("beside another encoder ", names, pair[:2], of_pair, mode)
-        or _differs("as the other encoder ", names, pair[3:], of_key, mode)
-    )
-
-
-def _differs(when: str, names: list[str], made: Any, truth: list[Tensor], mode: str) -> str | None:
-    for name, got, want in zip(names, made, truth, strict=False):
-        error = float((got.double().cpu() - want).abs().max() / want.square().mean().sqrt())
-        if not error <= TOLERANCE[mode]:
-            return f"{when}{name} is off by {error:.1e} of its size"
-    return None
-
-
-class _Layer:
-    """A ragged bidirectional layer with a state and cotangents, in the dtype of a mode."""
-
-    def __init__(self, mode: str, where: torch.device, batch: int, hidden: int, seed: int):
-        generator, dtype = torch.Generator("cpu").manual_seed(seed), precision.DTYPES[mode]
-
-        def random(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator, device="cpu", dtype=torch.float32).to(where, dtype)
-
-        shapes = [(3 * hidden, CHANNELS), (3 * hidden, hidden), (3 * hidden,), (3 * hidden,)]
-        self.weights = [hidden**-0.5 * random(*shape) for _ in range(2) for shape in shapes]
-        self.x, self.h0 = random(batch, FRAMES, CHANNELS), random(2, batch, hidden)
-        self.dy, self.dh_n = random(batch, FRAMES, 2 * hidden), random(2, batch, hidden)
-        self.lengths = torch.tensor([*islice(cycle(LENGTHS), batch)], device="cpu").to(where)
-
-    @torch.enable_grad()
-    def expected(self, h0: Tensor | None) -> list[Tensor]:
-        """y, h_n, dx, dh0 and the gradients of the weights in float64 on the CPU (without h0, y and h_n alone)."""
-        exact: Callable[[Tensor], Tensor] = lambda tensor: tensor.detach().double().cpu().requires_grad_()  # noqa: E731
-        x, weights = exact(self.x), [exact(weight) for weight in self.weights]
-        pairs: list[Weights] = [tuple(weights[:4]), tuple(weights[4:])]  # type: ignore[list-item]
-        if h0 is None:
-            return [output.detach() for output in reference.gru_layer(x, self.lengths.cpu(), pairs)]
-        state = exact(h0)
-        outputs = reference.gru_layer(x, self.lengths.cpu(), pairs, state)
-        cotangents = [self.dy.double().cpu(), self.dh_n.double().cpu()]
-        gradients = torch.autograd.grad(outputs, [x, state, *weights], cotangents)
-        return [*(output.detach() for output in outputs), *gradients]
+def differs(name: str, got: Tensor, want: Tensor, tolerance: float) -> str | None:
+    """What to say of a result whose largest error is over `tolerance` root mean squares of what it must be."""
+    want = want.double().cpu()
+    error = float((got.double().cpu() - want).abs().max() / want.square().mean().sqrt())
+    return None if error <= tolerance else f"{name} is off by {error:.1e} of its size"

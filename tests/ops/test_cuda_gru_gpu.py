@@ -166,10 +166,33 @@ def test_a_device_that_is_not_the_current_one() -> None:
     torch.testing.assert_close(y, torch.nn.GRU.forward(gru, x)[0], rtol=1e-2, atol=1e-3)
 
 
+def through_l2(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every layer exchanged through global memory, whatever the card."""
+    monkeypatch.setattr(
+        cuda_gru,
+        "_plan",
+        lambda native, mode, backward, chains, sizes, device: native.gru_plan(
+            mode, backward, chains, *sizes, device, "l2"
+        ),
+    )
+
+
+def test_layers_give_the_same_through_global_memory(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exchange of cards without clusters, which one with them would never choose."""
+    through_l2(monkeypatch)
+    for hidden in (16, 97, 256):
+        layer = Layer(mode, 9, 12, 30, hidden)
+        assert cuda_gru._plan(cuda.native, mode, False, 2, (9, 12, hidden), 0).variant == "l2"
+        truth = layer.results(reference.gru_layer, exactly=True)
+        for got, want in zip(layer.results(layer.gru_layer), truth, strict=True):
+            assert off_by(got, want) <= LIMITS[mode]
+
+
 def test_a_wait_that_times_out_gives_nan_and_switches_the_extension_off(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = Layer("fp32", 8, 20, 30, 256)
     monkeypatch.setattr(cuda, "off", None)
     monkeypatch.setattr(cuda, "PATIENCE_NS", 1)
+    through_l2(monkeypatch)  # on a cluster's barrier the first look itself waits, and finds what it waits for
     y, _ = layer.gru_layer(layer.x, layer.lengths, layer.weights)
     torch.cuda.synchronize()
     assert y.isnan().any()

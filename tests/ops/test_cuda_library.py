@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from crrl import ops
 from crrl.ops import trust
+from crrl.ops.backends import Operator
 from crrl.ops.gru import cuda as cuda_gru
 from crrl.ops.gru import framework, layer, operators
 from crrl.reference.gru import Weights
@@ -130,12 +131,13 @@ def test_the_choice_names_the_backend_and_why_it_is_passed_over(
     monkeypatch: pytest.MonkeyPatch, fake_cuda: Any
 ) -> None:
     monkeypatch.delenv("CRRL_BACKEND", raising=False)
-    monkeypatch.setattr(trust, "_verdicts", {(fake_cuda, "tf32", 0): (True, ""), (fake_cuda, "bf16", 0): (False, "no")})
+    known = {("gru_layer", "tf32"): (True, ""), ("gru_layer", "bf16"): (False, "no")}
+    monkeypatch.setattr(trust, "verdict", lambda operator, mode, device: known[operator, mode])
     chosen = {}
     for dtype, hidden in ((torch.float32, 256), (torch.float32, 2000), (torch.bfloat16, 256), (torch.float64, 256)):
         case = ops.Case("cuda", dtype, 0, hidden)
         with ops.use_backends("auto"):
-            chosen[dtype, hidden] = {row[0]: row[1:] for row in ops.choices(case)}["gru_layer"]
+            chosen[dtype, hidden] = Operator.registry["gru_layer"].served(case)
     assert chosen[torch.float32, 256][0] == "cuda"
     assert {backend for backend, _ in list(chosen.values())[1:]} == {"torch"}
     assert "not cuda: the CUDA GRU cannot take hidden size 2000 in tf32: at most 1024" in chosen[torch.float32, 2000][1]

@@ -16,7 +16,7 @@ from crrl import ops
 from crrl.data.batches import epoch_order
 from crrl.models import Decoder, Encoder, SequenceReconstructor
 from crrl.nn import GRU
-from crrl.ops import cuda
+from crrl.ops import cuda, trust
 from crrl.reference import contrast, motion, optim
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -54,6 +54,12 @@ def replayed(function: Callable[[], object], state: Sequence[Tensor], times: int
         tensor.copy_(value)
     for _ in range(times):
         graph.replay()
+
+
+def test_every_kernel_passes_its_self_check_in_a_process_of_its_own() -> None:
+    names = [name for name, check in trust.CHECKS.items() if check.obstacle(0) is None]
+    assert {"info_nce", "ema_update", "flat_step", "ragged_gather"} <= {trust.CHECKS[name].operator for name in names}
+    assert trust.apart(names, 0) == dict.fromkeys(names)
 
 
 def test_auto_chooses_the_kernels() -> None:
@@ -231,6 +237,7 @@ def test_the_compiled_decoder_gives_the_eager_loss() -> None:
         results.append((loss.detach(), *torch.autograd.grad(loss, [leaf, *model.decoder.parameters()])))
     for got, want in zip(*results, strict=True):
         close(got, want, 1e-2)  # cuDNN may use TF32 for one of them
+    assert compiled.compiled  # it has not stepped aside
 
 
 @pytest.mark.parametrize("clips", [1, 63, 5000])

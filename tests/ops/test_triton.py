@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from crrl.ops import Case, flat, gather, infonce, triton
+from crrl.ops import Case, flat, gather, infonce, triton, trust
 from crrl.reference import contrast, motion, optim
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -79,16 +81,76 @@ def test_ragged_gather() -> None:
         assert torch.equal(got, want)
 
 
+OPERATORS = {"info_nce": infonce._INFO_NCE, "ema_update": flat._EMA, "flat_step": flat._STEP}
+OPERATORS |= {"ragged_gather": gather._GATHER}
+
+
+def supports(operator: str, case: Case) -> tuple[bool, str]:
+    return next(backend for backend in OPERATORS[operator].backends if backend.name == "triton").supports(case)
+
+
+def test_every_kernel_has_a_check_in_each_dtype() -> None:
+    floats = ("float32", "bfloat16", "float16")
+    modes = {"ema_update": ("float32",), "flat_step": ("float32",), "info_nce": floats, "ragged_gather": floats}
+    modes |= {"gru_layer": ("tf32", "fp32", "bf16", "fp16")}
+    assert {*trust.CHECKS} == {f"{operator} in {mode}" for operator in modes for mode in modes[operator]}
+
+
+@pytest.mark.usefixtures("fresh_trust")
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_it_says_what_it_serves_and_why(operator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(triton, "_installed", lambda: None)
+        why_not = "Triton is not installed: pip install triton"
+        assert supports(operator, Case("cuda", torch.float32, 0)) == (False, why_not)
+    monkeypatch.setattr(infonce, "CHECKED", ((3, 20, 16), (17, 140, 16)))
+    assert supports(operator, Case("cuda", torch.float32, 0)) == (True, "Triton kernel")
+    for case in (Case("cuda", torch.float64), Case("cpu", torch.float32)):
+        able, reason = supports(operator, case)
+        assert not able
+        assert f"on a GPU, not {case.dtype} on {case.device}" in reason
+
+
+@pytest.mark.usefixtures("fresh_trust")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
+def test_without_a_gpu_nothing_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert supports("flat_step", Case("cuda", torch.float32, 0)) == (False, "there is no GPU that torch can use")
+
+
+@pytest.mark.usefixtures("fresh_trust")
 @pytest.mark.parametrize(
-    ("device", "dtype", "able", "flat"),
+    ("operator", "launcher", "place", "said"),
     [
-        ("cuda", torch.float32, True, True),
-        ("cuda", torch.bfloat16, True, False),
-        ("cuda", torch.float64, False, False),
-        ("cpu", torch.float32, False, False),
+        ("info_nce", (infonce, "_triton_enqueue"), -2, "the loss with 20 keys is off"),
+        ("info_nce", (infonce, "_triton_enqueue"), -1, "dq with 20 keys is off"),
+        ("info_nce", (infonce, "_triton_enqueue"), 2, "the queue with 20 keys is off"),
+        ("info_nce", (infonce, "_triton_enqueue"), 3, "its pointer with 20 keys is off"),
+        ("ema_update", (flat, "_triton_ema"), 0, "keys is off"),
+        ("flat_step", (flat, "_triton_step"), 0, "parameters of SGD is off"),
+        ("flat_step", (flat, "_triton_step"), 4, "keys of Adam is off"),
+        ("ragged_gather", (gather, "_triton"), -3, "x is wrong"),
+        ("ragged_gather", (gather, "_triton"), -2, "the velocity is wrong"),
+        ("ragged_gather", (gather, "_triton"), -1, "a length is wrong"),
     ],
 )
-def test_it_says_what_it_serves_and_why(device: str, dtype: torch.dtype, able: bool, flat: bool) -> None:
-    assert triton.supports(Case(device, dtype))[0] is able
-    assert triton.supports_flat(Case(device, dtype))[0] is flat
-    assert triton.supports(Case(device, dtype))[1]
+def test_one_wrong_number_switches_a_kernel_off(
+    operator: str, launcher: tuple[Any, str], place: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(infonce, "CHECKED", ((3, 20, 16),))
+    launch = getattr(*launcher)
+
+    def wrong(*arguments: Any) -> Any:
+        made = launch(*arguments)
+        tensors = [t for t in (*arguments[:5], *(made or ())) if isinstance(t, Tensor)]
+        if said != "keys of Adam is off" or len(tensors) == 5:
+            tensors[place].view(-1)[-1:] += 1
+        return made
+
+    monkeypatch.setattr(*launcher, wrong)
+    with pytest.warns(
+        RuntimeWarning, match=f"{operator} is off on the emulation, the PyTorch reference serves instead"
+    ):
+        able, reason = supports(operator, Case("cuda", torch.float32, 0))
+    assert not able
+    assert said in reason

@@ -35,7 +35,7 @@ def supports(case: Case) -> tuple[bool, str]:
     if reason := cuda.unusable():
         return False, reason
     mode, hidden = precision.mode(case.dtype), case.hidden or 1
-    device = cuda.current_device() if case.index is None else case.index
+    device = cuda.device_index(case.index)
     if reason := refusal(mode, hidden, device):
         return False, reason
     variant = _plan(cuda.native, mode, False, 2, (1, 1, hidden), device).variant
@@ -329,5 +329,5 @@ def _launch(function: Any, backward: bool, mode: str, call: _Call, chains: list[
     if not plan.variant:
         raise CrrlError(f"{refusal(mode, call.hidden, device)}; CRRL_BACKEND=gru_layer=torch leaves it to torch")
     workspace, status = call.x.new_empty(plan.workspace, dtype=torch.uint8), cuda.status(device)
-    patience = cuda.PATIENCE_NS
+    patience = cuda.patience_ns()
     function(mode, sizes, chains, plan, workspace.data_ptr(), status.data_ptr(), patience, device, stream)

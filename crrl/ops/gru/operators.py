@@ -8,9 +8,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from crrl.ops import precision, trust
+from crrl.ops import precision
 from crrl.ops.backends import Backend, Case, Operator, always
-from crrl.ops.gru import cpu, framework, layer
+from crrl.ops.gru import check, cpu, framework, layer
 from crrl.reference import gru
 from crrl.reference.gru import Weights
 
@@ -89,7 +89,7 @@ def _hidden(weights: Sequence[Weights]) -> int:
 _LAYER = Operator(
     "gru_layer",
     Backend("cpu", layer.gru_layer, cpu.supports),
-    Backend("cuda", layer.gru_layer, trust.supports),
+    Backend("cuda", layer.gru_layer, check.supports),
     Backend("torch", framework.gru_layer, framework.supports),
     Backend("reference", gru.gru_layer, always),
     watched="torch",
