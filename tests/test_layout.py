@@ -23,7 +23,7 @@ ALLOWED = {
     "ops": {"reference", "kernels", "files", "errors", "_cpu", "_cuda"},
     "nn": {"ops", "reference"},
     "optim": {"ops"},
-    "models": {"optim", "nn", "ops", "reference"},
+    "models": {"optim", "nn", "ops", "reference", "errors"},
     "data": {"bars", "ops", "reference", "facts", "files", "errors"},
     "methods": set(),
     "config": {"data", "facts", "errors", "methods", "models"},

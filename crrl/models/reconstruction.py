@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Literal
@@ -9,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from crrl.errors import CrrlError
 from crrl.models.layers import Encoder
 from crrl.nn import GRU
 from crrl.reference.losses import reconstruction_loss
@@ -44,10 +46,12 @@ class SequenceReconstructor(nn.Module):
 
     Attributes:
         compiled: compute the decoder and its loss by torch.compile, as one graph for batches of any size. torch's own
-            GRU, which would be unrolled frame by frame, stays outside: then what follows it is compiled.
+            GRU, which would be unrolled frame by frame, stays outside: then what follows it is compiled. Where the
+            compiler fails it is said once, and this becomes False.
     """
 
     compiled = False
+    _tried = False
 
     def __init__(
         self,
@@ -82,8 +86,29 @@ class SequenceReconstructor(nn.Module):
 
     def loss_r(self, x: Tensor, h: Tensor, lengths: Tensor) -> Tensor:
         """L_r (Eq. 1), a scalar, of x [B, T, J·3], or in its place the velocity, recited from h [B, T, D]."""
-        if not self.compiled:
-            return _loss_of_states(self, x, self.decode(h, lengths), lengths)
+        if self.compiled:
+            try:
+                if not self._tried:
+                    self._try(x, h, lengths)
+                return self._compiled_loss(x, h, lengths)
+            except CrrlError:
+                raise  # a kernel's, not the compiler's
+            except Exception as error:
+                self.compiled = False
+                reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+                warnings.warn(f"the decoder cannot be compiled, it runs eagerly: {reason}", RuntimeWarning, 2)
+        return _loss_of_hints(self, x, h, lengths)
+
+    def _try(self, x: Tensor, h: Tensor, lengths: Tensor) -> None:
+        """One step to the loss and back, of which nothing is kept: the backward pass is compiled when it first runs."""
+        devices = [x.device] if x.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), torch.enable_grad():
+            start = h.detach().requires_grad_()
+            leaves = [start, *(weight for weight in self.decoder.parameters() if weight.requires_grad)]
+            torch.autograd.grad(self._compiled_loss(x, start, lengths), leaves, allow_unused=True)
+        self._tried = True
+
+    def _compiled_loss(self, x: Tensor, h: Tensor, lengths: Tensor) -> Tensor:
         with torch._dynamo.config.patch(allow_rnn=True):  # else it takes no module derived from torch.nn.GRU
             if self.decoder.gru.backend(h)[0] in ("torch", "reference"):
                 return _compiled(_loss_of_states)(self, x, self.decode(h, lengths), lengths)

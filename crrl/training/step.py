@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from crrl.data import ClipTensors
+from crrl.errors import CrrlError
 from crrl.optim import FlatOptimizer
 from crrl.training.phases import Phase
 from crrl.training.ranks import Ranks, Share
@@ -25,7 +27,8 @@ class Step:
     Args:
         phase: what is trained. optimizer: of its parameters, with a spare place for each of the phase's losses.
         tensors: the clips. rates: float32 [steps, 4], what the optimizer reads at each step, on the clips' device.
-        ranks: the processes that train together. capture: replay full batches as one CUDA graph.
+        ranks: the processes that train together. capture: replay full batches as one CUDA graph; where that cannot
+            be captured it is said once, and they run as the others do.
         bf16: multiply matrices in bfloat16 (torch.autocast).
 
     Attributes:
@@ -54,6 +57,7 @@ class Step:
         self._capture, self._bf16 = capture, bf16
         self._full = 0  # full batches run as usual so far
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._aside: torch.cuda.Stream | None = None  # of the steps before the capture
 
     def begin_epoch(self, order: Tensor, position: int) -> None:
         """Take the clips `order` from `position` on."""
@@ -76,16 +80,39 @@ class Step:
         elif self._full < WARM_UP:
             self._full += 1
             self._run_aside(share)
+        elif self._captured(share):
+            self._graph.replay()  # type: ignore[attr-defined]
         else:
-            self._graph = torch.cuda.CUDAGraph()
-            # thread_local: other threads, such as the one that watches over NCCL, may go on asking the device things.
-            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            self._run(share)
+
+    def _captured(self, share: Share) -> bool:
+        """Capture a step, of which nothing runs yet; where that fails, say so, and capture none from here on."""
+        graph, random = torch.cuda.CUDAGraph(), torch.cuda.default_generators[self.rates.device.index or 0]
+        before = random.clone_state()
+        try:
+            # A capture that fails leaves its stream the current one. thread_local: other threads, such as the one that
+            # watches over NCCL, may go on asking the device things.
+            with (
+                torch.cuda.stream(torch.cuda.current_stream()),
+                torch.cuda.graph(graph, capture_error_mode="thread_local"),
+            ):
                 self._run(share)
-            self._graph.replay()
+        except CrrlError:
+            raise
+        except Exception as error:
+            random.graphsafe_set_state(before.graphsafe_get_state())  # else it waits for the end of the capture
+            self._capture = False
+            reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            warnings.warn(f"the step cannot be captured as a CUDA graph, it runs eagerly: {reason}", RuntimeWarning, 2)
+            return False
+        self._graph = graph
+        return True
 
     def _run_aside(self, share: Share) -> None:
         """Run on a stream of its own, as capture asks of what is run before it."""
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        if self._aside is None:
+            self._aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream = self._aside
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             self._run(share)

@@ -94,6 +94,7 @@ def test_captured_and_eager_runs_have_the_same_losses(spec: PhaseSpec, dropout: 
     weights, others = eager.optimizer.flat, captured.optimizer.flat
     assert (others - weights).norm() <= 1e-2 * weights.norm()  # Adam lets a gradient that is all rounding move a weight
     assert int(captured.number) == int(eager.number) == 12
+    assert captured._graph is not None  # it has not stepped aside
     if dropout or turned:  # it matters which numbers it draws
         other = losses(stepped(spec, dropout, False, turned), 3, seed=2)
         assert (other - want).abs().max() > 3 * SAME * want.abs().max()
