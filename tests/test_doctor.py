@@ -10,6 +10,7 @@ import torch
 
 from crrl import doctor
 from crrl.ops import cpu, cuda, trust
+from crrl.ops.gru import check
 
 
 @pytest.fixture(autouse=True)
@@ -63,9 +64,10 @@ def test_a_forced_backend_that_cannot_run_is_an_error(
 
 
 def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the checks of the CUDA GRU and, without Triton, one of its kernels'."""
+    """With the checks of the CUDA GRU, of one shape, and without Triton one of its kernels'."""
+    monkeypatch.setattr(check, "SHAPES", ((19, 33),))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    checks = {name: check for name, check in trust.CHECKS.items() if check.operator == "gru_layer"}
+    checks = {name: each for name, each in trust.CHECKS.items() if each.operator == "gru_layer"}
     absent = replace(trust.CHECKS["info_nce in float32"], obstacle=lambda device: "Triton is not there")
     monkeypatch.setattr(trust, "CHECKS", {**checks, absent.name: absent})
 

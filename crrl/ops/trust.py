@@ -146,6 +146,7 @@ def _faults(check: Check, device: int) -> dict[str, str | None]:
             if each.dtype == check.dtype and each is not check and not _known(each, device)
         ]
         wanted = [check, *(each for each in others if each.obstacle(device) is None)]
+        print(f"crrl: checking {len(wanted)} kernels on {_card(device)}, once for this card and build", file=sys.stderr)
         if (found := apart([each.name for each in wanted], device)) is not None:
             return found
     return {check.name: here(check, device)}  # the kernels are emulated, or no other process gets the GPU

@@ -40,7 +40,7 @@ const std::vector<Candidate<Chain>>& candidates_of(Mode mode) {
 
 int divided_up(int a, int b) { return (a + b - 1) / b; }
 
-// Clusters have 2, 4, 8, ... blocks, of which padding may be all: st.async is defined between several blocks alone. Other
+// Clusters have 2, 4, 8, ... blocks, be some of them padding: st.async is defined between several blocks alone. Other
 // teams have as many as the units need.
 template <class Chain>
 int team_blocks(const Candidate<Chain>& candidate, int hidden) {

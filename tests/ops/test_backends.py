@@ -9,7 +9,7 @@ import torch
 
 from crrl import ops
 from crrl.errors import CrrlError
-from crrl.ops import backends, cpu, extension, triton
+from crrl.ops import backends, cpu, extension, triton, trust
 
 CASE = ops.Case("cpu", torch.float32)
 
@@ -86,7 +86,7 @@ KERNELS = ("ragged_gather", "info_nce", "ema_update", "flat_step")
 
 
 def test_on_a_gpu_triton_serves_what_it_has_kernels_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton, "find_spec", lambda name: name)
+    monkeypatch.setattr(trust, "verdict", lambda operator, mode, device: (True, "it has passed"))
     for dtype, flat in ((torch.float32, "triton"), (torch.bfloat16, "reference")):
         rows = {name: (backend, reason) for name, backend, reason in ops.choices(ops.Case("cuda", dtype))}
         assert [rows[name][0] for name in KERNELS] == ["triton", "triton", flat, flat]
@@ -94,8 +94,10 @@ def test_on_a_gpu_triton_serves_what_it_has_kernels_for(monkeypatch: pytest.Monk
     assert {chosen(ops.Case("cuda", torch.float64))[name] for name in KERNELS} == {"reference"}
 
 
-def test_without_triton_the_reference_serves_a_gpu_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton, "find_spec", lambda name: None)
+def test_without_triton_the_reference_serves_a_gpu_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, fresh_trust: None
+) -> None:
+    monkeypatch.setattr(triton, "_installed", lambda: None)
     rows = {name: (backend, reason) for name, backend, reason in ops.choices(ops.Case("cuda", torch.float32))}
     for name in KERNELS:
         assert rows[name][0] == "reference"

@@ -16,8 +16,8 @@ const char* problem(cudaError_t error) {
   return cudaGetErrorString(error);
 }
 
-// Lets a kernel have all the shared memory, and clusters, that the current device gives to one that asks. Once for both,
-// and not for the need of a call: calls of other threads, and nodes of one graph, have other needs of the same kernel.
+// Lets a kernel have all the shared memory, and clusters, that the current device gives to one that asks. Once for
+// both, and not for the need of a call: calls of other threads, and nodes of one graph, have others of that kernel.
 cudaError_t open_up(const void* kernel, bool clusters) {
   static std::mutex mutex;
   static std::set<std::pair<const void*, int>> open;
