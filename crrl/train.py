@@ -28,6 +28,7 @@ from crrl.ops import cpu
 from crrl.recipes import preset
 from crrl.runs import RunFolder, load_encoder
 from crrl.training import Trainer, fast_paths
+from crrl.training.progress import log_outcome
 from crrl.training.ranks import Ranks, connect
 
 FIRST = {
@@ -183,14 +184,23 @@ def set_up_process(device: torch.device) -> None:
         cpu.keep_memory()
 
 
+def score(run: RunFolder, device: torch.device) -> None:
+    """Print the accuracy, or why there is none, and add it to what TensorBoard shows."""
+    try:
+        tables = evaluate(run, EvaluateOptions(run.path, ("logistic", "knn")), device).values()
+    except NothingToScore as reason:
+        print(f"not scored: {reason}")
+        return
+    rows = {row: tests["all"] for table in tables for row, tests in table.items()}
+    accuracies = {f"accuracy/{row.replace(', ', '/').replace(' ', '_')}": value for row, (value,) in rows.items()}
+    log_outcome(run, dict(_leaves(run.config().to_dict())), accuracies)
+
+
 def report(run: RunFolder, device: torch.device, scored: bool) -> int:
     """Say where the trained encoder is, how good it is, if that was asked for, and what may come next."""
     print(f"trained encoder: {run.encoder_path}")
     if scored:
-        try:
-            evaluate(run, EvaluateOptions(run.path, ("logistic", "knn")), device)
-        except NothingToScore as reason:
-            print(f"not scored: {reason}")
+        score(run, device)
     else:
         print(f"its accuracy:    {command('evaluate', run.path)}")
     print(f"what it learnt:  {command('report', run.path, '--out', run.path / 'report.html')}")

@@ -32,6 +32,7 @@ pytest.importorskip("tyro", reason="tyro is not installed")
 pytest.importorskip("tensorboard", reason="tensorboard is not installed")
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from crrl import embed, evaluate, ops, predict, train
 
@@ -320,6 +321,21 @@ def test_events_hold_the_metrics_once_after_a_resume(
         logged = [(record["step"], record["loss"]) for record in metrics(tmp_path) if record["phase"] == phase]
         assert [step for step, _ in logged] == steps
         assert events(tmp_path, f"{phase}/loss") == [(step, pytest.approx(loss)) for step, loss in logged]
+
+
+def test_events_end_with_the_settings_and_the_accuracies(options: list[str], tmp_path: Path) -> None:
+    train.main([*options, "--method", "ser", "--evaluate", "--out", str(tmp_path)])
+    for protocol, rows in (("logistic", ("ser", "random_encoder", "raw")), ("knn", ("ser", "random_encoder", "raw"))):
+        found = json.loads((tmp_path / f"evaluation-{protocol}.json").read_text())["accuracy_percent"]
+        reading = "1-NN" if protocol == "knn" else protocol
+        for row in rows:
+            expected = found[f"{row.replace('_', ' ')}, {reading}"]["all"]
+            assert events(tmp_path, f"accuracy/{row}/{reading}") == [(0, pytest.approx(expected))]
+    accumulator = EventAccumulator(str(tmp_path))
+    accumulator.Reload()
+    content = accumulator.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    settings = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert (settings["hidden_size"].number_value, settings["method"].string_value) == (8, "ser")
 
 
 def test_a_kill_before_the_first_checkpoint_starts_again(
