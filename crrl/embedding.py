@@ -17,7 +17,8 @@ from crrl.bars import counted
 from crrl.classifier import ClassifierFile, load_classifier
 from crrl.data import Clips, ClipTensors, Preprocessor
 from crrl.data.arrays import drop_scores
-from crrl.data.clips import FloatArray, IntArray, check_clip, check_joints, check_shape
+from crrl.data.clip_files import BODIES
+from crrl.data.clips import FloatArray, IntArray, check_clip, check_shape, of_joints
 from crrl.errors import CrrlError
 from crrl.features import encode
 from crrl.files import explain_os_errors
@@ -155,9 +156,9 @@ class SkeletonEncoder:
         single: list[str] = []
         frames = 0
         for name, given in clips:
-            clip = check_clip(given, name)
+            joints = self.preprocessor.num_joints
+            clip = of_joints(name, check_clip(given, name), joints, BODIES.get(joints))
             single += [name] if len(clip) == 1 else []
-            check_joints(name, clip.shape[1], self.preprocessor.num_joints)
             if group and frames + len(clip) > GROUP_FRAMES:
                 yield Clips.unlabelled(group)
                 group, frames = [], 0

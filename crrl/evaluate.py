@@ -25,6 +25,7 @@ from crrl.evaluation.protocols import (
     RAW,
     EvaluateOptions,
     Evaluation,
+    NothingToScore,
     Outcome,
     Protocol,
     Rows,
@@ -125,6 +126,8 @@ def note(work: Evaluation) -> None:
             "though no labels, and their accuracy says less about new clips",
             stacklevel=2,
         )
+    if len(work.class_names) == 1:
+        warnings.warn("all clips are of one class, so that their accuracy says nothing", stacklevel=2)
     if classes := work.untrained_classes():
         print(f"classes of test clips without a training clip: {', '.join(classes)}; they score 0")
 
@@ -158,6 +161,7 @@ def evaluate(run: RunFolder, options: EvaluateOptions, device: torch.device) -> 
 
     Raises:
         CrrlError: there is no finished run, the clips do not fit it, or fine-tuning is no longer finite.
+        NothingToScore: the clips have no labels, or none of them is a test clip.
     """
     options.fine_tuning()  # says what is wrong with its settings before anything is computed
     run.config()  # says that there is no run before its folder is made and locked
@@ -166,6 +170,8 @@ def evaluate(run: RunFolder, options: EvaluateOptions, device: torch.device) -> 
 
 
 def _evaluate(work: Evaluation) -> dict[Protocol, Rows]:
+    if missing := work.missing():
+        raise NothingToScore(missing)
     note(work)
     results: dict[Protocol, Rows] = {}
     for protocol in work.options.protocols:

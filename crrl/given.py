@@ -88,6 +88,9 @@ class Given:
 
 def _of_dataset(dataset: str, data: Path | None, split: str | None) -> Given:
     clips = load_raw(dataset, data)
+    if split and not clips.split(split).test:
+        raise CrrlError(f"split {split!r} of {dataset} has no test clips: leave out --split, for all clips")
     index = clips.split(split).test["all"] if split else np.arange(len(clips))
     names = tuple(clips.names[place] for place in index)
-    return Given(names, lambda place: clips.clip(index[place]), clips.labels[index], clips.class_names)
+    labels = clips.labels[index] if clips.class_names else None
+    return Given(names, lambda place: clips.clip(index[place]), labels, clips.class_names)

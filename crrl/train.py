@@ -18,16 +18,17 @@ from crrl import ops
 from crrl.card import write_card
 from crrl.config import Config, Dataset, Recipe
 from crrl.data import Prepared, prepare
-from crrl.data.clips import warn_of_untrained
+from crrl.data.clips import warn_of_classes
 from crrl.data.sources import FORMATS
 from crrl.device import choose_device
 from crrl.errors import CrrlError, Interrupted, command, run_command
 from crrl.evaluate import evaluate
-from crrl.evaluation.protocols import EvaluateOptions
+from crrl.evaluation.protocols import EvaluateOptions, NothingToScore
 from crrl.ops import cpu
 from crrl.recipes import preset
 from crrl.runs import RunFolder, load_encoder
 from crrl.training import Trainer, fast_paths
+from crrl.training.progress import log_outcome
 from crrl.training.ranks import Ranks, connect
 
 FIRST = {
@@ -183,11 +184,23 @@ def set_up_process(device: torch.device) -> None:
         cpu.keep_memory()
 
 
+def score(run: RunFolder, device: torch.device) -> None:
+    """Print the accuracy, or why there is none, and add it to what TensorBoard shows."""
+    try:
+        tables = evaluate(run, EvaluateOptions(run.path, ("logistic", "knn")), device).values()
+    except NothingToScore as reason:
+        print(f"not scored: {reason}")
+        return
+    rows = {row: tests["all"] for table in tables for row, tests in table.items()}
+    accuracies = {f"accuracy/{row.replace(', ', '/').replace(' ', '_')}": value for row, (value,) in rows.items()}
+    log_outcome(run, dict(_leaves(run.config().to_dict())), accuracies)
+
+
 def report(run: RunFolder, device: torch.device, scored: bool) -> int:
     """Say where the trained encoder is, how good it is, if that was asked for, and what may come next."""
     print(f"trained encoder: {run.encoder_path}")
     if scored:
-        evaluate(run, EvaluateOptions(run.path, ("logistic", "knn")), device)
+        score(run, device)
     else:
         print(f"its accuracy:    {command('evaluate', run.path)}")
     print(f"what it learnt:  {command('report', run.path, '--out', run.path / 'report.html')}")
@@ -226,7 +239,7 @@ def train(run: RunFolder, config: Config, device: torch.device, ranks: Ranks) ->
         return trainer.train()
     with run.lock():
         claim(run, config)
-        warn_of_untrained(prepared.clips, [config.split_name])
+        warn_of_classes(prepared.clips, [config.split_name])
         print_plan(run, config, prepared, trainer)
         if config.fused:
             print_backends(config, device)
@@ -241,7 +254,8 @@ def print_plan(run: RunFolder, config: Config, prepared: Prepared, trainer: Trai
     split = prepared.clips.split(config.split_name)
     tested = sum(map(len, split.test.values()))
     print(f"{config.method}, recipe {config.recipe}, on {config.dataset}, {config.split_name}:")
-    print(f"  {len(split.train)} clips to train on, {tested} to test; the run is kept in {run.path}")
+    labels = "" if prepared.clips.class_names else ", without labels"
+    print(f"  {len(split.train)} clips to train on, {tested or 'none'} to test{labels}; the run is kept in {run.path}")
     if seconds := trainer.expected_seconds():
         print(f"  for about {math.ceil(seconds / 60)} min, by a few steps of each phase")
 

@@ -177,6 +177,8 @@ def _view(options: ViewOptions) -> list[str]:
     """Draw what is asked for; returns what there is to say about it."""
     if options.dataset is not None:
         clips = load_raw(options.dataset, options.data)
+        if not clips.class_names:
+            clips = replace(clips, labels=np.zeros_like(clips.labels), class_names=("without labels",))
         return view_set(clips, options.dataset, ("class", "classes"), options.each, options.out)
     assert options.clip is not None
     files = find_clip_files([options.clip])

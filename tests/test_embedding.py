@@ -114,6 +114,19 @@ def test_clips_that_cannot_be_embedded_are_refused(
         encoder.embed(clips)
 
 
+def test_an_encoder_of_two_known_bodies_takes_one_with_another_that_is_absent(tmp_path: Path) -> None:
+    """Kinect's 25 joints, twice, as NTU RGB+D is trained on."""
+    clips = [raw_clip(frames, joints=50) for frames in LENGTHS]
+    made = Clips.from_arrays(clips, labels=[0] * len(clips), names=list(map(str, LENGTHS)), class_names=["any"])
+    preprocessor = Preprocessor(Preprocessing(max_frames=10), 50)
+    features = FeatureExtractor(Encoder(150, HIDDEN))
+    save_encoder(tmp_path / "two.safetensors", features, Prepared(made, preprocessor, "any"), "cml")
+    encoder = crrl.load(tmp_path / "two.safetensors")
+    alone = [clip[:, :25] for clip in clips]
+    with_nobody = [np.concatenate([clip, np.zeros_like(clip)], axis=1) for clip in alone]
+    np.testing.assert_array_equal(encoder.embed(alone), encoder.embed(with_nobody))
+
+
 def test_an_encoder_of_two_bodies_says_how_it_takes_one(tmp_path: Path) -> None:
     clips = [np.concatenate([clip, clip + 1], axis=1) for clip in CLIPS]
     made = Clips.from_arrays(clips, labels=[0] * len(clips), names=list(map(str, LENGTHS)), class_names=["any"])

@@ -123,6 +123,16 @@ def test_a_folder_of_clips_without_labels_is_a_sheet(
     assert capsys.readouterr().out.startswith("1 folder, 2 clips")
 
 
+def test_a_data_set_without_labels_is_one_row(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "clips"
+    root.mkdir()
+    for number in range(3):
+        np.save(root / f"{number}.npy", np.load(clip))
+    view.main(["--dataset", "folder", "--data", str(root), "--each", "2", "--out", str(tmp_path / "sheet.html")])
+    assert capsys.readouterr().out.startswith("1 class, 3 clips")
+    assert re.findall(r"<h3>(.*?)</h3>", (tmp_path / "sheet.html").read_text()) == ["without labels"]
+
+
 def test_a_folder_of_frames_is_one_clip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "walk").mkdir()
     for number in range(3):

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,7 +42,7 @@ _HEADER = {
 _PREFIX = re.compile(r".*:|mixamorig\d*_|bip\d+[ _]?", re.IGNORECASE)
 """What programs put before the names of one and the same body, differently from file to file."""
 
-find_files = folder.find_files
+find_files = partial(folder.find_files, endings=(".bvh",))
 
 
 @dataclass
@@ -72,7 +73,7 @@ class Recording(NamedTuple):
 
 
 def load(files: list[Path]) -> Clips:
-    """Read the clips that `find_files` found: labels.csv, classes and splits as `folder` has them.
+    """Read the clips that `find_files` found, classes and splits as `folder` has them.
 
     Joints, in the file's unit of length, are all of the file's, End Sites (tips of head, hands and feet) included.
     Warns of what was read though a file differs from what it says, and of files of different frame times.
@@ -80,7 +81,7 @@ def load(files: list[Path]) -> Clips:
     Raises:
         CrrlError: a file is damaged or has another skeleton than the first.
     """
-    paths = files[1:]
+    _, paths = folder.apart(files)
     said: list[tuple[Path, str]] = []
     times: list[tuple[Path, float]] = []
     joints: list[tuple[str, int]] = []

@@ -30,7 +30,7 @@ class Split:
 
     Attributes:
         train: int64 [N_train].
-        test: named test sets, each int64 [N_test]; "all" is always there.
+        test: named test sets, each int64 [N_test]; "all" is among them, unless there are none.
     """
 
     train: IntArray
@@ -69,10 +69,10 @@ class Clips:
         frames: float32 [ΣT, J, 3] joint coordinates (metres from a sensor, [-1, 1] after preprocessing); a joint that
             is exactly (0, 0, 0) is absent.
         offsets: int64 [N + 1]; clip i is frames[offsets[i]:offsets[i + 1]].
-        labels: int64 [N], an index into class_names.
+        labels: int64 [N], an index into class_names; all -1 where there are none.
         subjects, views, setups: int64 [N], -1 where unknown.
         names: N clip names, unique.
-        class_names: the names of the classes.
+        class_names: the names of the classes; () where the clips have no labels.
         splits: named splits.
         tree: how the J joints hang together, where the files say it; None: they do not.
         dropped: clips that the reader has left out, by name, with the reason; for the report, not kept by `save`.
@@ -151,15 +151,16 @@ class Clips:
 
     @classmethod
     def unlabelled(cls, named: Sequence[tuple[str, object]]) -> Clips:
-        """Join clips of which no more than their names is known; all are of one class."""
+        """Join clips of which no more than their names is known."""
         names, clips = zip(*named, strict=True)
-        return cls.from_arrays(clips, labels=np.zeros(len(clips)), names=names, class_names=["unknown"])
+        return cls.from_arrays(clips, labels=np.full(len(clips), -1), names=names, class_names=())
 
     def untrained(self, name: str) -> list[str]:
         """The classes of test clips of the split `name` that none of its training clips shows."""
         split = self.split(name)
-        tested = [self.labels[index] for index in split.test.values()]
-        return [self.class_names[label] for label in np.setdiff1d(np.concatenate(tested), self.labels[split.train])]
+        tested = np.concatenate([self.labels[:0], *(self.labels[index] for index in split.test.values())])
+        labels = np.setdiff1d(tested, self.labels[split.train]) if self.class_names else ()
+        return [self.class_names[label] for label in labels]
 
     def without_empty(self, reason: str) -> Clips:
         """The clips that have frames, in all splits; the names of the others are in `dropped`, with the reason."""
@@ -244,7 +245,8 @@ class Clips:
         ):
             return False
         indices = [index for split in self.splits.values() for index in (split.train, *split.test.values())]
-        limits = [(self.labels, len(self.class_names)), *((index, count) for index in indices)]
+        labels = self.labels if self.class_names else self.labels + 1  # -1, each, where there are no classes
+        limits = [(labels, len(self.class_names) or 1), *((index, count) for index in indices)]
         return all(len(values) == 0 or 0 <= values.min() <= values.max() < limit for values, limit in limits)
 
 
@@ -297,10 +299,21 @@ def mark_present(frames: FloatArray, present: npt.NDArray[np.bool_]) -> None:
     frames[at_origin, 0] = 1e-6
 
 
-def check_joints(name: str, found: int, expected: int) -> None:
-    """Raise CrrlError where a clip has another number of joints than the encoder that is to read it was trained on."""
+def of_joints(name: str, clip: FloatArray, expected: int, bodies: int | None) -> FloatArray:
+    """A clip [T, J, 3] with as many joints as the encoder was trained on that is to read it.
+
+    Args:
+        bodies: of how many that many joints are, where that is known: where they are two, a body alone gets a second
+            one behind it that is absent.
+
+    Raises:
+        CrrlError: it has another number of joints.
+    """
+    found = clip.shape[1]
     if found == expected:
-        return
+        return clip
+    if 2 * found == expected and bodies == 2:
+        return np.pad(clip, ((0, 0), (0, found), (0, 0)))
     problem = f"{name} has {found} joints, but the encoder was trained on {expected}"
     if 2 * found == expected:  # those of two bodies, the clip of one
         problem += (
@@ -310,8 +323,16 @@ def check_joints(name: str, found: int, expected: int) -> None:
     raise CrrlError(problem)
 
 
-def warn_of_untrained(clips: Clips, splits: Iterable[str]) -> None:
-    """Warn where test clips of these splits are of classes that no training clip shows: no test can tell them right."""
+def warn_of_classes(clips: Clips, splits: Iterable[str]) -> None:
+    """Warn where no test can tell much: there is one class, or test clips of these splits are of classes that no
+    training clip shows.
+    """
+    if len(clips.class_names) == 1:
+        warnings.warn(
+            f"all clips are of one class, {clips.class_names[0]}, so that their accuracy says nothing: label them, or "
+            f"leave out the labels",
+            stacklevel=2,
+        )
     found = {name: classes for name in splits if (classes := clips.untrained(name))}
     listed = "; ".join(f"{name}: {', '.join(classes[:5])}" for name, classes in list(found.items())[:3])
     if found:

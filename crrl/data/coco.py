@@ -22,6 +22,7 @@ Wholebody, MMPose). Numbers of tracks are not read: people are followed as `pose
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +40,17 @@ NUM_JOINTS = 17
 MORE = (26, 133, 136)
 """Joints of which the first 17 are COCO's."""
 
-find_files = folder.find_files
+find_files = partial(folder.find_files, endings=(".json",))
 
 
 def load(files: list[Path]) -> Clips:
-    """Read the clips that `find_files` found: labels.csv, classes and splits as `folder` has them, joints as `poses`.
+    """Read the clips that `find_files` found, classes and splits as `folder` has them, joints as `poses`.
 
     Raises:
         CrrlError: a file is damaged, of another form or skeleton, or shows nobody.
     """
-    found = poses.load(files, _read, [(path,) for path in files[1:]], files[1:], "read coco")
+    _, paths = folder.apart(files)
+    found = poses.load(files, _read, [(path,) for path in paths], paths, "read coco")
     poses.warn_of_parts(found.frames)
     return found
 

@@ -1,4 +1,4 @@
-"""A user's own clips: a folder of .npy/.npz files and a labels.csv that lists them."""
+"""A user's own clips: a folder of .npy/.npz files, and a labels.csv that lists them where they have labels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import numpy.typing as npt
 from crrl.data.arrays import open_member, read_array, take_scores
 from crrl.data.clips import Clips, FloatArray, IntArray, Split, check_clip
 from crrl.data.folds import validation_folds
-from crrl.data.naming import wrong_name
+from crrl.data.naming import files_below, wrong_name
 from crrl.errors import CrrlError
 from crrl.files import explain_damage, explain_os_errors, open_input, read_bytes, shown
 
@@ -33,12 +33,17 @@ MOST_COLUMNS = 1000
 _FACT = re.compile(r"-?\d{1,9}|", re.ASCII)
 
 
-def find_files(root: Path) -> list[Path]:
-    """labels.csv and the clip files it lists, in its order.
+def find_files(root: Path, endings: Sequence[str] = (".npy", ".npz")) -> list[Path]:
+    """labels.csv and the clip files it lists, in its order; without it all files below that end so.
 
     Raises:
-        CrrlError: labels.csv is missing or lists a file that is not there, or is no file.
+        CrrlError: there is neither; labels.csv lists a file that is not there, or is no file.
     """
+    if not has_labels(root):
+        files = [path for path in files_below(root, *endings) if path.name != LABELS]
+        if not files:
+            raise no_clips(root, f"file that ends in {' or '.join(endings)}")
+        return files
     files = [root / row["file"] for row in read_labels(root)]
     for path in files:
         with explain_os_errors(path, "read"):
@@ -49,25 +54,41 @@ def find_files(root: Path) -> list[Path]:
     return [root / LABELS, *files]
 
 
+def has_labels(root: Path) -> bool:
+    """Whether there is a labels.csv, if only a link to one that is gone."""
+    return os.path.lexists(root / LABELS)
+
+
+def no_clips(root: Path, kind: str) -> CrrlError:
+    """The error for a folder without a labels.csv, and without a clip of this kind; the caller raises it."""
+    return CrrlError(
+        f"{root} holds no {LABELS}, which lists clips after a first line file,label, nor any {kind}, which would be a "
+        f"clip without a label: give the folder of the clips"
+    )
+
+
+def apart(files: list[Path]) -> tuple[list[Path], list[Path]]:
+    """labels.csv, if it is among the files that `find_files` found, and the others."""
+    labels = int(files[0].name == LABELS)
+    return files[:labels], files[labels:]
+
+
 def read_labels(root: Path) -> list[dict[str, str]]:
-    """The rows of labels.csv: columns file and label, and optionally split (train or test), subject, view, setup.
+    """The rows of labels.csv: the column file and optionally label, split (train or test), subject, view, setup.
 
     Raises:
         CrrlError: the file is missing, has no rows, lacks a column or a value, lists a clip twice or one outside of
             its folder.
     """
     path = root / LABELS
-    with explain_os_errors(path, "read"):
-        if not path.exists():
-            raise CrrlError(
-                f"{path} is not there: it lists the clips, after a first line file,label; where labels are not known, "
-                f"give all clips the same, as training reads none"
-            )
-    rows = read_rows(path, {"file", "label"}, COLUMNS, "file,label")
+    rows = read_rows(path, {"file"}, COLUMNS, "file,label")
     seen: set[str] = set()
     for line, row in rows:
-        if not row["file"] or not row["label"]:
-            raise CrrlError(f"{path}, line {line}: file and label must both be given")
+        if not row["file"] or row.get("label") == "":
+            raise CrrlError(
+                f"{path}, line {line}: file and label must both be given; where no labels are known, leave out the "
+                f"column label"
+            )
         if wrong := _wrong_file(row["file"], root):
             raise CrrlError(f"{path}, line {line}: {wrong}")
         file = os.path.normpath(row["file"])
@@ -217,41 +238,78 @@ def load(files: list[Path], contents: Iterable[object] | None = None) -> Clips:
     """Read the clips that `find_files` found, with the split "default" and folds of its training clips alone.
 
     The test clips of "default" are those marked test in the column split; without that column, every fifth clip of each
-    class. They are on neither side of the folds (`validation_folds`). Joints (x, y, score) in pixels become (x, y, 0),
-    with a warning, and those of score 0 absent.
+    class. They are on neither side of the folds (`validation_folds`). Without labels there are no classes, and without
+    labels.csv all clips train. Joints (x, y, score) in pixels become (x, y, 0), with a warning, and those of score 0
+    absent. Warns of clips that are flat, or of zeros alone.
 
     Args:
-        files: labels.csv, then the clip files. contents: a clip, [T, J, 3], of each of these; None: they hold arrays.
+        files: labels.csv, if there is one, then the clip files. contents: a clip, [T, J, 3], of each of these; None:
+            they hold arrays.
 
     Raises:
-        CrrlError: a clip is damaged, empty, not finite, or has another joint count than the first.
+        CrrlError: a clip is damaged, empty, not finite, or has another joint count than the first; none trains.
     """
-    labels_path, *clip_paths = files
-    rows = read_labels(labels_path.parent)
-    class_names = classes_of(labels_path, (row["label"] for row in rows))
+    labels, clip_paths = apart(files)
+    where = labels[0] if labels else clip_paths[0].parent
+    rows = read_labels(labels[0].parent) if labels else _unlabelled_rows(clip_paths)
+    class_names = classes_of(where, (row["label"] for row in rows if "label" in row))
     places = {name: place for place, name in enumerate(class_names)}
     facts: dict[str, Any] = {f"{fact}s": [int(row.get(fact) or -1) for row in rows] for fact in FACTS}
     clips = Clips.from_arrays(
         map(read_clip, clip_paths) if contents is None else contents,
-        labels=[places[row["label"]] for row in rows],
+        labels=[places[row["label"]] if places else -1 for row in rows],
         names=[str(path) for path in clip_paths],
         class_names=class_names,
         **facts,
     )
     if contents is None:
-        take_scores(labels_path, clips.frames)
+        _warn_of_empty(where, clips)
+        take_scores(where, clips.frames)
     test = np.array([row["split"] == "test" for row in rows]) if "split" in rows[0] else _every_fifth(clips.labels)
-    if test.all() or not test.any():
-        raise CrrlError(
-            f"{labels_path} needs clips for training and for testing: mark some of each in its column split"
-        )
-    split = Split(np.flatnonzero(~test), {"all": np.flatnonzero(test)})
+    if test.all():
+        raise CrrlError(f"{where} marks all clips test, and needs some for training: mark these train")
+    split = Split(np.flatnonzero(~test), {"all": np.flatnonzero(test)} if test.any() else {})
     splits = {"default": split, **validation_folds(split.train, clips.labels, clips.subjects)}
     return replace(clips, names=tuple(row["file"] for row in rows), splits=splits)
 
 
+def _unlabelled_rows(paths: Sequence[Path]) -> list[dict[str, str]]:
+    """Rows as `read_labels` gives them, of clips without a labels.csv: each by its path below the folder of all."""
+    root = Path(os.path.commonpath([path.parent for path in paths]))
+    for path in paths:
+        if wrong := _wrong_file(path.relative_to(root).as_posix(), root):
+            raise CrrlError(f"{root}: {wrong}")
+    return [{"file": path.relative_to(root).as_posix()} for path in paths]
+
+
+def _warn_of_empty(path: Path, clips: Clips) -> None:
+    """Warn of clips that show nothing, and of an axis that is the same throughout."""
+    low, high, empty = np.full(3, np.inf), np.full(3, -np.inf), []
+    for place, name in enumerate(clips.names):
+        clip = clips.clip(place)
+        if not clip.any():
+            empty.append(name)
+            continue
+        seen = clip[clip.any(axis=2)]
+        low, high = np.minimum(low, seen.min(axis=0)), np.maximum(high, seen.max(axis=0))
+    if empty:
+        warnings.warn(
+            f"{path}: {len(empty)} of {len(clips)} clips are zeros alone, which stand for joints that were not seen, "
+            f"first {empty[0]}: take them out",
+            stacklevel=3,
+        )
+    if flat := [
+        f"{axis} is {value + 0.0:g}" for axis, value, other in zip("xyz", low, high, strict=True) if value == other
+    ]:
+        warnings.warn(
+            f"{path}: all clips are flat, {' and '.join(flat)} in each joint of each: right for poses in an image "
+            f"(2D), else give all three coordinates",
+            stacklevel=3,
+        )
+
+
 def _every_fifth(labels: IntArray) -> np.ndarray:
     test = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
+    for label in np.unique(labels[labels >= 0]):
         test[np.flatnonzero(labels == label)[4::5]] = True
     return test

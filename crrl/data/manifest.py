@@ -30,7 +30,7 @@ def manifest_of(
         left_out: what was left out of the other clips, by reason.
         official: clips on each side of each split, as the field counts them; None: nobody does.
     """
-    labels = np.bincount(clips.labels, minlength=len(clips.class_names)).tolist()
+    labels = np.bincount(clips.labels[clips.labels >= 0], minlength=len(clips.class_names)).tolist()
     return {
         "format": FORMAT,
         "dataset": dataset,
@@ -69,7 +69,8 @@ def summary_of(manifest: dict[str, Any]) -> str:
 def _lines(manifest: dict[str, Any]) -> Iterator[str]:
     classes, clips = manifest["classes"], manifest["clips"]
     used = sum(count > 0 for count in classes.values())
-    yield f"{manifest['dataset']}: {clips} clips of {used} of {len(classes)} classes"
+    labelled = f"of {used} of {len(classes)} classes" if classes else "without labels"
+    yield f"{manifest['dataset']}: {clips} clips {labelled}"
     yield f"{manifest['frames']} frames of {manifest['joints']} joints, at most {manifest['longest']} a clip"
     for name, sides in manifest["splits"].items():
         expected = (manifest["official"] or {}).get(name, sides)

@@ -20,6 +20,7 @@ followed by where they are in the image, where that is known, as in the world al
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +48,17 @@ SCORES = ("v", "visibility")
 LONG = ("frame", "landmark", "x", "y", "z", "visibility")
 MOST_FRAMES = 10**9
 
-find_files = folder.find_files
+find_files = partial(folder.find_files, endings=(".json", ".csv"))
 
 
 def load(files: list[Path]) -> Clips:
-    """Read the clips that `find_files` found: labels.csv, classes and splits as `folder` has them, joints as `poses`.
+    """Read the clips that `find_files` found, classes and splits as `folder` has them, joints as `poses`.
 
     Raises:
         CrrlError: a file is damaged, of another form or skeleton, or shows nobody.
     """
-    return poses.load(files, _read, [(path,) for path in files[1:]], files[1:], "read mediapipe")
+    _, paths = folder.apart(files)
+    return poses.load(files, _read, [(path,) for path in paths], paths, "read mediapipe")
 
 
 def _read(files: Files) -> Shown:

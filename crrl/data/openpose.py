@@ -19,6 +19,7 @@ import numpy as np
 from crrl.data import folder, poses
 from crrl.data.chunks import Files, Shown
 from crrl.data.clips import Clips, FloatArray
+from crrl.data.naming import files_below
 from crrl.data.poses import Frame, Matrix, fields, items, row_of
 from crrl.errors import CrrlError
 from crrl.files import explain_os_errors, read_bytes, read_json, shown
@@ -37,11 +38,17 @@ def is_frame(path: Path) -> bool:
 
 
 def find_files(root: Path) -> list[Path]:
-    """labels.csv, then the files of all frames of the folders that it lists, in its order.
+    """labels.csv, then the files of all frames of the folders that it lists, in its order; without it those of all
+    folders that hold some.
 
     Raises:
-        CrrlError: labels.csv is missing, or lists what is no folder of OpenPose's files of one video.
+        CrrlError: there is neither; a folder is none of OpenPose's files of one video.
     """
+    if not folder.has_labels(root):
+        found = dict.fromkeys(path.parent for path in files_below(root, ".json") if _NAME.fullmatch(path.name))
+        if not found:
+            raise folder.no_clips(root, "folder of OpenPose's files (NAME_000000000000_keypoints.json)")
+        return [path for each in found for path in frame_files(each)]
     folders = [root / row["file"] for row in folder.read_labels(root)]
     return [root / folder.LABELS, *(path for each in folders for path in frame_files(each))]
 
@@ -74,13 +81,13 @@ def frame_files(clip: Path) -> list[Path]:
 
 
 def load(files: list[Path]) -> Clips:
-    """Read the clips that `find_files` found: labels.csv, classes and splits as `folder` has them, joints as `poses`.
+    """Read the clips that `find_files` found, classes and splits as `folder` has them, joints as `poses`.
 
     Raises:
         CrrlError: a file is damaged or of another form or skeleton, or a clip shows nobody.
     """
     clips: dict[Path, list[Path]] = {}
-    for path in files[1:]:
+    for path in folder.apart(files)[1]:
         clips.setdefault(path.parent, []).append(path)
     found = poses.load(files, _read, [tuple(frames) for frames in clips.values()], list(clips), "read openpose")
     poses.warn_of_parts(found.frames)

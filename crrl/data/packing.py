@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from crrl.data.chunks import Chunk, Place, below, keep_in, make_in_order
-from crrl.data.clips import Clips, check_clip, warn_of_untrained, write_frames
+from crrl.data.clips import Clips, check_clip, warn_of_classes, write_frames
 from crrl.data.folds import fold_names
 from crrl.data.integrity import Inputs
 from crrl.data.manifest import dropped_lines, manifest_of, summary_of
@@ -86,7 +86,7 @@ def prepare_folder(
         else:
             clips, found = _Reader(dataset, place, missing, skip_damaged).read(whole)
         folds = fold_names(clips.splits)
-        warn_of_untrained(clips, [name for name in clips.splits if name not in folds])
+        warn_of_classes(clips, [name for name in clips.splits if name not in folds])
         summary = _describe(whole, dataset, place.code, clips, found)
         move_folder(whole, out)
         _remove_chunks(place.folder)

@@ -256,7 +256,7 @@ def check_length(path: Path, frames: int, joints: int, size: int) -> None:
 def load(
     files: list[Path], read: Callable[[Files], Shown], clips: Sequence[Files], names: Sequence[Path], what: str
 ) -> Clips:
-    """The clips of a labels.csv, files[0], with classes and splits as `folder` has them.
+    """The clips that a reader's `find_files` found, with classes and splits as `folder` has them.
 
     Two bodies lie side by side, [ΣT, 2·J, 3], where any clip shows two; else [ΣT, J, 3].
 
@@ -265,7 +265,7 @@ def load(
             path by which each is listed.
     """
     with closing(read_in_order(read, clips, what)) as each:
-        found = folder.load([files[0], *names], (frames for [(_, frames)] in each))
+        found = folder.load([*folder.apart(files)[0], *names], (frames for [(_, frames)] in each))
     joints = found.num_joints // BODIES
     if found.frames[:, joints:].any():
         return found

@@ -272,8 +272,9 @@ def _key(source: Source, inputs: Inputs, steps: Preprocessing) -> str:
         yield json.dumps(asdict(steps), sort_keys=True)
         yield from source.code_parts()
         yield from (Path(str(file)).read_bytes() for file in (preprocessing.__file__, __file__))
-        for path, digest in inputs.digests.items():
-            yield from (path.name, digest)
+        root = os.path.commonpath([path.parent for path in inputs.digests]) if inputs.digests else ""
+        for path, digest in inputs.digests.items():  # the names of clips that no labels.csv lists are their paths
+            yield from (os.path.relpath(path, root), digest)
 
     return content_hash(parts())
 

@@ -57,6 +57,10 @@ Rows = dict[str, dict[str, list[float]]]
 """{row: {test set: percent, one value for each draw of labels}}."""
 
 
+class NothingToScore(CrrlError):
+    """The clips have no labels, or none of them is a test clip."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a protocol gives.
@@ -372,8 +376,20 @@ class Evaluation:
     @property
     def tested(self) -> Tensor:
         """The clips of all test sets, int64 [N] in ascending order."""
-        tested: Tensor = torch.unique(torch.cat([*self.tests.values()]))
+        tested: Tensor = torch.unique(torch.cat([self.train[:0], *self.tests.values()]))
         return tested
+
+    def missing(self) -> str:
+        """What keeps the clips from being scored, and what to do about it; "" where nothing does."""
+        again = command("evaluate", self.run.path, "--dataset", self.target.dataset, "--data", "FOLDER")
+        if not self.class_names:
+            return f"the clips have no labels: list some in a labels.csv, with columns file,label, and score by {again}"
+        if not self.tests:
+            return (
+                f"{self.target.dataset}, {self.target.split}, has no test clips: mark some test in the column split of "
+                f"a labels.csv, and score by {again}"
+            )
+        return ""
 
     def untrained_classes(self) -> list[str]:
         """Names of classes that test clips have and no training clip has."""

@@ -60,35 +60,40 @@ class Findings:
     Attributes:
         phases, tables: what its folder says. shown: int64 [M], the clips that the map shows.
         tested: bool [M], which of them are test clips.
+        unscored: why no clip is taken for anything, in words; "" where test clips are.
         scores: float32 [M, C], the classifier's probabilities. classifier: which one it is, in words.
 
     Raises:
-        CrrlError: the run is not finished or not evaluated, or its files are damaged, or its clips have changed.
+        CrrlError: the run is not finished, or not evaluated though it can be, or its files are damaged, or its clips
+            have changed.
     """
 
     def __init__(self, run: RunFolder, data: Path | None, device: torch.device):
         self.run, self.config = run, run.config()
         self.phases: list[Phase] = read_phases(run)
-        self.tables: list[Table] = read_tables(run)
         self.work = Evaluation(run, EvaluateOptions(run.path, data=data), device)
+        self.unscored = self.work.missing()
+        self.tables: list[Table] = read_tables(run, needed=not self.unscored)
         self.data = data or self.config.data
         train, tests = self.work.features(self.config.method)
-        test = tests[TESTS]
-        logits, self.classifier = _told(self.work, train, test)
+        test = tests.get(TESTS, Features(train.features[:0], train.labels[:0]))
+        logits, self.classifier = (test.features[:, :1], "") if self.unscored else _told(self.work, train, test)
         self.labels, self.predicted = test.labels.numpy(), logits.argmax(1).numpy()
         one, other = _thinned(len(train.labels), len(test.labels))
-        self.shown = torch.cat([self.work.train[one], self.work.tests[TESTS][other]]).numpy()
+        tested = self.work.tests.get(TESTS, self.work.train[:0])
+        self.shown = torch.cat([self.work.train[one], tested[other]]).numpy()
         self.tested = np.arange(len(self.shown)) >= len(one)
         self.features = torch.cat([train.features[one], test.features[other]])
         self.scores = logits[other].softmax(1).float().numpy()
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        return self.work.class_names
+        """Without labels all clips are of one."""
+        return self.work.class_names or ("without label",)
 
     @property
     def accuracy(self) -> float:
-        """Percent of the test clips that the classifier tells right."""
+        """Percent of the test clips that the classifier tells right; where they are scored."""
         return 100 * float((self.labels == self.predicted).mean())
 
     @cached_property
@@ -99,11 +104,15 @@ class Findings:
     @cached_property
     def shown_labels(self) -> npt.NDArray[np.int64]:
         """The classes of the clips shown, [M]."""
-        return self.work.tensors.labels[torch.from_numpy(self.shown)].numpy()
+        return self.work.tensors.labels[torch.from_numpy(self.shown)].clamp(min=0).numpy()
 
     @cached_property
     def taken_for(self) -> npt.NDArray[np.int64]:
-        """The classes that the clips shown are taken for, [M]; a training clip's is its own."""
+        """The classes that the clips shown are taken for, [M]; a training clip's is its own, as is that of each clip
+        where none is scored.
+        """
+        if self.unscored:
+            return self.shown_labels
         return np.concatenate([self.shown_labels[~self.tested], self.scores.argmax(1)])
 
     @cached_property
@@ -154,11 +163,15 @@ class Findings:
 
     @cached_property
     def recited(self) -> Recited:
-        """Some test clips, of as many classes as there are, as the run's decoder recites them."""
+        """Some test clips, of as many classes as there are, as the run's decoder recites them; where there are no test
+        clips, training clips.
+        """
         found = _reconstructor(self.run, self.work)
         if isinstance(found, str):
             return Recited(found)
-        first = np.unique(self.shown_labels[self.tested], return_index=True)[1] + int((~self.tested).sum())
+        first = np.flatnonzero(self.tested if self.tested.any() else ~self.tested)
+        if self.work.class_names:
+            first = first[np.unique(self.shown_labels[first], return_index=True)[1]]
         places = [int(place) for place in first[np.linspace(0, len(first) - 1, min(RECITED, len(first))).astype(int)]]
         return _recite(found, self.work, self.shown, places)
 
@@ -178,7 +191,7 @@ def _thinned(train: int, test: int) -> tuple[Tensor, Tensor]:
     """Places of training and test clips, evenly spaced, that are MOST_CLIPS together at most."""
     share = min(1.0, MOST_CLIPS / (train + test))
     one, other = (
-        torch.from_numpy(np.linspace(0, count - 1, max(1, int(count * share))).astype(np.int64))
+        torch.from_numpy(np.linspace(0, count - 1, min(count, max(1, int(count * share)))).astype(np.int64))
         for count in (train, test)
     )
     return one, other

@@ -82,14 +82,14 @@ def _phase(name: str, epochs: list[dict[str, Any]]) -> Phase:
     )
 
 
-def read_tables(run: RunFolder) -> list[Table]:
+def read_tables(run: RunFolder, needed: bool = True) -> list[Table]:
     """The evaluations that are kept in a run's folder, linear ones first.
 
     Raises:
-        CrrlError: there is none, or one is damaged.
+        CrrlError: there is none, though one is needed, or one is damaged.
     """
     paths = sorted(run.path.glob("evaluation-*.json"), key=lambda path: ("-linear" not in path.name, path.name))
-    if not paths:
+    if needed and not paths:
         raise CrrlError(f"{run.path} has no evaluation yet: make one by {command('evaluate', run.path)}")
     tables = []
     for path in paths:

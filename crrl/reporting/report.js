@@ -17,7 +17,8 @@ function section(run, number) {
   const side = (clip) => run.tested[clip] ? "test" : "training";
 
   function words(clip) {
-    const right = run.tested[clip] ? `taken for ${classes[run.predicted[clip]]}` : "training clip";
+    const told = run.tested[clip] && run.predicted;
+    const right = told ? `taken for ${classes[run.predicted[clip]]}` : `${side(clip)} clip`;
     return [classes[run.labels[clip]], right, clips.packed.names[clip]];
   }
   function near(clip) {
@@ -32,7 +33,7 @@ function section(run, number) {
     part("neighbours-title").textContent = `Nearest training clips of this ${side(clip)} clip`;
   }
 
-  draw(`confusion-${number}`, run.confusion);
+  if (run.confusion) draw(`confusion-${number}`, run.confusion);
   draw(`map-${number}`, run.map, true).then((plot) => {
     const canvas = part("hovered"), caption = part("hovered-words");
     plot.on("plotly_hover", (event) => {
@@ -42,7 +43,7 @@ function section(run, number) {
     });
     plot.on("plotly_click", (event) => select(event.points[0].customdata));
   });
-  show(part("mistakes"), run.mistakes.map((clip) => {
+  if (run.predicted) show(part("mistakes"), run.mistakes.map((clip) => {
     const pair = document.createElement("div");
     pair.className = "pair";
     const other = run.neighbours[clip][0];

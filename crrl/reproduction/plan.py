@@ -399,6 +399,8 @@ class Finder:
         reasons = []
         for folder in self.folders:
             try:
+                if dataset == "folder" and not own_folders([folder] if folder else []):
+                    raise CrrlError(f"{folder or '$CRRL_DATA'} holds no labels.csv")
                 prepared = prepare(dataset, folder, split, steps)
             except CrrlError as error:
                 reasons.append(str(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from secrets import token_hex
 from types import TracebackType
@@ -16,6 +17,23 @@ from crrl.runs import RunFolder
 
 SHOW_EVERY = 10
 """Steps between readings of the loss."""
+
+
+def log_outcome(run: RunFolder, settings: Mapping[str, object], accuracies: Mapping[str, float]) -> None:
+    """Add a finished run's settings, and its accuracies in percent, to its events: TensorBoard's HParams compares runs.
+
+    Raises:
+        CrrlError: they cannot be written.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    plain = {name: value if isinstance(value, bool | int | float) else str(value) for name, value in settings.items()}
+    with _explain(run), SummaryWriter(str(run.path), filename_suffix=f".{token_hex(8)}") as events:
+        events.add_hparams(plain, dict(accuracies), run_name=".")
+
+
+def _explain(run: RunFolder) -> AbstractContextManager[None]:
+    return explain_os_errors(run.path, "write TensorBoard events to")
 
 
 class Reading:
@@ -61,7 +79,7 @@ class Progress:
         if not silent:
             from torch.utils.tensorboard import SummaryWriter  # here, so that a step can be had without TensorBoard
 
-            with self._explain():
+            with _explain(self.run):
                 self._events = SummaryWriter(
                     str(run.path), purge_step=first_step + 1, filename_suffix=f".{token_hex(8)}"
                 )
@@ -79,11 +97,8 @@ class Progress:
     ) -> None:
         self._bar.close()
         if not self._silent:
-            with self._explain():
+            with _explain(self.run):
                 self._events.close()
-
-    def _explain(self) -> AbstractContextManager[None]:
-        return explain_os_errors(self.run.path, "write TensorBoard events to")
 
     def advance(self, clips: int, loss: Tensor) -> None:
         """One step over `clips` clips is done; `loss` is a scalar, read only now and then."""
@@ -102,7 +117,7 @@ class Progress:
             return
         record = {"phase": self.phase, "epoch": epoch, "step": step, **losses, "lr": lr, "clips_per_second": rate}
         self.run.log(record)
-        with self._explain():
+        with _explain(self.run):
             for name, value in {**losses, "lr": lr, "clips_per_second": rate}.items():
                 self._events.add_scalar(f"{self.phase}/{name}", value, step)
         self._bar.set_description_str(f"{self.phase} {epoch}/{self.epochs}", refresh=False)

@@ -202,6 +202,15 @@ def test_the_tree_is_kept_with_clips_that_are_prepared(root: Path, tmp_path: Pat
         assert skeleton_of(cached.frames, cached.tree).bones
 
 
+def test_without_a_list_all_files_are_prepared_and_have_no_label(root: Path, tmp_path: Path) -> None:
+    (root / "labels.csv").unlink()
+    said = prepare_folder("bvh", root, tmp_path / "whole", workers=1)
+    assert said.startswith("bvh: 6 clips without labels\n")
+    assert "default: train 6" in said.splitlines()
+    cached = prepare("prepared", tmp_path / "whole", "default", Preprocessing()).clips
+    assert (cached.class_names, set(cached.labels.tolist()), cached.split("default").test) == ((), {-1}, {})
+
+
 def test_another_skeleton_than_the_first_is_refused(root: Path) -> None:
     other = arm()
     other.children[0].name = "leg"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from crrl.data.clips import GROWTH, Clips, Split, Tree, check_clip, join, mark_present, warn_of_untrained
+from crrl.data.clips import GROWTH, Clips, Split, Tree, check_clip, join, mark_present, warn_of_classes
 from crrl.errors import CrrlError
 
 ARRAYS = ["frames", "offsets", "labels", "subjects", "views", "setups"]
@@ -260,12 +260,30 @@ def test_classes_that_only_the_test_side_has_are_told(clips: Clips) -> None:
     with pytest.warns(
         UserWarning, match=r"^1 classes have test clips, but no training clip \(half: stand\): none of them"
     ):
-        warn_of_untrained(made, ["half", "other"])
+        warn_of_classes(made, ["half", "other"])
     with pytest.warns(UserWarning, match=r"^2 classes .* \(half: stand; none: sit, stand\)"):
-        warn_of_untrained(made, made.splits)
+        warn_of_classes(made, made.splits)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warn_of_untrained(made, ["other"])
+        warn_of_classes(made, ["other"])
+
+
+def test_one_class_alone_is_told(clips: Clips) -> None:
+    made = replace(clips, labels=np.zeros(3, np.int64), class_names=("sit",))
+    with pytest.warns(UserWarning, match=r"^all clips are of one class, sit, so that their accuracy says nothing"):
+        warn_of_classes(made, made.splits)
+
+
+@pytest.mark.filterwarnings("error")
+def test_clips_without_labels_are_saved_and_no_class_of_them_is_untrained(clips: Clips, tmp_path: Path) -> None:
+    made = replace(clips, labels=np.full(3, -1), class_names=(), splits={"default": Split(np.arange(3), {})})
+    made.save(tmp_path)
+    opened = Clips.open(tmp_path)
+    assert (opened.class_names, opened.labels.tolist(), opened.splits["default"].test) == ((), [-1, -1, -1], {})
+    warn_of_classes(opened, opened.splits)
+    np.save(tmp_path / "labels.npy", np.array([-1, 0, -1]))
+    with pytest.raises(CrrlError, match="arrays that do not fit each other"):
+        Clips.open(tmp_path)
 
 
 def test_an_unknown_split_is_refused_with_those_there_are(clips: Clips) -> None:

@@ -444,3 +444,11 @@ def test_a_damaged_byte_gives_a_clip_or_the_one_error(
         assert clip.shape[1:] in ((17, 3), (34, 3))
         assert np.isfinite(clip).all()
         assert not clip[..., 2].any()
+
+
+def test_without_a_list_all_files_below_are_clips(tmp_path: Path) -> None:
+    listed = load(data_set(tmp_path, [1] * 5))
+    (tmp_path / "labels.csv").unlink()
+    clips = load(tmp_path)
+    assert (clips.names, clips.class_names, clips.split("default").test) == (listed.names, (), {})
+    np.testing.assert_array_equal(clips.frames, listed.frames)

@@ -247,7 +247,7 @@ def test_joints_x_y_score_become_flat_ones_with_a_warning(root: Path) -> None:
     np.testing.assert_array_equal(clips.clip(4)[2, :, :2], np.load(root / "4.npy")[2, :, :2])
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore:.* all clips are flat")
 @pytest.mark.parametrize("depth", [0, 2, -0.5])
 def test_joints_in_pixels_that_are_flat_or_deep_stay_as_they_are(root: Path, depth: float) -> None:
     for number, name in enumerate(FILES):
@@ -255,6 +255,60 @@ def test_joints_in_pixels_that_are_flat_or_deep_stay_as_they_are(root: Path, dep
         points[..., 2] = depth
         np.save(root / name, points)
     np.testing.assert_array_equal(load(root).clip(4), np.load(root / "4.npy"))
+
+
+def test_without_a_list_every_clip_below_trains_and_has_no_label(root: Path) -> None:
+    (root / "labels.csv").unlink()
+    (root / "day 1").mkdir()
+    (root / "0.npy").rename(root / "day 1" / "0.npy")
+    np.savez(root / "day 1" / "x.npz", clip(0))
+    (root / "notes.txt").write_text("no clip")
+    clips = load(root)
+    assert clips.names == ("1.npy", *FILES[2:], "day 1/0.npy", "day 1/x.npz")
+    assert (clips.class_names, set(clips.labels.tolist())) == ((), {-1})
+    split = clips.split("default")
+    assert (split.train.tolist(), split.test) == (list(range(11)), {})
+
+
+def test_a_list_may_have_no_labels_and_a_test_side(root: Path) -> None:
+    write_labels(root, {"file": FILES, "split": ["test", "train"] * 5})
+    clips = load(root)
+    assert (clips.class_names, set(clips.labels.tolist())) == ((), {-1})
+    assert clips.split("default").test["all"].tolist() == [0, 2, 4, 6, 8]
+    write_labels(root, {"file": FILES})
+    assert load(root).split("default").test == {}
+
+
+@pytest.mark.parametrize(
+    ("labels", "split"), [(["sit"] * 10, {"split": ["train"] * 10}), ([f"{i}" for i in range(10)], {})]
+)
+def test_a_list_may_have_labels_and_no_test_side(root: Path, labels: list[str], split: dict[str, list[str]]) -> None:
+    """As well where no class has five clips, of which the fifth would test."""
+    write_labels(root, {"file": FILES, "label": labels, **split})
+    clips = load(root)
+    assert len(clips.class_names) == len(set(labels))
+    assert (clips.split("default").train.tolist(), clips.split("default").test) == (list(range(10)), {})
+
+
+def test_a_folder_without_a_list_and_without_clips_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        CrrlError, match=rf"^{tmp_path} holds no labels\.csv, .* nor any file that ends in \.npy or \.npz"
+    ):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_clips_that_are_flat_or_show_nothing_are_told(root: Path, listed: bool) -> None:
+    for number, name in enumerate(FILES):
+        np.save(root / name, clip(number) * (1, 1, 0) * (number not in (3, 7)))
+    if not listed:
+        (root / "labels.csv").unlink()
+    where = root / "labels.csv" if listed else root
+    with (
+        pytest.warns(UserWarning, match=rf"^{where}: 2 of 10 clips are zeros alone, .*, first .*3\.npy: take them out"),
+        pytest.warns(UserWarning, match=rf"^{where}: all clips are flat, z is 0 in each joint"),
+    ):
+        load(root)
 
 
 def remove(name: str) -> Callable[[Path], object]:
@@ -292,11 +346,8 @@ NOT_FINITE[2, 1] = np.nan
 @pytest.mark.parametrize(
     ("damage", "where", "problem", "remedy"),
     [
-        pytest.param(
-            remove("labels.csv"), "labels.csv", "is not there", "file,label; where labels are", id="no labels.csv"
-        ),
-        pytest.param(relabel(b""), "labels.csv", "no column file or label", "file,label", id="empty csv"),
-        pytest.param(relabel(b"file\n0.npy\n"), "labels.csv", "no column label", "file,label", id="no column label"),
+        pytest.param(relabel(b""), "labels.csv", "no column file", "file,label", id="empty csv"),
+        pytest.param(relabel(b"label\na\n"), "labels.csv", "no column file", "file,label", id="no column file"),
         pytest.param(
             relabel(b"file;label\n0.npy;a\n"), "labels.csv", "no column", "file,label, apart by commas", id="semicolons"
         ),
@@ -357,8 +408,7 @@ NOT_FINITE[2, 1] = np.nan
         pytest.param(
             labels(view=["front"] * 10), "labels.csv, line 2", "view is 'front'", "not a whole number", id="view"
         ),
-        pytest.param(labels(split=["train"] * 10), "labels.csv", "for testing", "mark some of each", id="all train"),
-        pytest.param(labels(split=["test"] * 10), "labels.csv", "for training", "mark some of each", id="all test"),
+        pytest.param(labels(split=["test"] * 10), "labels.csv", "some for training", "mark these train", id="all test"),
         pytest.param(
             remove("3.npy"), "labels.csv", r"lists .*3\.npy", "add the file or remove its row", id="absent clip"
         ),

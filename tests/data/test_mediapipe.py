@@ -321,3 +321,7 @@ def test_a_data_set_may_hold_json_and_csv(tmp_path: Path) -> None:
     assert clips.num_joints == 33
     for number, (_, world) in enumerate(walks):
         np.testing.assert_array_equal(clips.clip(number), of_world(world[:, 0]))
+    (tmp_path / "labels.csv").unlink()
+    unlisted = load(tmp_path)
+    assert (unlisted.names, unlisted.class_names, unlisted.split("default").test) == (clips.names, (), {})
+    np.testing.assert_array_equal(unlisted.frames, clips.frames)

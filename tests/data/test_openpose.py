@@ -240,3 +240,15 @@ def test_parts_of_an_image_are_told_once_for_a_data_set(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="keypoints are parts of the image's width and height") as told:
         load(root)
     assert len(told) == 1
+
+
+def test_without_a_list_every_folder_of_frames_is_a_clip(tmp_path: Path) -> None:
+    data_set(tmp_path, [1, 1, 1])
+    listed = load(tmp_path)
+    (tmp_path / "labels.csv").unlink()
+    clips = load(tmp_path)
+    assert (clips.names, clips.class_names, clips.split("default").test) == (("0", "1", "2"), (), {})
+    np.testing.assert_array_equal(clips.frames, listed.frames)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CrrlError, match=r"empty holds no labels\.csv, .* nor any folder of OpenPose's files"):
+        load(tmp_path / "empty")

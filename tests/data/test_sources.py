@@ -104,6 +104,15 @@ def test_a_set_that_moved_elsewhere_comes_from_the_cache(root: Path, loads: list
     assert loads == [5]
 
 
+def test_clips_without_a_list_are_another_set_when_they_are_called_otherwise(root: Path) -> None:
+    (root / "labels.csv").unlink()
+    (root / "a").mkdir()
+    next(root.glob("*.npy")).rename(root / "a" / "x.npy")
+    assert "a/x.npy" in prepare_folder(root).clips.names
+    (root / "a").rename(root / "b")
+    assert "b/x.npy" in prepare_folder(root).clips.names
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -90,6 +91,45 @@ def test_without_a_classifier_one_is_trained_and_that_is_said(copy: Path, tmp_pa
     assert f"since the run folder keeps none: {rows['crrl, last epoch']['all']:.1f} %" in text
 
 
+@pytest.mark.parametrize(
+    ("columns", "tested", "said"),
+    [
+        ((), 0, "Not scored: the clips have no labels: list some in a labels.csv"),
+        (("file", "split"), 9, "Not scored: the clips have no labels: list some in a labels.csv"),
+        (("file", "label", "split"), 0, "Not scored: folder, default, has no test clips: mark some test"),
+    ],
+    ids=["no list", "no labels", "no test side"],
+)
+def test_clips_that_cannot_be_scored_are_on_the_map(
+    bodies: Path, evaluated: Path, tmp_path: Path, columns: tuple[str, ...], tested: int, said: str
+) -> None:
+    from crrl import train
+
+    data = Path(shutil.copytree(bodies, tmp_path / "data"))
+    with open(data / "labels.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    (data / "labels.csv").unlink()
+    if columns:
+        sides = {} if tested else {"split": "train"}
+        with open(data / "labels.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, columns, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows({**row, **sides} for row in rows)
+    options = ["--dataset", "folder", "--data", str(data), "--batch-size", "9", "--hidden-size", "8", "--no-evaluate"]
+    train.main([*options, "--epochs-cml", "1", "--epochs-ser", "1", "--out", str(tmp_path / "run")])
+    report.main([str(tmp_path / "run"), "--out", str(tmp_path / "page.html"), "--device", "cpu"])
+    text, (run,) = (tmp_path / "page.html").read_text(), data_of(tmp_path / "page.html")["runs"]
+    assert said in text
+    assert "What is taken for what" not in text
+    assert (sum(run["tested"]), len(run["tested"]), run["predicted"], run["confusion"]) == (tested, 36, None, None)
+    assert len({place for line in run["map"]["data"] for place in line["customdata"]}) == 36
+    assert len(run["classes"]) == (3 if "label" in columns else 1)
+    assert ("Training clips" if not tested else "Test clips") + ", and what the decoder recites" in text
+    if not columns:  # beside a run that is scored
+        report.main([str(tmp_path / "run"), str(evaluated), "--out", str(tmp_path / "both.html"), "--device", "cpu"])
+        assert (tmp_path / "both.html").read_text().count("What is taken for what") == 1
+
+
 def test_neighbours_are_the_nearest_training_clips(evaluated: Path, report_page: Path, bodies: Path) -> None:
     data = data_of(report_page)
     (run,), (clips,) = data["runs"], data["sets"]
@@ -143,10 +183,10 @@ def test_the_name_of_a_class_is_text(report_page: Path) -> None:
 
 def test_a_run_without_evaluation_or_encoder_is_refused(copy: Path, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "page.html")
-    (copy / "encoder.safetensors").unlink()
-    assert "no trained encoder yet" in refused(copy, *out)
     (copy / "evaluation-linear.json").unlink()
     assert "python -m crrl.evaluate" in refused(copy, *out)
+    (copy / "encoder.safetensors").unlink()
+    assert "no trained encoder yet" in refused(copy, *out)
     assert "holds no run" in refused(tmp_path, *out)
     assert not (tmp_path / "page.html").exists()
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -31,8 +32,9 @@ pytest.importorskip("tyro", reason="tyro is not installed")
 pytest.importorskip("tensorboard", reason="tensorboard is not installed")
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from crrl import ops, train
+from crrl import embed, evaluate, ops, predict, train
 
 
 def same_weights(one: Path, other: Path, name: str = "encoder.safetensors") -> bool:
@@ -124,6 +126,57 @@ def test_training_says_what_it_does_and_ends_with_the_accuracy_beside_the_floors
     assert f"python -m crrl.report '{run}' --out '{run}/report.html'" in said, "in quotes, as a shell wants it"
     train.main(["--resume", str(run), "--no-evaluate"])
     assert "logistic" not in capsys.readouterr().out
+
+
+@pytest.fixture
+def unlabelled(clip_folder: Path, tmp_path: Path) -> Path:
+    """The clips of `clip_folder` without a labels.csv."""
+    return Path(shutil.copytree(clip_folder, tmp_path / "clips", ignore=shutil.ignore_patterns("labels.csv")))
+
+
+def test_clips_without_labels_train_and_are_embedded_and_shown(
+    options: list[str], unlabelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, data = tmp_path / "run", ["--dataset", "folder", "--data", str(unlabelled)]
+    assert train.main([*options, *data, "--method", "ser", "--evaluate", "--out", str(run)]) == 0
+    said = capsys.readouterr().out
+    assert "50 clips to train on, none to test, without labels; the run" in said
+    (line,) = (line for line in said.splitlines() if line.startswith("not scored"))
+    assert line.startswith("not scored: the clips have no labels: list some in a labels.csv, with columns file,label, ")
+    assert line.endswith(f"and score by python -m crrl.evaluate {run} --dataset folder --data FOLDER")
+    for protocol in ("linear", "fine-tune"):
+        with pytest.raises(CrrlError, match=r"^the clips have no labels: list some"):
+            evaluate.main([str(run), "--protocol", protocol])
+    assert not list(run.glob("evaluation-*"))
+    assert "Not evaluated yet" in (run / "README.md").read_text()
+    with pytest.raises(CrrlError, match="has no classifier"):
+        predict.main([str(run), *data])
+    embed.main([str(run), *data, "--out", str(tmp_path / "features.npz")])
+    with np.load(tmp_path / "features.npz") as file:
+        assert set(file) == {"names", "features"}
+        assert len(file["features"]) == 50
+    with pytest.raises(CrrlError, match="split 'default' of folder has no test clips: leave out --split"):
+        embed.main([str(run), *data, "--split", "default", "--out", str(tmp_path / "features.npz")])
+
+
+def test_once_clips_are_labelled_a_run_is_scored_on_them(
+    options: list[str], unlabelled: Path, clip_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    train.main([*options, "--data", str(unlabelled), "--method", "ser", "--out", str(run)])
+    shutil.copy(clip_folder / "labels.csv", unlabelled)
+    evaluate.main([str(run), "--protocol", "knn", "--dataset", "folder", "--data", str(unlabelled)])
+    assert re.search(r"^  ser, 1-NN +\d", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_clips_without_a_test_side_are_not_scored(
+    options: list[str], unlabelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{number:02}.npy,{'ab'[number % 2]},train" for number in range(50)]
+    (unlabelled / "labels.csv").write_text("\n".join(["file,label,split", *rows]))
+    arguments = [*options, "--data", str(unlabelled), "--method", "ser", "--evaluate", "--out", str(tmp_path / "run")]
+    assert train.main(arguments) == 0
+    assert "\nnot scored: folder, default, has no test clips: mark some test in" in capsys.readouterr().out
 
 
 def test_the_time_is_foretold_and_nothing_drawn_for_it(
@@ -268,6 +321,21 @@ def test_events_hold_the_metrics_once_after_a_resume(
         logged = [(record["step"], record["loss"]) for record in metrics(tmp_path) if record["phase"] == phase]
         assert [step for step, _ in logged] == steps
         assert events(tmp_path, f"{phase}/loss") == [(step, pytest.approx(loss)) for step, loss in logged]
+
+
+def test_events_end_with_the_settings_and_the_accuracies(options: list[str], tmp_path: Path) -> None:
+    train.main([*options, "--method", "ser", "--evaluate", "--out", str(tmp_path)])
+    for protocol, rows in (("logistic", ("ser", "random_encoder", "raw")), ("knn", ("ser", "random_encoder", "raw"))):
+        found = json.loads((tmp_path / f"evaluation-{protocol}.json").read_text())["accuracy_percent"]
+        reading = "1-NN" if protocol == "knn" else protocol
+        for row in rows:
+            expected = found[f"{row.replace('_', ' ')}, {reading}"]["all"]
+            assert events(tmp_path, f"accuracy/{row}/{reading}") == [(0, pytest.approx(expected))]
+    accumulator = EventAccumulator(str(tmp_path))
+    accumulator.Reload()
+    content = accumulator.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    settings = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert (settings["hidden_size"].number_value, settings["method"].string_value) == (8, "ser")
 
 
 def test_a_kill_before_the_first_checkpoint_starts_again(
