@@ -1,10 +1,10 @@
-#include "launch.hpp"
-
 #include <cuda_runtime_api.h>
 
 #include <mutex>
 #include <set>
 #include <utility>
+
+#include "launch.hpp"
 
 namespace crrl::gpu {
 
