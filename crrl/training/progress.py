@@ -15,6 +15,7 @@ from crrl.bars import bar
 from crrl.files import explain_os_errors
 from crrl.runs import RunFolder
 
+EVENTS = "write TensorBoard events to"
 SHOW_EVERY = 10
 """Steps between readings of the loss."""
 
@@ -28,12 +29,11 @@ def log_outcome(run: RunFolder, settings: Mapping[str, object], accuracies: Mapp
     from torch.utils.tensorboard import SummaryWriter
 
     plain = {name: value if isinstance(value, bool | int | float) else str(value) for name, value in settings.items()}
-    with _explain(run), SummaryWriter(str(run.path), filename_suffix=f".{token_hex(8)}") as events:
+    with (
+        explain_os_errors(run.path, EVENTS),
+        SummaryWriter(str(run.path), filename_suffix=f".{token_hex(8)}") as events,
+    ):
         events.add_hparams(plain, dict(accuracies), run_name=".")
-
-
-def _explain(run: RunFolder) -> AbstractContextManager[None]:
-    return explain_os_errors(run.path, "write TensorBoard events to")
 
 
 class Reading:
@@ -79,7 +79,7 @@ class Progress:
         if not silent:
             from torch.utils.tensorboard import SummaryWriter  # here, so that a step can be had without TensorBoard
 
-            with _explain(self.run):
+            with self._explain():
                 self._events = SummaryWriter(
                     str(run.path), purge_step=first_step + 1, filename_suffix=f".{token_hex(8)}"
                 )
@@ -97,8 +97,11 @@ class Progress:
     ) -> None:
         self._bar.close()
         if not self._silent:
-            with _explain(self.run):
+            with self._explain():
                 self._events.close()
+
+    def _explain(self) -> AbstractContextManager[None]:
+        return explain_os_errors(self.run.path, EVENTS)
 
     def advance(self, clips: int, loss: Tensor) -> None:
         """One step over `clips` clips is done; `loss` is a scalar, read only now and then."""
@@ -117,7 +120,7 @@ class Progress:
             return
         record = {"phase": self.phase, "epoch": epoch, "step": step, **losses, "lr": lr, "clips_per_second": rate}
         self.run.log(record)
-        with _explain(self.run):
+        with self._explain():
             for name, value in {**losses, "lr": lr, "clips_per_second": rate}.items():
                 self._events.add_scalar(f"{self.phase}/{name}", value, step)
         self._bar.set_description_str(f"{self.phase} {epoch}/{self.epochs}", refresh=False)
