@@ -105,17 +105,19 @@ def save_classifier(
     class_names: Sequence[str],
     encoder: EncoderFile,
     refitted: FeatureExtractor | None = None,
+    fingerprint: str | None = None,
 ) -> None:
     """Write a classifier with all that is needed to use it beside its encoder; equal ones give equal bytes.
 
     Args:
-        refitted: the features it takes, where they are not those of the encoder file.
+        refitted: the features it takes, where they are not those of the encoder file. fingerprint: of the clips it was
+            trained on, where they are not the encoder's.
     """
     facts = Facts(
         protocol,
         tuple(class_names),
         classifier.weights.dtype == torch.float64,
-        encoder.fingerprint,
+        fingerprint or encoder.fingerprint,
         encoder.digest,
         refitted.kind if refitted else None,
         refitted.nuisances.shape[1] if refitted else 0,
@@ -131,7 +133,7 @@ def load_classifier(run: RunFolder, encoder: EncoderFile) -> ClassifierFile:
         CrrlError: the run has none, or the file is damaged, none of this library or was trained on another encoder.
     """
     path = run.classifier_path
-    again = command("evaluate", run.path)
+    again = command("evaluate", run.path, "--protocol", "linear")
     if not path.exists():
         raise CrrlError(f"{run.path} has no classifier: train one on the labelled clips by {again}")
     content = read_bytes(path)

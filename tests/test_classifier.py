@@ -8,12 +8,14 @@ import random
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save
 
 pytest.importorskip("tyro", reason="tyro is not installed")
 
+import crrl
 from crrl import evaluate
 from crrl.classifier import FORMAT, MARK, Classifier, ClassifierFile, Facts, load_classifier, save_classifier
 from crrl.errors import CrrlError
@@ -82,6 +84,18 @@ def test_an_evaluation_that_is_no_transfer_keeps_the_run_s_own(run: RunFolder) -
     evaluate.main([str(run.path), "--protocol", "linear", "--features", "tuned"])
     assert loaded(run).facts.refitted == "tuned"
     assert loaded(run).features.center.shape == (64,)
+
+
+def test_a_transfer_keeps_its_own_where_the_run_has_none(run: RunFolder, clip_folder: Path) -> None:
+    own = run.classifier_path.read_bytes()
+    other = ["--dataset", "folder", "--data", str(clip_folder)]
+    evaluate.main([str(run.path), "--protocol", "logistic", *other])
+    assert run.classifier_path.read_bytes() == own
+    run.classifier_path.unlink()
+    evaluate.main([str(run.path), "--protocol", "logistic", *other])
+    assert loaded(run).facts.class_names == ("left", "right")
+    clips = [np.load(path) for path in sorted(clip_folder.glob("*.npy"))]
+    assert set(crrl.load(run.path).predict(clips).labels) <= {"left", "right"}
 
 
 def test_any_changed_bit_is_found(run: RunFolder) -> None:

@@ -230,7 +230,8 @@ class Evaluation:
             )
         self.trained = trained = load_encoder(run.encoder_path)
         self.run, self.options, self.config, self.target = run, options, config, Target.of(options, config)
-        clips = self.target.prepare(run, trained, options.transfer).clips
+        prepared = self.target.prepare(run, trained, options.transfer)
+        clips, self._fingerprint = prepared.clips, prepared.fingerprint
         self.tensors, self.class_names = ClipTensors(clips, device), clips.class_names
         self.subjects = torch.from_numpy(clips.subjects)
         split = clips.split(self.target.split)
@@ -311,21 +312,23 @@ class Evaluation:
         return {"mAP": frozen.mean_average_precision(train, tests)}, {}, None
 
     def keep_classifier(self, protocol: Protocol, outcome: Outcome) -> bool:
-        """Keep the classifier of the run's own encoder in its folder, where the protocol trains one and is no transfer.
+        """Keep the classifier of the run's own encoder in its folder, where the protocol trains one.
 
-        It takes the place of another protocol's.
+        It takes the place of another protocol's; that of a transfer, of none: a run on clips without labels has none.
         """
         classifier = outcome.classifiers.get(self.config.method)
-        if classifier is None or self.options.transfer:
+        if classifier is None or (self.options.transfer and self.run.classifier_path.exists()):
             return False
         kind: ClassifierProtocol = "logistic" if protocol == "logistic" else "linear"
-        refitted = self.encoders[self.config.method] if self.options.features else None
-        save_classifier(self.run.classifier_path, classifier, kind, self.class_names, self.trained, refitted)
+        anew = self.options.features or self.options.transfer
+        refitted = self.encoders[self.config.method] if anew else None
+        fitted = self.trained, refitted, self._fingerprint
+        save_classifier(self.run.classifier_path, classifier, kind, self.class_names, *fitted)
         return True
 
     def kept_logits(self, test: str) -> tuple[Tensor, ClassifierProtocol] | None:
-        """What the classifier kept in the run folder, if there is one, makes of a test set: logits [N, C], and the
-        protocol by which it was trained.
+        """What the classifier kept in the run folder, if there is one of these clips, makes of a test set: logits
+        [N, C], and the protocol by which it was trained.
 
         Raises:
             CrrlError: its file is damaged, or it belongs to another encoder.
@@ -333,6 +336,8 @@ class Evaluation:
         if not self.run.classifier_path.exists():
             return None
         file = load_classifier(self.run, self.trained)
+        if file.facts.fingerprint != self._fingerprint:
+            return None
         if file.facts.refitted is None and not self.options.features:
             features = self.features(self.config.method)[1][test].features
         else:
