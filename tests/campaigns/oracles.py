@@ -280,7 +280,7 @@ def table(content: bytes) -> Iterator[dict[str, str]]:
 
 def labels(files: Files) -> Any:
     return [
-        (row["file"], row["label"], row.get("split", "").lower(), row.get("subject", ""))
+        (row["file"], row.get("label", ""), row.get("split", "").lower(), row.get("subject", ""))
         for row in table(files["labels.csv"])
     ]
 

@@ -32,9 +32,10 @@ def toolkit() -> tuple[Path, str | None]:
 def runtime(build: Callable[..., ModuleType]) -> ModuleType:
     headers, _ = toolkit()
     return build(
-        "crrl_cuda_runtime", [KERNELS / "device" / "launch.cu", Path(__file__).with_name("runtime_module.cpp")], [],
-        [headers],
-    )  # fmt: skip
+        "crrl_cuda_runtime",
+        [KERNELS / "device" / "launch.cu", Path(__file__).with_name("runtime_module.cpp")],
+        system=[headers],
+    )
 
 
 def test_calls_of_other_sizes_never_change_what_a_kernel_may_have(runtime: ModuleType) -> None:
