@@ -106,7 +106,7 @@ def _known(path: Path) -> Path:
     """A file, if its name is one of a clip."""
     if openpose.is_frame(path):
         raise CrrlError(f"{path} is a frame of OpenPose's: give the folder of all of the clip's frames, {path.parent}")
-    if path.suffix.lower() not in _endings():
+    if path.suffix.lower() not in _endings() or path.name == folder.LABELS:
         raise CrrlError(f"{path} is no file of a clip that is known by its name: {_read()}")
     return path
 
