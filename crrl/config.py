@@ -161,7 +161,7 @@ class Config:
     """Data set: synthetic is generated; the others are read from --data or $CRRL_DATA, the folder of their files or
     what crrl.prepare made of it (ntu60, ntu120: the latter alone); prepared: any such folder, with common settings."""
     method: Method = "crrl"
-    """crrl: CML, then SER distilled from it; cml, ser: a part alone; the others: README."""
+    """crrl: CML, then SER distilled from it; cml, ser: a part alone; the others: docs/methods.md."""
     recipe: Recipe = "paper"
     """Preset of all settings below: the paper's, or ours (tuned)."""
     fused: bool = True

@@ -21,7 +21,7 @@ from crrl.data import Prepared, prepare
 from crrl.data.clips import warn_of_classes
 from crrl.data.sources import FORMATS
 from crrl.device import choose_device
-from crrl.errors import CrrlError, Interrupted, command, run_command
+from crrl.errors import CrrlError, Interrupted, command, environment_number, run_command
 from crrl.evaluate import evaluate
 from crrl.evaluation.protocols import EvaluateOptions, NothingToScore
 from crrl.ops import cpu
@@ -134,9 +134,11 @@ def open_run(options: TrainOptions) -> tuple[RunFolder, Config]:
     """The run folder to work in, new (not made yet) or to resume, and its configuration.
 
     Raises:
-        CrrlError: an unusable folder.
+        CrrlError: an unusable folder, or none for several processes.
     """
     config = options.config
+    if not (options.out or options.resume) and environment_number("WORLD_SIZE", 1) > 1:
+        raise CrrlError("several processes need one run folder: give --out FOLDER")
     out = options.out or new_folder(config)
     folder = str(options.resume or out)
     if folder.encode(errors="ignore").decode() != folder:  # TensorBoard knows no other names
@@ -256,7 +258,7 @@ def print_plan(run: RunFolder, config: Config, prepared: Prepared, trainer: Trai
     print(f"{config.method}, recipe {config.recipe}, on {config.dataset}, {config.split_name}:")
     labels = "" if prepared.clips.class_names else ", without labels"
     print(f"  {len(split.train)} clips to train on, {tested or 'none'} to test{labels}; the run is kept in {run.path}")
-    if seconds := trainer.expected_seconds():
+    if not run.checkpoint_path.exists() and (seconds := trainer.expected_seconds()):
         print(f"  for about {math.ceil(seconds / 60)} min, by a few steps of each phase")
 
 

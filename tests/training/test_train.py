@@ -113,6 +113,12 @@ def test_without_a_folder_the_run_goes_to_one_that_names_the_data_and_the_time(
     assert (run / "encoder.safetensors").exists()
 
 
+def test_several_processes_are_told_to_name_their_folder(options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(CrrlError, match="several processes need one run folder: give --out FOLDER"):
+        train.main(options)
+
+
 def test_training_says_what_it_does_and_ends_with_the_accuracy_beside_the_floors(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -188,6 +194,9 @@ def test_the_time_is_foretold_and_nothing_drawn_for_it(
     train.main([*options, "--out", str(tmp_path / "foretold")])
     assert "for about 1 min, by a few steps of each phase" in capsys.readouterr().out
     assert same_weights(tmp_path / "plain", tmp_path / "foretold")
+    (tmp_path / "foretold" / "encoder.safetensors").unlink()
+    train.main(["--resume", str(tmp_path / "foretold"), "--no-evaluate"])
+    assert " min" not in capsys.readouterr().out, "what is left is said by the bar"
 
 
 def test_help_has_what_matters_and_help_all_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
