@@ -74,7 +74,7 @@ pictures: $(READY) ## Draw docs/pictures anew, of the report of the run RUN
 	$(BIN)/python -m tests.reporting.pictures $(RUN) --out docs/pictures
 
 bench: $(READY) $(PEERS) ## Run the benchmarks of CPUs
-	$(BIN)/python -m pytest bench/ -m "not gpu"
+	$(BIN)/python -m pytest bench/ -m "not gpu" --results bench/results
 
 # What most desktops have: everybody held to AVX2, each by a switch of its own, and those left out who have none.
 AVX2 := CRRL_ISA=avx2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2

@@ -1,6 +1,7 @@
 """The benchmarks' part of pytest: parity first, then peers in turns, and a report of the whole run.
 
-Options: --minutes (what the run may take), --rounds (that many turns a row instead), --results (where the report goes).
+Options: --minutes (what the run may take), --rounds (that many turns a row instead), --results (where the report of a
+run that went through goes; only make bench writes it to bench/results).
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from bench.machine import machine, peak_gflops
 from bench.rows import Row
 from bench.timing import Contender
 
-RESULTS = Path(__file__).parent / "results"
+SCRATCH = Path(__file__).parents[1] / "build" / "bench"
+"""Where the report of a part of the rows goes, or of a run that was stopped or failed: beside no page that is kept."""
 
 
 @dataclass
@@ -54,7 +56,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("crrl bench")
     group.addoption("--minutes", type=float, default=6.0, help="about how long the whole run may take")
     group.addoption("--rounds", type=int, default=0, help="turns per row; 0: as many as the time allows")
-    group.addoption("--results", type=Path, default=RESULTS, help="folder of the report")
+    group.addoption("--results", type=Path, default=SCRATCH, help="folder of the report, if all rows went through")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -100,7 +102,7 @@ def compare(benchmark: Any, pytestconfig: pytest.Config) -> Callable[..., None]:
     return run
 
 
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
     """Print a line for each row and write the report."""
     session = config.stash[SESSION]
     if not session.rows:
@@ -109,7 +111,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     terminalreporter.section("crrl: median ms (times ours)")
     for row in session.rows:
         terminalreporter.write_line(f"{row.group}, {row.title}: {row.refused or summary(row)}")
-    folder = config.getoption("results")
+    folder = config.getoption("results") if exitstatus == 0 else SCRATCH
     report.write(folder, machine(), session.peaks, session.rows)
     terminalreporter.write_line(f"report: {folder}/cpu.md")
 

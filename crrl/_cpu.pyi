@@ -6,6 +6,7 @@ from torch import Tensor
 
 abi: int
 compiler: str
+gru_tiles_from: tuple[int, int]
 
 def thread_runtime() -> str: ...
 def gru_isa(bf16: bool) -> str | None: ...

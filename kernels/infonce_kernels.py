@@ -88,26 +88,19 @@ def row_kernel(
 ):  # fmt: skip
     """A program has a row: its logits, its loss and its dq, of a queue that is one tile high and few tiles wide."""
     row = tl.program_id(0)
-    squares = tl.zeros([1], tl.float32)
-    products = tl.zeros([1], tl.float32)
+    inverse, positive, sloping = _positives(q, k, row, q_row, q_column, k_row, k_column, scale, B, D, 1, COLUMNS)
     logits = tl.zeros([KEYS], tl.float32)
     for column in range(0, D, COLUMNS):
         query = _load(q, row, column, q_row, q_column, B, D, 1, COLUMNS).to(tl.float32)
-        key = _load(k, row, column, k_row, k_column, B, D, 1, COLUMNS).to(tl.float32)
         keys = _load(queue, 0, column, queue_row, queue_column, K, D, KEYS, COLUMNS).to(tl.float32)
-        squares += tl.sum(query * query, 1)
-        products += tl.sum(query * key, 1)
         logits += tl.sum(keys * query, 1)
-    norm = tl.sqrt_rn(squares)
-    inverse = 1 / tl.where(norm < 1e-12, 1e-12, norm)
-    positive = products * inverse * scale
     logits *= inverse * scale
     valid = tl.arange(0, KEYS) < K
     peak = tl.maximum(tl.max(tl.where(valid, logits, float("-inf")), 0), positive)
     weights = tl.where(valid, tl.exp(logits - peak), 0.0)
     whole = tl.sum(weights, 0) + tl.exp(positive - peak)
     weights /= whole
-    along = tl.where(norm >= 1e-12, tl.sum(weights * (logits - positive), 0), 0.0)
+    along = tl.where(sloping, tl.sum(weights * (logits - positive), 0), 0.0)
     tl.store(losses + row + tl.arange(0, 1), tl.log(whole) + peak - positive)
     for column in range(0, D, COLUMNS):
         query = _load(q, row, column, q_row, q_column, B, D, 1, COLUMNS).to(tl.float32) * inverse[:, None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 # As in bench/conftest.py: pytest alone does not look for modules in the repository root.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench import cases, machine, peers, report, timing
+from bench import cases, conftest, machine, peers, report, timing
 from bench.machine import peak_of
 from bench.rows import Row
 from crrl.ops import cpu
@@ -113,3 +114,18 @@ def test_the_report_says_it_all(tmp_path: Path) -> None:
     for said in ("**1.50×**", "other 0.80×", "| openvino | not installed |", "crrl: result 0 is off", "inference only"):
         assert said in text
     assert len(ElementTree.parse(tmp_path / "cpu.svg").getroot()) == 3 + 3 * 2
+
+
+@pytest.mark.parametrize(("status", "kept"), [(0, True), (1, False), (2, False)])
+def test_a_run_that_was_stopped_or_failed_writes_over_no_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, kept: bool
+) -> None:
+    folders: list[Path] = []
+    monkeypatch.setattr(conftest.report, "write", lambda folder, *_: folders.append(folder))
+    monkeypatch.setattr(conftest, "machine", dict)
+    monkeypatch.setattr(conftest.Session, "measure_peaks", lambda self: None)
+    session = conftest.Session(0.0, 1, rows=[row()])
+    config = SimpleNamespace(stash={conftest.SESSION: session}, getoption=lambda name: tmp_path)
+    said = SimpleNamespace(section=lambda title: None, write_line=lambda line: None)
+    conftest.pytest_terminal_summary(said, status, config)  # type: ignore[arg-type]
+    assert folders == [tmp_path if kept else conftest.SCRATCH]

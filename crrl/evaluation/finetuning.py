@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR
 
 from crrl import ops
+from crrl.config import MOST
 from crrl.data import ClipTensors
 from crrl.data.batches import epoch_order
 from crrl.errors import CrrlError
@@ -24,8 +25,6 @@ from crrl.optim import FlatAdam
 LEAST_STEPS = 200
 """Few clips are trained on for more epochs, up to this many steps in all."""
 
-MOST = 1 << 31
-"""Epochs, or clips a step."""
 LOOKS = 10
 """Epochs after which the test sets are scored, evenly spaced, the last among them: with few labels each look would cost
 more than the epoch before it."""

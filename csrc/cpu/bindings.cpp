@@ -511,7 +511,7 @@ py::tuple parse_skeleton(const py::bytes& text) {
 
 PYBIND11_MODULE(_cpu, m) {
   m.doc() = "Native CPU operators. Tensors that do not fit raise ValueError, what is no tensor TypeError.";
-  m.attr("abi") = 7;  // raised with every change of a signature below, so that a stale build is recognised
+  m.attr("abi") = 8;  // raised with every change of a signature below, so that a stale build is recognised
   m.attr("compiler") = kCompiler;
   m.def("ragged_gather", &ragged_gather, py::arg("frames"), py::arg("offsets"), py::arg("index"), py::arg("x"),
         py::arg("v"), py::arg("lengths"),
@@ -534,6 +534,7 @@ Raises:
   m.def("peak_gflops", &peak_gflops, py::arg("threads"), py::arg("seconds") = 0.2,
         "The measured peak of each arithmetic unit, GFLOP/s by name, seconds spent on each; see csrc/cpu/peak.hpp.");
   m.def("gru_isa", &crrl::gru_isa, py::arg("bf16"), "The instruction set that the GRU kernels use here, or None.");
+  m.attr("gru_tiles_from") = py::make_tuple(crrl::kTileRows, crrl::kTileFrames);
   m.def("gru_reserve_size", &crrl::gru_reserve_size, py::arg("batch"), py::arg("steps"), py::arg("hidden"),
         py::arg("directions"), "Elements of the memory between forward and backward.");
   m.def("gru_forward", &gru_forward, py::arg("x"), py::arg("lengths"), py::arg("h0"), py::arg("weights"), py::arg("y"),

@@ -57,7 +57,8 @@ const std::vector<GruKernels>& all_kernels() {
       {"amx", true, has_tiles, 0, 17, amx::forward, amx::backward, amx::pack, amx::free},
       {"avx512_bf16", true, has_avx512_bf16, 0, 0, avx512_bf16::forward, avx512_bf16::backward, avx512_bf16::pack,
        avx512_bf16::free},
-      {"amx", false, has_tiles, 12, 384, amx_float::forward, amx_float::backward, amx_float::pack, amx_float::free},
+      {"amx", false, has_tiles, kTileRows, kTileFrames, amx_float::forward, amx_float::backward, amx_float::pack,
+       amx_float::free},
       {"avx512", false, has_avx512(), 0, 0, avx512::forward, avx512::backward, avx512::pack, avx512::free},
       {"avx2", false, has_avx2(), 0, 0, avx2::forward, avx2::backward, avx2::pack, avx2::free},
 #elif defined(__aarch64__)

@@ -79,6 +79,10 @@ int64_t gru_reserve_size(int64_t batch, int64_t steps, int64_t hidden, int64_t d
 // "avx512_bf16" for bfloat16, null where this processor has neither.
 const char* gru_isa(bool bf16);
 
+// Rows, and frames of all rows together, from which on float32 is multiplied by tile registers, where there are any:
+// with fewer most of a tile stays empty, and splitting the weights does not pay.
+constexpr int64_t kTileRows = 12, kTileFrames = 384;
+
 // Both use at most `threads` threads; the results do not depend on how many. `isa` forces an instruction set by name;
 // null takes the best that this processor has for the sizes. Throw std::invalid_argument for sizes, lengths or an
 // instruction set that do not fit, before anything is written, and std::bad_alloc.

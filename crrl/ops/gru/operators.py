@@ -81,9 +81,10 @@ class Packed(NamedTuple):
 
 def takes_few(x: Any, batch_first: bool) -> bool:
     """Whether x has so few rows or frames that tile registers, for which `pack` packs no float32, do not pay."""
-    if type(x) is not Tensor or x.dim() != 3:
+    if cpu_kernels.missing or type(x) is not Tensor or x.dim() != 3:
         return False
-    return x.shape[0 if batch_first else 1] < 12 or x.shape[0] * x.shape[1] < 384  # as all_kernels of gru.cpp has it
+    rows, frames = cpu_kernels.native.gru_tiles_from
+    return x.shape[0 if batch_first else 1] < rows or x.shape[0] * x.shape[1] < frames
 
 
 def pack(weights: Sequence[Sequence[Tensor]], directions: int, batch_first: bool, reverse: bool) -> Packed | None:
