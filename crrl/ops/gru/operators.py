@@ -158,10 +158,9 @@ def gru_backend(x: Tensor, hidden: int | None = None) -> tuple[str, str]:
 
 def gru_module_backend(x: Tensor, hidden: int, batch_first: bool) -> tuple[str, str]:
     """`gru_backend` for all layers on x, [B, T, I] or [T, B, I] or of other shapes, every frame of it valid."""
-    name, why = gru_backend(x, hidden)
-    if name == "cpu" and is_free("gru_layer") and _is_torchs(x, hidden, batch_first):
+    if _is_torchs(x, hidden, batch_first) and is_free("gru_layer"):
         return "torch", "torch's own GRU, which is faster where there are one or two frames in a call"
-    return name, why
+    return gru_backend(x, hidden)
 
 
 LARGE = 1 << 14
@@ -173,10 +172,12 @@ def _is_torchs(x: Tensor, hidden: int, batch_first: bool) -> bool:
 
     With gradients, for one frame, that is less than what an operator written in Python has around it.
     """
-    if torch.compiler.is_compiling() or x.dim() != 3 or precision.compute_dtype(x) != torch.float32:
+    if torch.compiler.is_compiling() or x.dim() != 3:
         return False
     rows, frames, _ = x.shape if batch_first else (x.shape[1], x.shape[0], 0)
-    return frames <= 2 and (rows * hidden >= LARGE or (frames == 1 and torch.is_grad_enabled()))
+    if frames > 2 or x.device.type != "cpu" or precision.compute_dtype(x) != torch.float32:
+        return False
+    return rows * hidden >= LARGE or (frames == 1 and torch.is_grad_enabled())
 
 
 def _case(x: Tensor, hidden: int | None) -> Case:
