@@ -4,8 +4,9 @@
     python examples/crrl_in_one_file.py clips.npz --paper     # on your own, by the paper's settings
 
 An .npz holds what crrl.data.Clips does, `frames` [ΣT, J, 3], all clips one after the other, `offsets` [N + 1], where
-each begins, `labels` [N], and the numbers of the clips that `train` and `test`. Nothing of the crrl package is imported; tests/test_one_file.py
-holds losses, gradients and weights to those of `crrl train --no-fused`. Shapes: B clips, T frames, D = 2·hidden.
+each begins, `labels` [N], and the numbers of the clips that `train` and `test`. Nothing of the crrl package is
+imported; tests/test_one_file.py holds losses, gradients and weights to those of `crrl train --no-fused`. Shapes: B
+clips, T frames, D = 2·hidden.
 
 Its own clips are few: with --seed 0 to 5 CRRL tells 50 to 80 % of the test clips right, a random encoder 42 to 64, and
 raw coordinates, 70 to 86, are not beaten. docs/results.md has what real clips give.
