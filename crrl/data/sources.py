@@ -18,7 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from crrl.data import (
+from crrl.data import prepared, preprocessing
+from crrl.data.clips import ARRAYS, Clips, FloatArray, IntArray, write_frames
+from crrl.data.integrity import Inputs, damage, seal
+from crrl.data.preprocessing import Preprocessing, Preprocessor
+from crrl.data.readers import (
     bvh,
     cmu,
     coco,
@@ -29,15 +33,10 @@ from crrl.data import (
     nw_ucla,
     openpose,
     pku_mmd,
-    prepared,
-    preprocessing,
     pyskl,
     st_gcn,
     synthetic,
 )
-from crrl.data.clips import ARRAYS, Clips, FloatArray, IntArray, write_frames
-from crrl.data.integrity import Inputs, damage, seal
-from crrl.data.preprocessing import Preprocessing, Preprocessor
 from crrl.errors import CrrlError, command
 from crrl.facts import read_facts
 from crrl.files import (

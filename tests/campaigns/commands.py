@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from crrl import prepare, reproduce, train
-from crrl.data import synthetic
+from crrl.data.readers import synthetic
 from crrl.errors import run_command
 from crrl.reproduction.campaign import AGAIN
 from tests.campaigns import guard

@@ -20,7 +20,11 @@ import torch
 
 import crrl
 from crrl.classifier import MARK, REFITTED, Classifier, save_classifier
-from crrl.data import (
+from crrl.data import prepared, sources
+from crrl.data.clips import Clips, Split
+from crrl.data.packing import prepare_folder
+from crrl.data.preprocessing import Preprocessing
+from crrl.data.readers import (
     asf,
     bvh,
     cmu,
@@ -32,16 +36,11 @@ from crrl.data import (
     nw_ucla,
     openpose,
     pku_mmd,
-    prepared,
     pyskl,
-    sources,
     st_gcn,
 )
-from crrl.data import skeleton as ntu_skeleton
-from crrl.data.clips import Clips, Split
-from crrl.data.packing import prepare_folder
-from crrl.data.pickles import read_pickle
-from crrl.data.preprocessing import Preprocessing
+from crrl.data.readers import skeleton as ntu_skeleton
+from crrl.data.readers.pickles import read_pickle
 from crrl.errors import CrrlError
 from crrl.models import Encoder, FeatureExtractor
 from crrl.recipes import preset

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crrl.data import chunks, cmu, packing, sources
+from crrl.data import chunks, packing, sources
 from crrl.data.chunks import Chunk, Files, Place, Shown, keep_in, read_in_order
 from crrl.data.packing import prepare_folder
 from crrl.data.parallel import use_workers
+from crrl.data.readers import cmu
 from crrl.errors import CrrlError, Interrupted
 
 COUNT = 20

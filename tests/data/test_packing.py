@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crrl.data import Clips, Preprocessing, ntu, packing, parallel, prepared, sources
+from crrl.data import Clips, Preprocessing, packing, parallel, prepared, sources
 from crrl.data.chunks import Chunk
 from crrl.data.packing import prepare_folder
+from crrl.data.readers import ntu
 from crrl.errors import CrrlError, Interrupted
 
 pytest.importorskip("tyro", reason="tyro is not installed")

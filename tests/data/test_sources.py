@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import stat
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -426,3 +428,21 @@ def test_skeletons_that_cannot_be_the_data_sets_are_refused(
         return
     with pytest.raises(CrrlError, match=f"out holds skeletons of 5 joints, those of {dataset} have {joints}: give"):
         prepare(dataset, tmp_path / "out", "default", STEPS)
+
+
+def imported(module: str, known: frozenset[str] = frozenset()) -> frozenset[str]:
+    """The module and all of crrl.data that its import lines name, theirs included."""
+    known |= {module}
+    for node in ast.walk(ast.parse(Path(str(sys.modules[module].__file__)).read_text())):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("crrl.data"):
+            for name in (f"{node.module}", *(f"{node.module}.{each.name}" for each in node.names)):
+                if name in sys.modules and name not in {"crrl.data", "crrl.data.readers", *known}:
+                    known = imported(name, known)
+    return known
+
+
+@pytest.mark.parametrize("name", sources.SOURCES)
+def test_the_code_that_reads_a_set_is_all_that_its_reader_imports(name: str) -> None:
+    source = sources.SOURCES[name]
+    files = [Path(str(sys.modules[each].__file__)) for each in sorted(imported(source.code.__name__))]
+    assert list(source.code_parts()) == [path.read_bytes() for path in files]
