@@ -8,50 +8,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from crrl.data.preprocessing import Preprocessing
+from crrl.data.registry import PRESETS, Dataset
 from crrl.errors import CrrlError
 from crrl.facts import build
 from crrl.methods import METHODS, Method
 from crrl.models import FeatureKind
 
-Dataset = Literal["synthetic", "ntu60", "ntu120", "cmu", "pku-mmd", "nw-ucla", "folder", "prepared"]
 Recipe = Literal["paper", "tuned"]
 OptimizerName = Literal["sgd", "adam"]
 Schedule = Literal["constant", "steps", "steps-18", "one-cycle"]
 Switch = Literal["auto", "on", "off"]
 Precision = Literal["fp32", "bf16"]
-
-
-@dataclass(frozen=True)
-class DatasetFacts:
-    """What a data set's presets are made of.
-
-    Attributes:
-        split: the one to use where none is named.
-        view_joints: spine base, spine, left and right shoulder; None: not known, no view transform.
-        max_frames: frames kept of a longer clip (Section IV-B).
-        lr_cml, lr_ser: the paper's learning rates of step 1 and step 2; a data set that it lacks takes NW-UCLA's.
-    """
-
-    split: str
-    view_joints: tuple[int, int, int, int] | None
-    max_frames: int = 60
-    lr_cml: float = 0.01
-    lr_ser: float = 0.04
-
-
-KINECT_V2 = (0, 1, 4, 8)
-# Kinect v1 puts the spine of NW-UCLA a few centimetres above the hips, too near to tell a direction: the shoulder
-# centre takes its place. CMU's joints are the far ends of bones.
-DATASETS = {
-    "synthetic": DatasetFacts("cross-subject", KINECT_V2),
-    "ntu60": DatasetFacts("cross-subject", KINECT_V2, lr_cml=0.005, lr_ser=0.05),
-    "ntu120": DatasetFacts("cross-subject", KINECT_V2, lr_cml=0.001, lr_ser=0.05),
-    "cmu": DatasetFacts("fold-1", (0, 12, 17, 24), max_frames=100, lr_ser=0.01),
-    "pku-mmd": DatasetFacts("cross-subject", KINECT_V2),
-    "nw-ucla": DatasetFacts("cross-view", (0, 2, 4, 8), max_frames=50),
-    "folder": DatasetFacts("default", None),
-    "prepared": DatasetFacts("default", None),
-}
 
 
 MOST_UNITS, MOST = 1 << 20, 1 << 31
@@ -171,8 +138,7 @@ class Config:
     data: Path | None = None
     """Folder of the data set's files."""
     split: str | None = None
-    """Named split; None: cross-subject (synthetic, ntu60, ntu120, pku-mmd), cross-view (nw-ucla), fold-1 (cmu), default
-    (folder, prepared)."""
+    """Named split; None: cross-subject, or cross-view, fold-1 or default where the data set has no such split."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto: the GPU if there is one."""
     teacher: Path | None = None
@@ -226,7 +192,7 @@ class Config:
     @property
     def split_name(self) -> str:
         """The split to use: `split`, or the data set's default."""
-        return self.split or DATASETS[self.dataset].split
+        return self.split or PRESETS[self.dataset].split
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

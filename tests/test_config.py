@@ -12,13 +12,12 @@ import pytest
 from crrl.config import (
     Config,
     ContrastConfig,
-    Dataset,
     EncoderConfig,
     Recipe,
     ReconstructionConfig,
 )
 from crrl.data import Preprocessing
-from crrl.data.sources import SOURCES
+from crrl.data.registry import Dataset
 from crrl.errors import CrrlError
 from crrl.recipes import preset
 
@@ -50,10 +49,6 @@ def test_the_paper_recipe_has_the_papers_figures_for_nw_ucla() -> None:
 def test_frames_and_learning_rates_are_the_papers(dataset: Dataset, frames: int, lr_cml: float, lr_ser: float) -> None:
     config = preset(dataset, "paper")
     assert (config.preprocessing.max_frames, config.cml.lr_cml, config.ser.lr_ser) == (frames, lr_cml, lr_ser)
-
-
-def test_every_data_set_can_be_read() -> None:
-    assert set(DATASETS) <= SOURCES.keys()
 
 
 @pytest.mark.parametrize("dataset", DATASETS)

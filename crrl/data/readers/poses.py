@@ -14,7 +14,7 @@ becomes one or two bodies:
   coordinates has z = 0; a score is never a coordinate.
 - Frames after the last that shows somebody are left out; the others all stay, so that times do.
 
-No view transform is known for these skeletons (`DatasetFacts.view_joints` is None). It needs a spine, which COCO and
+No view transform is known for these skeletons (`Presets.view_joints` is None). It needs a spine, which COCO and
 MediaPipe lack: the middle between the hips is no joint of theirs, and two hips and two shoulders alone give no four
 different joints. BODY_25 has all four (8 1 5 2), but in an image the transform would only turn the plane, take away how
 a body leans, and mirror who is seen from behind.
