@@ -158,12 +158,9 @@ class Config:
     takes: bool = False
     """Clips are tilted and stretched as well, cut, and played at another pace: other takes, drawn anew for each clip,
     encoder and step, and so recited but for turns and stretches. A teacher gives its mean over some of them."""
-    capture: Switch = "auto"
-    """On a GPU, with --fused, replay each step as one CUDA graph."""
-    compile_decoder: Switch = "auto"
-    """Compile the decoder and its loss by torch.compile; auto: with --fused on a GPU."""
-    checkpoint_every: int = 200
-    """Steps between checkpoints."""
+    compile: Switch = "auto"
+    """With --fused: compile the decoder and its loss by torch.compile, and on a GPU replay each step as one CUDA graph.
+    auto: on a GPU alone."""
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     cml: ContrastConfig = field(default_factory=ContrastConfig)
@@ -179,11 +176,10 @@ class Config:
         _require(self.batch_size > 0, f"batch_size is {self.batch_size}: at least 1 is needed")
         _require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}: it must not be negative")
         _require(
-            self.capture != "on" or self.fused, "capture needs --fused: the reference reads lengths from the device"
+            self.compile != "on" or self.fused, "compile needs --fused: the reference reads lengths from the device"
         )
         yaw = self.turn_yaw
         _require(yaw == "auto" or yaw >= 0, f"turn_yaw is {yaw}: it must be auto, or degrees and not negative")
-        _require(self.checkpoint_every > 0, f"checkpoint_every is {self.checkpoint_every}: at least 1 is needed")
         _require(
             self.teacher is None or len(METHODS[self.method]) > 1,
             f"a teacher serves methods of two phases, not {self.method}",

@@ -26,7 +26,7 @@ QUICK_EPOCHS = 2
 EVALUATION_EPOCHS = 2
 """Epochs of training that last about as long as an evaluation, for the estimate of the time left."""
 
-NO_MATTER = ("data", "teacher", "device", "checkpoint_every", "capture", "compile_decoder")
+NO_MATTER = ("data", "teacher", "device", "compile")
 """Settings that are not part of what a run is: where things lie, and what changes speed alone."""
 
 NAMED_ALREADY = ("dataset", "split", "method", "recipe", "precision", "seed", "fused")
