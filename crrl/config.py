@@ -10,7 +10,6 @@ from typing import Any, Literal
 from crrl.data.preprocessing import Preprocessing
 from crrl.data.registry import PRESETS, Dataset
 from crrl.errors import CrrlError
-from crrl.facts import build
 from crrl.methods import METHODS, Method
 from crrl.models import FeatureKind
 
@@ -193,12 +192,3 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> Config:
-        """The inverse of `to_dict`.
-
-        Raises:
-            CrrlError: a setting is unknown or missing, as in a configuration of another version, or none that may be.
-        """
-        return build(cls, value)

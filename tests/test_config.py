@@ -19,6 +19,7 @@ from crrl.config import (
 from crrl.data import Preprocessing
 from crrl.data.registry import Dataset
 from crrl.errors import CrrlError
+from crrl.facts import build
 from crrl.recipes import preset
 
 pytest.importorskip("tyro", reason="tyro is not installed")
@@ -55,7 +56,7 @@ def test_frames_and_learning_rates_are_the_papers(dataset: Dataset, frames: int,
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_config_goes_through_json_and_back(dataset: Dataset, recipe: Recipe) -> None:
     config = replace(preset(dataset, recipe), data=Path("somewhere"), teacher=Path("a/run"))
-    assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert build(Config, json.loads(json.dumps(config.to_dict()))) == config
 
 
 def test_compiling_without_fused_is_refused() -> None:
