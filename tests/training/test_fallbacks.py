@@ -195,6 +195,8 @@ class Clock:
         self.computed += 1
         return self.parameter.sum(), {}
 
+    def after_step(self) -> None: ...
+
 
 class Streams:
     """What a step asks of torch.cuda, on a CPU: streams that are counted, a capture that fails after its body."""
