@@ -114,7 +114,7 @@ def _ntu(edition: ntu.Edition, presets: Presets) -> Source:
     return Source(ntu, edition.find_files, presets=presets, clip_files=files, joints=(25, 50))
 
 
-def _whole(module: Any, presets: Presets | None, *joints: int) -> Source:
+def _whole(module: Any, presets: Presets, *joints: int) -> Source:
     return Source(module, module.find_files, module.load, presets, joints=joints)
 
 
