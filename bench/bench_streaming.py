@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
@@ -58,10 +59,52 @@ def test_few_frames(compare: Callable[..., None], frames: int, rows: int, form: 
     compare(row, contenders, expected)
 
 
+@pytest.mark.parametrize("rows", ROWS, ids=lambda rows: f"B={rows}")
+@pytest.mark.parametrize("frames", FRAMES, ids=lambda frames: f"T={frames}")
+def test_few_frames_with_gradients(compare: Callable[..., None], frames: int, rows: int, threads: int) -> None:
+    torch.manual_seed(0)
+    gru, x, state = (
+        nn.GRU(INPUTS, HIDDEN, batch_first=True),
+        torch.randn(rows, frames, INPUTS),
+        torch.rand(1, rows, HIDDEN),
+    )
+    row = Row(
+        group=f"GRU, one layer, forward + backward, state carried, fp32, {threads} thread{'s' * (threads > 1)}",
+        title=f"T={frames}, B={rows}",
+        flops=6.0 * rows * frames * 3 * HIDDEN * (INPUTS + HIDDEN),
+        bar="torch",
+        rank=frames * len(ROWS) + ROWS.index(rows),
+    )
+    expected = with_gradients(copy.deepcopy(gru).double(), x.double(), state.double())()
+    contenders = [
+        Contender("crrl", with_gradients(like(gru), x, state), limit=1e-5),
+        Contender("torch", with_gradients(gru, x, state), limit=1e-5),
+    ]
+    compare(row, contenders, expected)
+
+
 def ours(gru: nn.GRU, form: str, x: Tensor, state: Tensor) -> Run:
+    module = like(gru)
+    return without_gradient(module if form == "GRU" else module.stream(), x, state)
+
+
+def like(gru: nn.GRU) -> GRU:
+    """Ours with its weights."""
     module = GRU(INPUTS, HIDDEN, batch_first=True)
     module.load_state_dict(gru.state_dict())
-    return without_gradient(module if form == "GRU" else module.stream(), x, state)
+    return module
+
+
+def with_gradients(gru: nn.GRU, x: Tensor, state: Tensor) -> Run:
+    """A call for y, h_n and the gradients of x, the state and all weights."""
+    leaves = [tensor.clone().requires_grad_() for tensor in (x, state)]
+
+    def run() -> Sequence[Tensor]:
+        y, h_n = gru(*leaves)
+        gradients = torch.autograd.grad(y.sum() + h_n.sum(), [*leaves, *gru.parameters()])
+        return [y.detach(), h_n.detach(), *gradients]
+
+    return run
 
 
 def without_gradient(module: Callable[..., Sequence[Tensor]], x: Tensor, state: Tensor) -> Run:

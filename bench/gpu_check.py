@@ -96,7 +96,7 @@ class Check:
 @cache
 def sources() -> str:
     """A hash of all that is measured, and of the bench."""
-    folders = [ROOT / name for name in ("crrl", "kernels", "csrc", "bench")]
+    folders = [ROOT / name for name in ("crrl", "kernels", "csrc", "bench", "examples")]
     files = sorted(path for folder in folders for path in folder.rglob("*") if path.suffix in SOURCES)
     return hashlib.sha256(b"\0".join(str(path).encode() + path.read_bytes() for path in files)).hexdigest()
 

@@ -37,9 +37,11 @@ def _rounded(values: Mapping[str, float | None]) -> dict[str, float | None]:
 
 
 def as_markdown(machine: dict[str, Any], peaks: dict[str, float], rows: Sequence[Row]) -> str:
-    """The headline rows, then a table for each group, then who was absent and why."""
+    """Where others are faster, the headline rows, a table for each group, then who was absent and why."""
     timed = [row for row in rows if row.calls_ms]
     parts = [INTRODUCTION, _machine_table(machine, peaks)]
+    if lost := [row for row in timed if (row.times_as_fast(row.best_peer()) or 1) < 1]:
+        parts += ["## Where others are faster", _lost(lost)]
     if bars := [row for row in timed if row.bar]:
         parts += ["## Headlines", _headlines(bars, peaks), "![times as fast as the best peer](cpu.svg)"]
     for group in dict.fromkeys(row.group for row in timed):
@@ -74,6 +76,14 @@ def _machine_table(machine: dict[str, Any], peaks: dict[str, float]) -> str:
     return table(
         ["machine", ""], [[str(key), "not installed" if value is None else str(value)] for key, value in facts]
     )
+
+
+def _lost(rows: Sequence[Row]) -> str:
+    """The rows in which a peer is faster, the worst first."""
+    lines = []
+    for row in sorted(rows, key=lambda row: row.times_as_fast(row.best_peer()) or 1):
+        lines.append([f"{row.group}: {row.title}", f"{row.median_ms()[row.ours()]:.2f}", _best(row, row.best_peer())])
+    return table(["", "crrl, ms", "best peer, crrl is"], lines)
 
 
 def _headlines(rows: Sequence[Row], peaks: dict[str, float]) -> str:

@@ -28,7 +28,7 @@ def row(**changes: object) -> Row:
         "bar": "torch",
         "calls_ms": {"crrl": [10.0, 20.0, 90.0], "torch": [30.0], "other": [16.0]},
     }
-    return Row("GRU", "a < b", **{**settings, **changes})  # type: ignore[arg-type]
+    return Row("GRU", **{"title": "a < b", **settings, **changes})  # type: ignore[arg-type]
 
 
 def test_flops_are_those_of_the_matrix_products_on_valid_frames() -> None:
@@ -114,6 +114,13 @@ def test_the_report_says_it_all(tmp_path: Path) -> None:
     for said in ("**1.50×**", "other 0.80×", "| openvino | not installed |", "crrl: result 0 is off", "inference only"):
         assert said in text
     assert len(ElementTree.parse(tmp_path / "cpu.svg").getroot()) == 3 + 3 * 2
+
+
+def test_the_report_begins_with_the_rows_in_which_others_are_faster(tmp_path: Path) -> None:
+    rows = [row(calls_ms={"crrl": [20.0], "torch": [peer]}, title=f"of {peer}") for peer in (19.0, 10.0, 21.0)]
+    report.write(tmp_path, {}, PEAKS, rows)
+    lost = (tmp_path / "cpu.md").read_text().partition("## Where others are faster")[2].partition("## Headlines")[0]
+    assert [line.split(" | ")[0] for line in lost.strip().splitlines()[2:]] == ["| GRU: of 10.0", "| GRU: of 19.0"]
 
 
 @pytest.mark.parametrize(("status", "kept"), [(0, True), (1, False), (2, False)])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -20,6 +22,7 @@ pytest.importorskip("tensorboard", reason="tensorboard is not installed")
 
 from crrl import SkeletonEncoder, evaluate, prepare, train
 from crrl.files import read_json
+from crrl.reporting import motion
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 STANDING = np.array(
@@ -115,6 +118,60 @@ def test_a_model_of_ones_own_gets_faster_layers(capsys: pytest.CaptureFixture[st
     assert len(differences) == 2
     assert max(differences) < 1e-4
     assert "gru: crrl.nn.GRU, " in said
+
+
+RUN_CELLS = """
+import json, sys, types
+import matplotlib
+matplotlib.use("Agg")
+try:
+    import IPython.display
+except ImportError:  # all that the cells take of it
+    sys.modules["IPython.display"] = types.SimpleNamespace(HTML=lambda page: page)
+names = {}
+for cell in json.load(open(sys.argv[1]))["cells"]:
+    if cell["cell_type"] == "code":
+        exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
+print()
+print(json.dumps({
+    "dots": [len(dots.get_offsets()) for dots in names["axes"].collections],
+    "classes": [int((names["clips"].labels[names["unseen"]] == label).sum()) for label in range(14)],
+    "legend": [text.get_text() for text in names["axes"].get_legend().get_texts()],
+    "names": list(names["clips"].class_names),
+    "frames": [len(names["clips"].clip(i)) for i in (names["unseen"][names["chosen"]], *names["nearest"])],
+    "page": names["page"].read_text(),
+}))
+"""
+"""The code cells of a notebook, one after the other, and what they have made."""
+
+
+def test_the_notebook_ends_in_a_map_and_moving_clips(tmp_path: Path) -> None:
+    for library in ("matplotlib", "sklearn", "jinja2"):
+        pytest.importorskip(library, reason=f"{library} is not installed")
+    path = EXAMPLES / "features.ipynb"
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", RUN_CELLS, str(path)]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"cml, 1-NN +\d+\.\d\n +random encoder, 1-NN +\d+\.\d\n +raw, 1-NN", done.stdout)
+    made = json.loads(done.stdout.splitlines()[-1])
+    assert made["dots"] == made["classes"]
+    assert sum(made["dots"]) == 336
+    assert made["legend"] == made["names"]
+    shown = json.loads(re.search(r'"lengths":(\[[^]]*\])', made["page"])[1])  # type: ignore[index]
+    assert shown == [min(frames, motion.MOST_FRAMES) for frames in made["frames"]]
+
+
+def test_the_notebook_is_kept_without_outputs() -> None:
+    notebook = read_json(EXAMPLES / "features.ipynb")
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
+    for cell in notebook["cells"]:
+        assert cell.keys() == {"cell_type", "id", "metadata", "source"} | (
+            {"execution_count", "outputs"} if cell["cell_type"] == "code" else set()
+        )
+        assert not cell.get("outputs")
+        assert cell.get("execution_count") is None
 
 
 class Recorded:

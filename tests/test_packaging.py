@@ -310,6 +310,7 @@ ORDER = ["sm_80", "sm_86", "sm_90", "sm_90a", "sm_100a", "sm_120", "compute_90"]
 
 def build_in_place(project: Project, home: Path, **env: str) -> subprocess.CompletedProcess[str]:
     standard = {"PYTHONPATH": str(project.stubs), "CRRL_CPU": "0", "CRRL_CUDA": "auto", "CUDA_HOME": str(home)}
+    standard["TORCH_CUDA_ARCH_LIST"] = ""
     return subprocess.run(
         [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
         cwd=project.root,

@@ -78,7 +78,7 @@ class GRU(nn.GRU):
         lengths = row_lengths(lengths)
         if lengths is not None and (x is not input or x.dim() != 3 or lengths.shape != self._state_shape(x)[1:2]):
             raise ValueError("lengths must be [B], one for each row of a padded batch")
-        if lengths is None and self.reverse and operators.gru_backend(x, self.hidden_size)[0] == "torch":
+        if lengths is None and self.reverse and self.backend(input)[0] == "torch":
             return super().forward(input, hx)
         weights = self._weights()
         if not self._fits(input, hx, weights):
@@ -135,14 +135,17 @@ class GRU(nn.GRU):
     def backend(self, input: Tensor | PackedSequence | None = None) -> tuple[str, str]:
         """The name of the backend that serves `input` (None: a tensor like the weights), and why.
 
-        It depends on the device and dtype of `input`, on autocast and on the policy (crrl.ops.use_backends).
+        It depends on the device and dtype of `input`, on autocast and on the policy (crrl.ops.use_backends), and where
+        that is auto on its rows and frames: torch's own GRU is faster for one frame with gradients, say.
 
         Raises:
             CrrlError: the policy forces a backend that cannot run.
         """
         if input is None:
             input = next(self.parameters())
-        return operators.gru_backend(input.data, self.hidden_size)
+        if isinstance(input, PackedSequence) or not self.reverse:
+            return operators.gru_backend(input.data, self.hidden_size)
+        return operators.gru_module_backend(input, self.hidden_size, self.batch_first)
 
     def stream(self) -> Stream:
         """This GRU for calls of a few frames each, the state carried by the caller, without gradient (see Stream)."""

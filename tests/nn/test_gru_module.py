@@ -14,6 +14,7 @@ from torch.nn.utils import parametrizations
 from crrl import ops
 from crrl.errors import CrrlError
 from crrl.nn import GRU, StepwiseBiGRU
+from crrl.ops import cpu
 
 Evaluate = Callable[..., list[Tensor]]
 
@@ -43,6 +44,42 @@ def test_a_state_dict_goes_both_ways(kind: type[GRU], bias: bool) -> None:
     ours.load_state_dict(theirs.state_dict(), strict=True)
     theirs.load_state_dict(ours.state_dict(), strict=True)
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+@pytest.mark.skipif(bool(cpu.missing), reason=str(cpu.missing))
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_torchs_own_serves_one_frame_with_gradients_and_two_of_a_large_layer(batch_first: bool) -> None:
+    def served(gru: GRU, rows: int, frames: int) -> str:
+        x = torch.randn(rows, frames, gru.input_size)
+        return gru.backend(x if batch_first else x.transpose(0, 1))[0]
+
+    small, large = GRU(3, 5, batch_first=batch_first), GRU(3, 512, batch_first=batch_first)
+    assert [served(small, 2, frames) for frames in (1, 2)] == ["torch", "cpu"]
+    assert [served(large, 32, frames) for frames in (1, 2, 3)] == ["torch", "torch", "cpu"]
+    assert served(large, 31, 2) == "cpu"
+    with torch.no_grad():
+        assert [served(small, 2, frames) for frames in (1, 2)] == ["cpu", "cpu"]
+        assert [served(large, 32, frames) for frames in (1, 2, 3)] == ["torch", "torch", "cpu"]
+    with ops.use_backends("gru_layer=cpu"):
+        assert (served(small, 2, 1), served(large, 32, 2)) == ("cpu", "cpu")
+
+
+@pytest.mark.skipif(bool(cpu.missing), reason=str(cpu.missing))
+@pytest.mark.parametrize("gradient", [False, True])
+def test_what_backend_says_is_what_serves(gradient: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def of_torch(*_: object) -> None:
+        raise AssertionError("torch's own")
+
+    monkeypatch.setattr(nn.GRU, "forward", of_torch)
+    gru = GRU(3, 512, batch_first=True)
+    with torch.set_grad_enabled(gradient):
+        for rows, frames in ((1, 1), (32, 1), (31, 2), (32, 2), (32, 3)):
+            x = torch.randn(rows, frames, 3)
+            if gru.backend(x)[0] == "torch":
+                with pytest.raises(AssertionError, match="torch's own"):
+                    gru(x)
+            else:
+                gru(x)
 
 
 def test_the_same_seed_initialises_the_same_weights() -> None:

@@ -61,7 +61,7 @@ def infer(
     Returns:
         y [B, T, D·H] or [T, B, D·H], and h_n [layers · D, B, H].
     """
-    if not _served_alone(x, hx):
+    if not _served_alone(x, hx) or _is_torchs(x, weights[0][1].shape[1], batch_first):
         return None
     try:
         return cpu.infer(x, hx, weights, directions, batch_first, reverse)
@@ -154,6 +154,30 @@ def gru_backend(x: Tensor, hidden: int | None = None) -> tuple[str, str]:
     hidden: H; None: whatever it is.
     """
     return _LAYER.served(_case(x, hidden))
+
+
+def gru_module_backend(x: Tensor, hidden: int, batch_first: bool) -> tuple[str, str]:
+    """`gru_backend` for all layers on x, [B, T, I] or [T, B, I] or of other shapes, every frame of it valid."""
+    if _is_torchs(x, hidden, batch_first) and is_free("gru_layer"):
+        return "torch", "torch's own GRU, which is faster where there are one or two frames in a call"
+    return gru_backend(x, hidden)
+
+
+LARGE = 1 << 14
+"""Rows by units from which on torch's matrix product gains more on one or two frames than our kernel saves."""
+
+
+def _is_torchs(x: Tensor, hidden: int, batch_first: bool) -> bool:
+    """Whether torch's own GRU is faster on a CPU: in one or two frames there is little for a kernel to save.
+
+    With gradients, for one frame, that is less than what an operator written in Python has around it.
+    """
+    if torch.compiler.is_compiling() or x.dim() != 3:
+        return False
+    rows, frames, _ = x.shape if batch_first else (x.shape[1], x.shape[0], 0)
+    if frames > 2 or x.device.type != "cpu" or precision.compute_dtype(x) != torch.float32:
+        return False
+    return rows * hidden >= LARGE or (frames == 1 and torch.is_grad_enabled())
 
 
 def _case(x: Tensor, hidden: int | None) -> Case:
