@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench.rows import Row
 from bench.timing import Contender
-from crrl.data import skeleton
+from crrl.data.readers import skeleton
 from crrl.ops import cpu
 
 FRAMES = 90

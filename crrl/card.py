@@ -9,6 +9,7 @@ from typing import Any
 
 from crrl.config import Config
 from crrl.data import Preprocessor
+from crrl.data.registry import NAMED_BY_FOLDER
 from crrl.errors import CrrlError
 from crrl.evaluation.protocols import BEST, RANDOM, RAW
 from crrl.files import read_bytes, read_json, write_file, write_text
@@ -77,7 +78,7 @@ def write_card(run: RunFolder) -> None:
 
 
 def _whole(config: Config, encoder: EncoderFile, table: str) -> str:
-    where = f" ({config.data.name})" if config.data and config.dataset in ("folder", "prepared") else ""
+    where = f" ({config.data.name})" if config.data and config.dataset in NAMED_BY_FOLDER else ""
     data = f"{config.dataset}{where}, split {config.split_name}"
     return CARD.format(
         title=f"{config.method} on {data}",

@@ -8,50 +8,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from crrl.data.preprocessing import Preprocessing
+from crrl.data.registry import PRESETS, Dataset
 from crrl.errors import CrrlError
-from crrl.facts import build
 from crrl.methods import METHODS, Method
 from crrl.models import FeatureKind
 
-Dataset = Literal["synthetic", "ntu60", "ntu120", "cmu", "pku-mmd", "nw-ucla", "folder", "prepared"]
 Recipe = Literal["paper", "tuned"]
 OptimizerName = Literal["sgd", "adam"]
 Schedule = Literal["constant", "steps", "steps-18", "one-cycle"]
 Switch = Literal["auto", "on", "off"]
 Precision = Literal["fp32", "bf16"]
-
-
-@dataclass(frozen=True)
-class DatasetFacts:
-    """What a data set's presets are made of.
-
-    Attributes:
-        split: the one to use where none is named.
-        view_joints: spine base, spine, left and right shoulder; None: not known, no view transform.
-        max_frames: frames kept of a longer clip (Section IV-B).
-        lr_cml, lr_ser: the paper's learning rates of step 1 and step 2; a data set that it lacks takes NW-UCLA's.
-    """
-
-    split: str
-    view_joints: tuple[int, int, int, int] | None
-    max_frames: int = 60
-    lr_cml: float = 0.01
-    lr_ser: float = 0.04
-
-
-KINECT_V2 = (0, 1, 4, 8)
-# Kinect v1 puts the spine of NW-UCLA a few centimetres above the hips, too near to tell a direction: the shoulder
-# centre takes its place. CMU's joints are the far ends of bones.
-DATASETS = {
-    "synthetic": DatasetFacts("cross-subject", KINECT_V2),
-    "ntu60": DatasetFacts("cross-subject", KINECT_V2, lr_cml=0.005, lr_ser=0.05),
-    "ntu120": DatasetFacts("cross-subject", KINECT_V2, lr_cml=0.001, lr_ser=0.05),
-    "cmu": DatasetFacts("fold-1", (0, 12, 17, 24), max_frames=100, lr_ser=0.01),
-    "pku-mmd": DatasetFacts("cross-subject", KINECT_V2),
-    "nw-ucla": DatasetFacts("cross-view", (0, 2, 4, 8), max_frames=50),
-    "folder": DatasetFacts("default", None),
-    "prepared": DatasetFacts("default", None),
-}
 
 
 MOST_UNITS, MOST = 1 << 20, 1 << 31
@@ -171,8 +137,7 @@ class Config:
     data: Path | None = None
     """Folder of the data set's files."""
     split: str | None = None
-    """Named split; None: cross-subject (synthetic, ntu60, ntu120, pku-mmd), cross-view (nw-ucla), fold-1 (cmu), default
-    (folder, prepared)."""
+    """Named split; None: cross-subject, or cross-view, fold-1 or default where the data set has no such split."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto: the GPU if there is one."""
     teacher: Path | None = None
@@ -192,12 +157,9 @@ class Config:
     takes: bool = False
     """Clips are tilted and stretched as well, cut, and played at another pace: other takes, drawn anew for each clip,
     encoder and step, and so recited but for turns and stretches. A teacher gives its mean over some of them."""
-    capture: Switch = "auto"
-    """On a GPU, with --fused, replay each step as one CUDA graph."""
-    compile_decoder: Switch = "auto"
-    """Compile the decoder and its loss by torch.compile; auto: with --fused on a GPU."""
-    checkpoint_every: int = 200
-    """Steps between checkpoints."""
+    compile: Switch = "auto"
+    """With --fused: compile the decoder and its loss by torch.compile, and on a GPU replay each step as one CUDA graph.
+    auto: on a GPU alone."""
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     cml: ContrastConfig = field(default_factory=ContrastConfig)
@@ -213,11 +175,10 @@ class Config:
         _require(self.batch_size > 0, f"batch_size is {self.batch_size}: at least 1 is needed")
         _require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}: it must not be negative")
         _require(
-            self.capture != "on" or self.fused, "capture needs --fused: the reference reads lengths from the device"
+            self.compile != "on" or self.fused, "compile needs --fused: the reference reads lengths from the device"
         )
         yaw = self.turn_yaw
         _require(yaw == "auto" or yaw >= 0, f"turn_yaw is {yaw}: it must be auto, or degrees and not negative")
-        _require(self.checkpoint_every > 0, f"checkpoint_every is {self.checkpoint_every}: at least 1 is needed")
         _require(
             self.teacher is None or len(METHODS[self.method]) > 1,
             f"a teacher serves methods of two phases, not {self.method}",
@@ -226,17 +187,8 @@ class Config:
     @property
     def split_name(self) -> str:
         """The split to use: `split`, or the data set's default."""
-        return self.split or DATASETS[self.dataset].split
+        return self.split or PRESETS[self.dataset].split
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> Config:
-        """The inverse of `to_dict`.
-
-        Raises:
-            CrrlError: a setting is unknown or missing, as in a configuration of another version, or none that may be.
-        """
-        return build(cls, value)

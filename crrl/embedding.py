@@ -16,9 +16,9 @@ from torch import Tensor
 from crrl.bars import counted
 from crrl.classifier import ClassifierFile, load_classifier
 from crrl.data import Clips, ClipTensors, Preprocessor
-from crrl.data.arrays import drop_scores
-from crrl.data.clip_files import BODIES
 from crrl.data.clips import FloatArray, IntArray, check_clip, check_shape, of_joints
+from crrl.data.readers.arrays import drop_scores
+from crrl.data.readers.clip_files import BODIES
 from crrl.errors import CrrlError
 from crrl.features import encode
 from crrl.files import explain_os_errors

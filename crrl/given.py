@@ -12,8 +12,8 @@ import numpy.typing as npt
 import tyro
 
 from crrl.bars import counted
-from crrl.data.clip_files import find_clip_files, read_clip_file
 from crrl.data.clips import IntArray
+from crrl.data.readers.clip_files import find_clip_files, read_clip_file
 from crrl.data.sources import load_raw
 from crrl.errors import CrrlError
 from crrl.files import refuse_inputs

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from crrl.data.packing import partial_folder, prepare_folder
+from crrl.data.registry import DATA_SETS, FORMATS
 from crrl.errors import Interrupted, run_command
 
 
@@ -16,9 +18,10 @@ from crrl.errors import Interrupted, run_command
 class PrepareOptions:
     """Read a data set's raw files once: clips in one memory-mapped form, a manifest with hashes, a report."""
 
-    source: tyro.conf.Positional[str]
-    """Data set (ntu60, ntu120, cmu, pku-mmd, nw-ucla, synthetic) or format (folder, bvh, ctr-gcn, st-gcn, pyskl,
-    coco, openpose, mediapipe)."""
+    source: Annotated[
+        tyro.conf.Positional[str],
+        tyro.conf.arg(help=f"Data set ({', '.join(DATA_SETS)}) or format ({', '.join(FORMATS)})."),
+    ]
     out: Path
     """Folder to make; train from it by --dataset SOURCE --data FOLDER (of a format: as what it holds)."""
     data: Path | None = None
@@ -28,7 +31,7 @@ class PrepareOptions:
     skip_damaged: bool = False
     """Drop damaged files and report each with the reason, instead of refusing all."""
     workers: int = 0
-    """Processes that read NTU, cmu, pku-mmd, bvh, coco, openpose and mediapipe; 0: one for each core."""
+    """Processes that read, of sources that several can read (docs/data.md); 0: one for each core."""
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from crrl.config import DATASETS, Config, ContrastConfig, Dataset, Recipe, ReconstructionConfig
+from crrl.config import Config, ContrastConfig, Recipe, ReconstructionConfig
 from crrl.data.preprocessing import Preprocessing
+from crrl.data.registry import PRESETS, Dataset
 
 TUNED: Mapping[str, Any] = {
     "drop_last": False,
@@ -42,7 +43,7 @@ def preset(dataset: Dataset = "synthetic", recipe: Recipe = "paper") -> Config:
     `paper` has optimizer, schedule and sizes of Section IV-B. Both apply the view transform wherever the joints that it
     needs are known, though the paper names it for NTU alone.
     """
-    facts = DATASETS[dataset]
+    facts = PRESETS[dataset]
     paper = Config(
         dataset=dataset,
         preprocessing=Preprocessing(facts.max_frames, view_joints=facts.view_joints),

@@ -10,7 +10,8 @@ from typing import Literal
 
 import tyro
 
-from crrl.config import Dataset, Precision, Recipe
+from crrl.config import Precision, Recipe
+from crrl.data.registry import Dataset
 from crrl.errors import CrrlError, Interrupted, run_command
 from crrl.reproduction import TARGETS, Campaign, Settings, TargetName, make_plan, write_page
 

@@ -16,10 +16,10 @@ import tyro
 
 from crrl import ops
 from crrl.card import write_card
-from crrl.config import Config, Dataset, Recipe
+from crrl.config import Config, Recipe
 from crrl.data import Prepared, prepare
 from crrl.data.clips import warn_of_classes
-from crrl.data.sources import FORMATS
+from crrl.data.registry import FORMATS, NAMED_BY_FOLDER, PRESETS, Dataset
 from crrl.device import choose_device
 from crrl.errors import CrrlError, Interrupted, command, environment_number, run_command
 from crrl.evaluate import evaluate
@@ -31,8 +31,9 @@ from crrl.training import Trainer, fast_paths
 from crrl.training.progress import log_outcome
 from crrl.training.ranks import Ranks, connect
 
+_NAMED = ", ".join(name for name in PRESETS if name not in {"synthetic", *NAMED_BY_FOLDER})
 FIRST = {
-    "dataset": "synthetic (embedded), nw-ucla, ntu60, ntu120, cmu, pku-mmd, prepared, or folder: your own clips",
+    "dataset": f"synthetic (embedded), {_NAMED}, prepared, or folder: your own clips",
     "data": "folder of the data set's files, else $CRRL_DATA",
     "out": "run folder to make, else runs/DATASET-TIME",
     "resume": "run folder to go on with, in place of all else",
@@ -155,7 +156,7 @@ def open_run(options: TrainOptions) -> tuple[RunFolder, Config]:
 
 def new_folder(config: Config) -> Path:
     """runs/DATASET-TIME; of clips of the user's own, the name of their folder."""
-    own = config.dataset in ("folder", "prepared") and config.data is not None
+    own = config.dataset in NAMED_BY_FOLDER and config.data is not None
     name = config.data.absolute().name if own and config.data else config.dataset
     return Path("runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
 

@@ -14,9 +14,9 @@ import tyro
 
 from crrl.bars import counted
 from crrl.data import Clips
-from crrl.data.clip_files import find_clip_files, read_body
 from crrl.data.clips import FloatArray
 from crrl.data.preprocessing import absent_joints
+from crrl.data.readers.clip_files import find_clip_files, read_body
 from crrl.data.skeletons import Skeleton, skeleton_of, up_of
 from crrl.data.sources import load_raw
 from crrl.errors import CrrlError, run_command

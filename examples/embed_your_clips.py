@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import tyro
+from crrl.data.clip_files import find_clip_files, read_clip_file
 
 import crrl
-from crrl.data.clip_files import find_clip_files, read_clip_file
 from crrl.errors import CrrlError, run_command
 
 

@@ -89,13 +89,7 @@ def launch_sizes(batch: int, keys: int, channels: int, exact: bool) -> Launch:
 
 
 def info_nce(
-    q: Tensor,
-    k: Tensor,
-    queue: Tensor,
-    temperature: float,
-    *,
-    pointer: Tensor | None = None,
-    entering: Tensor | None = None,
+    q: Tensor, k: Tensor, queue: Tensor, temperature: float, pointer: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Eq. 6 as crrl.reference.contrast.info_nce, its gradient and, with `pointer`, crrl.reference.contrast.enqueue.
 
@@ -103,32 +97,28 @@ def info_nce(
         q: [B, D] queries, L2-normalised here. k: [B, D] and queue: [K, D], L2-normalised. Each float32, bfloat16 or
             float16, any strides; the arithmetic is float32.
         temperature: τ.
-        pointer: int64 scalar, in 0..K − 1: the oldest entry of the queue. With it `entering` replaces the oldest keys
-            after the last read of them, and the pointer moves on.
-        entering: [N, D], default k; may share its memory with k, not with the queue.
+        pointer: int64 scalar, in 0..K − 1: the oldest entry of the queue. With it k, which shares no memory with the
+            queue, replaces the oldest keys after the last read of them, and the pointer moves on.
 
     Returns:
         loss, a float32 scalar; dq [B, D], its gradient by q, in q's dtype.
 
     Raises:
-        ValueError: a tensor has another shape, dtype or device, or `entering` comes without `pointer`.
+        ValueError: a tensor has another shape, dtype or device.
     """
-    _check(q, k, queue, pointer, entering)
-    entering = k if entering is None else entering
+    _check(q, k, queue, pointer)
     loss, dq = q.new_empty((), dtype=torch.float32), q.new_empty(q.shape)
     sizes = launch_sizes(len(q), len(queue), q.shape[1], queue.dtype == torch.float32)
     launch = _launch_splits if sizes.splits else _launch_rows
     with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]
-        launch(sizes, q, k, queue, entering, pointer, 1 / temperature, loss, dq)
+        launch(sizes, q, k, queue, pointer, 1 / temperature, loss, dq)
     return loss, dq
 
 
-def _check(q: Tensor, k: Tensor, queue: Tensor, pointer: Tensor | None, entering: Tensor | None) -> None:
+def _check(q: Tensor, k: Tensor, queue: Tensor, pointer: Tensor | None) -> None:
     require(q.dim() == 2 and q.numel() > 0, f"q: expected [B, D], got {list(q.shape)}")
     require(k.shape == q.shape, f"k: expected {list(q.shape)} as q, got {list(k.shape)}")
-    require(entering is None or pointer is not None, "entering: needs a pointer to say where")
-    matrices = {"q": q, "k": k, "queue": queue} | ({} if entering is None else {"entering": entering})
-    for name, matrix in matrices.items():
+    for name, matrix in {"q": q, "k": k, "queue": queue}.items():
         fits = matrix.dim() == 2 and matrix.shape[1] == q.shape[1] and len(matrix) > 0
         require(fits, f"{name}: expected [rows, {q.shape[1]}], got {list(matrix.shape)}")
         require(matrix.dtype in FLOATS, f"{name}: expected float32, bfloat16 or float16, got {matrix.dtype}")
@@ -144,7 +134,6 @@ def _launch_rows(
     q: Tensor,
     k: Tensor,
     queue: Tensor,
-    entering: Tensor,
     pointer: Tensor | None,
     scale: float,
     loss: Tensor,
@@ -157,10 +146,10 @@ def _launch_rows(
         q, k, queue, pointer, start, losses, dq, *q.stride(), *k.stride(), *queue.stride(),
         scale, batch, *queue.shape, sizes.keys, sizes.columns, num_warps=sizes.warps,
     )  # fmt: skip
-    enqueued = 0 if pointer is None else triton.cdiv(min(len(entering), len(queue)), ENQUEUED_ROWS)
+    enqueued = 0 if pointer is None else triton.cdiv(min(batch, len(queue)), ENQUEUED_ROWS)
     close_kernel[(1 + enqueued,)](
-        queue, entering, pointer, start, losses, loss, *queue.stride(), *entering.stride(), batch, *queue.shape,
-        len(entering), triton.next_power_of_2(batch), min(512, sizes.columns), ENQUEUED_ROWS, num_warps=8,
+        queue, k, pointer, start, losses, loss, *queue.stride(), *k.stride(), batch, *queue.shape,
+        batch, triton.next_power_of_2(batch), min(512, sizes.columns), ENQUEUED_ROWS, num_warps=8,
     )  # fmt: skip
 
 
@@ -169,7 +158,6 @@ def _launch_splits(
     q: Tensor,
     k: Tensor,
     queue: Tensor,
-    entering: Tensor,
     pointer: Tensor | None,
     scale: float,
     loss: Tensor,
@@ -186,10 +174,10 @@ def _launch_splits(
         sizes.rows, sizes.keys, sizes.depth, sizes.columns, num_warps=sizes.warps,
     )  # fmt: skip
     column_blocks = triton.cdiv(channels, COMBINED_COLUMNS)
-    enqueued = 0 if pointer is None else triton.cdiv(min(len(entering), len(queue)), ENQUEUED_ROWS)
+    enqueued = 0 if pointer is None else triton.cdiv(min(batch, len(queue)), ENQUEUED_ROWS)
     finish_kernel[(batch * column_blocks + 1 + enqueued,)](
-        q, k, queue, entering, pointer, start, sums, statistics, loss, dq,
-        *q.stride(), *k.stride(), *queue.stride(), *entering.stride(),
-        scale, splits, batch, *queue.shape, len(entering), column_blocks,
+        q, k, queue, k, pointer, start, sums, statistics, loss, dq,
+        *q.stride(), *k.stride(), *queue.stride(), *k.stride(),
+        scale, splits, batch, *queue.shape, batch, column_blocks,
         triton.next_power_of_2(splits), COMBINED_ROWS, COMBINED_COLUMNS, ENQUEUED_ROWS,
     )  # fmt: skip

@@ -23,6 +23,7 @@ from crrl.classifier import Classifier, save_classifier
 from crrl.data import Clips, Prepared, Preprocessing, Preprocessor
 from crrl.exporting.agreement import run_torch
 from crrl.exporting.torch_program import ABOUT, Exported, torch_program
+from crrl.facts import build
 from crrl.models import Encoder, FeatureExtractor, FeatureKind
 from crrl.runs import RunFolder, load_encoder, save_encoder
 
@@ -181,7 +182,7 @@ def test_a_program_that_needs_crrl_is_refused(run: Path) -> None:
 
 def check_about(about: dict[str, Any], run: Path) -> None:
     file = load_encoder(run / "encoder.safetensors")
-    assert Preprocessor.from_dict(about["preprocessing"]) == file.preprocessor
+    assert build(Preprocessor, about["preprocessing"]) == file.preprocessor
     assert tuple(about["class_names"]) == CLASSES
     assert (about["features"], about["classifier"], about["method"]) == ("tuned", "linear", "cml")
     assert (about["encoder_sha256"], about["data"]) == (file.digest, "any")

@@ -52,6 +52,11 @@ ALLOWED = {
 STANDARD = {"crrl", "__future__", "collections", "dataclasses", "typing"}
 """What kernels and reference may import beside torch and triton."""
 
+BENEATH_READERS = {"naming", "clips", "folds", "chunks", "parallel", "prepared"}
+"""What readers may import of data/; it imports no reader."""
+ABOVE_READERS = {"registry", "sources"}
+"""What else of data/ imports readers: the table, and whoever looks for a user's own clips."""
+
 COMMANDS = {"view", "prepare", "train", "evaluate", "predict", "embed", "export", "report", "reproduce", "doctor"}
 COMMANDS |= {"__main__", "__init__"}
 
@@ -86,6 +91,17 @@ def test_imports_follow_the_arrows(path: Path) -> None:
         return
     rooms = {name.split(".")[1] for name in imported(path) if name.startswith("crrl.")}
     assert rooms <= ALLOWED[room(path)] | {room(path)}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("data/**/[!_]*.py")), ids=lambda path: path.stem)
+def test_readers_know_clips_and_hardly_anybody_of_data_knows_readers(path: Path) -> None:
+    data = {name.split(".")[2] for name in imported(path) if name.startswith("crrl.data.")}
+    if path.parent.name == "readers":
+        assert data <= BENEATH_READERS | {"readers"}
+    elif path.stem in BENEATH_READERS:
+        assert data <= BENEATH_READERS
+    else:
+        assert "readers" not in data or path.stem in ABOVE_READERS
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -84,7 +84,7 @@ class Crrl:
         self.phase = Phase(spec, self.module, Ranks(), teacher, velocity_scale=config.cml.velocity_scale)
         self.taught = None if teacher is None else teacher.features(tensors.batch(torch.arange(12)))
         schedule = Schedule(
-            12, 1, BATCH, True, settings.optimizer, settings.lr[number], "constant", config.weight_decay, 9, 0
+            12, 1, BATCH, True, settings.optimizer, settings.lr[number], "constant", config.weight_decay, 0
         )
         self.optimizer = schedule.make_optimizer(self.phase)
         self.step = Step(self.phase, self.optimizer, tensors, schedule.rates(self.optimizer).float(), Ranks())

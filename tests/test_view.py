@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crrl.data import synthetic
+from crrl.data.readers import synthetic
 from crrl.errors import CrrlError
 
 pytest.importorskip("tyro", reason="tyro is not installed")

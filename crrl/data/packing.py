@@ -26,7 +26,8 @@ from crrl.data.integrity import Inputs
 from crrl.data.manifest import dropped_lines, manifest_of, summary_of
 from crrl.data.parallel import use_workers
 from crrl.data.prepared import MANIFEST, digest, digest_of
-from crrl.data.sources import SOURCES, ClipFiles, Source, data_root
+from crrl.data.registry import SOURCES, ClipFiles, Source
+from crrl.data.sources import data_root
 from crrl.errors import CrrlError
 from crrl.files import content_hash, explain_os_errors, move_folder, read_bytes, sweep, work_folder, write_json
 

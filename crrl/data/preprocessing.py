@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from crrl.data.clips import FloatArray, IntArray
 from crrl.errors import CrrlError
-from crrl.facts import build
 
 CHUNK_FRAMES = 1 << 17
 MOST_FRAMES = 1 << 31
@@ -57,15 +56,6 @@ class Preprocessor:
             raise CrrlError(f"num_joints is {self.num_joints}: at least 1 is needed")
         if (view := self.steps.view_joints) and not 0 <= min(view) <= max(view) < self.num_joints:
             raise CrrlError(f"view_joints {view} do not fit skeletons of {self.num_joints} joints")
-
-    @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> Preprocessor:
-        """The inverse of `to_dict`.
-
-        Raises:
-            CrrlError: a value is unknown, missing or none that may be.
-        """
-        return build(cls, value)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -5,39 +5,21 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 import time
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 
-from crrl.data import (
-    bvh,
-    cmu,
-    coco,
-    ctr_gcn,
-    folder,
-    mediapipe,
-    ntu,
-    nw_ucla,
-    openpose,
-    pku_mmd,
-    prepared,
-    preprocessing,
-    pyskl,
-    st_gcn,
-    synthetic,
-)
+from crrl.data import prepared, preprocessing, registry
 from crrl.data.clips import ARRAYS, Clips, FloatArray, IntArray, write_frames
 from crrl.data.integrity import Inputs, damage, seal
 from crrl.data.preprocessing import Preprocessing, Preprocessor
+from crrl.data.readers import folder
+from crrl.data.registry import FORMATS, SOURCES, Source
 from crrl.errors import CrrlError, command
 from crrl.facts import read_facts
 from crrl.files import (
@@ -49,89 +31,6 @@ from crrl.files import (
     write_folder,
     write_json,
 )
-
-
-@dataclass(frozen=True)
-class ClipFiles:
-    """How a data set is read of which each file is a clip: apart, so many at once, and too large to be read twice.
-
-    Attributes:
-        read: a file's content to float32 [T, J, 3] (T is 0 where it shows nothing) and how much was left out of it, by
-            reason. Raises ValueError, "line N: what is wrong there".
-        join: frames float32 [ΣT, J, 3], offsets int64 [N + 1] and the files' stems to clips with labels and splits.
-        missing_names: the clips that a list of clips to leave out names.
-        official: clips on each side of each split, as the field counts them.
-    """
-
-    read: Callable[[bytes], tuple[FloatArray, Counter[str]]]
-    join: Callable[[FloatArray, IntArray, Sequence[str]], Clips]
-    missing_names: Callable[[Path], list[str]]
-    official: dict[str, dict[str, int]]
-
-
-@dataclass(frozen=True)
-class Source:
-    """How one data set is read.
-
-    Attributes:
-        code: the module that reads it, with what that imports.
-        find_files: the files of the data set below a folder. load: reads them; None: `clip_files` says how.
-        joints: how many its skeletons may have; empty: any number.
-        one_file: it is one file, which `find_files` takes as well, in place of its folder.
-    """
-
-    code: ModuleType
-    find_files: Callable[[Path], list[Path]]
-    load: Callable[[list[Path]], Clips] | None = None
-    clip_files: ClipFiles | None = None
-    joints: tuple[int, ...] = ()
-    one_file: bool = False
-
-    def code_parts(self) -> Iterator[bytes]:
-        """The code that reads it, to be hashed."""
-        for name in sorted(_with_imports(self.code.__name__)):
-            yield Path(str(sys.modules[name].__file__)).read_bytes()
-
-
-def _with_imports(name: str, known: frozenset[str] = frozenset()) -> frozenset[str]:
-    """The module `name` and all of crrl.data that it takes anything from, by name."""
-    known |= {name}
-    for value in vars(sys.modules[name]).values():
-        other = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-        if isinstance(other, str) and other.startswith("crrl.data.") and other not in known:
-            known = _with_imports(other, known)
-    return known
-
-
-def _ntu(edition: ntu.Edition) -> Source:
-    files = ClipFiles(ntu.read, edition.join, ntu.missing_names, edition.official)
-    return Source(ntu, edition.find_files, clip_files=files, joints=(25, 50))
-
-
-def _whole(module: Any, *joints: int, one_file: bool = False) -> Source:
-    return Source(module, module.find_files, module.load, joints=joints, one_file=one_file)
-
-
-SOURCES = {
-    "synthetic": Source(synthetic, lambda root: [], lambda files: synthetic.generate()),
-    "ntu60": _ntu(ntu.NTU60),
-    "ntu120": _ntu(ntu.NTU120),
-    "cmu": _whole(cmu, 31),
-    "pku-mmd": _whole(pku_mmd, 25, 50),
-    "nw-ucla": _whole(nw_ucla, 20),
-    "folder": _whole(folder),
-    "bvh": _whole(bvh),
-    "ctr-gcn": _whole(ctr_gcn, one_file=True),
-    "st-gcn": _whole(st_gcn),
-    "pyskl": _whole(pyskl, one_file=True),
-    "coco": _whole(coco),
-    "openpose": _whole(openpose),
-    "mediapipe": _whole(mediapipe),
-    "prepared": _whole(prepared),
-}
-
-FORMATS = {"folder", "bvh", "ctr-gcn", "st-gcn", "pyskl", "coco", "openpose", "mediapipe"}
-"""Sources that say how files are written, not whose skeletons they hold: prepared, they serve as any data set."""
 
 CACHED = {*(f"{name}.npy" for name in ARRAYS), "meta.json", "prepared.json"}
 """The files of a prepared set in the cache, beside their hashes."""
@@ -271,7 +170,7 @@ def _key(source: Source, inputs: Inputs, steps: Preprocessing) -> str:
     def parts() -> Iterator[bytes | str]:
         yield json.dumps(asdict(steps), sort_keys=True)
         yield from source.code_parts()
-        yield from (Path(str(file)).read_bytes() for file in (preprocessing.__file__, __file__))
+        yield from (Path(str(file)).read_bytes() for file in (preprocessing.__file__, registry.__file__, __file__))
         root = os.path.commonpath([path.parent for path in inputs.digests]) if inputs.digests else ""
         for path, digest in inputs.digests.items():  # the names of clips that no labels.csv lists are their paths
             yield from (os.path.relpath(path, root), digest)

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from crrl.bars import bar
 from crrl.classifier import Classifier, ClassifierProtocol, load_classifier, save_classifier
-from crrl.config import DATASETS, Config, Dataset, Recipe
+from crrl.config import Config, Recipe
 from crrl.data import Clips, ClipTensors, Prepared, prepare
 from crrl.data.augmentation import choose_yaw
+from crrl.data.registry import NAMED_BY_FOLDER, PRESETS, Dataset
 from crrl.data.sources import data_root
 from crrl.errors import CrrlError, command
 from crrl.evaluation import frozen
@@ -50,8 +51,6 @@ RANDOM, RAW = "random encoder", "raw"
 """What stands beside the run's encoder: one that was not trained, and the clips' coordinates (crrl.features.raw)."""
 LAST, BEST = "last epoch", "best epoch on test"
 """Rows of what is trained by epochs: the headline, and what is often published, chosen by the test clips themselves."""
-NAMED_BY_FOLDER = ("folder", "prepared")
-"""Data sets that are other clips in another folder."""
 
 Rows = dict[str, dict[str, list[float]]]
 """{row: {test set: percent, one value for each draw of labels}}."""
@@ -162,7 +161,7 @@ class Target:
     def of(cls, options: EvaluateOptions, config: Config) -> Target:
         if options.dataset is None or options.dataset == config.dataset:
             return cls(config.dataset, options.split or config.split_name, options.data or config.data)
-        return cls(options.dataset, options.split or DATASETS[options.dataset].split, options.data)
+        return cls(options.dataset, options.split or PRESETS[options.dataset].split, options.data)
 
     @property
     def folder(self) -> Path | None:

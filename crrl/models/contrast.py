@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from crrl import ops
 from crrl.models.layers import Encoder, MLPHead
 from crrl.nn import run_together
-from crrl.optim import Follow, flatten
+from crrl.optim import Follow
 from crrl.reference.contrast import enqueue
 from crrl.reference.motion import temporal_average
 
@@ -44,20 +44,9 @@ class ContrastiveMotionLearner(nn.Module):
         self.register_buffer("queue", F.normalize(torch.randn(queue_size, encoder.features), dim=1))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
 
-    def update_keys(self) -> None:
-        """Eq. 5, for the key encoder and the key MLP with their own momenta.
-
-        Who trains by crrl.optim gives `follow` to the optimizer instead, which then does it in its own pass.
-        """
-        queries = flatten([*self.query_encoder.parameters(), *self.query_mlp.parameters()])
-        (encoder, momentum_encoder), (mlp, momentum_mlp) = self.follow
-        keys = flatten([*encoder, *mlp])
-        boundary = sum(parameter.numel() for parameter in encoder)
-        ops.ema_update(keys, queries, boundary, momentum_encoder, momentum_mlp)
-
     @property
     def follow(self) -> Follow:
-        """What follows the query encoder and MLP by Eq. 5, and with which momenta."""
+        """What follows the query encoder and MLP by Eq. 5 in the optimizer's own pass, and with which momenta."""
         return [
             (list(self.key_encoder.parameters()), self.momentum_encoder),
             (list(self.key_mlp.parameters()), self.momentum_mlp),
@@ -93,11 +82,6 @@ class ContrastiveMotionLearner(nn.Module):
         if enqueue:
             return ops.info_nce_enqueue(q, keys, self.queue, self.pointer, self.temperature)
         return ops.info_nce(q, keys, self.queue, self.temperature)
-
-    def forward(self, x: Tensor, v: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of Eq. 6 (a scalar) of x and v [B, T, J·3] and the keys [B, D], which `enqueue` takes after it."""
-        h, keys = self.encode(x, v, lengths)
-        return self.loss(temporal_average(h, lengths), keys), keys
 
     def enqueue(self, keys: Tensor) -> None:
         """Put `keys` [B, D] in place of the oldest (Algorithm 1, lines 17 and 18)."""

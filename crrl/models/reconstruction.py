@@ -36,10 +36,6 @@ class Decoder(nn.Module):
         states, _ = self.gru.unroll(hints, frames, lengths=lengths)
         return states
 
-    def forward(self, hints: Tensor, lengths: Tensor, frames: int) -> Tensor:
-        """Sequences [B, frames, J·3] from hints [B, features]; row b is meant for its first lengths[b] frames."""
-        return self.output(self.unroll(hints, lengths, frames))  # type: ignore[no-any-return]
-
 
 class SequenceReconstructor(nn.Module):
     """Encoder and decoder; the decoder recites the clip forwardly and reversely, or in one of these directions alone.
@@ -113,11 +109,6 @@ class SequenceReconstructor(nn.Module):
             if self.decoder.gru.backend(h)[0] in ("torch", "reference"):
                 return _compiled(_loss_of_states)(self, x, self.decode(h, lengths), lengths)
             return _compiled(_loss_of_hints)(self, x, h, lengths)
-
-    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """L_r (Eq. 1), a scalar, and the hidden states h [B, T, D], for x [B, T, J·3]."""
-        h = self.encoder(x, lengths)
-        return self.loss_r(x, h, lengths), h
 
 
 def _loss_of_states(model: SequenceReconstructor, x: Tensor, states: Tensor, lengths: Tensor) -> Tensor:

@@ -26,21 +26,17 @@ def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
     return cast(Tensor, run(q.to(dtype), k.to(dtype), queue, temperature))
 
 
-def info_nce_enqueue(
-    q: Tensor, k: Tensor, queue: Tensor, pointer: Tensor, temperature: float, entering: Tensor | None = None
-) -> Tensor:
-    """`info_nce` by the backend chosen for it; within the call, after the loss, keys enter the queue.
+def info_nce_enqueue(q: Tensor, k: Tensor, queue: Tensor, pointer: Tensor, temperature: float) -> Tensor:
+    """`info_nce` by the backend chosen for it; within the call, after the loss, the keys k enter the queue.
 
     Args:
-        q, k, temperature: as for info_nce. queue: the same, changed in place. pointer: int64 [], the place of the
-            oldest key in the ring, moved on. entering: [N, D] keys that replace the oldest (of more than K the last K);
-            None: k.
+        q, k, temperature: as for info_nce; k replaces the oldest keys (of more than K the last K). queue: the same,
+            changed in place. pointer: int64 [], the place of the oldest key in the ring, moved on.
     """
     dtype = torch.promote_types(q.dtype, queue.dtype)
     reference = _INFO_NCE.served(_case(q, queue))[0] == "reference"
     run = contrast.info_nce_enqueue if reference else _enqueued
-    entering = (k if entering is None else entering).to(queue.dtype)
-    return run(q.to(dtype), k.to(dtype), queue, pointer, temperature, entering)
+    return run(q.to(dtype), k.to(dtype), queue, pointer, temperature)
 
 
 def _case(q: Tensor, queue: Tensor) -> Case:
@@ -57,39 +53,22 @@ def _cpu(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> tuple[Tenso
     return _on_cpu(q, k, queue.contiguous(), temperature)
 
 
-def _cpu_enqueue(
-    q: Tensor, k: Tensor, queue: Tensor, pointer: Tensor, entering: Tensor | None, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """The same, and `entering` (None: k) in place of the oldest keys of the queue, which must be contiguous.
+def _cpu_enqueue(q: Tensor, k: Tensor, queue: Tensor, pointer: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """The same, and k in place of the oldest keys of the queue, which must be contiguous.
 
     Raises:
         ValueError: as info_nce; or pointer is not one int64.
     """
-    return _on_cpu(q, k, queue, temperature, pointer, (k if entering is None else entering).contiguous())
+    return _on_cpu(q, k, queue, temperature, pointer)
 
 
 def _on_cpu(
-    q: Tensor,
-    k: Tensor,
-    queue: Tensor,
-    temperature: float,
-    pointer: Tensor | None = None,
-    entering: Tensor | None = None,
+    q: Tensor, k: Tensor, queue: Tensor, temperature: float, pointer: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    q = q.contiguous()
+    q, k = q.contiguous(), k.contiguous()
     loss, dq = q.new_empty(()), q.new_empty(q.shape)
-    cpu.native.info_nce(
-        q,
-        k.contiguous(),
-        queue,
-        temperature,
-        loss,
-        dq,
-        pointer,
-        entering,
-        torch.get_num_threads(),
-        cpu.forced(),
-    )
+    threads, isa = torch.get_num_threads(), cpu.forced()
+    cpu.native.info_nce(q, k, queue, temperature, loss, dq, pointer, None if pointer is None else k, threads, isa)
     return loss, dq
 
 
@@ -99,12 +78,10 @@ def _triton(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> tuple[Te
     return infonce.info_nce(q, k, queue, temperature)
 
 
-def _triton_enqueue(
-    q: Tensor, k: Tensor, queue: Tensor, pointer: Tensor, entering: Tensor | None, temperature: float
-) -> tuple[Tensor, Tensor]:
+def _triton_enqueue(q: Tensor, k: Tensor, queue: Tensor, pointer: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     from crrl.kernels import infonce
 
-    return infonce.info_nce(q, k, queue, temperature, pointer=pointer, entering=entering)
+    return infonce.info_nce(q, k, queue, temperature, pointer)
 
 
 _LOSS = "-> (Tensor loss, Tensor dq)"
@@ -123,9 +100,9 @@ info_nce_enqueue_op = torch.library.custom_op(
     _cpu_enqueue,
     mutates_args=("queue", "pointer"),
     device_types="cpu",
-    schema=f"(Tensor q, Tensor k, Tensor(a!) queue, Tensor(b!) pointer, Tensor? entering, float temperature) {_LOSS}",
+    schema=f"(Tensor q, Tensor k, Tensor(a!) queue, Tensor(b!) pointer, float temperature) {_LOSS}",
 )
-"""The same; then `entering` ([N, D], None: k) replaces the oldest keys. pointer: int64 [], where the oldest key is."""
+"""The same; then k replaces the oldest keys. pointer: int64 [], where the oldest key is."""
 
 info_nce_op.register_kernel("cuda")(_triton)
 info_nce_enqueue_op.register_kernel("cuda")(_triton_enqueue)
@@ -136,11 +113,9 @@ def _differentiable(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> 
     return cast(Tensor, info_nce_op(q, k, queue, temperature)[0])
 
 
-def _enqueued(
-    q: Tensor, k: Tensor, queue: Tensor, pointer: Tensor, temperature: float, entering: Tensor | None = None
-) -> Tensor:
+def _enqueued(q: Tensor, k: Tensor, queue: Tensor, pointer: Tensor, temperature: float) -> Tensor:
     """The loss of crrl::info_nce_enqueue, float32 [], differentiable in q, once."""
-    loss, dq = info_nce_enqueue_op(q.detach(), k.detach(), queue, pointer, entering, temperature)
+    loss, dq = info_nce_enqueue_op(q.detach(), k.detach(), queue, pointer, temperature)
     return cast(Tensor, _Gradient.apply(q, loss, dq))  # type: ignore[no-untyped-call]
 
 
@@ -166,7 +141,7 @@ def _info_nce_fake(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> t
 
 @info_nce_enqueue_op.register_fake
 def _info_nce_enqueue_fake(
-    q: Tensor, k: Tensor, queue: Tensor, pointer: Tensor, entering: Tensor | None, temperature: float
+    q: Tensor, k: Tensor, queue: Tensor, pointer: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
     return q.new_empty((), dtype=torch.float32), q.new_empty(q.shape)
 
@@ -213,7 +188,7 @@ def _fault_of(batch: int, keys: int, channels: int, dtype: torch.dtype, device: 
     contrast.enqueue(after, places[0], k)
     own, place = queue.to(device), places[1].to(device)
     with torch.no_grad():
-        made = [*_triton_enqueue(q.to(device), k.to(device), own, place, None, 0.1), own, place]
+        made = [*_triton_enqueue(q.to(device), k.to(device), own, place, 0.1), own, place]
     names = ["the loss", "dq", "the queue", "its pointer"]
     faults = (
         trust.differs(f"{name} with {keys} keys", got, want, TOLERANCE[dtype])

@@ -37,15 +37,13 @@ def enqueue(queue: Tensor, pointer: Tensor, keys: Tensor) -> None:
     pointer.copy_((pointer + len(keys)) % size)
 
 
-def info_nce_enqueue(
-    q: Tensor, k: Tensor, queue: Tensor, pointer: Tensor, temperature: float, entering: Tensor | None = None
-) -> Tensor:
-    """`info_nce`, and then `enqueue` of `entering` ([N, D]; None: of `k`), so that a loss never sees its own keys.
+def info_nce_enqueue(q: Tensor, k: Tensor, queue: Tensor, pointer: Tensor, temperature: float) -> Tensor:
+    """`info_nce`, and then `enqueue` of `k`, so that a loss never sees its own keys.
 
     The gradient stays right after the queue has changed: it is computed from the queue that the loss saw.
     """
     loss = info_nce(q, k, queue.clone(), temperature)
-    enqueue(queue, pointer, k if entering is None else entering)
+    enqueue(queue, pointer, k)
     return loss
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from crrl.data.registry import PRESETS
 from crrl.methods import Method
 
 Protocol = Literal["linear", "knn", "logistic", "loss"]
@@ -90,14 +91,19 @@ class Target:
         return any(value is not None for row in self.rows for value in row.paper)
 
 
-NTU60 = (Column("ntu60", "C-View", ("cross-view",)), Column("ntu60", "C-Sub", ("cross-subject",)))
-NTU120 = (Column("ntu120", "C-Setup", ("cross-setup",)), Column("ntu120", "C-Sub", ("cross-subject",)))
-CMU = (Column("cmu", "4 folds", ("fold-1", "fold-2", "fold-3", "fold-4")),)
-NW_UCLA = (Column("nw-ucla", "C-View", ("cross-view",)),)
-SYNTHETIC = (Column("synthetic", "C-Sub", ("cross-subject",)), Column("synthetic", "C-View", ("cross-view",)))
-PKU_MMD = (Column("pku-mmd", "C-Sub", ("cross-subject",)), Column("pku-mmd", "C-View", ("cross-view",)))
-KNOWN = {"ntu60": NTU60, "ntu120": NTU120, "cmu": CMU, "nw-ucla": NW_UCLA, "synthetic": SYNTHETIC, "pku-mmd": PKU_MMD}
+LABELS = {"cross-view": "C-View", "cross-setup": "C-Setup", "cross-subject": "C-Sub"}
+"""Splits by the names that the tables give them."""
 
+
+def columns_known(dataset: str) -> tuple[Column, ...]:
+    """A column for each split that a data set is known for, one for all folds; of a folder's name there are none."""
+    splits = PRESETS[dataset].splits if dataset in PRESETS else ()
+    if splits and all(split.startswith("fold-") for split in splits):
+        return (Column(dataset, f"{len(splits)} folds", splits),)
+    return tuple(Column(dataset, LABELS.get(split, split), (split,)) for split in splits)
+
+
+NTU60, NTU120, CMU, NW_UCLA = map(columns_known, ("ntu60", "ntu120", "cmu", "nw-ucla"))
 NTU = NTU60 + NTU120
 C_SUB = NTU60[1:]
 
@@ -290,7 +296,7 @@ def columns_of(target: Target, dataset: str, default_split: str, folds: tuple[st
     own = tuple(column for column in target.columns if column.dataset == dataset)
     if not own and folds and target.against_first:
         return (Column(dataset, f"training clips, {len(folds)} folds", folds),)
-    return own or KNOWN.get(dataset) or (Column(dataset, default_split, (default_split,)),)
+    return own or columns_known(dataset) or (Column(dataset, default_split, (default_split,)),)
 
 
 def paper_number(target: Target, row: Row, column: Column) -> float | None:

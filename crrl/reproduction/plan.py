@@ -11,9 +11,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from crrl.config import DATASETS, Config, Dataset, Precision, Recipe
+from crrl.config import Config, Precision, Recipe
 from crrl.data import Preprocessing, prepare
 from crrl.data.folds import fold_names
+from crrl.data.registry import PRESETS, Dataset
 from crrl.data.sources import own_folders
 from crrl.errors import CrrlError
 from crrl.files import content_hash
@@ -25,7 +26,7 @@ QUICK_EPOCHS = 2
 EVALUATION_EPOCHS = 2
 """Epochs of training that last about as long as an evaluation, for the estimate of the time left."""
 
-NO_MATTER = ("data", "teacher", "device", "checkpoint_every", "capture", "compile_decoder")
+NO_MATTER = ("data", "teacher", "device", "compile")
 """Settings that are not part of what a run is: where things lie, and what changes speed alone."""
 
 NAMED_ALREADY = ("dataset", "split", "method", "recipe", "precision", "seed", "fused")
@@ -277,7 +278,7 @@ class DataSet:
     def folds(self, settings: Settings) -> tuple[str, ...]:
         """The folds of its training clips; none where it has none or is not at hand."""
         try:
-            return self.material(DATASETS[self.dataset].split, settings).folds
+            return self.material(PRESETS[self.dataset].split, settings).folds
         except CrrlError:
             return ()
 
@@ -304,7 +305,7 @@ def data_sets(datasets: Sequence[str], folders: Sequence[Path]) -> dict[str, Dat
 def _names(folders: Sequence[Path]) -> list[str]:
     """Ends of the folders' paths, the shortest that tell all apart, from data sets too."""
     longer = (["/".join(folder.parts[-parts:]) for folder in folders] for parts in count(1))
-    return next(names for names in longer if len({*names, *DATASETS}) == len(names) + len(DATASETS))
+    return next(names for names in longer if len({*names, *PRESETS}) == len(names) + len(PRESETS))
 
 
 def make_plan(name: str, target: Target, datasets: Sequence[str], settings: Settings) -> Plan:
@@ -355,7 +356,7 @@ def _search(
 def _columns(target: Target, name: str, found: DataSet, settings: Settings) -> tuple[Column, ...]:
     known = not target.against_first or any(column.dataset == name for column in target.columns)
     folds = () if known else found.folds(settings)
-    columns = columns_of(target, name, DATASETS[found.dataset].split, folds)
+    columns = columns_of(target, name, PRESETS[found.dataset].split, folds)
     if settings.quick:
         return (replace(columns[0], splits=columns[0].splits[:1]),)
     return columns

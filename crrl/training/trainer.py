@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from crrl.config import Config, Switch
+from crrl.config import Config
 from crrl.data import ClipTensors, Prepared
 from crrl.data.augmentation import choose_yaw
 from crrl.errors import CrrlError
@@ -45,21 +45,21 @@ def given_first(config: Config) -> Path:
 
 
 def fast_paths(config: Config, device: torch.device) -> dict[str, tuple[str, str]]:
-    """How the decoder and the whole step run, and why: compiled or captured where asked for, or by default."""
+    """How the decoder and the whole step run, and why: compiled and captured where asked for, or by default."""
     on_gpu = device.type == "cuda"
 
-    def choose(switch: Switch, fast: str, able: bool, why_not: str) -> tuple[str, str]:
-        if not able or switch == "off":
+    def choose(fast: str, able: bool, why_not: str) -> tuple[str, str]:
+        if not able or config.compile == "off":
             return "eager", why_not if not able else "asked for"
-        if switch == "on":
+        if config.compile == "on":
             return fast, "asked for"
         return (fast, "on a GPU, with --fused") if on_gpu and config.fused else ("eager", why_not)
 
     no_gain = "on a CPU compiling gains less than it costs" if not on_gpu else "without --fused"
     no_graph = "CUDA graphs need a GPU" if not on_gpu else "without --fused"
     return {
-        "decoder": choose(config.compile_decoder, "compiled", True, no_gain),
-        "step": choose(config.capture, "captured", on_gpu, no_graph),
+        "decoder": choose("compiled", True, no_gain),
+        "step": choose("captured", on_gpu, no_graph),
     }
 
 
@@ -205,7 +205,6 @@ class Trainer:
             lr=lr,
             rates_fall=rates_fall,
             weight_decay=config.weight_decay,
-            checkpoint_every=config.checkpoint_every,
             seed=2 * config.seed + (phase.step == "ser"),  # the phases start from weights and orders of their own
         )
 

@@ -18,7 +18,7 @@ struct Skeleton {
   std::vector<SkeletonBody> bodies;  // in the order in which they appear
 };
 
-// The grammar and all messages are those of crrl/data/skeleton.py.
+// The grammar and all messages are those of crrl/data/readers/skeleton.py.
 // Throws std::invalid_argument, "line N: what is wrong there".
 Skeleton parse_skeleton(std::string_view text);
 

@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from crrl.data import asf, bvh, ctr_gcn, folder, ntu, nw_ucla, pku_mmd, prepared, pyskl, st_gcn
-from crrl.data.pickles import read_pickle
+from crrl.data import prepared
 from crrl.data.preprocessing import Preprocessing, Preprocessor
+from crrl.data.readers import asf, bvh, ctr_gcn, folder, ntu, nw_ucla, pku_mmd, pyskl, st_gcn
+from crrl.data.readers.pickles import read_pickle
 from crrl.errors import CrrlError
 from crrl.runs import FORMAT, RunFolder, load_encoder
 from tests.campaigns import guard

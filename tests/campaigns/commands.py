@@ -14,16 +14,17 @@ import numpy as np
 import torch
 
 from crrl import prepare, reproduce, train
-from crrl.data import synthetic
+from crrl.data.readers import synthetic
 from crrl.errors import run_command
 from crrl.reproduction.campaign import AGAIN
+from crrl.training import loop
 from tests.campaigns import guard
 
 TRAINING = (
-    *("--batch-size", "8", "--hidden-size", "8", "--queue-size", "12", "--checkpoint-every", "3"),
+    *("--batch-size", "8", "--hidden-size", "8", "--queue-size", "12"),
     *("--epochs-cml", "3", "--epochs-ser", "2"),
 )
-"""5 steps an epoch, checkpoints in mid-epoch."""
+"""5 steps an epoch."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def _in_process(root: Path, main: Callable[[], int | None], **environment: str) 
 
     def work() -> int:
         os.environ.update({"CRRL_CACHE": str(root / "cache"), **environment})
+        loop.CHECKPOINT_EVERY = 3  # in mid-epoch
         with open(root.with_name("output"), "ab") as output:
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)

@@ -20,7 +20,11 @@ import torch
 
 import crrl
 from crrl.classifier import MARK, REFITTED, Classifier, save_classifier
-from crrl.data import (
+from crrl.data import prepared, sources
+from crrl.data.clips import Clips
+from crrl.data.packing import prepare_folder
+from crrl.data.preprocessing import Preprocessing
+from crrl.data.readers import (
     asf,
     bvh,
     cmu,
@@ -32,16 +36,11 @@ from crrl.data import (
     nw_ucla,
     openpose,
     pku_mmd,
-    prepared,
     pyskl,
-    sources,
     st_gcn,
 )
-from crrl.data import skeleton as ntu_skeleton
-from crrl.data.clips import Clips, Split
-from crrl.data.packing import prepare_folder
-from crrl.data.pickles import read_pickle
-from crrl.data.preprocessing import Preprocessing
+from crrl.data.readers import skeleton as ntu_skeleton
+from crrl.data.readers.pickles import read_pickle
 from crrl.errors import CrrlError
 from crrl.models import Encoder, FeatureExtractor
 from crrl.recipes import preset
@@ -405,15 +404,6 @@ PLAIN = {
     "others": [np.arange(5, dtype=">i4"), np.array(["S001", "S02"]), np.float64(2.5), bytearray(b"\x00\xff")],
     7: "number",
 }
-
-
-def _clips() -> Clips:
-    frames = RNG.normal(size=(40, 5, 3)).astype(np.float32)
-    places = np.arange(9)
-    return Clips(
-        frames, 5 * places, places[:8] % 2, places[:8] % 3, places[:8] % 2, 0 * places[:8],
-        tuple(f"clip {i}" for i in range(8)), ("left", "right"), {"default": Split(places[:6], {"all": places[6:8]})},
-    )  # fmt: skip
 
 
 def _files_below(root: Path) -> Files:

@@ -58,7 +58,7 @@ def test_a_short_campaign_finds_nothing(arguments: tuple[str, ...], words: str) 
 BROKEN = """
 import sys
 import numpy as np
-from crrl.data import folder
+from crrl.data.readers import folder
 from tests.campaigns import __main__ as campaigns
 
 read = folder.read_clip

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crrl.data import synthetic
+from crrl.data.readers import synthetic
 
 Frame = Sequence[tuple[int, np.ndarray]]
 """The bodies that one frame shows: (number, [25, 3])."""

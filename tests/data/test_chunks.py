@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crrl.data import chunks, cmu, packing, sources
+from crrl.data import chunks, packing, registry
 from crrl.data.chunks import Chunk, Files, Place, Shown, keep_in, read_in_order
 from crrl.data.packing import prepare_folder
 from crrl.data.parallel import use_workers
+from crrl.data.readers import cmu
 from crrl.errors import CrrlError, Interrupted
 
 COUNT = 20
@@ -250,7 +251,7 @@ def test_each_file_of_an_item_counts_by_its_content_alone(
 
 
 def test_other_code_reads_all_again(raw: Raw, ready: Path, monkeypatch: pytest.MonkeyPatch, made: list[int]) -> None:
-    monkeypatch.setattr(sources.Source, "code_parts", lambda self: [b"other code"])
+    monkeypatch.setattr(registry.Source, "code_parts", lambda self: [b"other code"])
     raw.prepare(ready)
     assert made == [0, 4, 8, 12, 16]
 
@@ -277,7 +278,7 @@ def test_a_skeleton_unlike_the_first_is_told_once_it_was_kept_too(tmp_path: Path
 def test_what_is_not_prepared_is_not_kept(raw: Raw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    source = sources.SOURCES[raw.dataset]
+    source = registry.SOURCES[raw.dataset]
     assert source.load is not None
     assert len(source.load(source.find_files(raw.root))) >= COUNT
     assert sorted(tmp_path.rglob("*")) == before

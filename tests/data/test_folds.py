@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crrl.data import Preprocessing, folder, prepare
+from crrl.data import Preprocessing, prepare
 from crrl.data.folds import fold_names, validation_folds
 from crrl.data.packing import prepare_folder
+from crrl.data.readers import folder
 
 
 def dealt(subjects: list[int], labels: list[int] | None = None) -> list[list[int]]:

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crrl.data import Clips, Preprocessing, ntu, packing, parallel, prepared, sources
+from crrl.data import Clips, Preprocessing, packing, parallel, prepared, registry, sources
 from crrl.data.chunks import Chunk
 from crrl.data.packing import prepare_folder
+from crrl.data.readers import ntu
 from crrl.errors import CrrlError, Interrupted
 
 pytest.importorskip("tyro", reason="tyro is not installed")
@@ -349,7 +350,7 @@ def test_a_file_that_changes_while_its_set_is_loaded_is_refused(
     for number in range(5):
         np.save(root / f"{number}.npy", np.random.default_rng(number).normal(size=(6, 5, 3)))
     (root / "labels.csv").write_text("file,label\n" + "".join(f"{i}.npy,sit\n" for i in range(5)))
-    source = sources.SOURCES["folder"]
+    source = registry.SOURCES["folder"]
 
     def load(files: list[Path]) -> Clips:
         (root / "3.npy").rename(root / "aside")
@@ -361,7 +362,7 @@ def test_a_file_that_changes_while_its_set_is_loaded_is_refused(
         return clips
 
     with monkeypatch.context() as patch:
-        patch.setitem(sources.SOURCES, "folder", dataclasses.replace(source, load=load))
+        patch.setitem(registry.SOURCES, "folder", dataclasses.replace(source, load=load))
         with pytest.raises(CrrlError, match=r"3\.npy changed while it was read: run the same command again"):
             prepare_folder("folder", root, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["clips"]
@@ -500,13 +501,13 @@ def test_the_reader_of_a_set_that_is_loaded_whole_is_told_the_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     told: list[int] = []
-    source = sources.SOURCES["synthetic"]
+    source = registry.SOURCES["synthetic"]
 
     def load(files: list[Path]) -> Clips:
         told.append(parallel._workers.get())
         return Clips.from_arrays([np.ones((2, 5, 3))], labels=[0], names=["a"], class_names=["any"])
 
-    monkeypatch.setitem(sources.SOURCES, "synthetic", dataclasses.replace(source, load=load))
+    monkeypatch.setitem(registry.SOURCES, "synthetic", dataclasses.replace(source, load=load))
     prepare_folder("synthetic", None, tmp_path / "out", workers=workers)
     assert told == [workers]
     assert parallel._workers.get() == 0

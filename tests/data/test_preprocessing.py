@@ -13,6 +13,7 @@ import pytest
 from crrl.data.clips import FloatArray, IntArray
 from crrl.data.preprocessing import Preprocessing, Preprocessor, absent_joints, downsample, view_transform
 from crrl.errors import CrrlError
+from crrl.facts import build
 
 pytest.importorskip("hypothesis", reason="hypothesis is not installed")
 
@@ -331,7 +332,7 @@ def test_every_clip_is_prepared_as_if_it_were_alone(
     ids=["defaults", "view"],
 )
 def test_a_preprocessor_survives_json(preprocessor: Preprocessor) -> None:
-    assert Preprocessor.from_dict(json.loads(json.dumps(preprocessor.to_dict()))) == preprocessor
+    assert build(Preprocessor, json.loads(json.dumps(preprocessor.to_dict()))) == preprocessor
 
 
 def test_another_joint_count_is_refused() -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crrl.data import asf, cmu, synthetic
 from crrl.data.clips import FloatArray, Tree
-from crrl.data.folder import read_clip
+from crrl.data.readers import asf, cmu, synthetic
+from crrl.data.readers.folder import read_clip
 from crrl.data.skeletons import KNOWN, Skeleton, recognise, skeleton_of, up_of
 
 HIPS_FIRST = [0, 1, 20, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19]

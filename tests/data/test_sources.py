@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import stat
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from crrl.data import Clips, Prepared, Preprocessing, Split, prepare, sources
+from crrl.data import Clips, Prepared, Preprocessing, Split, prepare, registry, sources
 from crrl.data.integrity import damage
 from crrl.data.packing import prepare_folder as prepare_whole
 from crrl.errors import CrrlError
@@ -42,14 +44,14 @@ def root(tmp_path: Path) -> Path:
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of clips of each data set read from its files, in order."""
     counts: list[int] = []
-    source = sources.SOURCES["folder"]
+    source = registry.SOURCES["folder"]
 
     def load(files: list[Path]) -> Clips:
         clips = source.load(files)
         counts.append(len(clips))
         return clips
 
-    monkeypatch.setitem(sources.SOURCES, "folder", replace(source, load=load))
+    monkeypatch.setitem(registry.SOURCES, "folder", replace(source, load=load))
     return counts
 
 
@@ -84,7 +86,7 @@ def test_folders_of_clips_of_ones_own_are_told_from_others(
 
 def test_a_prepared_set_is_preprocessed_by_its_preprocessor(root: Path) -> None:
     prepared = prepare_folder(root)
-    raw = sources.SOURCES["folder"].load(sources.SOURCES["folder"].find_files(root))
+    raw = registry.SOURCES["folder"].load(registry.SOURCES["folder"].find_files(root))
     frames, offsets = prepared.preprocessor.apply(raw.frames, raw.offsets)
     assert prepared.preprocessor.steps == STEPS
     np.testing.assert_array_equal(prepared.clips.frames, frames)
@@ -146,14 +148,14 @@ def test_other_steps_are_prepared_apart(root: Path, loads: list[int], steps: Pre
 @pytest.fixture
 def two_splits(monkeypatch: pytest.MonkeyPatch, loads: list[int]) -> None:
     """The folder's clips with a second split, "other": its sides exchanged."""
-    source = sources.SOURCES["folder"]
+    source = registry.SOURCES["folder"]
 
     def load(files: list[Path]) -> Clips:
         clips = source.load(files)
         split = clips.split("default")
         return replace(clips, splits={"default": split, "other": Split(split.test["all"], {"all": split.train})})
 
-    monkeypatch.setitem(sources.SOURCES, "folder", replace(source, load=load))
+    monkeypatch.setitem(registry.SOURCES, "folder", replace(source, load=load))
 
 
 @pytest.mark.usefixtures("two_splits")
@@ -278,14 +280,14 @@ def list_another_clip(root: Path) -> None:
 def test_a_file_that_changes_between_hashing_and_reading_is_kept_under_no_name(
     root: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
 ) -> None:
-    source = sources.SOURCES["folder"]
+    source = registry.SOURCES["folder"]
 
     def load(files: list[Path]) -> Clips:
         change(root)
         return source.load(files)
 
     with monkeypatch.context() as patch:
-        patch.setitem(sources.SOURCES, "folder", replace(source, load=load))
+        patch.setitem(registry.SOURCES, "folder", replace(source, load=load))
         with pytest.raises(
             CrrlError, match=r"(3\.npy|labels\.csv) changed while it was read: run the same command again"
         ):
@@ -297,7 +299,7 @@ def test_a_file_that_changes_between_hashing_and_reading_is_kept_under_no_name(
 def test_a_file_that_was_exchanged_and_put_back_is_kept_under_no_name(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = sources.SOURCES["folder"]
+    source = registry.SOURCES["folder"]
 
     def load(files: list[Path]) -> Clips:
         (root / "3.npy").rename(root / "aside")
@@ -306,7 +308,7 @@ def test_a_file_that_was_exchanged_and_put_back_is_kept_under_no_name(
         (root / "aside").rename(root / "3.npy")
         return clips
 
-    monkeypatch.setitem(sources.SOURCES, "folder", replace(source, load=load))
+    monkeypatch.setitem(registry.SOURCES, "folder", replace(source, load=load))
     with pytest.raises(CrrlError, match=r"3\.npy changed while it was read"):
         prepare_folder(root)
 
@@ -316,14 +318,14 @@ def test_a_prepared_folder_that_changes_while_it_is_read_is_kept_under_no_name(
 ) -> None:
     out = tmp_path_factory.mktemp("prepared") / "out"
     prepare_whole("folder", root, out)
-    source = sources.SOURCES["prepared"]
+    source = registry.SOURCES["prepared"]
 
     def load(files: list[Path]) -> Clips:
         clips = source.load(files)
         np.save(out / "frames.npy", np.zeros_like(clips.frames))
         return clips
 
-    monkeypatch.setitem(sources.SOURCES, "prepared", replace(source, load=load))
+    monkeypatch.setitem(registry.SOURCES, "prepared", replace(source, load=load))
     with pytest.raises(CrrlError, match=r"frames\.npy is no longer what was prepared"):
         prepare_folder(out)
     assert cached() == []
@@ -426,3 +428,21 @@ def test_skeletons_that_cannot_be_the_data_sets_are_refused(
         return
     with pytest.raises(CrrlError, match=f"out holds skeletons of 5 joints, those of {dataset} have {joints}: give"):
         prepare(dataset, tmp_path / "out", "default", STEPS)
+
+
+def imported(module: str, known: frozenset[str] = frozenset()) -> frozenset[str]:
+    """The module and all of crrl.data that its import lines name, theirs included."""
+    known |= {module}
+    for node in ast.walk(ast.parse(Path(str(sys.modules[module].__file__)).read_text())):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("crrl.data"):
+            for name in (f"{node.module}", *(f"{node.module}.{each.name}" for each in node.names)):
+                if name in sys.modules and name not in {"crrl.data", "crrl.data.readers", *known}:
+                    known = imported(name, known)
+    return known
+
+
+@pytest.mark.parametrize("name", registry.SOURCES)
+def test_the_code_that_reads_a_set_is_all_that_its_reader_imports(name: str) -> None:
+    source = registry.SOURCES[name]
+    files = [Path(str(sys.modules[each].__file__)) for each in sorted(imported(source.code.__name__))]
+    assert list(source.code_parts()) == [path.read_bytes() for path in files]

@@ -136,18 +136,17 @@ def test_two_runs_are_equal_to_the_bit(monkeypatch: pytest.MonkeyPatch, variant:
 
 
 def enqueue_is_that_of_the_reference(
-    batch: int, keys: int, channels: int, entering: int | None, place: int, dtype: torch.dtype = torch.float32
+    batch: int, keys: int, channels: int, place: int, dtype: torch.dtype = torch.float32
 ) -> None:
     """The queue and the pointer afterwards, with a queue of strided rows; loss and dq are of the queue before."""
     q, k, queue = tensors(batch, keys, channels)
     queue = queue.to(dtype)
-    new = None if entering is None else torch.randn(entering, channels, device=DEVICE)
     want, pointer = queue.clone(), torch.tensor(place, device=DEVICE)
     held = torch.full((keys, channels + 3), 7.0, dtype=dtype, device=DEVICE)
     held[:, :channels] = queue
     got, own = held[:, :channels], pointer.clone()
-    results = info_nce(q, k, got, 0.07, pointer=own, entering=new)
-    contrast.enqueue(want, pointer, k if new is None else new)
+    results = info_nce(q, k, got, 0.07, pointer=own)
+    contrast.enqueue(want, pointer, k)
     assert torch.equal(got, want)
     assert torch.equal(own, pointer)
     assert (held[:, channels:] == 7).all()
@@ -157,20 +156,17 @@ def enqueue_is_that_of_the_reference(
 
 @pytest.mark.parametrize("variant", ["rows", "splits"])
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize(("entering", "place"), [(None, 0), (None, 61), (64, 3), (100, 63), (1, 63)])
-def test_enqueue(
-    monkeypatch: pytest.MonkeyPatch, variant: str, dtype: torch.dtype, entering: int | None, place: int
-) -> None:
+@pytest.mark.parametrize(("batch", "place"), [(5, 0), (5, 61), (64, 3), (100, 63), (1, 63)])
+def test_enqueue(monkeypatch: pytest.MonkeyPatch, variant: str, dtype: torch.dtype, batch: int, place: int) -> None:
     force(monkeypatch, variant)
-    enqueue_is_that_of_the_reference(5, 64, 20, entering, place, dtype)
+    enqueue_is_that_of_the_reference(batch, 64, 20, place, dtype)
 
 
 @pytest.mark.parametrize("seed", range(30))
 def test_any_enqueue(seed: int) -> None:
     number = random.Random(seed)
     batch, keys, channels = number.randint(1, 20), number.randint(2, 150), number.randint(1, 40)
-    entering = number.choice([None, number.randint(1, 200)])
-    enqueue_is_that_of_the_reference(batch, keys, channels, entering, number.randrange(keys))
+    enqueue_is_that_of_the_reference(batch, keys, channels, number.randrange(keys))
 
 
 @pytest.mark.parametrize("exact", [True, False])
@@ -210,7 +206,6 @@ def test_wrong_tensors_are_refused() -> None:
         (r"k: expected \[4, 6\] as q", (q, k[:3], queue), {}),
         (r"queue: expected \[rows, 6\]", (q, k, queue[:, :5]), {}),
         ("q: expected float32, bfloat16 or float16", (q.double(), k, queue), {}),
-        ("entering: needs a pointer", (q, k, queue), {"entering": k}),
         ("queue: expected strides below", (q, k, q[:1].as_strided((1, 6), (1 << 22, 1))), {}),
         ("pointer: expected an int64 scalar", (q, k, queue), {"pointer": pointer.int()}),
     ]:

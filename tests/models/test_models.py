@@ -21,9 +21,10 @@ from crrl.models import (
     SequenceReconstructor,
     Views,
 )
+from crrl.optim import FlatSGD
 from crrl.reference.contrast import info_nce
 from crrl.reference.losses import distillation_loss, reconstruction_error
-from crrl.reference.motion import reverse, velocity
+from crrl.reference.motion import reverse, temporal_average, velocity
 
 LENGTHS = torch.tensor([6, 1, 4])
 
@@ -65,6 +66,25 @@ def parts() -> tuple[ContrastiveMotionLearner, SequenceReconstructor]:
     return made, SequenceReconstructor(made.query_encoder, Decoder(16, 9, 7))
 
 
+def contrasted(model: ContrastiveMotionLearner, x: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
+    """L_c, and the keys."""
+    h, keys = model.encode(x, view, LENGTHS)
+    return model.loss(temporal_average(h, LENGTHS), keys), keys
+
+
+def recited(model: SequenceReconstructor, x: Tensor, lengths: Tensor = LENGTHS) -> Tensor:
+    """L_r."""
+    return model.loss_r(x, model.encoder(x, lengths), lengths)
+
+
+def moved(model: ContrastiveMotionLearner, by: float, *weights: Tensor) -> None:
+    """A step of the optimizer that adds so much to these weights of the query side, and to no others."""
+    parameters = [*model.query_encoder.parameters(), *model.query_mlp.parameters()]
+    for parameter in parameters:
+        parameter.grad = torch.full_like(parameter, -by if any(parameter is each for each in weights) else 0.0)
+    FlatSGD(parameters, lr=1.0, follow=model.follow).step()
+
+
 def test_query_encoder_and_head_have_the_papers_2_3_million_parameters() -> None:
     assert sum(p.numel() for p in Encoder(150).parameters()) == 1_809_408
     assert sum(p.numel() for p in MLPHead(512).parameters()) == 525_312
@@ -93,10 +113,7 @@ class TestContrastiveMotionLearner:
         before = copy.deepcopy(model.key_encoder.state_dict())
         for key, query in zip(model.key_encoder.parameters(), model.query_encoder.parameters(), strict=True):
             assert torch.equal(key, query)
-        with torch.no_grad():
-            for parameter in model.query_encoder.parameters():
-                parameter.add_(1)
-        model.update_keys()
+        moved(model, 1.0, *model.query_encoder.parameters())
         for name, key in model.key_encoder.state_dict().items():
             torch.testing.assert_close(key, before[name] + 0.25)
 
@@ -104,10 +121,9 @@ class TestContrastiveMotionLearner:
         model = learner(momentum_mlp=1.0)
         before = copy.deepcopy(model.key_mlp.state_dict())
         assert not torch.equal(before["0.weight"], model.query_mlp.state_dict()["0.weight"])
-        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
+        optimizer = FlatSGD([p for p in model.parameters() if p.requires_grad], lr=1.0, follow=model.follow)
         for _ in range(3):
-            model.update_keys()
-            loss, keys = model(clips(), velocity(clips(), LENGTHS), LENGTHS)
+            loss, keys = contrasted(model, clips(), velocity(clips(), LENGTHS))
             loss.backward()
             optimizer.step()
             model.enqueue(keys)
@@ -119,15 +135,13 @@ class TestContrastiveMotionLearner:
         start = copy.deepcopy(model.key_mlp.state_dict())
         for name, value in model.query_mlp.state_dict().items():
             assert torch.equal(value, start[name])
-        with torch.no_grad():
-            model.query_mlp[0].weight.add_(2)
-        model.update_keys()
+        moved(model, 2.0, model.query_mlp[0].weight)
         torch.testing.assert_close(model.key_mlp.state_dict()["0.weight"], start["0.weight"] + 1)
 
     def test_the_loss_is_eq_6_on_queries_of_coordinates_and_keys_of_velocities(self) -> None:
         model, x = learner().eval(), clips()
         v = velocity(x, LENGTHS)
-        loss, keys = model(x, v, LENGTHS)
+        loss, keys = contrasted(model, x, v)
         k = F.normalize(model.key_mlp(model.key_encoder.pooled(v, LENGTHS)), dim=1)
         q = model.query_mlp(model.query_encoder.pooled(x, LENGTHS))
         torch.testing.assert_close(keys, k)
@@ -135,7 +149,7 @@ class TestContrastiveMotionLearner:
 
     def test_gradients_reach_the_query_side_alone(self) -> None:
         model = learner()
-        model(clips(), velocity(clips(), LENGTHS), LENGTHS)[0].backward()
+        contrasted(model, clips(), velocity(clips(), LENGTHS))[0].backward()
         assert all(p.grad is not None and p.grad.any() for p in model.query_encoder.parameters())
         assert all(p.grad is None for p in (*model.key_encoder.parameters(), *model.key_mlp.parameters()))
 
@@ -158,22 +172,21 @@ class TestSequenceReconstructor:
         forward, backward = model.reconstruct(h, LENGTHS)
         for row, length in enumerate(LENGTHS.tolist()):
             for hint, decoded in ((h[row, 0], forward), (h[row, length - 1], backward)):
-                alone = model.decoder(hint[None], torch.tensor([length]), length)
-                torch.testing.assert_close(decoded[row, :length], alone[0])
+                alone = model.decoder.unroll(hint[None], torch.tensor([length]), length)
+                torch.testing.assert_close(decoded[row, :length], model.decoder.output(alone)[0])
 
     def test_the_papers_decoder_is_bounded_by_its_hidden_state(self) -> None:
-        assert reconstructor()(clips(), LENGTHS)[0].isfinite()
-        decoded = Decoder(16, 9, None)(100 * torch.randn(3, 16), LENGTHS, 6)
-        assert decoded.abs().max() <= 1
+        assert recited(reconstructor(), clips()).isfinite()
+        model = Decoder(16, 9, None)
+        assert model.output(model.unroll(100 * torch.randn(3, 16), LENGTHS, 6)).abs().max() <= 1
 
     def test_the_loss_is_eq_1(self) -> None:
         model, x = reconstructor(7).eval(), clips()
-        loss, h = model(x, LENGTHS)
-        forward, backward = model.reconstruct(h, LENGTHS)
+        forward, backward = model.reconstruct(model.encoder(x, LENGTHS), LENGTHS)
         expected = reconstruction_error(x, forward, LENGTHS) + reconstruction_error(
             reverse(x, LENGTHS), backward, LENGTHS
         )
-        torch.testing.assert_close(loss, expected)
+        torch.testing.assert_close(recited(model, x), expected)
 
     def test_one_direction_alone_has_that_half_of_the_loss(self) -> None:
         both, x = reconstructor(7).eval(), clips()
@@ -186,7 +199,7 @@ class TestSequenceReconstructor:
         assert torch.equal(
             backward.loss_r(x, h, LENGTHS), reconstruction_error(reverse(x, LENGTHS), decoded[1], LENGTHS)
         )
-        torch.testing.assert_close(forward(x, LENGTHS)[0] + backward(x, LENGTHS)[0], both(x, LENGTHS)[0])
+        torch.testing.assert_close(recited(forward, x) + recited(backward, x), recited(both, x))
         assert (forward.reconstruct(h, LENGTHS)[1], backward.reconstruct(h, LENGTHS)[0]) == (None, None)
 
     @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a compiler")
@@ -198,7 +211,7 @@ class TestSequenceReconstructor:
         graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
         for rows in (5, 4):
             with ops.use_backends(policy):
-                results = [part(x[:rows].clone(), lengths[:rows].clone())[0] for part in (model, compiled)]
+                results = [recited(part, x[:rows].clone(), lengths[:rows].clone()) for part in (model, compiled)]
             gradients = [
                 torch.autograd.grad(loss, list(part.parameters()))
                 for loss, part in zip(results, (model, compiled), strict=True)
@@ -219,7 +232,7 @@ class TestInformationFuser:
         loss, parts, _ = model(views(x), teacher)
         assert model.mlp is not None
         student = model.mlp(model.reconstructor.encoder.pooled(x, LENGTHS))
-        torch.testing.assert_close(parts["loss_r"], model.reconstructor(x, LENGTHS)[0])
+        torch.testing.assert_close(parts["loss_r"], recited(model.reconstructor, x))
         torch.testing.assert_close(parts["loss_d"], distillation_loss(teacher, student))
         torch.testing.assert_close(loss, parts["loss_r"] + 0.3 * parts["loss_d"])
 
@@ -233,14 +246,14 @@ class TestInformationFuser:
         assert model.mlp is None
         loss, parts, _ = model(views(clips()))
         assert list(parts) == ["loss_r"]
-        torch.testing.assert_close(loss, model.reconstructor(clips(), LENGTHS)[0])
+        torch.testing.assert_close(loss, recited(model.reconstructor, clips()))
 
     def test_jointly_trained_the_encoder_gets_both_gradients(self) -> None:
         learner, reconstructor = parts()
         joint = InformationFuser(reconstructor, learner=learner).eval()
         x, view = clips(), velocity(clips(), LENGTHS)
         loss, losses, keys = joint(views(x, contrasted=view))
-        (loss_c, expected), loss_r = learner(x, view, LENGTHS), reconstructor(x, LENGTHS)[0]
+        (loss_c, expected), loss_r = contrasted(learner, x, view), recited(reconstructor, x)
         assert torch.equal(keys, expected)
         assert joint.losses == tuple(losses) == ("loss_c", "loss_r")
         torch.testing.assert_close([loss, *losses.values()], [loss_c + loss_r, loss_c.detach(), loss_r.detach()])
@@ -269,7 +282,7 @@ class TestInformationFuser:
         assert model.mlp is not None
         expected = distillation_loss(teacher, model.mlp(learner.query_encoder.pooled(x, LENGTHS)))
         torch.testing.assert_close(losses["loss_d"], expected)
-        torch.testing.assert_close(losses["loss_c"], learner(x, velocity(x, LENGTHS), LENGTHS)[0])
+        torch.testing.assert_close(losses["loss_c"], contrasted(learner, x, view)[0])
         torch.testing.assert_close(loss, losses["loss_c"] + 0.3 * expected)
         loss.backward()
         assert teacher.grad is None
@@ -283,7 +296,7 @@ class TestInformationFuser:
         forward, backward = generator.reconstruct(generator.encoder(x, LENGTHS), LENGTHS)
         errors = reconstruction_error(v, forward, LENGTHS), reconstruction_error(reverse(v, LENGTHS), backward, LENGTHS)
         torch.testing.assert_close(losses["loss_v"], sum(errors))
-        torch.testing.assert_close(loss, reconstructor(x, LENGTHS)[0] + sum(errors))
+        torch.testing.assert_close(loss, recited(reconstructor, x) + sum(errors))
         torch.testing.assert_close(InformationFuser(generator=generator).eval()(views(x, velocity=v))[0], sum(errors))
 
     def test_keys_enter_the_queue_when_told_to(self) -> None:

@@ -88,14 +88,13 @@ def test_info_nce(batch: int, keys: int, features: int, dtype: torch.dtype, limi
         close(got, want, limit)
 
 
-@pytest.mark.parametrize(("keys", "start", "entering"), [(64, 62, None), (64, 0, 150), (2500, 2497, 7)])
-def test_info_nce_enqueue(keys: int, start: int, entering: int | None) -> None:
-    q, k, queue = keys_and_queue(5, keys, 60, torch.float32)
-    new = None if entering is None else F.normalize(torch.randn(entering, 60, device=DEVICE))
+@pytest.mark.parametrize(("keys", "start", "batch"), [(64, 62, 5), (64, 0, 150), (2500, 2497, 7)])
+def test_info_nce_enqueue(keys: int, start: int, batch: int) -> None:
+    q, k, queue = keys_and_queue(batch, keys, 60, torch.float32)
     want = queue.clone(), torch.tensor(start, device=DEVICE)
-    expected = contrast.info_nce_enqueue(q, k, *want, TEMPERATURE, new)
+    expected = contrast.info_nce_enqueue(q, k, *want, TEMPERATURE)
     pointer, leaf = torch.tensor(start, device=DEVICE), q.clone().requires_grad_()
-    loss = ops.info_nce_enqueue(leaf, k, queue, pointer, TEMPERATURE, new)
+    loss = ops.info_nce_enqueue(leaf, k, queue, pointer, TEMPERATURE)
     assert torch.autograd.grad(loss, leaf)[0].isfinite().all()
     close(loss, expected, 1e-5)
     assert torch.equal(queue, want[0])
@@ -174,9 +173,7 @@ def test_opcheck() -> None:
     q, k, queue = keys_and_queue(3, 9, 16, torch.float32)
     torch.library.opcheck(library.info_nce.default, (q.clone().requires_grad_(), k, queue, TEMPERATURE))
     pointer = torch.tensor(7, device=DEVICE)
-    for entering in (None, F.normalize(torch.randn(4, 16, device=DEVICE))):
-        arguments = (q, k, queue.clone(), pointer.clone(), entering, TEMPERATURE)
-        torch.library.opcheck(library.info_nce_enqueue.default, arguments)
+    torch.library.opcheck(library.info_nce_enqueue.default, (q, k, queue, pointer, TEMPERATURE))
     rates = torch.tensor([0.01, 0.9, 0.2, 0.1], device=DEVICE)
     for adam in (False, True):
         torch.library.opcheck(

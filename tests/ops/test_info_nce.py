@@ -95,15 +95,14 @@ def test_strided_inputs_and_a_scaled_loss() -> None:
 
 
 @pytest.mark.usefixtures("float_isa")
-@pytest.mark.parametrize(("entering", "start"), [(None, 0), (None, 62), (7, 63), (64, 5), (150, 40)])
-def test_keys_enter_after_the_loss(entering: int | None, start: int) -> None:
-    q, k, queue = case(5, 12, 64)
-    new = None if entering is None else unit(entering, 12, seed=3)
+@pytest.mark.parametrize(("batch", "start"), [(5, 0), (5, 62), (7, 63), (64, 5), (150, 40)])
+def test_keys_enter_after_the_loss(batch: int, start: int) -> None:
+    q, k, queue = case(batch, 12, 64)
     mine, pointer = queue.clone(), torch.tensor(start)
-    got = results(ops.info_nce_enqueue, q, k, mine, pointer, TEMPERATURE, new)
+    got = results(ops.info_nce_enqueue, q, k, mine, pointer, TEMPERATURE)
     assert_close(got, q, k, queue)
     want, want_pointer = queue.clone(), torch.tensor(start)
-    contrast.enqueue(want, want_pointer, k if new is None else new)
+    contrast.enqueue(want, want_pointer, k)
     assert torch.equal(mine, want)
     assert torch.equal(pointer, want_pointer)
 
@@ -159,9 +158,8 @@ def test_outputs_are_written_wholly(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_opcheck() -> None:
     q, k, queue = case(3, 5, 9)
     torch.library.opcheck(torch.ops.crrl.info_nce.default, (q, k, queue, TEMPERATURE))
-    for entering in (None, unit(4, 5)):
-        arguments = (q.detach(), k, queue.clone(), torch.tensor(7), entering, TEMPERATURE)
-        torch.library.opcheck(torch.ops.crrl.info_nce_enqueue.default, arguments)
+    arguments = (q.detach(), k, queue, torch.tensor(7), TEMPERATURE)
+    torch.library.opcheck(torch.ops.crrl.info_nce_enqueue.default, arguments)
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -228,7 +226,6 @@ def test_forward_mode_is_left_to_the_reference() -> None:
         ({"queue": unit(8, 6).double()}, r"queue must be .* not torch.float64"),
         ({"q": torch.zeros(6)}, r"q must have 2 dimensions, not the shape \[6\]"),
         ({"pointer": torch.tensor(0.0)}, r"pointer must be contiguous int64 \[\] on the CPU, not torch.float32"),
-        ({"entering": unit(3, 5)}, r"entering must be contiguous float32 \[3, 6\]"),
         ({"queue": unit(6, 8).t()}, "not contiguous"),
         ({"queue": torch.zeros(0, 6)}, "at least one query, feature, key and thread"),
         ({"temperature": 0.0}, "the temperature must be above 0"),
@@ -240,7 +237,6 @@ def test_what_does_not_fit_is_refused_in_a_line(change: dict[str, Any], message:
         "k": unit(5, 6),
         "queue": unit(8, 6),
         "pointer": torch.tensor(0),
-        "entering": None,
         "temperature": TEMPERATURE,
     } | change
     before = arguments["queue"].clone()

@@ -78,13 +78,6 @@ def test_a_loss_does_not_see_its_own_keys_and_keeps_its_gradient() -> None:
     assert pointer.item() == 2
 
 
-def test_other_keys_than_the_losss_may_enter() -> None:
-    q, k, queue, entering = unit(3, 4), unit(3, 4), unit(5, 4), unit(7, 4)
-    changed, pointer = queue.clone(), torch.tensor(0)
-    info_nce_enqueue(q, k, changed, pointer, 0.2, entering)
-    assert torch.equal(changed, entering[[5, 6, 2, 3, 4]])
-
-
 def test_ema_update_is_eq_5_in_place_with_a_momentum_for_each_part() -> None:
     key, query = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([3.0, -2.0, 5.0])
     ema_update(key, query, 2, 0.75, 0.5)

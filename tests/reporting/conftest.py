@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crrl.data import synthetic
+from crrl.data.readers import synthetic
 
 HOSTILE = "</script><script>document.title='broken'</script>"
 """The name of a class."""

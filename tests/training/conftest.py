@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from crrl.training import loop
+
 
 @pytest.fixture
-def options(clip_folder: Path) -> list[str]:
-    """5 steps an epoch, 3 epochs of CML and 2 of SER, checkpoints in mid-epoch."""
+def options(clip_folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """5 steps an epoch, 3 epochs of CML and 2 of SER, checkpoints in mid-epoch (of this process)."""
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 3)
     return [
         *("--dataset", "folder", "--data", str(clip_folder), "--device", "cpu", "--recipe", "paper"),
-        *("--batch-size", "8", "--hidden-size", "8", "--queue-size", "12", "--checkpoint-every", "3"),
+        *("--batch-size", "8", "--hidden-size", "8", "--queue-size", "12"),
         *("--epochs-cml", "3", "--epochs-ser", "2", "--no-fused", "--no-evaluate"),
     ]

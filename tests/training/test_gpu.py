@@ -22,7 +22,7 @@ pytestmark = [
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_training_follows_the_cpus_losses(options: list[str], tmp_path: Path, fused: bool) -> None:
-    options = [*options, "--dropout", "0", "--compile-decoder", "off", *(["--fused"] if fused else [])]
+    options = [*options, "--dropout", "0", "--compile", "off", *(["--fused"] if fused else [])]
     losses = []
     for device in ("cpu", "cuda"):
         run = tmp_path / device

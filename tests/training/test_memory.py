@@ -92,7 +92,7 @@ def test_a_limit_of_the_process_or_its_group_counts(tmp_path: Path, monkeypatch:
 
 def test_more_steps_than_there_is_memory_for_are_refused() -> None:
     def schedule(epochs: int) -> Schedule:
-        return Schedule(40, epochs, 8, True, "sgd", 0.1, "constant", 0.0, 10, 0)
+        return Schedule(40, epochs, 8, True, "sgd", 0.1, "constant", 0.0, 0)
 
     assert schedule(MOST_STEPS // 5).steps == MOST_STEPS
     said = re.escape(f"1000001 epochs of 40 clips are 5000005 steps, more than {MOST_STEPS}: give fewer epochs")

@@ -29,8 +29,10 @@ import os, signal, sys
 from crrl.errors import run_command
 from crrl import train
 from crrl.errors import CrrlError
+from crrl.training import loop
 from crrl.training.step import Step
 
+loop.CHECKPOINT_EVERY = 3
 step = Step.__call__
 
 def killing(self, share, full):

@@ -144,7 +144,7 @@ def test_the_keys_follow_after_each_step_and_enter_the_queue(spec: PhaseSpec) ->
 def test_fast_paths_are_chosen_forced_and_forbidden(
     device: str, fused: bool, switch: str, expected: tuple[str, str]
 ) -> None:
-    config = Config(fused=fused, capture=switch, compile_decoder=switch)  # type: ignore[arg-type]
+    config = Config(fused=fused, compile=switch)  # type: ignore[arg-type]
     paths = fast_paths(config, torch.device(device))
     assert (paths["decoder"][0], paths["step"][0]) == expected
     assert all(reason for _, reason in paths.values())

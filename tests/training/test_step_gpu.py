@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from crrl.methods import METHODS, PhaseSpec
 from crrl.models import Encoder
 from crrl.optim import FlatAdam
 from crrl.runs import RunFolder
+from crrl.training import trainer
 from crrl.training.phases import Phase, Teacher, build_module
 from crrl.training.ranks import Ranks, Share
 from crrl.training.step import Step
@@ -135,8 +135,6 @@ def config(clip_folder: Path) -> Config:
         batch_size=7,
         drop_last=False,
         weight_decay=0.0,
-        compile_decoder="off",
-        checkpoint_every=1000,
         preprocessing=Preprocessing(60),
         encoder=EncoderConfig(8, 0.5),
         cml=ContrastConfig(epochs_cml=3, optimizer_cml="adam", lr_cml=1e-3, queue_size=12),
@@ -150,9 +148,10 @@ def train(config: Config, folder: Path, capture: bool) -> list[tuple[str, float]
     if not run.config_path.exists():
         run.create(config)
     prepared = prepare(config.dataset, config.data, config.split_name, config.preprocessing)
-    with ops.use_backends("auto"):
-        settings = replace(config, capture="on" if capture else "off")
-        Trainer(settings, run, prepared, DEVICE, Ranks()).train()
+    paths = {"decoder": ("eager", ""), "step": ("captured" if capture else "eager", "")}
+    with ops.use_backends("auto"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "fast_paths", lambda *_: paths)
+        Trainer(config, run, prepared, DEVICE, Ranks()).train()
     records = [json.loads(line) for line in run.metrics_path.read_text().splitlines()]
     return [(record["phase"], record["loss"]) for record in records]
 

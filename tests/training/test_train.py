@@ -357,8 +357,9 @@ def test_a_kill_before_the_first_checkpoint_starts_again(
 
     with monkeypatch.context() as patch:
         stop_after(patch, 6, die)
+        patch.setattr(loop, "CHECKPOINT_EVERY", 100)
         with pytest.raises(KeyError):
-            train.main([*options, "--checkpoint-every", "100", "--out", str(tmp_path / "cut")])
+            train.main([*options, "--out", str(tmp_path / "cut")])
     assert not (tmp_path / "cut" / "checkpoint.pt").exists()
     train.main(["--resume", str(tmp_path / "cut")])
     assert same_weights(tmp_path / "whole", tmp_path / "cut")
@@ -387,7 +388,9 @@ def test_resume_after_sigkill_in_mid_epoch_is_bit_identical(options: list[str], 
     code = (
         "import os, signal, sys\n"
         "from crrl import train\n"
+        "from crrl.training import loop\n"
         "from crrl.training.step import Step\n"
+        "loop.CHECKPOINT_EVERY = 3\n"
         "step = Step.__call__\n"
         "def killing(self, share, full):\n"
         "    if self.phase.name == 'cml' and self.number == 11: os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -433,7 +436,7 @@ def test_resuming_a_finished_run_changes_nothing(options: list[str], tmp_path: P
 def test_the_learning_rate_halves_after_an_early_epoch_and_after_50(rates_fall: str, first: int) -> None:
     schedule = loop.Schedule(
         clips=32, epochs=60, batch_size=8, drop_last=True, optimizer="sgd", lr=0.04, rates_fall=rates_fall,
-        weight_decay=0.0, checkpoint_every=1, seed=0,
+        weight_decay=0.0, seed=0,
     )  # fmt: skip
     rates = schedule.rates(FlatSGD([torch.zeros(1)]))
     expected = torch.tensor([0.04] * first + [0.02] * (50 - first) + [0.01] * 10, dtype=torch.float64)
@@ -445,7 +448,7 @@ def test_the_learning_rate_halves_after_an_early_epoch_and_after_50(rates_fall: 
 def test_the_last_short_batch_is_dropped_or_used(drop_last: bool, steps: int, clips: int) -> None:
     schedule = loop.Schedule(
         clips=35, epochs=1, batch_size=8, drop_last=drop_last, optimizer="sgd", lr=0.1, rates_fall="constant",
-        weight_decay=0.0, checkpoint_every=1, seed=0,
+        weight_decay=0.0, seed=0,
     )  # fmt: skip
     assert (schedule.steps_per_epoch, schedule.clips_per_epoch) == (steps, clips)
     assert schedule.batches() == [8, 8, 8, 8, 3][:steps]
@@ -565,7 +568,9 @@ class TestRefusals:
             "import resource, signal, sys\n"
             "from crrl import train\n"
             "from crrl.errors import run_command\n"
+            "from crrl.training import loop\n"
             "from crrl.training.step import Step\n"
+            "loop.CHECKPOINT_EVERY = 3\n"
             "step = Step.__call__\n"
             "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
             "def filling(self, share, full):\n"

@@ -19,6 +19,7 @@ from crrl.errors import CrrlError
 from crrl.files import Busy
 from crrl.recipes import preset
 from crrl.runs import RunFolder
+from crrl.training import loop
 from crrl.training.progress import Progress
 
 FREE = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -54,6 +55,13 @@ def full_from(name: str, time: int) -> Iterator[None]:
             resource.setrlimit(resource.RLIMIT_FSIZE, FREE)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def checkpoints_within_phases() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "CHECKPOINT_EVERY", 3)
+        yield
+
+
 def content(run: Path, name: str) -> bytes:
     return (run / name).read_bytes()
 
@@ -70,7 +78,7 @@ def small(clips: Path) -> list[str]:
     """Both phases, an epoch each, with checkpoints within."""
     return [
         *("--dataset", "folder", "--data", str(clips), "--device", "cpu", "--batch-size", "8", "--hidden-size", "8"),
-        *("--queue-size", "12", "--checkpoint-every", "3", "--epochs-cml", "2", "--epochs-ser", "1"),
+        *("--queue-size", "12", "--epochs-cml", "2", "--epochs-ser", "1"),
     ]
 
 

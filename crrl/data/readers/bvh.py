@@ -1,0 +1,330 @@
+"""Biovision motion capture (.bvh): hierarchy and motion in one file, labelled by a labels.csv as a folder of arrays is.
+
+The format is that of J. Lander, "Working with Motion Capture File Formats" (Game Developer, 1998), as described at
+research.cs.wisc.edu/graphics/Courses/cs-838-1999/Jeff/BVH.html. The channels of a joint turn it, in their order, about
+axes that turn along. Position channels add to the root's offset; those of other joints take the offset's place, as the
+programs that write them mean it.
+
+Programs differ in how they write it. Here keywords may be in any case, with any white space between words; a joint's
+name is the rest of its line; a joint may have no CHANNELS, and an End Site may have some, or a name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from crrl.data.chunks import Files, Shown, read_in_order
+from crrl.data.clips import Clips, FloatArray, Tree
+from crrl.data.naming import wrong_name
+from crrl.data.readers import folder
+from crrl.data.readers.kinematics import Matrix, check_size, euler_rotation, in_pieces, joint_positions, warn_of_rates
+from crrl.data.readers.text import CUT_SHORT, Line, line_error, numbers, read_lines, remarks_on, tell
+from crrl.errors import CrrlError
+from crrl.files import shown
+
+LONGER = "longer than its line Frames: says; all of its frames are read"
+"""The remark on a file that has more frames than it announces, as recorders of live motion write them."""
+
+_CHANNELS = tuple(f"{axis}{kind}" for kind in ("position", "rotation") for axis in "xyz")
+_WORD = re.compile(r"[{}]|[^\s{}]+")
+_HEADER = {
+    "Frames:": re.compile(r"frames\s*:?\s*(.*)", re.IGNORECASE),
+    "Frame Time:": re.compile(r"frame\s*time\s*:?\s*(.*)", re.IGNORECASE),
+}
+_PREFIX = re.compile(r".*:|mixamorig\d*_|bip\d+[ _]?", re.IGNORECASE)
+"""What programs put before the names of one and the same body, differently from file to file."""
+
+find_files = partial(folder.find_files, endings=(".bvh",))
+
+
+@dataclass
+class Skeleton:
+    """The joints of a HIERARCHY in the file's order, an End Site among them as "<its joint>_end" where it has no name.
+
+    Attributes:
+        names, parents: of each joint; the root's parent is -1. offsets: each [3], from the parent's joint.
+        channels: of each joint in order, "xposition" to "zrotation".
+    """
+
+    names: list[str] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+    offsets: list[Matrix] = field(default_factory=list)
+    channels: list[tuple[str, ...]] = field(default_factory=list)
+
+    def tree(self) -> Tree:
+        return Tree(tuple(self.names), tuple(self.parents))
+
+
+class Recording(NamedTuple):
+    """A file's content: skeleton; motion, float64 [T, D]; seconds from frame to frame; remarks for `text.tell`."""
+
+    skeleton: Skeleton
+    motion: Matrix
+    frame_time: float
+    remarks: list[str]
+
+
+def load(files: list[Path]) -> Clips:
+    """Read the clips that `find_files` found, classes and splits as `folder` has them.
+
+    Joints, in the file's unit of length, are all of the file's, End Sites (tips of head, hands and feet) included.
+    Warns of what was read though a file differs from what it says, and of files of different frame times.
+
+    Raises:
+        CrrlError: a file is damaged or has another skeleton than the first.
+    """
+    _, paths = folder.apart(files)
+    said: list[tuple[Path, str]] = []
+    times: list[tuple[Path, float]] = []
+    joints: list[tuple[str, int]] = []
+    with closing(read_in_order(_read_clip, [(path,) for path in paths], "read bvh")) as clips:
+        found = folder.load(files, _of_one_skeleton(paths, clips, joints, said, times))
+    tell(said)
+    warn_of_rates([(path, 1 / time) for path, time in times])
+    return replace(found, tree=Tree(*zip(*joints, strict=True)))
+
+
+def _read_clip(files: Files) -> Shown:
+    """The clip of a file, after names and parents of its joints, its frame time and remarks."""
+    skeleton, motion, frame_time, remarks = read_recording(files[0])
+    return [([skeleton.names, skeleton.parents, frame_time, remarks], positions(skeleton, motion))]
+
+
+def _of_one_skeleton(
+    paths: list[Path],
+    clips: Iterable[Shown],
+    joints: list[tuple[str, int]],
+    said: list[tuple[Path, str]],
+    times: list[tuple[Path, float]],
+) -> Iterator[FloatArray]:
+    """The clips alone, whose joints are all like those of the first.
+
+    Those get into `joints`, each a name and its parent, remarks into `said`, and frame times into `times`.
+    """
+    for path, [((names, parents, frame_time, remarks), frames)] in zip(paths, clips, strict=True):
+        own = list(zip(names, parents, strict=True))
+        joints[:] = joints or own
+        if difference := _difference(own, joints):
+            raise CrrlError(
+                f"{path} has another skeleton than {paths[0]}, {difference}: one per data set; convert or remove it"
+            )
+        said += [(path, remark) for remark in remarks]
+        times.append((path, frame_time))
+        yield frames
+
+
+def _difference(joints: list[tuple[str, int]], others: list[tuple[str, int]]) -> str:
+    """Where two skeletons differ first, in words, "" where they do not. What a program puts before names is none."""
+    for place, ((name, parent), (other, above)) in enumerate(zip(joints, others, strict=False), 1):
+        if _PREFIX.sub("", name) != _PREFIX.sub("", other):
+            return f"joint {place} is {name!r}, not {other!r}"
+        if parent != above:
+            return f"{name!r} hangs on {joints[parent][0]!r}, not on {others[above][0]!r}"
+    if len(joints) != len(others):
+        more, number = max(joints, others, key=len), min(len(joints), len(others))
+        return f"{len(joints)} joints, not {len(others)}: {more[number][0]!r} is there in one of them alone"
+    return ""
+
+
+def read_file(path: Path) -> tuple[Skeleton, Matrix]:
+    """The skeleton and its motion, float64 [T, D]: the channels of all joints in order, degrees.
+
+    Warns where the last line is not ended, or more frames follow than are announced.
+
+    Raises:
+        CrrlError: the file is damaged: braces, offsets, channels, a number or a frame are missing or too many.
+    """
+    recording = read_recording(path)
+    tell((path, remark) for remark in recording.remarks)
+    return recording.skeleton, recording.motion
+
+
+def read_recording(path: Path) -> Recording:
+    """What `read_file` reads, without its warnings, which are remarks here."""
+    lines = read_lines(path, "a BVH file", "bvh")
+    if lines[0].text.split()[0].casefold() != "hierarchy":
+        raise line_error(path, lines[0], f"HIERARCHY should stand here, not {shown(lines[0].text)!r}")
+    middle = next((place for place, line in enumerate(lines) if line.text.casefold() == "motion"), len(lines))
+    if len(lines) < middle + 4:
+        raise line_error(path, lines[-1], "no HIERARCHY followed by a MOTION of at least one frame", CUT_SHORT)
+    skeleton = _Hierarchy(path, lines[:middle]).read()
+    (count, frames), (step, frame_time) = _header(path, lines[middle + 1 : middle + 3])
+    if frame_time <= 0:
+        raise line_error(path, step, "the frame time is not positive")
+    if frames < 0 or frames % 1:
+        raise line_error(path, count, f"{frames:g} is no number of frames")
+    rows = lines[middle + 3 :]
+    if len(rows) < frames:
+        raise line_error(path, count, f"it says {frames:g} frames, but {len(rows)} follow", CUT_SHORT)
+    remarks = [*remarks_on(lines), *([LONGER] if len(rows) > frames else [])]
+    check_size(path, len(skeleton.names), len(rows))
+    return Recording(skeleton, numbers(path, rows, sum(map(len, skeleton.channels))), frame_time, remarks)
+
+
+def positions(skeleton: Skeleton, motion: Matrix) -> FloatArray:
+    """Forward kinematics: float32 [T, J, 3] of a motion [T, D]."""
+    return in_pieces(lambda piece: _positions(skeleton, piece), motion, len(skeleton.names))
+
+
+def _positions(skeleton: Skeleton, motion: Matrix) -> FloatArray:
+    """All frames at once."""
+    shifts = np.tile(np.array(skeleton.offsets), (len(motion), 1, 1))
+    rotations = np.empty((*shifts.shape, 3))
+    first = 0
+    for joint, channels in enumerate(skeleton.channels):
+        values = motion[:, first : first + len(channels)]
+        first += len(channels)
+        turns = [place for place, name in enumerate(channels) if name.endswith("rotation")][::-1]
+        axes = "".join(channels[place][0] for place in turns)
+        rotations[:, joint] = euler_rotation(np.deg2rad(values[:, turns]), axes)
+        for place, name in enumerate(channels):
+            if name.endswith("position"):
+                axis = "xyz".index(name[0])
+                shifts[:, joint, axis] = values[:, place] + (skeleton.offsets[0][axis] if joint == 0 else 0)
+    return joint_positions(skeleton.parents, rotations, shifts)
+
+
+class _Hierarchy:
+    """The words of a HIERARCHY, taken one after the other."""
+
+    def __init__(self, path: Path, lines: list[Line]):
+        self._path = path
+        self._lines = iter(lines)
+        self._line = next(self._lines)
+        self._at = len("hierarchy")
+        self._skeleton = Skeleton()
+        self._open: list[int] = []
+        """The joints whose braces are open, from the root down."""
+        self._tips: set[int] = set()
+
+    def read(self) -> Skeleton:
+        while word := self._next():
+            keyword = word.casefold()
+            if keyword == "root" and not self._skeleton.names:
+                self._joint(-1, self._name(keyword))
+            elif keyword == "root":
+                raise self._error("a second ROOT", "a file of one body is read: take the others out")
+            elif not self._open:
+                raise self._error(f"{shown(word)!r} does not belong here")
+            else:
+                self._inside(keyword, word)
+        if self._open or not self._skeleton.names:
+            raise self._error("the hierarchy ends before its last brace", CUT_SHORT)
+        return self._skeleton
+
+    def _inside(self, keyword: str, word: str) -> None:
+        """What may stand between the braces of a joint."""
+        joint = self._open[-1]
+        if keyword == "}":
+            self._check_offset(joint)
+            self._open.pop()
+        elif keyword == "joint" and joint not in self._tips:
+            self._joint(joint, self._name(keyword))
+        elif keyword in ("end", "endsite") and joint not in self._tips:
+            if keyword == "end":
+                self._take("Site")
+            self._tips.add(len(self._skeleton.names))
+            self._joint(joint, self._rest() or f"{self._skeleton.names[joint]}_end")
+        elif keyword == "offset" and len(self._skeleton.offsets) == joint:
+            self._skeleton.offsets.append(self._offset())
+        elif keyword == "channels" and joint == len(self._skeleton.names) - 1 and not self._skeleton.channels[joint]:
+            self._skeleton.channels[joint] = self._channels()
+        else:
+            raise self._error(f"{shown(word)!r} does not belong here, in {shown(self._skeleton.names[joint])!r}")
+
+    def _joint(self, parent: int, name: str) -> None:
+        if parent >= 0:
+            self._check_offset(parent)
+        if wrong := wrong_name(name):
+            raise self._error(f"the name of a joint {wrong}")
+        check_size(self._path, len(self._skeleton.names) + 1, 0)
+        self._skeleton.names.append(name)
+        self._skeleton.parents.append(parent)
+        self._skeleton.channels.append(())
+        self._take("{")
+        self._open.append(len(self._skeleton.names) - 1)
+
+    def _check_offset(self, joint: int) -> None:
+        if len(self._skeleton.offsets) <= joint:
+            raise self._error(f"OFFSET should stand before this, in {shown(self._skeleton.names[joint])!r}")
+
+    def _offset(self) -> Matrix:
+        """Three numbers on the line of their keyword."""
+        words = _WORD.findall(self._line.text, self._at)[:3]
+        offset: Matrix = numbers(self._path, [Line(self._line.number, " ".join(words))], 3)[0]
+        for _ in words:
+            self._next()
+        return offset
+
+    def _channels(self) -> tuple[str, ...]:
+        count = self._next()
+        if not re.fullmatch(r"[0-9]{1,2}", count):
+            raise self._error(f"a number of channels should stand here, not {shown(count)!r}")
+        channels: list[str] = []
+        for _ in range(int(count)):
+            name = self._next()
+            if name.casefold() not in _CHANNELS or name.casefold() in channels:
+                raise self._error(
+                    f"channel {shown(name)!r} of {int(count)} is none of Xposition to Zrotation, or there twice"
+                )
+            channels.append(name.casefold())
+        return tuple(channels)
+
+    def _name(self, keyword: str) -> str:
+        """The rest of the line, or of the next where the keyword stands alone on its own."""
+        name = self._rest()
+        if not name and self._at == len(self._line.text) and self._turn():
+            name = self._rest()
+        if not name:
+            raise self._error(f"a name should stand after {keyword.upper()}")
+        return name
+
+    def _rest(self) -> str:
+        """What is left of this line before a brace, which may be nothing."""
+        text = self._line.text[self._at :]
+        name = re.split(r"[{}]", text, maxsplit=1)[0]
+        self._at += len(name)
+        return name.strip()
+
+    def _next(self) -> str:
+        """The next word, "" at the end."""
+        while not (match := _WORD.search(self._line.text, self._at)):
+            if not self._turn():
+                return ""
+        self._at = match.end()
+        return match[0]
+
+    def _turn(self) -> bool:
+        """Go to the next line, if there is one."""
+        line = next(self._lines, None)
+        if line is not None:
+            self._line, self._at = line, 0
+        return line is not None
+
+    def _take(self, expected: str) -> None:
+        word = self._next()
+        if word.casefold() != expected.casefold():
+            raise self._error(f"{expected} should stand here, not {shown(word)!r}")
+
+    def _error(self, problem: str, remedy: str = "") -> CrrlError:
+        return line_error(self._path, self._line, problem, *filter(None, [remedy]))
+
+
+def _header(path: Path, lines: list[Line]) -> list[tuple[Line, float]]:
+    """The lines Frames: and Frame Time:, whichever comes first, with their numbers."""
+    found = {}
+    for name, pattern in _HEADER.items():
+        matches = [(line, match) for line in lines if (match := pattern.fullmatch(line.text))]
+        if not matches:
+            raise line_error(path, lines[list(_HEADER).index(name)], f"{name} should stand here")
+        line, match = matches[0]
+        found[name] = (line, float(numbers(path, [Line(line.number, match[1])], 1)[0, 0]))
+    return list(found.values())

@@ -1,0 +1,150 @@
+"""Files that are a clip each, by the endings of their names: what `predict`, `embed` and `view` are given.
+
+A folder of OpenPose's frames is a clip as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy.typing as npt
+
+from crrl.data.clips import FloatArray, Tree, check_clip
+from crrl.data.naming import files_below
+from crrl.data.prepared import is_prepared
+from crrl.data.readers import asf, bvh, cmu, coco, folder, mediapipe, ntu, nw_ucla, openpose, poses
+from crrl.data.readers.arrays import map_array
+from crrl.errors import CrrlError
+from crrl.files import read_bytes
+
+
+def _read_ntu(path: Path) -> FloatArray:
+    try:
+        clip, _ = ntu.read(read_bytes(path))
+    except ValueError as error:
+        raise CrrlError(f"{path}, {error}: restore the file or leave it out") from error
+    if len(clip) == 0:
+        raise CrrlError(f"{path} shows nobody: leave it out")
+    return clip
+
+
+def _read_bvh(path: Path) -> FloatArray:
+    return bvh.positions(*bvh.read_file(path))
+
+
+def _read_json(path: Path, bodies: int | None) -> npt.ArrayLike:
+    """Of NW-UCLA, or of a pose estimator: MediaPipe, else coco."""
+    content = read_bytes(path)
+    if b'"skeletons"' in content:
+        return nw_ucla.read_clip(path)
+    return mediapipe.read_clip(path, bodies) if b"andmarks" in content else _in_pixels(coco.read_clip(path, bodies))
+
+
+def _read_openpose(path: Path, bodies: int | None) -> FloatArray:
+    return _in_pixels(openpose.read_clip(path, bodies))
+
+
+def _in_pixels(clip: FloatArray) -> FloatArray:
+    poses.warn_of_parts(clip)
+    return clip
+
+
+READERS: dict[str, Callable[[Path], npt.ArrayLike]] = {
+    ".npy": map_array,
+    ".npz": folder.read_clip,
+    ".skeleton": _read_ntu,
+    ".bvh": _read_bvh,
+    ".amc": cmu.read_clip,
+}
+"""How a file is read, by its ending in lower case: to an array of numbers [T, J, 3], or lists of them."""
+
+ESTIMATED: dict[str, Callable[[Path, int | None], npt.ArrayLike]] = {
+    ".json": _read_json,
+    ".csv": mediapipe.read_clip,
+    "": _read_openpose,
+}
+"""How what pose estimators write is read, by the ending, of a folder "": with so many bodies; None: as are there."""
+
+BODIES = {
+    bodies * joints: bodies
+    for joints in (coco.NUM_JOINTS, mediapipe.NUM_JOINTS, *openpose.JOINTS)
+    for bodies in range(1, poses.BODIES + 1)
+}
+"""How many of an estimator's people have so many joints together."""
+
+
+def find_clip_files(given: Iterable[Path]) -> list[Path]:
+    """The files and folders of OpenPose's frames that are given, or lie below the folders given, each once.
+
+    Files of other endings, labels.csv, and what else is in a folder of frames, are passed over below a folder.
+
+    Raises:
+        CrrlError: a file that is given has another ending, or is a frame; a folder holds no clip, or a prepared set.
+    """
+    found: dict[Path, None] = {}
+    for path in given:
+        found |= dict.fromkeys(_below(path) if path.is_dir() else [_known(path)])
+    return list(found)
+
+
+def _below(root: Path) -> list[Path]:
+    if is_prepared(root):
+        raise CrrlError(f"{root} is a prepared set: give --dataset prepared --data {root}")
+    files = [path for path in files_below(root, *_endings()) if path.name != folder.LABELS]
+    frames: set[Path] = set()
+    for path in files:
+        if path.parent not in frames and openpose.is_frame(path):
+            frames.add(path.parent)
+    clips = list(dict.fromkeys(path.parent if path.parent in frames else path for path in files))
+    if not clips:
+        raise CrrlError(f"{root} holds no clip: {_read()}")
+    return clips
+
+
+def _known(path: Path) -> Path:
+    """A file, if its name is one of a clip."""
+    if openpose.is_frame(path):
+        raise CrrlError(f"{path} is a frame of OpenPose's: give the folder of all of the clip's frames, {path.parent}")
+    if path.suffix.lower() not in _endings() or path.name == folder.LABELS:
+        raise CrrlError(f"{path} is no file of a clip that is known by its name: {_read()}")
+    return path
+
+
+def _endings() -> list[str]:
+    return [ending for ending in (*READERS, *ESTIMATED) if ending]
+
+
+def _read() -> str:
+    return f"{', '.join(_endings())} and folders of OpenPose's frames are read"
+
+
+def read_clip_file(path: Path, joints: int | None = None) -> npt.ArrayLike:
+    """What a file, or folder, of `find_clip_files` holds, to be checked by `check_clip`; .npy memory-mapped.
+
+    Args:
+        joints: how many the clip should have, which tells whether one person or two of an estimator's file are taken
+            (a second one who is not there is zeros); None: as many as are there.
+
+    Raises:
+        CrrlError: it is missing, damaged or of another kind.
+    """
+    ending = "" if path.is_dir() else _known(path).suffix.lower()
+    if ending in ESTIMATED:
+        return ESTIMATED[ending](path, BODIES.get(joints or 0))
+    return READERS[ending](path)
+
+
+def read_body(path: Path) -> tuple[FloatArray, Tree | None]:
+    """A clip, float32 [T, J, 3] in its file's (or folder's) unit, and how joints hang together, if said: .bvh, .amc.
+
+    Raises:
+        CrrlError: as `read_clip_file` and `check_clip`.
+    """
+    if path.suffix.lower() == ".bvh":
+        skeleton, motion = bvh.read_file(path)
+        return bvh.positions(skeleton, motion), skeleton.tree()
+    if path.suffix.lower() == ".amc":
+        body = asf.read_skeleton(cmu.skeleton_path(path))
+        return asf.positions(body, asf.read_motion(path, body)), Tree(body.names, body.parents)
+    return check_clip(read_clip_file(path), str(path)), None

@@ -1,0 +1,338 @@
+"""What the readers of pose estimators' files share: people followed over frames, missing joints filled, axes turned.
+
+An estimator tells for every frame, apart from all others, where it sees joints of people, and how sure it is. Here that
+becomes one or two bodies:
+
+- A joint whose score is below LOWEST_SCORE, or that lies at the origin, as estimators write one that they did not see,
+  is missing: its coordinates are never read.
+- People are followed from frame to frame by the nearest pose (`follow`). A person lost for longer than LONGEST_GAP
+  frames is another one when seen again, and may take the first one's place (`_places`). The place that is filled
+  longest is the first body; the second is kept where it is filled at least half as long.
+- A joint that is missing between two frames that show it is filled in linearly, over LONGEST_GAP frames at most. In
+  longer gaps, and before its first and after its last sighting, it is absent (zeros): nothing is held or made up.
+- Images have y pointing down. Here y points up: (x, y, z) becomes (x, -y, -z), a half turn about x. What has two
+  coordinates has z = 0; a score is never a coordinate.
+- Frames after the last that shows somebody are left out; the others all stay, so that times do.
+
+No view transform is known for these skeletons (`Presets.view_joints` is None). It needs a spine, which COCO and
+MediaPipe lack: the middle between the hips is no joint of theirs, and two hips and two shoulders alone give no four
+different joints. BODY_25 has all four (8 1 5 2), but in an image the transform would only turn the plane, take away how
+a body leans, and mirror who is seen from behind.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crrl.data.chunks import Files, Shown, read_in_order
+from crrl.data.clips import Clips, FloatArray
+from crrl.data.readers import folder, text
+from crrl.data.readers.arrays import RATIO, UNPACKED, described, join_bodies
+from crrl.errors import CrrlError
+from crrl.files import shown
+
+Matrix = npt.NDArray[np.float64]
+
+LOWEST_SCORE = 0.3
+"""A joint less sure than this is missing: what MMPose and rtmlib draw no more; OpenPose and MediaPipe count alike."""
+LONGEST_GAP = 30
+"""Frames over which a joint is filled in, and a person found again: a second of most videos."""
+NEAR = 0.5
+"""How far a person's joints may be from where they were last seen, as a part of the body's size, on average."""
+MOST_PEOPLE = 10
+"""People of a frame who are followed, the surest."""
+SHORT, SECOND = 0.1, 0.5
+"""Parts of the longest time in which a person is seen: who is seen for less is none; of a second body: not kept."""
+BODIES = 2
+AGAIN = "restore the file, or estimate the poses again"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What an estimator saw in one frame.
+
+    Attributes:
+        points: of N people, float64 [N, J, 4]: x, y, z and score of each joint, in the file's own axes.
+        places: by which people are followed, float64 [N, J, 3], where that is not by `points`.
+    """
+
+    points: Matrix
+    places: Matrix | None = None
+
+    def seen(self) -> npt.NDArray[np.bool_]:
+        """Which joints are not missing, bool [N, J]."""
+        seen: npt.NDArray[np.bool_] = (self.points[..., 3] >= LOWEST_SCORE) & self.points[..., :3].any(axis=2)
+        return seen
+
+
+@dataclass
+class _Track:
+    """One person, followed over frames.
+
+    Attributes:
+        sightings: the frames, rising, and this person's number in each.
+        last: where each joint was last seen, [J, 3]. known: which were seen ever, bool [J].
+    """
+
+    last: Matrix
+    known: npt.NDArray[np.bool_]
+    sightings: list[tuple[int, int]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, joints: int) -> _Track:
+        """One that begins."""
+        return cls(np.zeros((joints, 3)), np.zeros(joints, bool))
+
+    def add(self, frame: int, person: int, places: Matrix, seen: npt.NDArray[np.bool_]) -> None:
+        self.sightings.append((frame, person))
+        self.last[seen] = places[seen]
+        self.known |= seen
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Its first frame, and the one after its last."""
+        return self.sightings[0][0], self.sightings[-1][0] + 1
+
+
+def clip_of(frames: Sequence[Frame], bodies: int | None = None) -> FloatArray:
+    """The clip that frames show, float32 [T, bodies·J, 3]; T is 0 where they show nobody.
+
+    Args:
+        frames: at least one, all of the same joints. bodies: how many to lay side by side; None: 1 or 2, as are there.
+    """
+    joints = frames[0].points.shape[1]
+    places = _places(_follow(frames))
+    count = bodies or max(1, len(places))
+    length = max((track.span[1] for tracks in places[:count] for track in tracks), default=0)
+    points, present = np.zeros((length, count, joints, 3)), np.zeros((length, count, joints), bool)
+    for body, tracks in enumerate(places[:count]):
+        for track in tracks:
+            first, end = track.span
+            points[first:end, body], present[first:end, body] = _filled(frames, track)
+    return join_bodies(points * (1, -1, -1) + 0.0, present)  # + 0.0: no zero has a sign
+
+
+def _follow(frames: Iterable[Frame]) -> list[_Track]:
+    """Everybody who is seen in any frame, in the order of first sightings."""
+    tracks: list[_Track] = []
+    live: list[_Track] = []
+    for number, frame in enumerate(frames):
+        live = [track for track in live if number - track.sightings[-1][0] <= LONGEST_GAP + 1]
+        places = frame.points[..., :3] if frame.places is None else frame.places
+        seen = frame.seen()
+        people = _surest(frame.points[..., 3], seen)
+        matched = _match(live, places[people], seen[people])
+        new = {each: _Track.of(places.shape[1]) for each in range(len(people)) if each not in matched}
+        for each, person in enumerate(people.tolist()):
+            track = new[each] if each in new else live[matched[each]]
+            track.add(number, person, places[person], seen[person])
+        live += new.values()
+        tracks += new.values()
+    return tracks
+
+
+def _surest(scores: Matrix, seen: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """The numbers of those who show a joint, at most MOST_PEOPLE, who are the surest; in the file's order."""
+    sure = np.where(seen, scores, 0).sum(axis=1)
+    return np.sort(np.argsort(-sure, kind="stable")[: min(MOST_PEOPLE, int((sure > 0).sum()))])
+
+
+def _match(live: list[_Track], places: Matrix, seen: npt.NDArray[np.bool_]) -> dict[int, int]:
+    """Whose pose each of N people, [N, J, 3] and bool [N, J], takes up: nearest first, each once, {person: track}."""
+    if not live or not len(places):
+        return {}
+    last, known = np.stack([track.last for track in live])[:, None], np.stack([track.known for track in live])[:, None]
+    both = known & seen
+    distance = np.where(both, np.linalg.norm(places - last, axis=3), 0).sum(axis=2) / np.maximum(both.sum(axis=2), 1)
+    size = np.maximum(_size(last, known), _size(places, seen))
+    cost = np.where(both.any(axis=2) & (distance <= NEAR * size), distance, np.inf)
+    matched: dict[int, int] = {}
+    for place in np.argsort(cost, axis=None, kind="stable")[: int(np.isfinite(cost).sum())].tolist():
+        track, person = divmod(place, len(places))
+        if person not in matched and track not in matched.values():
+            matched[person] = track
+    return matched
+
+
+def _size(points: Matrix, seen: npt.NDArray[np.bool_]) -> Matrix:
+    """The diagonals of the boxes about joints [..., J, 3] that are seen."""
+    each = seen[..., None]
+    sides = np.where(each, points, -np.inf).max(axis=-2) - np.where(each, points, np.inf).min(axis=-2)
+    size: Matrix = np.linalg.norm(np.where(seen.any(axis=-1, keepdims=True), sides, 0), axis=-1)
+    return size
+
+
+def _places(tracks: Sequence[_Track]) -> list[list[_Track]]:
+    """The people who make up each body, never two at a time; the body that is there longest first, at most BODIES."""
+    longest = sorted(tracks, key=lambda track: -len(track.sightings))
+    places: list[list[_Track]] = [[] for _ in range(BODIES)]
+    taken = np.zeros((BODIES, max((track.span[1] for track in tracks), default=0)), bool)
+    for track in longest:
+        first, end = track.span
+        free = np.flatnonzero(~taken[:, first:end].any(axis=1))
+        if len(free) and len(track.sightings) >= SHORT * len(longest[0].sightings):
+            places[free[0]].append(track)
+            taken[free[0], first:end] = True
+    places.sort(key=_sightings, reverse=True)
+    return [place for place in places if place and _sightings(place) >= SECOND * _sightings(places[0])]
+
+
+def _sightings(tracks: Sequence[_Track]) -> int:
+    return sum(len(track.sightings) for track in tracks)
+
+
+def _filled(frames: Sequence[Frame], track: _Track) -> tuple[Matrix, npt.NDArray[np.bool_]]:
+    """A person's joints from the first to the last sighting, [T, J, 3], and which are there or filled in, bool."""
+    first, end = track.span
+    times = np.array([frame for frame, _ in track.sightings]) - first
+    given = np.stack([frames[frame].points[person, :, :3] for frame, person in track.sightings])
+    seen = np.stack([frames[frame].seen()[person] for frame, person in track.sightings])
+    points, present = np.zeros((end - first, *given.shape[1:])), np.zeros((end - first, given.shape[1]), bool)
+    every = np.arange(end - first)
+    for joint in np.flatnonzero(seen.any(axis=0)):
+        at, values = times[seen[:, joint]], given[seen[:, joint], joint]
+        after = np.searchsorted(at, every)
+        before = np.searchsorted(at, every, side="right") - 1
+        inside = (before >= 0) & (after < len(at))
+        gap = at[np.minimum(after, len(at) - 1)] - at[before]
+        present[:, joint] = inside & (gap <= LONGEST_GAP + 1)
+        filled = np.stack([np.interp(every, at, values[:, axis]) for axis in range(3)], axis=1)
+        points[:, joint] = np.where(present[:, joint, None], filled, 0)
+    return points, present
+
+
+def clip_in(path: Path, frames: Sequence[Frame], size: int, bodies: int | None = None) -> FloatArray:
+    """`clip_of` the frames of a file, or folder, of `size` bytes.
+
+    Raises:
+        CrrlError: no frame shows a person.
+    """
+    if not any(frame.seen().any() for frame in frames):
+        raise CrrlError(
+            f"no person in {path}: none of its {len(frames)} frames shows a joint with a score of {LOWEST_SCORE} or "
+            f"more; take it out, or estimate its poses again"
+        )
+    check_length(path, len(frames), frames[0].points.shape[1], size)
+    return clip_of(frames, bodies)
+
+
+def warn_of_parts(frames: FloatArray) -> None:
+    """Warn where keypoints [F, J, 3], which should be in pixels, are parts of an image's width and height."""
+    if len(frames) and np.abs(frames).max() <= 1:
+        warnings.warn(
+            "keypoints are parts of the image's width and height, at most 1, not pixels: unless it is square, shapes "
+            "are stretched and unlike those in pixels",
+            stacklevel=3,
+        )
+
+
+def at_their_times(path: Path, seen: Mapping[int, Frame], size: int, step: int = 1) -> list[Frame]:
+    """Frames by their numbers, every `step`th from the first to the last: one that is not there shows nobody."""
+    first, last = min(seen), max(seen)
+    nobody = Frame(seen[first].points[:0])
+    check_length(path, (last - first) // step + 1, nobody.points.shape[1], size)
+    return [seen.get(number, nobody) for number in range(first, last + 1, step)]
+
+
+def check_length(path: Path, frames: int, joints: int, size: int) -> None:
+    """Raise where a clip of so many frames is far larger than its file: hardly any of them shows anybody."""
+    needed = frames * BODIES * joints * 3 * 4
+    if needed > max(UNPACKED, RATIO * size):
+        raise CrrlError(
+            f"{path} has {frames:,} frames from the first to the last, of which next to none shows anybody: are they "
+            f"of one video? Cut it, and give each part a file of its own"
+        )
+
+
+def load(
+    files: list[Path], read: Callable[[Files], Shown], clips: Sequence[Files], names: Sequence[Path], what: str
+) -> Clips:
+    """The clips that a reader's `find_files` found, with classes and splits as `folder` has them.
+
+    Two bodies lie side by side, [ΣT, 2·J, 3], where any clip shows two; else [ΣT, J, 3].
+
+    Args:
+        read: what `read_in_order` takes; it lays BODIES bodies side by side. clips: the files of each clip. names: the
+            path by which each is listed.
+    """
+    with closing(read_in_order(read, clips, what)) as each:
+        found = folder.load([*folder.apart(files)[0], *names], (frames for [(_, frames)] in each))
+    joints = found.num_joints // BODIES
+    if found.frames[:, joints:].any():
+        return found
+    return replace(found, frames=np.ascontiguousarray(found.frames[:, :joints]))
+
+
+def table(value: object, rows: int, columns: int, where: str) -> Matrix:
+    """A list of `rows` lists of `columns` finite numbers, float64 [rows, columns].
+
+    Raises:
+        CrrlError: it is none; names `where`.
+    """
+    if not isinstance(value, list) or len(value) != rows or any(_length(row) != columns for row in value):
+        raise not_as_expected(where, f"{rows} joints of {columns} numbers", value)
+    return row_of([each for row in value for each in row], rows * columns, where).reshape(rows, columns)
+
+
+def row_of(value: object, count: int, where: str) -> Matrix:
+    """A list of `count` finite numbers, float64 [count].
+
+    Raises:
+        CrrlError: it is none; names `where`.
+    """
+    if not isinstance(value, list) or len(value) != count:
+        raise not_as_expected(where, f"{count} numbers", value)
+    for each in value:
+        if type(each) not in (int, float) or not abs(each) <= text.LARGEST:
+            raise CrrlError(f"{where}: {_form(each)} is no finite number: {AGAIN}")
+    return np.array(value, np.float64)
+
+
+def fields(value: object, where: str, expected: str) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        CrrlError: it is none; names `where`, and what is `expected`.
+    """
+    if not isinstance(value, dict):
+        raise not_as_expected(where, expected, value)
+    return value
+
+
+def items(value: object, where: str, expected: str) -> list[Any]:
+    """A JSON list.
+
+    Raises:
+        CrrlError: it is none; names `where`, and what is `expected`.
+    """
+    if not isinstance(value, list):
+        raise not_as_expected(where, expected, value)
+    return value
+
+
+def not_as_expected(where: str, expected: str, value: object) -> CrrlError:
+    """The error for what stands in a file where something else is `expected`; the caller raises it."""
+    return CrrlError(f"{where}: expected {expected}, found {_form(value)}: {AGAIN}")
+
+
+def _form(value: object) -> str:
+    """What a value of JSON is, with its lengths."""
+    if isinstance(value, dict):
+        return f"an object of {', '.join(shown(key) for key in list(value)[:5]) or 'nothing'}"
+    if not isinstance(value, list):
+        return described(value)
+    inner = {_length(each) for each in value}
+    return f"a list of {len(value)}" + (f", each of {inner.pop()}" if len(inner) == 1 and inner != {-1} else "")
+
+
+def _length(value: object) -> int:
+    """Of a list; -1 of anything else."""
+    return len(value) if isinstance(value, list) else -1

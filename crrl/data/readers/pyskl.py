@@ -1,0 +1,332 @@
+"""The pickles of pyskl and MMAction2: {"split": {name: [clip names]}, "annotations": [{...}]}, skeletons in 3D or 2D.
+
+An annotation has, as pyskl's tools/data/README.md says, frame_dir (the clip's name), label, total_frames, keypoint
+[M, T, V, C] and, in 2D, keypoint_score [M, T, V]. MMAction2 0.x has two files in place of "split", each a list of
+annotations alone: ntu60_xsub_train.pkl and ntu60_xsub_val.pkl, say.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
+import numpy.typing as npt
+
+from crrl.data.clips import Clips, FloatArray, IntArray, Split
+from crrl.data.readers.arrays import (
+    UNPACKED,
+    all_joints_of,
+    as_list,
+    check_unique,
+    described,
+    is_score,
+    join_bodies,
+    leave_out_empty,
+    ntu_facts,
+    ntu_split,
+    only_file,
+    warn_if_coarse,
+    warn_of_actions,
+)
+from crrl.data.readers.pickles import read_pickle
+from crrl.errors import CrrlError
+from crrl.files import shown
+
+BODIES = 2
+"""Bodies kept of each clip."""
+SIDES = ("val", "test")
+"""What the side of a split that is not for training is called."""
+MOST_CLASSES = 10_000
+MOST_SPLITS, MOST_JOINTS = 100, 1000
+"""What files have far less of: a pickle can hold one list, or array, and name it any number of times."""
+
+Array = npt.NDArray[Any]
+
+
+def find_files(root: Path) -> list[Path]:
+    """The one .pkl file in `root`, or `root` itself; or the two of MMAction2 0.x, that for training first.
+
+    Raises:
+        CrrlError: there is none, or several: one of them is to be named itself.
+    """
+    for train in root.glob("*train.pkl"):
+        others = {train.with_name(re.sub(r"train\.pkl$", f"{side}.pkl", train.name)) for side in SIDES}
+        rest = set(root.glob("*.pkl")) - {train}
+        if len(rest) == 1 and rest <= others:
+            return [train, *rest]
+    return [only_file(root, ["*.pkl"], "pyskl annotation file (ntu60_3danno.pkl, say)", itself=True)]
+
+
+def load(files: list[Path]) -> Clips:
+    """Read the one or two files that `find_files` found: [ΣT, M·V, 3], M = 2 if any clip shows two bodies, else 1.
+
+    Of more bodies the two that move most are kept. A 2D joint becomes (x, y, 0) in pixels; a joint of score 0 is
+    absent. Joints (x, y, score) are 2D too, with a warning: those whose third number is keypoint_score's, or lies
+    between 0 and 1.5 where x and y are pixels. A clip that shows no body in any frame is left out, with a warning.
+    The splits are the file's: "xsub_train" with "xsub_val" (or "xsub_test") is called "cross-subject", xview
+    "cross-view", xset "cross-setup", others as they are; "train" with "val" "default". Two files are one split, called
+    so by what their names hold of these, else "default". A warning tells splits and clips that none of these uses.
+
+    Raises:
+        CrrlError: a file is damaged, holds something that a restricted unpickler refuses, does not keep to the
+            format, or names one array so often that it is larger than the file; no clip shows a body.
+    """
+    source = files[0] if len(files) == 1 else files[0].parent
+    places, annotations, split = _of_one_file(*files) if len(files) == 1 else _of_two_files(*files)
+    for place, item in zip(places, annotations, strict=True):
+        _check(place, item)
+    _check_size(source, annotations, sum(path.stat().st_size for path in files))
+    names: list[str] = [item["frame_dir"] for item in annotations]
+    labels = np.array([item["label"] for item in annotations], np.int64)
+    check_unique(source, names)
+    warn_of_actions(source, names, labels.tolist())
+    splits = _splits(source, split, names)
+    _take_scores(source, annotations)
+    for dtype in sorted({item["keypoint"].dtype.name for item in annotations}):
+        warn_if_coarse(source, dtype)
+    bodies = min(max(map(_bodies, annotations)), BODIES)
+    clips = Clips.from_arrays(
+        _clips(annotations, bodies),
+        labels=labels,
+        names=[f"{place} ({name})" for place, name in zip(places, names, strict=True)],
+        class_names=[str(number) for number in range(1, int(labels.max()) + 2)],
+        **ntu_facts(names),
+        allow_empty=True,
+    )
+    return leave_out_empty(source, replace(clips, names=tuple(names), splits=splits))
+
+
+def _of_one_file(path: Path) -> tuple[list[str], list[Any], object]:
+    """Where each annotation lies, for messages; the annotations; the members of each split by name."""
+    content = read_pickle(path)
+    if _is_list(content):
+        raise CrrlError(
+            f"{path} is a list of annotations, as MMAction2 0.x has one for training and one for validation: give "
+            f"--data a folder with these two alone (NAME_train.pkl, NAME_val.pkl)"
+        )
+    annotations = as_list(content.get("annotations")) if isinstance(content, dict) else None
+    if not annotations:
+        found = f"a dict of {_keys(content)}" if isinstance(content, dict) else described(content)
+        raise CrrlError(
+            f'{path} is no pyskl pickle: a dict with "split" and a list of "annotations" is needed, here is {found}'
+        )
+    return [f"{path}, annotations[{place}]" for place in range(len(annotations))], annotations, content.get("split")
+
+
+def _keys(content: dict[Any, Any]) -> str:
+    return ", ".join(shown(str(key)) for key in list(content)[:9]) or "nothing"
+
+
+def _of_two_files(*files: Path) -> tuple[list[str], list[Any], object]:
+    """The same of the two lists of MMAction2 0.x."""
+    places, annotations, split = [], [], {}
+    called = next((word for word in files[0].stem.split("_") if ntu_split(word, "")), "")
+    for path, side in zip(files, ("train", "val"), strict=True):
+        content = read_pickle(path)
+        if not _is_list(content):
+            raise CrrlError(
+                f"{path} is no list of annotations, as MMAction2 0.x has them beside each other: restore it"
+            )
+        places += [f"{path}, [{place}]" for place in range(len(content))]
+        annotations += content
+        split[f"{called}_{side}"] = [item.get("frame_dir") for item in content]
+    return places, annotations, split
+
+
+def _is_list(content: object) -> TypeGuard[list[dict[str, Any]]]:
+    return isinstance(content, list) and len(content) > 0 and all(isinstance(item, dict) for item in content)
+
+
+def _check(where: str, item: object) -> None:
+    """Raise where what is read of an annotation is not as it should be; its score then is [M, T, V] or None."""
+    if not isinstance(item, dict):
+        raise CrrlError(f"{where} is no dict, but {described(item)}: write each annotation as one")
+    name, label = item.get("frame_dir"), item.get("label")
+    if not isinstance(name, str) or not name:
+        raise CrrlError(f"{where} has no name (frame_dir), but {described(name)}: add it to its {_keys(item)}")
+    where = f"{where} ({shown(name)})"
+    if type(label) is not int or not 0 <= label < MOST_CLASSES:
+        least_and_most = f"0 to {MOST_CLASSES - 1}"
+        raise CrrlError(
+            f"{where} has no label that is a class's number, {least_and_most}, but {described(label)}: give it one"
+        )
+    keypoint = _keypoint(where, item.get("keypoint"))
+    _check_frames(where, item.get("total_frames"), keypoint)
+    item["keypoint_score"] = _score(where, item.get("keypoint_score"), keypoint)
+
+
+def _check_size(source: Path, annotations: list[Any], size: int) -> None:
+    """Raise where keypoints are so much larger than the file that most of them are one array."""
+    total = sum(item["keypoint"].nbytes for item in annotations)
+    if total > max(UNPACKED, size):
+        raise CrrlError(
+            f"{source} has {total:,} bytes of keypoints, more than it can hold: the annotations are of the same few "
+            f"arrays again and again; restore it, or write each clip once"
+        )
+
+
+def _keypoint(where: str, keypoint: object) -> Array:
+    """The keypoint, if it is one."""
+    remedy = "give it that shape"
+    if not isinstance(keypoint, np.ndarray) or keypoint.dtype.kind not in "fiu":
+        remedy = "make it an array, np.asarray(keypoint, np.float32)"
+        if keypoint is None:
+            remedy = "add it (pyskl's list of Kinetics, whose skeletons lie in other files, is not read)"
+    elif keypoint.ndim == 4 and keypoint.shape[3] in (2, 3) and 0 < keypoint.shape[2] <= MOST_JOINTS:
+        return keypoint
+    elif keypoint.ndim == 3 and keypoint.shape[2] in (2, 3):
+        remedy = "the axis of persons is missing, keypoint[None] has it"
+    raise CrrlError(
+        f"{where} has no keypoint [M, T, V, 2 or 3] of numbers (persons, frames, joints, x y or x y z), but "
+        f"{described(keypoint)}: {remedy}"
+    )
+
+
+def _check_frames(where: str, frames: object, keypoint: Array) -> None:
+    """Raise unless total_frames is T of [M, T, V, C]. Without one T is trusted, if M is not larger."""
+    persons, count = keypoint.shape[:2]
+    if frames is None and (persons <= count or count == 0):
+        return
+    if type(frames) is not int or frames != count:
+        swapped = persons > count if frames is None else type(frames) is int and frames == persons
+        remedy = "swap its first two axes, if they are" if swapped else "correct the one or the other"
+        raise CrrlError(
+            f"{where}: total_frames and keypoint do not fit each other, {described(frames)} and {described(keypoint)}, "
+            f"which is {persons} persons in {count} frames: {remedy}"
+        )
+
+
+def _score(where: str, score: object, keypoint: Array) -> Array | None:
+    """The score as [M, T, V]; None where there is none, which 3D skeletons need not have."""
+    shape = keypoint.shape[:3]
+    if score is None and keypoint.shape[3] == 3:
+        return None
+    if isinstance(score, np.ndarray) and score.shape == (*shape, 1):
+        score = score[..., 0]
+    if not isinstance(score, np.ndarray) or score.dtype.kind not in "fiub" or score.shape != shape:
+        raise CrrlError(
+            f"{where} is {keypoint.shape[3]}D without a keypoint_score [M, T, V], here {list(shape)}, but with "
+            f"{described(score)}: give it that shape (np.ones where all joints were seen)"
+        )
+    if not np.isfinite(score).all():
+        raise CrrlError(f"{where}: keypoint_score holds NaN or infinity: write 0 for a joint that was not seen")
+    return score
+
+
+def _take_scores(source: Path, annotations: list[dict[str, Any]]) -> None:
+    """Where the third numbers of joints are scores, make the joints 2D, in all annotations, with a warning."""
+    items = [item for item in annotations if item["keypoint"].shape[3] == 3 and item["keypoint"].size]
+    if not items:
+        return
+    thirds = [item["keypoint"][..., 2] for item in items]
+    low, high = min(float(third.min()) for third in thirds), max(float(third.max()) for third in thirds)
+    farthest = max(float(np.abs(item["keypoint"][..., :2]).max()) for item in items)
+    again = all(_is_again(third, item["keypoint_score"]) for third, item in zip(thirds, items, strict=True))
+    if not again and not is_score(low, high, farthest):
+        return
+    why = "is keypoint_score again" if again else f"is {low:.3g} to {high:.3g} where x and y reach {farthest:.4g}"
+    warnings.warn(
+        f"{source}: the third channel of keypoint {why}: it is taken for a score, not for z, which is 0; a joint of "
+        f"score 0 is absent",
+        stacklevel=3,
+    )
+    for item, third in zip(items, thirds, strict=True):
+        item["keypoint"], item["keypoint_score"] = item["keypoint"][..., :2], third
+
+
+def _is_again(third: Array, score: Array | None) -> bool:
+    """Whether a third channel is the score, rounded perhaps."""
+    return score is not None and bool(score.any()) and np.allclose(third, score, rtol=1e-3)
+
+
+def _bodies(item: dict[str, Any]) -> int:
+    """The bodies of an annotation, 1 where it shows none."""
+    return len(item["keypoint"]) if _shows_body(item["keypoint"], item["keypoint_score"]) else 1
+
+
+def _clips(annotations: list[Any], bodies: int) -> Iterator[FloatArray]:
+    """The clips one after the other; an annotation's arrays are let go once they are read."""
+    for item in annotations:
+        yield _clip(item.pop("keypoint"), item.pop("keypoint_score", None), bodies)
+
+
+def _clip(keypoint: Array, score: Array | None, bodies: int) -> FloatArray:
+    """[M, T, V, C] as float32 [T, bodies·V, 3]; T is 0 where it shows nobody."""
+    if not _shows_body(keypoint, score):
+        return np.zeros((0, bodies * keypoint.shape[2], 3), np.float32)
+    present = all_joints_of(keypoint) if score is None else score > 0
+    points = np.zeros((*keypoint.shape[:3], 3), np.float32)
+    points[..., : keypoint.shape[3]] = np.where(present[..., None], keypoint, 0)
+    kept = np.arange(len(points))
+    if len(points) > bodies:
+        kept = np.sort(np.argsort(-_motion(points), kind="stable")[:bodies])
+    filled = np.zeros((bodies, *points.shape[1:]), np.float32)
+    shown = np.zeros(filled.shape[:3], bool)
+    filled[: len(kept)], shown[: len(kept)] = points[kept], present[kept]
+    return join_bodies(filled.transpose(1, 0, 2, 3), shown.transpose(1, 0, 2))
+
+
+def _shows_body(keypoint: Array, score: Array | None) -> bool:
+    """Whether keypoints [M, T, V, C] show anybody: by their scores, too."""
+    return bool(keypoint.any() and (score is None or (score > 0).any()))
+
+
+def _motion(points: FloatArray) -> npt.NDArray[np.float64]:
+    """How much each body moves: the variances of its coordinates over the frames that show it, added up; [M]."""
+    variances = [body[body.any(axis=(1, 2))].astype(np.float64) for body in points]
+    return np.array([body.var(axis=0).sum() if len(body) else 0.0 for body in variances])
+
+
+def _splits(path: Path, split: object, names: list[str]) -> dict[str, Split]:
+    if not isinstance(split, dict) or not all(isinstance(name, str) for name in split):
+        raise CrrlError(f'{path} has no "split" by name, but {described(split)}: write it as a dict of lists')
+    if len(split) > MOST_SPLITS:
+        raise CrrlError(f"{path} has {len(split):,} splits, more than {MOST_SPLITS}: leave those that are needed")
+    place = {name: number for number, name in enumerate(names)}
+    sides = {name: _members(path, name, members, place) for name, members in split.items()}
+    splits = {}
+    used: list[str] = []
+    for name in (name for name in sides if "train" in name):
+        other = next((other for side in SIDES if (other := name.replace("train", side)) in sides), None)
+        if other is None:
+            raise CrrlError(f"{path}: split {shown(name)!r} has no counterpart for testing (val or test); add it")
+        if np.intersect1d(sides[name], sides[other]).size:
+            raise CrrlError(f"{path}: split {shown(name)!r} and its counterpart for testing share clips; part them")
+        called = re.sub(r"[_-]?train[_-]?", "", name) or "default"
+        splits[ntu_split(called, called)] = Split(sides[name], {"all": sides[other]})
+        used += [name, other]
+    if not splits:
+        raise CrrlError(f'{path}: "split" names no training clips (xsub_train, train, ...): add them')
+    _tell_unused(path, sides, used, len(names))
+    return splits
+
+
+def _tell_unused(path: Path, sides: dict[str, IntArray], used: list[str], clips: int) -> None:
+    """Warn of splits and clips that are not used."""
+    if others := [shown(name) for name in sides if name not in used]:
+        said = f"split {', '.join(others)} is not used, but {', '.join(map(shown, used))}"
+        warnings.warn(f"{path}: {said}", stacklevel=4)
+    if lost := clips - len(np.unique(np.concatenate([sides[name] for name in used]))):
+        warnings.warn(f"{path}: {lost} of {clips} clips are in no split that is used", stacklevel=4)
+
+
+def _members(path: Path, name: str, members: object, place: dict[str, int]) -> IntArray:
+    listed = as_list(members)
+    if listed is None:
+        raise CrrlError(
+            f"{path}: split {shown(name)!r} is no list of clips, but {described(members)}: list their names"
+        )
+    for member in listed:
+        if not isinstance(member, str) or member not in place:
+            what = repr(member[:80]) if isinstance(member, str) else described(member)
+            raise CrrlError(
+                f"{path}: split {shown(name)!r} names {what}, which has no annotation: add it, or take it out"
+            )
+    if len(set(listed)) != len(listed):
+        raise CrrlError(f"{path}: split {shown(name)!r} names clips twice: take the copies out")
+    return np.array([place[member] for member in listed], np.int64)

@@ -1,0 +1,200 @@
+"""Bodies side by side, padding, names and the facts in them."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crrl.data.clips import Clips
+from crrl.data.readers.arrays import (
+    array_header,
+    as_list,
+    check_unique,
+    described,
+    join_bodies,
+    leave_out_empty,
+    ntu_facts,
+    ntu_split,
+    only_file,
+    warn_if_coarse,
+    without_padding,
+)
+from crrl.data.readers.ntu import NTU60, NTU120
+from crrl.errors import CrrlError
+
+
+def test_bodies_are_joined_one_after_the_other() -> None:
+    bodies = np.arange(1.0, 1 + 5 * 2 * 3 * 3).reshape(5, 2, 3, 3)
+    joined = join_bodies(bodies)
+    assert joined.dtype == np.float32
+    np.testing.assert_array_equal(joined[:, :3], bodies[:, 0])
+    np.testing.assert_array_equal(joined[:, 3:], bodies[:, 1])
+
+
+def test_a_joint_at_the_origin_is_moved_off_it_where_its_body_is_there() -> None:
+    bodies = np.ones((1, 2, 3, 3))
+    bodies[0, 0, 1] = bodies[0, 1] = 0
+    joined = join_bodies(bodies)
+    np.testing.assert_allclose(joined[0, 1], [1e-6, 0, 0])
+    assert not joined[0, 3:].any()
+
+
+def test_present_joints_may_be_given() -> None:
+    bodies = np.zeros((1, 1, 3, 3))
+    joined = join_bodies(bodies, np.array([[[True, False, True]]]))
+    assert joined.any(axis=2).tolist() == [[True, False, True]]
+    assert not bodies.any()
+
+
+def test_padding_is_what_follows_the_last_frame_that_shows_something() -> None:
+    bodies = np.zeros((6, 2, 3, 3))
+    bodies[[1, 3], 1, 2, 0] = 1
+    assert len(without_padding(bodies)) == 4
+    assert len(without_padding(bodies[:0])) == len(without_padding(0 * bodies)) == 0
+
+
+def test_facts_are_read_from_names_as_ntu_gives_them() -> None:
+    facts = ntu_facts(["S012C003P104R002A120.skeleton", "S001C002P003R001A001", "S001C002P003R001A001x", ""])
+    assert {name: values.tolist() for name, values in facts.items()} == {
+        "setups": [12, 1, -1, -1],
+        "views": [3, 2, -1, -1],
+        "subjects": [104, 3, -1, -1],
+    }
+
+
+@pytest.mark.parametrize(
+    ("short", "name"),
+    [
+        *((short, "cross-subject") for short in ("xsub", "CS", "CSub")),
+        *((short, "cross-view") for short in ("xview", "CV", "CView")),
+        *((short, "cross-setup") for short in ("xset", "xsetup", "CSet", "CSetup")),
+        *((short, "other") for short in ("", "sub", "xsub1", "cross-subject")),
+    ],
+)
+def test_splits_of_ntu_are_called_as_its_own_reader_calls_them(short: str, name: str) -> None:
+    assert ntu_split(short, "other") == ntu_split(short.upper(), "other") == name
+    assert name in (*NTU60.official, *NTU120.official, "other")
+
+
+def test_names_that_come_twice_are_refused() -> None:
+    check_unique(Path("a.pkl"), ["x", "y"])
+    with pytest.raises(CrrlError, match=r"a\.pkl names 'x' twice"):
+        check_unique(Path("a.pkl"), ["x", "y", "x"])
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("", "is empty"),
+        ("a\nb", r"unprintable character \(U\+000A\)"),
+        ("\ud800", r"\(U\+D800\)"),
+        ("x" * 256, "256 char"),
+    ],
+)
+def test_names_that_cannot_be_one_are_refused(name: str, problem: str) -> None:
+    with pytest.raises(CrrlError, match=rf"a\.pkl: the name of a clip, .* {problem}.*: rename it") as caught:
+        check_unique(Path("a.pkl"), ["x", name])
+    str(caught.value).encode()
+
+
+def test_lists_are_lists_tuples_and_arrays_of_one_axis() -> None:
+    assert [as_list(value) for value in ([1], (1, "a"), np.array(["a", "b"]), [])] == [[1], [1, "a"], ["a", "b"], []]
+    assert [as_list(value) for value in (3, "ab", None, {}, np.array("a"), np.ones((2, 2)))] == [None] * 6
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, "nothing"),
+        (-1, "-1"),
+        (True, "True"),
+        (2.5, "2.5"),
+        pytest.param(10**5000, "a int", id="a long number"),
+        ("wa\nlk" * 99, "the text 'wa?lkwa?lkwa?lkwa?lkwa?l'"),
+        ([1], "a list"),
+        (np.ones((2, 3), np.float16), "float16 [2, 3]"),
+    ],
+)
+def test_what_stands_where_something_else_should_is_described(value: object, words: str) -> None:
+    assert described(value) == words
+
+
+def test_the_one_file_is_found_and_no_or_several_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CrrlError, match=re.escape(f"{tmp_path} should hold one thing, here are none")):
+        only_file(tmp_path, ["*.a", "*.b"], "thing")
+    (tmp_path / "1.b").touch()
+    assert only_file(tmp_path, ["*.a", "*.b", "1.*"], "thing") == tmp_path / "1.b"
+    (tmp_path / "2.a").touch()
+    with pytest.raises(CrrlError, match=r"here are 1\.b, 2\.a: give --data a folder with that one alone"):
+        only_file(tmp_path, ["*.a", "*.b"], "thing")
+    with pytest.raises(CrrlError, match=r"here are 1\.b, 2\.a: give --data that file, or a folder with that one alone"):
+        only_file(tmp_path, ["*.a", "*.b"], "thing", itself=True)
+
+
+def test_the_one_file_may_be_given_itself(tmp_path: Path) -> None:
+    for name in ("1.b", "2.b", "3.c"):
+        (tmp_path / name).touch()
+    assert only_file(tmp_path / "2.b", ["*.a", "*.b"], "thing", itself=True) == tmp_path / "2.b"
+    with pytest.raises(CrrlError, match=r"3\.c is no thing: give --data that file, or a folder with that one alone"):
+        only_file(tmp_path / "3.c", ["*.a", "*.b"], "thing", itself=True)
+
+
+def test_clips_without_frames_are_left_out_with_one_warning() -> None:
+    def clips(*lengths: int) -> Clips:
+        values = [np.ones((length, 5, 3)) for length in lengths]
+        names = [f"clip {place}" for place in range(len(lengths))]
+        return Clips.from_arrays(values, labels=[0] * len(lengths), names=names, class_names=["1"], allow_empty=True)
+
+    with pytest.warns(
+        UserWarning, match=r"^a\.pkl: 2 of 4 clips show no body .* left out, the first is 'clip 1'$"
+    ) as caught:
+        left = leave_out_empty(Path("a.pkl"), clips(2, 0, 3, 0))
+    assert len(caught) == 1
+    assert left.dropped == {"clip 1": "shows nobody", "clip 3": "shows nobody"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(leave_out_empty(Path("a.pkl"), clips(2, 3))) == 2
+    with pytest.raises(CrrlError, match=r"a\.pkl has no clip that shows a body in any frame: restore it"):
+        leave_out_empty(Path("a.pkl"), clips(0, 0))
+
+
+def test_float16_alone_is_called_coarse() -> None:
+    with pytest.warns(UserWarning, match="too coarse"):
+        warn_if_coarse(Path("a.npz"), np.float16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_if_coarse(Path("a.npz"), np.float32)
+
+
+@pytest.mark.parametrize(("version", "length"), [(1, struct.pack("<H", 65535)), (2, struct.pack("<I", 2**32 - 1))])
+def test_a_header_longer_than_any_is_refused_before_memory_is_taken_for_it(version: int, length: bytes) -> None:
+    class Bounded(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            assert size is not None
+            assert 0 <= size < 100
+            return super().read(size)
+
+    with pytest.raises(ValueError, match=f"a header of {int.from_bytes(length, 'little'):,} bytes"):
+        array_header(Bounded(b"\x93NUMPY" + bytes([version, 0]) + length + b"{'descr'"))
+
+
+@pytest.mark.parametrize("version", [b"\0\0", b"\1\x9e", b"\2\1", b"\4\0"])
+def test_a_version_that_is_none_is_refused(version: bytes) -> None:
+    """NumPy reads it as if it were of version 2, whose header may be of 4 GB."""
+    with pytest.raises(ValueError, match=r"a version .* that is none"):
+        array_header(io.BytesIO(b"\x93NUMPY" + version + b"\xff\xff\xff\xff{'descr'"))
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0)])
+def test_both_versions_of_a_header_are_read(version: tuple[int, int]) -> None:
+    file = io.BytesIO()
+    np.lib.format.write_array(file, np.zeros((2, 3), np.float32), version)
+    file.seek(0)
+    assert array_header(file) == ((2, 3), False, np.float32)
+    assert len(file.read()) == 24
