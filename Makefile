@@ -41,7 +41,7 @@ ARM_OBJECTS := $(patsubst %.cpp,$(ARM)/%.o,$(ARM_SOURCES))
 test-arm: $(READY) ## Test the ARM kernels under emulation (Debian's g++-aarch64-linux-gnu and qemu-user)
 	$(MAKE) -j $$(nproc) $(ARM)/driver
 	CRRL_DRIVER="qemu-aarch64 -L /usr/aarch64-linux-gnu $(ARM)/driver" CRRL_CUDA=0 OMP_NUM_THREADS=1 \
-		$(BIN)/python -m pytest -p tests.arm.emulation tests/data/test_skeleton.py \
+		$(BIN)/python -m pytest -p tests.arm.emulation tests/data/readers/test_skeleton.py \
 		$(ARM_TESTS:%=tests/ops/%.py) -k "not refuse and not papers_encoder"
 
 $(ARM)/driver: $(ARM_OBJECTS)
@@ -100,7 +100,7 @@ sanitize: $(READY) ## Test the C++ under the sanitizers
 	nm -D $(SANITIZED)/crrl/_cpu*.so | grep -q __asan_report
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 		OMP_NUM_THREADS=1 PYTHONPATH=$(SANITIZED) $(BIN)/pytest tests/nn tests/ops tests/test_optim.py \
-		tests/evaluation tests/data/test_batches.py tests/data/test_skeleton.py
+		tests/evaluation tests/data/test_batches.py tests/data/readers/test_skeleton.py
 
 # By a tool in an environment of its own, so that it does not list itself.
 sbom: $(READY) ## List all packages of the environment in build/sbom.json (CycloneDX)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -139,6 +140,12 @@ y, _ = GRU(3, 4, 2)(torch.ones(5, 2, 3), lengths=[5, 2])
 y.sum().backward()
 ops.ragged_gather(torch.ones(7, 2), torch.tensor([0, 3, 7]), torch.tensor([1, 0]), 4, True)
 """
+
+
+def test_the_files_that_the_makefile_names_are_there() -> None:
+    named = re.findall(r"\b(?:tests|bench|docs)/[\w/]+\.\w+", (ROOT / "Makefile").read_text())
+    assert len(named) > 3
+    assert not [path for path in named if not (ROOT / path).exists()]
 
 
 def test_the_compiler_is_imported_by_nobody_who_does_not_compile(tmp_path: Path) -> None:
