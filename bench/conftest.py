@@ -77,29 +77,42 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
 
 @pytest.fixture
 def compare(benchmark: Any, pytestconfig: pytest.Config) -> Callable[..., None]:
-    """compare(row, contenders, expected): check everyone against `expected`, then time them, ours first."""
+    """compare(row, contenders, expected): check everyone against `expected`, then time who is right, ours first."""
     session = pytestconfig.stash[SESSION]
 
     def run(row: Row, contenders: Sequence[Contender], expected: Sequence[Tensor]) -> None:
         session.rows.append(row)
-        measured, usual = {}, {}
-        for c in contenders:
-            results, usual[c.name] = timing.first_call(c.run)
-            measured[c.name] = timing.errors(results, expected)
-        row.errors = {name: max(errors) for name, errors in measured.items()}
-        row.refused = next(filter(None, (timing.wrong(c, measured) for c in contenders)), None)
-        assert row.refused is None, f"{row.refused}; nothing is timed"
-        calls: dict[str, list[float]] = {c.name: [] for c in contenders}
+        usual = judge(row, contenders, expected)
+        calls: dict[str, list[float]] = {name: [] for name in usual}
 
         def one_round() -> None:
             for c in contenders:
-                calls[c.name] += timing.take_turn(c.run, usual[c.name])
+                if c.name in usual:
+                    calls[c.name] += timing.take_turn(c.run, usual[c.name])
 
         benchmark.pedantic(one_round, rounds=session.rounds_for(list(usual.values())))
         row.calls_ms = calls
         benchmark.extra_info["median_ms"] = row.median_ms()
 
     return run
+
+
+def judge(row: Row, contenders: Sequence[Contender], expected: Sequence[Tensor]) -> dict[str, float]:
+    """The seconds that a call of each contender takes, ours first, but for peers that are wrong: `row` says why.
+
+    Raises:
+        AssertionError: ours is wrong; `row` is refused.
+    """
+    measured, usual = {}, {}
+    for c in contenders:
+        results, usual[c.name] = timing.first_call(c.run)
+        measured[c.name] = timing.errors(results, expected)
+    row.errors = {name: max(errors) for name, errors in measured.items()}
+    faults = {c.name: fault for c in contenders if (fault := timing.wrong(c, measured))}
+    row.refused = faults.pop(contenders[0].name, None)
+    assert row.refused is None, f"{row.refused}; nothing is timed"
+    row.absent |= {name: f"wrong ({fault})" for name, fault in faults.items()}
+    return {name: seconds for name, seconds in usual.items() if name not in faults}
 
 
 def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:

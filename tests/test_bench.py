@@ -76,6 +76,21 @@ def test_a_wrong_result_is_named() -> None:
     assert "nan" in (wrong("nan", 1e9) or "")
 
 
+def test_a_peer_that_is_wrong_is_left_out_and_ours_is_not() -> None:
+    def of(name: str, value: float) -> timing.Contender:
+        return timing.Contender(name, lambda: [torch.full((3,), value)], limit=1e-5)
+
+    expected = [torch.ones(3)]
+    found = row()
+    usual = conftest.judge(found, [of("crrl", 1), of("torch", 1), of("other", torch.nan)], expected)
+    assert list(usual) == ["crrl", "torch"]
+    assert found.absent == {"other": "wrong (other: result 0 is off by nan of its norm, allowed are 1.0e-05)"}
+    assert found.refused is None
+    with pytest.raises(AssertionError, match=r"crrl: result 0 is off .* nothing is timed"):
+        conftest.judge(found, [of("crrl", 2), of("torch", 1)], expected)
+    assert found.refused
+
+
 def test_rounds_fit_the_time() -> None:
     assert timing.rounds_within(0, [1.0]) == timing.FEWEST
     assert timing.rounds_within(1e9, [1.0]) == timing.MOST
