@@ -55,11 +55,11 @@ def as_markdown(machine: dict[str, Any], peaks: dict[str, float], rows: Sequence
 
 INTRODUCTION = """# CPU bench
 
-Written by `make bench`. Every row was checked for parity first: float32 and bf16 results and gradients against
-torch.nn.GRU in float64. All peers ran on the same number of threads, in turns, in one process; figures are medians of
-single calls. Forward is without gradients; forward + backward gives the gradients of the input and of all weights. FLOP
-are those of the matrix products, on valid frames only; a peak is what the processor's unit was measured to reach in
-this run, for bf16 that of its best bf16 unit. A ratio above 1 means that crrl is faster.
+Written by `make bench` or `make bench-avx2`. Every row was checked for parity first: float32 and bf16 results and
+gradients against torch.nn.GRU in float64. All peers ran on the same number of threads, in turns, in one process;
+figures are medians of single calls. Forward is without gradients; forward + backward gives the gradients of the input
+and of all weights. FLOP are those of the matrix products, on valid frames only; a peak is what the processor's unit
+was measured to reach in this run, for bf16 that of its best bf16 unit. A ratio above 1 means that crrl is faster.
 
 Unless a row says otherwise the GRU has 2 layers, both directions, 256 units and 150 inputs (NTU's), over 60 frames."""
 
