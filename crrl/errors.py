@@ -119,6 +119,14 @@ def _thread_line(failed: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(failed)
 
 
+def _discard_output() -> None:
+    """Have what standard output still holds go nowhere, where it can no longer be written."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def run_command(main: Callable[[], int | None]) -> int:
     """Run a command's `main`: a mistake becomes one line on stderr and exit code 2, a signal exit code 128 + signal."""
     for signum in (signal.SIGINT, signal.SIGTERM):
@@ -127,16 +135,20 @@ def run_command(main: Callable[[], int | None]) -> int:
     threading.excepthook = _thread_line
     _open_streams()
     try:
-        return main() or 0
+        try:
+            return main() or 0
+        finally:
+            sys.stdout.flush()  # before an error, which is the last line of a log, and while what fails here is told
     except CrrlError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # who reads the output has enough of it, as head has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 128 + signal.SIGPIPE
     except OSError as error:
         remedy = "check that path and your permissions" if error.filename else "check where the output goes"
         print(f"error: {error}; {remedy}", file=sys.stderr)
+        _discard_output()
         return 2
     except (MemoryError, RuntimeError) as error:
         if not _is_memory(error):

@@ -49,12 +49,24 @@ def test_a_file_does_not_get_the_number_of_a_closed_stream(tmp_path: Path) -> No
     assert path.read_text() == "whole"
 
 
-def test_an_output_that_is_full_is_one_line() -> None:
-    done = command("print('out', flush=True)", ">/dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("flush", [False, True])
+def test_an_output_that_is_full_is_one_line(flush: bool, unbuffered: str) -> None:
+    done = command(f"print('out', flush={flush})", ">/dev/full", PYTHONUNBUFFERED=unbuffered)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
     assert line.endswith("check where the output goes")
+
+
+def test_an_error_comes_after_all_output() -> None:
+    done = command("print('out'); raise CrrlError('no such file')", "2>&1", PYTHONUNBUFFERED="")
+    assert (done.stdout, done.returncode) == ("out\nerror: no such file\n", 2)
+
+
+def test_who_has_enough_of_the_output_gets_no_error() -> None:
+    done = command("print('out\\n' * 99999)", "| head -n 1; exit ${PIPESTATUS[0]}", PYTHONUNBUFFERED="")
+    assert (done.stdout, done.stderr, done.returncode) == ("out\n", "", 128 + 13)
 
 
 def test_what_the_terminal_cannot_show_is_escaped() -> None:

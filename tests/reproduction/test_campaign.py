@@ -175,7 +175,7 @@ def test_a_process_that_fails_gives_its_last_line(tmp_path: Path, lock: int) -> 
         finish(execute(["-c", code], tmp_path / "log", lock, os.environ, lambda: None))
 
     with pytest.raises(Failed, match=r"^no such folder; give another$"):
-        run("import sys; print('working'); sys.exit('error: no such folder; give another')")
+        run("import sys; print('working', flush=True); sys.exit('error: no such folder; give another')")
     with pytest.raises(Failed, match=r"^ended by SIGKILL \(out of memory\?\)$"):
         run("import os; os.kill(os.getpid(), 9)")
     with pytest.raises(Failed, match="exit code 3"):

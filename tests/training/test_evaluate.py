@@ -263,8 +263,8 @@ def test_test_clips_that_the_encoder_was_trained_on_are_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    epochs = ["--method", "cml", "--epochs-cml", "1", "--hidden-size", "4"]
-    train.main(["--split", "cross-view", *epochs, "--fused", "--out", str(run)])
+    epochs = ["--method", "cml", "--epochs-cml", "1", "--hidden-size", "4", "--no-evaluate"]
+    train.main(["--split", "cross-view", *epochs, "--out", str(run)])
     clips = prepare("synthetic", None, "cross-view", RunFolder(run).config().preprocessing).clips
     both = set(clips.split("cross-view").train) & set(clips.split("cross-subject").test["all"])
     tested = len(clips.split("cross-subject").test["all"])
@@ -395,7 +395,7 @@ def test_nw_ucla_from_files_to_both_accuracies(
     real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    options = ["--hidden-size", "8", "--epochs-cml", "1", "--epochs-ser", "1", "--fused"]
+    options = ["--hidden-size", "8", "--epochs-cml", "1", "--epochs-ser", "1", "--no-evaluate"]
     train.main(["--dataset", "nw-ucla", "--data", str(real_data), "--recipe", "tuned", *options, "--out", str(run)])
     capsys.readouterr()
     evaluate.main([str(run), "--protocol", "knn"])
@@ -407,6 +407,6 @@ def test_nw_ucla_from_files_to_both_accuracies(
 @pytest.mark.parametrize("method", ["crrl", "cml", "ser"])
 def test_the_embedded_data_set_trains_by_every_method(tmp_path: Path, method: str) -> None:
     run = tmp_path / "run"
-    options = ["--method", method, "--hidden-size", "4", "--epochs-cml", "1", "--epochs-ser", "1", "--fused"]
+    options = ["--method", method, "--hidden-size", "4", "--epochs-cml", "1", "--epochs-ser", "1", "--no-evaluate"]
     assert train.main(["--recipe", "tuned", *options, "--out", str(run)]) == 0
     assert evaluate.main([str(run), "--protocol", "knn"]) == 0

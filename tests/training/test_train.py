@@ -410,14 +410,15 @@ def test_resume_after_sigkill_in_mid_epoch_is_bit_identical(options: list[str], 
 
 def test_sigterm_saves_and_says_how_to_go_on(options: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "crrl.train", *options, "--epochs-cml", "100000", "--out", str(run)]
+    command = [sys.executable, "-m", "crrl.train", *options, "--epochs-cml", "5000", "--out", str(run)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not (run / "checkpoint.pt").exists() and time.monotonic() < deadline:
+    while not (run / "metrics.jsonl").exists() and time.monotonic() < deadline:  # until an epoch is over
         time.sleep(0.05)
     process.terminate()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
+    assert (run / "checkpoint.pt").exists()
     assert f"stopped by SIGTERM; go on with: python -m crrl.train --resume {run}" in errors
 
 
