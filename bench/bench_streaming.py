@@ -32,23 +32,9 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 @pytest.mark.parametrize("rows", ROWS, ids=lambda rows: f"B={rows}")
 @pytest.mark.parametrize("frames", FRAMES, ids=lambda frames: f"T={frames}")
 def test_few_frames(compare: Callable[..., None], frames: int, rows: int, form: str, threads: int) -> None:
-    torch.manual_seed(0)
-    gru, x, state = (
-        nn.GRU(INPUTS, HIDDEN, batch_first=True),
-        torch.randn(rows, frames, INPUTS),
-        torch.rand(1, rows, HIDDEN),
-    )
-    with torch.no_grad():
-        truth = nn.GRU(INPUTS, HIDDEN, batch_first=True).double()
-        truth.load_state_dict(gru.state_dict())
-        expected = truth(x.double(), state.double())
-    row = Row(
-        group=f"{form}, one layer, forward, state carried, fp32, {threads} thread{'s' * (threads > 1)}",
-        title=f"T={frames}, B={rows}",
-        flops=2.0 * rows * frames * 3 * HIDDEN * (INPUTS + HIDDEN),
-        bar="torch",
-        rank=frames * len(ROWS) + ROWS.index(rows),
-    )
+    gru, x, state = problem(frames, rows)
+    expected = without_gradient(copy.deepcopy(gru).double(), x.double(), state.double())()
+    row = row_of(f"{form}, one layer, forward", frames, rows, threads, passes=1)
     contenders = [Contender("crrl", ours(gru, form, x, state), limit=1e-5)]
     contenders.append(Contender("torch", without_gradient(gru, x, state), limit=1e-5))
     for name, build in {"ONNX Runtime": onnx_runtime, "OpenVINO": openvino}.items():
@@ -62,25 +48,32 @@ def test_few_frames(compare: Callable[..., None], frames: int, rows: int, form: 
 @pytest.mark.parametrize("rows", ROWS, ids=lambda rows: f"B={rows}")
 @pytest.mark.parametrize("frames", FRAMES, ids=lambda frames: f"T={frames}")
 def test_few_frames_with_gradients(compare: Callable[..., None], frames: int, rows: int, threads: int) -> None:
-    torch.manual_seed(0)
-    gru, x, state = (
-        nn.GRU(INPUTS, HIDDEN, batch_first=True),
-        torch.randn(rows, frames, INPUTS),
-        torch.rand(1, rows, HIDDEN),
-    )
-    row = Row(
-        group=f"GRU, one layer, forward + backward, state carried, fp32, {threads} thread{'s' * (threads > 1)}",
-        title=f"T={frames}, B={rows}",
-        flops=6.0 * rows * frames * 3 * HIDDEN * (INPUTS + HIDDEN),
-        bar="torch",
-        rank=frames * len(ROWS) + ROWS.index(rows),
-    )
+    gru, x, state = problem(frames, rows)
+    row = row_of("GRU, one layer, forward + backward", frames, rows, threads, passes=3)
     expected = with_gradients(copy.deepcopy(gru).double(), x.double(), state.double())()
     contenders = [
         Contender("crrl", with_gradients(like(gru), x, state), limit=1e-5),
         Contender("torch", with_gradients(gru, x, state), limit=1e-5),
     ]
     compare(row, contenders, expected)
+
+
+def problem(frames: int, rows: int) -> tuple[nn.GRU, Tensor, Tensor]:
+    """A layer, x [B, T, I] and the state [1, B, H]."""
+    torch.manual_seed(0)
+    gru = nn.GRU(INPUTS, HIDDEN, batch_first=True)
+    return gru, torch.randn(rows, frames, INPUTS), torch.rand(1, rows, HIDDEN)
+
+
+def row_of(what: str, frames: int, rows: int, threads: int, passes: int) -> Row:
+    """A row of the group `what`; passes: matrix products of a forward pass that it takes, 3 with backward."""
+    return Row(
+        group=f"{what}, state carried, fp32, {threads} thread{'s' * (threads > 1)}",
+        title=f"T={frames}, B={rows}",
+        flops=2.0 * passes * rows * frames * 3 * HIDDEN * (INPUTS + HIDDEN),
+        bar="torch",
+        rank=frames * len(ROWS) + ROWS.index(rows),
+    )
 
 
 def ours(gru: nn.GRU, form: str, x: Tensor, state: Tensor) -> Run:

@@ -71,7 +71,6 @@ def info_nce(
     loss: Tensor,
     dq: Tensor,
     pointer: Tensor | None = None,
-    entering: Tensor | None = None,
     threads: int = 1,
     isa: str = "",
 ) -> None: ...

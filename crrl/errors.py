@@ -119,8 +119,8 @@ def _thread_line(failed: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(failed)
 
 
-def _discard_output() -> None:
-    """Have what standard output still holds go nowhere, where it can no longer be written."""
+def _end_output() -> None:
+    """Write what standard output still holds, so that an error is the last line of a log; if it cannot be, drop it."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -136,19 +136,20 @@ def run_command(main: Callable[[], int | None]) -> int:
     _open_streams()
     try:
         try:
-            return main() or 0
-        finally:
-            sys.stdout.flush()  # before an error, which is the last line of a log, and while what fails here is told
+            code = main() or 0
+            sys.stdout.flush()  # while it can be told that this fails
+            return code
+        except BaseException:
+            _end_output()
+            raise
     except CrrlError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # who reads the output has enough of it, as head has
-        _discard_output()
         return 128 + signal.SIGPIPE
     except OSError as error:
         remedy = "check that path and your permissions" if error.filename else "check where the output goes"
         print(f"error: {error}; {remedy}", file=sys.stderr)
-        _discard_output()
         return 2
     except (MemoryError, RuntimeError) as error:
         if not _is_memory(error):

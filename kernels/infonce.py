@@ -148,8 +148,8 @@ def _launch_rows(
     )  # fmt: skip
     enqueued = 0 if pointer is None else triton.cdiv(min(batch, len(queue)), ENQUEUED_ROWS)
     close_kernel[(1 + enqueued,)](
-        queue, k, pointer, start, losses, loss, *queue.stride(), *k.stride(), batch, *queue.shape,
-        batch, triton.next_power_of_2(batch), min(512, sizes.columns), ENQUEUED_ROWS, num_warps=8,
+        k, queue, pointer, start, losses, loss, *k.stride(), *queue.stride(), batch, *queue.shape,
+        triton.next_power_of_2(batch), min(512, sizes.columns), ENQUEUED_ROWS, num_warps=8,
     )  # fmt: skip
 
 
@@ -176,8 +176,7 @@ def _launch_splits(
     column_blocks = triton.cdiv(channels, COMBINED_COLUMNS)
     enqueued = 0 if pointer is None else triton.cdiv(min(batch, len(queue)), ENQUEUED_ROWS)
     finish_kernel[(batch * column_blocks + 1 + enqueued,)](
-        q, k, queue, k, pointer, start, sums, statistics, loss, dq,
-        *q.stride(), *k.stride(), *queue.stride(), *k.stride(),
-        scale, splits, batch, *queue.shape, batch, column_blocks,
+        q, k, queue, pointer, start, sums, statistics, loss, dq, *q.stride(), *k.stride(), *queue.stride(),
+        scale, splits, batch, *queue.shape, column_blocks,
         triton.next_power_of_2(splits), COMBINED_ROWS, COMBINED_COLUMNS, ENQUEUED_ROWS,
     )  # fmt: skip

@@ -69,15 +69,15 @@ def _logits(
 
 @triton.jit
 def _enqueue(
-    entering, queue, start, row, entering_row, entering_column, queue_row, queue_column, K, D, N,
+    k, queue, start, row, k_row, k_column, queue_row, queue_column, B, K, D,
     ROWS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """The keys row, row + 1, ... of `entering` to their slots of the ring whose oldest slot is `start` (int64)."""
+    """The keys row, row + 1, ... of k to their slots of the ring whose oldest slot is `start` (int64)."""
     slots = (start + row + tl.arange(0, ROWS)) % K
     for column in range(0, D, DEPTH):
-        new = _load(entering, row, column, entering_row, entering_column, N, D, ROWS, DEPTH)
+        new = _load(k, row, column, k_row, k_column, B, D, ROWS, DEPTH)
         at = slots[:, None] * queue_row + (column + tl.arange(0, DEPTH)).to(tl.int64)[None, :] * queue_column
-        tl.store(queue + at, new.to(queue.dtype.element_ty), _inside(row, column, N, D, ROWS, DEPTH))
+        tl.store(queue + at, new.to(queue.dtype.element_ty), _inside(row, column, B, D, ROWS, DEPTH))
 
 
 @triton.jit
@@ -116,7 +116,7 @@ def row_kernel(
 
 @triton.jit
 def close_kernel(
-    queue, entering, pointer, start, losses, loss, queue_row, queue_column, entering_row, entering_column, B, K, D, N,
+    k, queue, pointer, start, losses, loss, k_row, k_column, queue_row, queue_column, B, K, D,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, ENQUEUED: tl.constexpr,
 ):  # fmt: skip
     """After row_kernel: the first program adds up the losses, the others enqueue."""
@@ -125,11 +125,11 @@ def close_kernel(
         rows = tl.arange(0, ROWS)
         tl.store(loss, tl.sum(tl.load(losses + rows, rows < B, 0.0)) / B)
         if pointer is not None:
-            tl.store(pointer, (tl.load(start) + N) % K)
+            tl.store(pointer, (tl.load(start) + B) % K)
     elif pointer is not None:
         _enqueue(
-            entering, queue, tl.load(start), tl.maximum(N - K, 0) + (program - 1) * ENQUEUED,
-            entering_row, entering_column, queue_row, queue_column, K, D, N, ENQUEUED, COLUMNS,
+            k, queue, tl.load(start), tl.maximum(B - K, 0) + (program - 1) * ENQUEUED,
+            k_row, k_column, queue_row, queue_column, B, K, D, ENQUEUED, COLUMNS,
         )  # fmt: skip
 
 
@@ -218,9 +218,8 @@ def _gradient(
 
 @triton.jit
 def finish_kernel(
-    q, k, queue, entering, pointer, start, sums, statistics, loss, dq,
-    q_row, q_column, k_row, k_column, queue_row, queue_column, entering_row, entering_column,
-    scale, splits, B, K, D, N, column_blocks,
+    q, k, queue, pointer, start, sums, statistics, loss, dq,
+    q_row, q_column, k_row, k_column, queue_row, queue_column, scale, splits, B, K, D, column_blocks,
     SPLITS: tl.constexpr, STEP: tl.constexpr, COLUMNS: tl.constexpr, ENQUEUED: tl.constexpr,
 ):  # fmt: skip
     """Programs in this order: dq, B · column_blocks of them; the loss, one; the enqueue, the rest."""
@@ -238,9 +237,9 @@ def finish_kernel(
             total += tl.sum(tl.where(tl.arange(0, STEP) < B - row, tl.log(whole) + peak - positive, 0.0))
         tl.store(loss, total / B)
         if pointer is not None:
-            tl.store(pointer, (tl.load(start) + N) % K)
+            tl.store(pointer, (tl.load(start) + B) % K)
     elif pointer is not None:
         _enqueue(
-            entering, queue, tl.load(start), tl.maximum(N - K, 0) + (program - 1) * ENQUEUED,
-            entering_row, entering_column, queue_row, queue_column, K, D, N, ENQUEUED, COLUMNS,
+            k, queue, tl.load(start), tl.maximum(B - K, 0) + (program - 1) * ENQUEUED,
+            k_row, k_column, queue_row, queue_column, B, K, D, ENQUEUED, COLUMNS,
         )  # fmt: skip

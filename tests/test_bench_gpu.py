@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -410,3 +412,12 @@ def test_without_a_gpu_it_says_so_in_a_line(capsys: pytest.CaptureFixture[str], 
     for arguments in (["nothing"], ["bench", "--groups", "gru,nothing"]):
         with pytest.raises(SystemExit):
             gpu_check.main(arguments)
+
+
+def test_the_memory_checker_is_given_every_kernel() -> None:
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "tests/kernels", "-k", gpu_check.SANITIZED]
+    found = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True).stdout
+    for name in ("test_ema.py", "test_motion.py", "test_optim.py"):
+        assert name in found
+    for name in ("sizes_that_it_chooses", "test_enqueue[5-0-", "test_enqueue[5-61-"):
+        assert re.search(rf"test_infonce\.py::.*{re.escape(name)}", found)

@@ -69,6 +69,13 @@ def test_who_has_enough_of_the_output_gets_no_error() -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("out\n", "", 128 + 13)
 
 
+@pytest.mark.parametrize("redirection", [">/dev/full", "| true; exit ${PIPESTATUS[0]}"])
+def test_an_error_is_told_where_the_output_cannot_be_written(redirection: str) -> None:
+    work = "print('out'); import time; time.sleep(0.2); raise CrrlError('no such file')"
+    done = command(work, redirection, PYTHONUNBUFFERED="")
+    assert (done.stderr, done.returncode) == ("error: no such file\n", 2)
+
+
 def test_what_the_terminal_cannot_show_is_escaped() -> None:
     done = command(r"print('\u00d7'); raise CrrlError('no \udcff here')", PYTHONIOENCODING="ascii")
     assert done.stdout == "\\xd7\n"

@@ -67,8 +67,7 @@ def _on_cpu(
 ) -> tuple[Tensor, Tensor]:
     q, k = q.contiguous(), k.contiguous()
     loss, dq = q.new_empty(()), q.new_empty(q.shape)
-    threads, isa = torch.get_num_threads(), cpu.forced()
-    cpu.native.info_nce(q, k, queue, temperature, loss, dq, pointer, None if pointer is None else k, threads, isa)
+    cpu.native.info_nce(q, k, queue, temperature, loss, dq, pointer, torch.get_num_threads(), cpu.forced())
     return loss, dq
 
 

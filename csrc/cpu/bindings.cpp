@@ -383,7 +383,7 @@ void gru_backward(py::handle x, py::handle lengths, py::handle h0, const Weights
 }
 
 void info_nce(py::handle q, py::handle k, py::handle queue, double temperature, py::handle loss, py::handle dq,
-              py::handle pointer, py::handle entering, int threads, const std::string& isa) {
+              py::handle pointer, int threads, const std::string& isa) {
   const Given queries("q", q), negatives("queue", queue);
   const int64_t batch = queries.size(0, 2), features = queries.size(1, 2), keys = negatives.size(0, 2);
   crrl::InfoNce params{};
@@ -398,16 +398,9 @@ void info_nce(py::handle q, py::handle k, py::handle queue, double temperature, 
   params.loss = Given("loss", loss).whole<float>(kFloat32, {});
   params.dq = Given("dq", dq).whole<float>(kFloat32, {batch, features});
   int64_t* const oldest = whole_or_null<int64_t>("pointer", pointer, kInt64, {});
-  int64_t count = 0;
-  const float* from = nullptr;
-  if (oldest != nullptr) {
-    const Given new_keys("entering", entering);
-    count = new_keys.size(0, 2);
-    from = new_keys.whole<const float>(kFloat32, {count, features});
-  }
   const py::gil_scoped_release release;
   crrl::info_nce(params, threads, or_null(isa));
-  if (oldest != nullptr) crrl::enqueue(ring, keys, features, oldest, from, count);
+  if (oldest != nullptr) crrl::enqueue(ring, keys, features, oldest, params.k, batch);
 }
 
 void ema_update(py::handle keys, py::handle queries, int64_t boundary, double momentum_head, double momentum_tail,
@@ -511,7 +504,7 @@ py::tuple parse_skeleton(const py::bytes& text) {
 
 PYBIND11_MODULE(_cpu, m) {
   m.doc() = "Native CPU operators. Tensors that do not fit raise ValueError, what is no tensor TypeError.";
-  m.attr("abi") = 8;  // raised with every change of a signature below, so that a stale build is recognised
+  m.attr("abi") = 9;  // raised with every change of a signature below, so that a stale build is recognised
   m.attr("compiler") = kCompiler;
   m.def("ragged_gather", &ragged_gather, py::arg("frames"), py::arg("offsets"), py::arg("index"), py::arg("x"),
         py::arg("v"), py::arg("lengths"),
@@ -572,11 +565,10 @@ dy: as y there. dh_n: [D, B, H]. dx: as x, written; None: not wanted. dh0: [D, B
 gradients: as weights, written.
 )");
   m.def("info_nce", &info_nce, py::arg("q"), py::arg("k"), py::arg("queue"), py::arg("temperature"), py::arg("loss"),
-        py::arg("dq"), py::arg("pointer") = py::none(), py::arg("entering") = py::none(), py::arg("threads") = 1,
-        py::arg("isa") = "",
+        py::arg("dq"), py::arg("pointer") = py::none(), py::arg("threads") = 1, py::arg("isa") = "",
         R"(InfoNCE and its gradient by q, float32, contiguous; see csrc/cpu/infonce.hpp.
 
-q, k, dq: [B, D]. queue: [K, D]. loss: []. pointer: int64 []; unless it is None, entering [N, D] enters the queue then.
+q, k, dq: [B, D]. queue: [K, D]. loss: []. pointer: int64 []; unless it is None, k enters the queue then.
 
 Raises:
     ValueError: a tensor, a size or the temperature does not fit, or there is no such isa here.

@@ -133,9 +133,8 @@ void info_nce(Call& call) {
   params.temperature = call.real();
   params.loss = call.array<float>(), params.dq = call.array<float>();
   int64_t* const pointer = call.array<int64_t>();
-  const float* const entering = call.array<float>();
   crrl::info_nce(params, static_cast<int>(call.whole()), call.set());
-  if (pointer != nullptr) crrl::enqueue(queue, params.keys, params.features, pointer, entering, call.whole());
+  if (pointer != nullptr) crrl::enqueue(queue, params.keys, params.features, pointer, params.k, params.batch);
 }
 
 crrl::EmaUpdate read_ema(Call& call, float* keys, const float* queries) {

@@ -135,10 +135,10 @@ class Emulated(ModuleType):
 
     def info_nce(
         self, q: Tensor, k: Tensor, queue: Tensor, temperature: float, loss: Tensor, dq: Tensor, pointer: Given,
-        entering: Tensor | None, threads: int, isa: str,
+        threads: int, isa: str,
     ) -> None:  # fmt: skip
-        numbers = [*q.shape, len(queue), temperature, threads, 0 if entering is None else len(entering)]
-        self.driver.call("info_nce", isa, numbers, [q, k, queue, loss, dq, pointer, entering])
+        numbers = [*q.shape, len(queue), temperature, threads]
+        self.driver.call("info_nce", isa, numbers, [q, k, queue, loss, dq, pointer])
 
     def ema_update(
         self, keys: Tensor, queries: Tensor, boundary: int, head: float, tail: float, threads: int, isa: str

@@ -68,7 +68,7 @@ def ragged_gather() -> dict[str, Any]:
 
 
 def info_nce() -> dict[str, Any]:
-    given = {"q": torch.ones(3, 4), "k": zeros(3, 4), "queue": zeros(7, 4), "pointer": whole(), "entering": zeros(2, 4)}
+    given = {"q": torch.ones(3, 4), "k": zeros(3, 4), "queue": zeros(7, 4), "pointer": whole()}
     return {**given, "temperature": 0.1, "loss": zeros(), "dq": zeros(3, 4)}
 
 

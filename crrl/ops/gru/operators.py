@@ -164,13 +164,12 @@ def gru_module_backend(x: Tensor, hidden: int, batch_first: bool) -> tuple[str, 
 
 
 LARGE = 1 << 14
-"""Rows by units from which on torch's matrix product gains more on one or two frames than our kernel saves."""
+"""Rows times units from which on torch's matrix product of one or two frames is faster than our kernel."""
 
 
 def _is_torchs(x: Tensor, hidden: int, batch_first: bool) -> bool:
-    """Whether torch's own GRU is faster on a CPU: in one or two frames there is little for a kernel to save.
-
-    With gradients, for one frame, that is less than what an operator written in Python has around it.
+    """Whether torch's own GRU is faster on a CPU: where one or two frames of a large layer are mostly one matrix
+    product, and where one frame is recorded for gradients, which costs more in Python than our kernel saves.
     """
     if torch.compiler.is_compiling() or x.dim() != 3:
         return False
