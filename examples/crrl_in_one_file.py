@@ -47,8 +47,8 @@ FEW = Settings(
     hidden=32, decoder_hidden=32, dropout=0, velocity_scale=10, distill_weight=3, optimizer="adam",
     lr=(0.006, 0.006), epochs=(20, 20), batch_size=16,
 )  # fmt: skip
-"""For a hundred clips, hence a few hundred steps: by the paper's settings the contrast would stay where it starts. Tried
-out on the clips that this file makes, test clips too: for a demonstration, not for a claim."""
+"""For a hundred clips, hence a few hundred steps: by the paper's settings the contrast would stay where it starts.
+Tried out on the clips that this file makes, test clips too: for a demonstration, not for a claim."""
 
 
 def prepared(frames: np.ndarray, longest: int = 60) -> Tensor:
