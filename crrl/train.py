@@ -19,7 +19,7 @@ from crrl.card import write_card
 from crrl.config import Config, Recipe
 from crrl.data import Prepared, prepare
 from crrl.data.clips import warn_of_classes
-from crrl.data.registry import FORMATS, NAMED_BY_FOLDER, PRESETS, Dataset
+from crrl.data.registry import FORMATS, NAMED_BY_FOLDER, PRESETS, SOURCES, Dataset
 from crrl.device import choose_device
 from crrl.errors import CrrlError, Interrupted, command, environment_number, run_command
 from crrl.evaluate import evaluate
@@ -31,7 +31,7 @@ from crrl.training import Trainer, fast_paths
 from crrl.training.progress import log_outcome
 from crrl.training.ranks import Ranks, connect
 
-_NAMED = ", ".join(name for name in PRESETS if name not in {"synthetic", *NAMED_BY_FOLDER})
+_NAMED = ", ".join(name for name in PRESETS if not SOURCES[name].embedded and name not in NAMED_BY_FOLDER)
 FIRST = {
     "dataset": f"synthetic (embedded), {_NAMED}, prepared, or folder: your own clips",
     "data": "folder of the data set's files, else $CRRL_DATA",

@@ -67,10 +67,9 @@ def prepare_folder(
     Raises:
         CrrlError: `out` exists, a file is damaged, nothing is left, ...; finished chunks stay for the next call.
     """
-    if dataset not in SOURCES or dataset == "prepared":
-        raise CrrlError(
-            f"no data set {dataset!r}: choose from {', '.join(name for name in SOURCES if name != 'prepared')}"
-        )
+    raw = [name for name, source in SOURCES.items() if not source.is_prepared]
+    if dataset not in raw:
+        raise CrrlError(f"no data set {dataset!r}: choose from {', '.join(raw)}")
     _refuse_existing(out)
     source, root = SOURCES[dataset], data_root(dataset, data)
     if source.clip_files is None and (missing or skip_damaged):

@@ -82,6 +82,7 @@ class Source:
         joints: how many its skeletons may have; empty: any number.
         one_file: it is one file, which `find_files` takes as well, in place of its folder.
         is_format: it says how files are written, not whose skeletons they hold: prepared, they serve as any data set.
+        embedded: it has no files; its clips are drawn.
     """
 
     code: ModuleType
@@ -92,6 +93,12 @@ class Source:
     joints: tuple[int, ...] = ()
     one_file: bool = False
     is_format: bool = False
+    embedded: bool = False
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether it opens the folders that `crrl prepare` makes."""
+        return self.code is prepared
 
     def code_parts(self) -> Iterator[bytes]:
         """The code that reads it, to be hashed."""
@@ -133,6 +140,7 @@ SOURCES = {
         find_files=lambda root: [],
         load=lambda files: synthetic.generate(),
         presets=Presets(SUBJECT_VIEW, KINECT_V2),
+        embedded=True,
     ),
     "ntu60": _ntu(ntu.NTU60, Presets(VIEW_SUBJECT, KINECT_V2, lr_cml=0.005, lr_ser=0.05)),
     "ntu120": _ntu(ntu.NTU120, Presets(("cross-setup", "cross-subject"), KINECT_V2, lr_cml=0.001, lr_ser=0.05)),
@@ -161,6 +169,6 @@ PRESETS: dict[str, Presets] = {name: source.presets for name, source in SOURCES.
 assert tuple(PRESETS) == get_args(Dataset), "Dataset names the entries of SOURCES that have presets"
 
 FORMATS = [name for name, source in SOURCES.items() if source.is_format]
-DATA_SETS = [name for name in SOURCES if name not in (*FORMATS, "prepared")]
+DATA_SETS = [name for name, source in SOURCES.items() if not (source.is_format or source.is_prepared)]
 NAMED_BY_FOLDER = {name for name, presets in PRESETS.items() if presets is OWN}
 """Names that do not say which clips these are: the folder does."""

@@ -58,7 +58,7 @@ def data_root(dataset: str, data: Path | None) -> Path:
     Raises:
         CrrlError: neither is given, or it is no folder, nor the file of a data set of one.
     """
-    if dataset == "synthetic":
+    if SOURCES[dataset].embedded:
         return Path()
     root = data or (Path(os.environ["CRRL_DATA"]) if os.environ.get("CRRL_DATA") else None)
     if root is None:
@@ -139,7 +139,7 @@ def load_raw(dataset: str, data: Path | None) -> Clips:
 def _source(dataset: str, root: Path) -> Source:
     """The source that loads `dataset` from `root`, raw or prepared."""
     source = SOURCES[dataset]
-    if dataset != "synthetic" and prepared.is_prepared(root):
+    if not source.embedded and prepared.is_prepared(root):
         source = _prepared_source(dataset, root)
     if source.load is None:
         first = command("prepare", dataset, "--data", root, "--out", "FOLDER")
@@ -159,7 +159,7 @@ def _check_joints(dataset: str, root: Path, clips: Clips) -> None:
 def _prepared_source(dataset: str, root: Path) -> Source:
     """The source that opens the prepared folder `root` as `dataset`."""
     holds = prepared.read_manifest(root)["dataset"]
-    if dataset not in (holds, "prepared") and holds not in FORMATS:
+    if dataset != holds and not SOURCES[dataset].is_prepared and holds not in FORMATS:
         raise CrrlError(f"{root} was prepared from {holds}, not {dataset}: give --dataset {holds}, or prepared")
     return SOURCES["prepared"]
 
@@ -247,7 +247,7 @@ def _write(source: Source, inputs: Inputs, steps: Preprocessing, target: Path) -
         facts = _Facts(preprocessor, _hash(frames, offsets, raw.labels))
         write_json(folder / "prepared.json", asdict(facts))
         inputs.check()
-        if source.code is prepared:
+        if source.is_prepared:
             prepared.load(files)  # its files too are still what their manifest says
         seal(folder)
 

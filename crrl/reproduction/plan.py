@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 from crrl.config import Config, Precision, Recipe
 from crrl.data import Preprocessing, prepare
 from crrl.data.folds import fold_names
-from crrl.data.registry import PRESETS, Dataset
+from crrl.data.registry import PRESETS, SOURCES, Dataset
 from crrl.data.sources import own_folders
 from crrl.errors import CrrlError
 from crrl.files import content_hash
@@ -408,7 +408,7 @@ class Finder:
                 continue
             chosen = prepared.clips.split(split)
             tests = {name: len(index) for name, index in chosen.test.items()}
-            data = None if folder is None or dataset == "synthetic" else folder.absolute()
+            data = None if folder is None or SOURCES[dataset].embedded else folder.absolute()
             folds = fold_names(prepared.clips.splits)
             return Material(data, prepared.fingerprint, len(chosen.train), tests, folds)
         raise CrrlError("; ".join(reasons))

@@ -36,7 +36,7 @@ def phase_seconds(
         module = build_module(alone, config, tensors.channels, previous).train()
         phase = Phase(alone, module, ranks, None, yaw, config.cml.velocity_scale, config.takes)
         optimizer, clips = schedule.make_optimizer(phase), min(schedule.batch_size, len(train))
-        rates = schedule.rates(optimizer)[:1].float().repeat(STEPS, 1)
+        rates = schedule.rates(optimizer, steps=1).float().repeat(STEPS, 1)
         step = Step(phase, optimizer, tensors, rates, ranks, False, config.precision == "bf16")
         step.begin_epoch(train[torch.randint(len(train), (STEPS * clips,))], 0)
         times = []

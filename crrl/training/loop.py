@@ -89,12 +89,12 @@ class Schedule:
             return FlatSGD(parameters, momentum=0.9, **settings)
         return FlatAdam(parameters, **settings)
 
-    def rates(self, optimizer: FlatOptimizer) -> Tensor:
-        """What `optimizer` is to read at each step: float64 [steps, 4]."""
+    def rates(self, optimizer: FlatOptimizer, steps: int | None = None) -> Tensor:
+        """What `optimizer` is to read at each step, or each of the first `steps`: float64 [steps, 4]."""
         nothing = [torch.zeros(1)]
         model = SGD(nothing, self.lr, momentum=0.9) if self.optimizer == "sgd" else Adam(nothing, self.lr)
         falling, rows = self._falling(model), []
-        for step in range(1, self.steps + 1):
+        for step in range(1, (self.steps if steps is None else steps) + 1):
             rows.append(optimizer.rates(*current_rates(model), step))
             model.step()
             falling.step()
