@@ -92,9 +92,9 @@ GruCrew choose_crew(const GruLayer& layer, const GruPlan& plan, int threads) {
   };
   // few frames do not pay for more threads than directions
   const int64_t alone = plan.frames <= kFewFrames ? least(threads, layer.directions) : threads;
-  const int64_t chains = layer.directions * least(layer.batch, blocks(alone, layer.directions));
-  const double rounds = static_cast<double>(blocks(chains, alone)),
-               each = rows * directions / static_cast<double>(chains);
+  const int64_t parts = least(layer.batch, blocks(alone, layer.directions));
+  const double rounds = static_cast<double>(blocks(parts * layer.directions, alone));
+  const double each = rows * static_cast<double>(blocks(layer.batch, parts)) / static_cast<double>(layer.batch);
   GruCrew best = {1, alone, time(alone, rounds * step_time(each, weights))};
   const double most_time = clearly * best.nanoseconds;
   for (int64_t n = 2; n <= least(threads, units / kPad); ++n) {
