@@ -17,10 +17,9 @@ from crrl.reference.gru import Weights
 native = pytest.importorskip("crrl._cpu", reason="the C++ extension is not built")
 
 KINDS = [(dtype, name) for dtype in (torch.float32, torch.bfloat16) for name in cpu.GRU_ISAS[dtype == torch.bfloat16]]
-THREADS = (2, 3, 8, 16)
+THREADS = (3, 16)
 SHAPES = {  # lengths, frames, H, directions
     "one row": ([6], 6, 512, 1),
-    "one row, both directions": ([30], 30, 520, 2),
     "ragged rows": ([7, 3, 5], 7, 1000, 2),
     "more rows than a tile has": ([2, 4, 3] * 11, 4, 1024, 1),
 }

@@ -99,13 +99,15 @@ def pack(weights: Sequence[Sequence[Tensor]], directions: int, batch_first: bool
     return Packed(layers, weights[0][1].shape[1], directions, batch_first, reverse)
 
 
-def infer_packed(x: Tensor, hx: Tensor | None, packed: Packed | None) -> tuple[Tensor, Tensor] | None:
-    """`infer` with packed weights."""
-    if packed is None or not unobserved() or not _served_alone(x, hx):
+def infer_packed(x: Tensor, hx: Tensor | None, packed: Packed) -> tuple[Tensor, Tensor] | None:
+    """`infer` with packed weights, for x of class Tensor; the kernels themselves refuse what is not as they take it."""
+    if not (hx is None or type(hx) is Tensor) or torch.is_autocast_enabled("cpu"):
+        return None
+    if not (unobserved() and is_free("gru_layer")):
         return None
     try:
         return cpu.infer_packed(x, hx, *packed)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: torch's, for a tensor without strides
         return None
 
 
