@@ -64,7 +64,7 @@ struct Chain {
 struct Crew {
   int64_t number = 0, size = 1;
 
-  // Where the units of a member begin; they end where those of the next begin.
+  // Where the units of a member begin; they end where those of the next begin, and may be none.
   int64_t first(int64_t units, int64_t member) const { return units / kPad * member / size * kPad; }
   void meet() const {
     if (size > 1) crrl::meet();
@@ -82,7 +82,8 @@ inline double step_time(double rows, double weights) {
 }
 
 // A crew where it is clearly faster than a thread a chain: few rows, or weights that do not fit into a core's cache.
-GruCrew choose_crew(const GruLayer& layer, const GruPlan& plan, int threads) {
+// `least_size`: of a crew; that of all threads where there is more to do for them than the recurrence.
+GruCrew choose_crew(const GruLayer& layer, const GruPlan& plan, int threads, int least_size) {
   constexpr double meeting = 300, meeting_each = 150, start = 1500, start_each = 500, clearly = 0.8;
   const int64_t longest = plan.lengths[plan.order[0]], units = padded(layer.hidden);
   const double steps = static_cast<double>(longest), directions = static_cast<double>(layer.directions);
@@ -97,9 +98,9 @@ GruCrew choose_crew(const GruLayer& layer, const GruPlan& plan, int threads) {
   const double each = rows * static_cast<double>(blocks(layer.batch, parts)) / static_cast<double>(layer.batch);
   GruCrew best = {1, alone, time(alone, rounds * step_time(each, weights))};
   const double most_time = clearly * best.nanoseconds;
-  for (int64_t n = 2; n <= least(threads, units / kPad); ++n) {
-    const double members = static_cast<double>(n);
-    const double step = step_time(rows, weights / members) + meeting + meeting_each * members;
+  for (int64_t n = most(2, least_size); n <= threads && (n <= units / kPad || n == least_size); ++n) {
+    const double members = static_cast<double>(least(n, units / kPad));
+    const double step = step_time(rows, weights / members) + meeting + meeting_each * static_cast<double>(n);
     const GruCrew crew = {n, n, time(n, directions * step)};
     if (crew.nanoseconds < (best.size == 1 ? most_time : best.nanoseconds)) best = crew;
   }
@@ -111,8 +112,8 @@ struct Cut {
   int64_t crew, threads;  // of a crew, 1: each chain has a thread of its own; and of all
   int64_t per_direction, chains, rows;
 
-  Cut(const GruLayer& layer, const GruPlan& plan, int given) {
-    const GruCrew chosen = choose_crew(layer, plan, given);
+  Cut(const GruLayer& layer, const GruPlan& plan, int given, int least_crew) {
+    const GruCrew chosen = choose_crew(layer, plan, given, least_crew);
     crew = chosen.size, threads = chosen.threads;
     const int64_t parts = crew > 1 ? 1 : blocks(threads, layer.directions);
     per_direction = least(layer.batch, most(parts, blocks(layer.batch, kChainRows)));
@@ -981,7 +982,7 @@ inline void lower(bool& all, bool found) {
 
 }  // namespace
 
-GruCrew crew(const GruLayer& layer, const GruPlan& plan, int threads) { return choose_crew(layer, plan, threads); }
+GruCrew crew(const GruLayer& layer, const GruPlan& plan, int threads) { return choose_crew(layer, plan, threads, 2); }
 
 void* pack(const GruLayer& layer) {
   ForwardWeights* const weights = new ForwardWeights(layer, true);
@@ -997,7 +998,7 @@ namespace {
 
 bool forward(const GruForward& p, const GruPlan& plan, int threads, ForwardWeights& weights, bool ready) {
   const GruLayer& layer = p.layer;
-  const Cut cut(layer, plan, threads);
+  const Cut cut(layer, plan, threads, 2);
   ForwardScratch scratch(layer, cut);
   bool served = true;
   const int64_t unit_blocks = ready ? 0 : weights.units / kUnits, used = layer.directions * plan.frames;
@@ -1089,7 +1090,7 @@ class Preparation {
 
 bool backward(const GruBackward& p, const GruPlan& plan, int threads) {
   const GruLayer& layer = p.layer;
-  const Cut cut(layer, plan, threads);
+  const Cut cut(layer, plan, threads, threads);
   threads = static_cast<int>(cut.threads);
   BackwardScratch scratch(p, plan, cut, threads);
   const Preparation preparation(p, plan, scratch);
