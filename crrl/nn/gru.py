@@ -149,20 +149,18 @@ class GRU(nn.GRU):
 
     def stream(self) -> Stream:
         """This GRU for calls of a few frames each, the state carried by the caller, without gradient (see Stream)."""
-        directions = 2 if self.bidirectional else 1
-        flags = {"directions": directions, "batch_first": self.batch_first, "reverse": self.reverse}
-        return Stream(self, lambda: None if self.training and self.dropout else self._plain_weights(), **flags)
+        return Stream(self)
 
     def _infer(self, input: Tensor | PackedSequence, hx: Tensor | None) -> tuple[Tensor, Tensor] | None:
         """The results for a batch that is like any, when nothing observes the call; None: `forward` looks closer."""
         if isinstance(input, PackedSequence) or (self.training and self.dropout) or not unobserved():
             return None
-        weights = self._plain_weights()
+        weights = self.plain_weights()
         if weights is None:
             return None
         return operators.infer(input, hx, weights, 2 if self.bidirectional else 1, self.batch_first, self.reverse)
 
-    def _plain_weights(self) -> list[list[Tensor]] | None:
+    def plain_weights(self) -> list[list[Tensor]] | None:
         """Of each layer the weights of all directions, straight from where a module keeps them; None: not all are."""
         step, names = 2 if self.bidirectional else 1, self._all_weights
         try:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from crrl.ops.gru import operators
+
+if TYPE_CHECKING:
+    from crrl.nn.gru import GRU
 
 
 class Stream:
@@ -18,9 +20,9 @@ class Stream:
     through `.data`, or to an inference tensor, they do not: call `pack` after it.
     """
 
-    def __init__(self, run: Callable[..., Any], weights: Callable[[], list[list[Tensor]] | None], **flags: Any):
-        self._run, self._weights, self._flags = run, weights, flags
-        self._known: list[tuple[int, int]] = []
+    def __init__(self, gru: GRU):
+        self._gru = gru
+        self._known: list[tuple[str, Tensor, int, int]] = []  # name, weight, its address and version as it was packed
         self._packed: operators.Packed | None = None
 
     def __call__(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -29,19 +31,37 @@ class Stream:
         Args, Raises: as GRU.forward.
         """
         results = None
-        if operators.takes_few(input, self._flags["batch_first"]) and (weights := self._weights()) is not None:
-            known = [(tensor.data_ptr(), _version(tensor)) for layer in weights for tensor in layer]
-            if known != self._known:
-                self.pack()
-                self._known = known
-            if self._packed is None:
-                self._packed = operators.pack(weights, **self._flags)
-            results = operators.infer_packed(input, hx, self._packed)
-        return self._run(input, hx) if results is None else results
+        if operators.takes_few(input, self._gru.batch_first) and (packed := self._current()) is not None:
+            results = operators.infer_packed(input, hx, packed)
+        return self._gru(input, hx) if results is None else results
 
     def pack(self) -> None:
         """Have the next call pack the weights anew."""
         self._packed = None
+
+    def _current(self) -> operators.Packed | None:
+        """The weights, packed as they are now; None: they cannot be."""
+        gru = self._gru
+        if gru.training and gru.dropout:
+            return None
+        if self._packed is not None and self._unchanged():
+            return self._packed
+        weights = gru.plain_weights()
+        if weights is None:
+            return None
+        directions = 2 if gru.bidirectional else 1
+        self._packed = operators.pack(weights, directions, gru.batch_first, gru.reverse)
+        names = (name for group in gru._all_weights for name in group)
+        flat = (weight for layer in weights for weight in layer)
+        self._known = [(name, each, each.data_ptr(), _version(each)) for name, each in zip(names, flat, strict=True)]
+        return self._packed
+
+    def _unchanged(self) -> bool:
+        now = self._gru._parameters
+        return all(
+            now.get(name) is weight and weight.data_ptr() == address and _version(weight) == version
+            for name, weight, address, version in self._known
+        )
 
 
 def _version(tensor: Tensor) -> int:

@@ -11,7 +11,7 @@ from crrl.errors import CrrlError
 from crrl.ops import extension
 from crrl.ops.backends import Case
 
-ABI = 9
+ABI = 10
 """What crrl._cpu.abi must be: csrc/cpu/bindings.cpp raises it with every change of a signature."""
 
 __all__ = [

@@ -15,6 +15,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <vector>
 
 #include "gather.hpp"
@@ -355,6 +356,14 @@ void gru_stream(const crrl::GruWeights& weights, py::handle x, py::handle h0, py
   weights.forward(params, threads);
 }
 
+std::tuple<int64_t, int64_t, double> gru_crew(int64_t batch, int64_t frames, int64_t hidden, int64_t directions,
+                                              bool bf16, int threads, const std::string& isa) {
+  crrl::GruLayer layer{};
+  layer.batch = batch, layer.steps = frames, layer.input = 1, layer.hidden = hidden, layer.directions = directions;
+  const crrl::GruCrew crew = crrl::gru_crew(layer, bf16, threads, or_null(isa));
+  return {crew.size, crew.threads, crew.nanoseconds / 1e3};
+}
+
 void gru_backward(py::handle x, py::handle lengths, py::handle h0, const Weights& weights, py::handle reserve,
                   py::handle dy, py::handle dh_n, py::handle dx, py::handle dh0, const Weights& gradients,
                   int64_t directions, int64_t frames, bool batch_first, bool reverse, int threads,
@@ -504,7 +513,7 @@ py::tuple parse_skeleton(const py::bytes& text) {
 
 PYBIND11_MODULE(_cpu, m) {
   m.doc() = "Native CPU operators. Tensors that do not fit raise ValueError, what is no tensor TypeError.";
-  m.attr("abi") = 9;  // raised with every change of a signature below, so that a stale build is recognised
+  m.attr("abi") = 10;  // raised with every change of a signature below, so that a stale build is recognised
   m.attr("compiler") = kCompiler;
   m.def("ragged_gather", &ragged_gather, py::arg("frames"), py::arg("offsets"), py::arg("index"), py::arg("x"),
         py::arg("v"), py::arg("lengths"),
@@ -527,6 +536,15 @@ Raises:
   m.def("peak_gflops", &peak_gflops, py::arg("threads"), py::arg("seconds") = 0.2,
         "The measured peak of each arithmetic unit, GFLOP/s by name, seconds spent on each; see csrc/cpu/peak.hpp.");
   m.def("gru_isa", &crrl::gru_isa, py::arg("bf16"), "The instruction set that the GRU kernels use here, or None.");
+  m.def(
+      "gru_crew", &gru_crew, py::arg("batch"), py::arg("frames"), py::arg("hidden"), py::arg("directions"),
+      py::arg("bf16"), py::arg("threads"), py::arg("isa") = "",
+      R"(How gru_forward deals a layer to threads: (threads that take rows through time together, each some of the units,
+1: each has rows of its own; threads of the call; microseconds that the recurrence takes so, by a model).
+
+Raises:
+    ValueError: a size is out of range, or there is no such isa here.
+)");
   m.attr("gru_tiles_from") = py::make_tuple(crrl::kTileRows, crrl::kTileFrames);
   m.def("gru_reserve_size", &crrl::gru_reserve_size, py::arg("batch"), py::arg("steps"), py::arg("hidden"),
         py::arg("directions"), "Elements of the memory between forward and backward.");

@@ -1,5 +1,9 @@
 #include "gru.hpp"
 
+#ifdef __linux__
+#include <unistd.h>
+#endif
+
 #include <algorithm>
 #include <numeric>
 #include <stdexcept>
@@ -15,6 +19,7 @@ namespace crrl {
 #define CRRL_DECLARE(isa)                                                     \
   namespace isa {                                                             \
   bool forward(const GruForward&, const GruPlan&, int threads, void* packed); \
+  GruCrew crew(const GruLayer&, const GruPlan&, int threads);                 \
   void* pack(const GruLayer&);                                                \
   void free(void*);                                                           \
   bool backward(const GruBackward&, const GruPlan&, int threads);             \
@@ -36,6 +41,7 @@ struct GruKernels {
   GruBackwardKernel backward;
   GruPackKernel pack;
   GruFreeKernel free;
+  GruCrewKernel crew;
 
   bool pays(const GruPlan& plan, int64_t rows) const { return rows >= least_rows && plan.frames >= least_frames; }
 };
@@ -54,17 +60,18 @@ const std::vector<GruKernels>& all_kernels() {
 #endif
   static const std::vector<GruKernels> kernels = {
 #if defined(__x86_64__)
-      {"amx", true, has_tiles, 0, 17, amx::forward, amx::backward, amx::pack, amx::free},
+      {"amx", true, has_tiles, 0, 17, amx::forward, amx::backward, amx::pack, amx::free, amx::crew},
       {"avx512_bf16", true, has_avx512_bf16, 0, 0, avx512_bf16::forward, avx512_bf16::backward, avx512_bf16::pack,
-       avx512_bf16::free},
+       avx512_bf16::free, avx512_bf16::crew},
       {"amx", false, has_tiles, kTileRows, kTileFrames, amx_float::forward, amx_float::backward, amx_float::pack,
-       amx_float::free},
-      {"avx512", false, has_avx512(), 0, 0, avx512::forward, avx512::backward, avx512::pack, avx512::free},
-      {"avx2", false, has_avx2(), 0, 0, avx2::forward, avx2::backward, avx2::pack, avx2::free},
+       amx_float::free, amx_float::crew},
+      {"avx512", false, has_avx512(), 0, 0, avx512::forward, avx512::backward, avx512::pack, avx512::free,
+       avx512::crew},
+      {"avx2", false, has_avx2(), 0, 0, avx2::forward, avx2::backward, avx2::pack, avx2::free, avx2::crew},
 #elif defined(__aarch64__)
-      {"neon", false, true, 0, 0, neon::forward, neon::backward, neon::pack, neon::free},
+      {"neon", false, true, 0, 0, neon::forward, neon::backward, neon::pack, neon::free, neon::crew},
 #endif
-      {"plain", false, true, 0, 0, plain::forward, plain::backward, plain::pack, plain::free},
+      {"plain", false, true, 0, 0, plain::forward, plain::backward, plain::pack, plain::free, plain::crew},
   };
   return kernels;
 }
@@ -136,6 +143,17 @@ int64_t gru_reserve_size(int64_t batch, int64_t steps, int64_t hidden, int64_t d
   return directions * batch * steps * kReserved * ((hidden + kPad - 1) / kPad * kPad);
 }
 
+double cache_size() {
+  static const double size = [] {
+#ifdef _SC_LEVEL2_CACHE_SIZE
+    const long second_level = sysconf(_SC_LEVEL2_CACHE_SIZE);  // 0 or -1 where it is not known
+    if (second_level > 0) return 0.75 * static_cast<double>(second_level);
+#endif
+    return 1e6;
+  }();
+  return size;
+}
+
 const char* gru_isa(bool bf16) {
   for (const GruKernels& kernels : all_kernels()) {
     if (kernels.bf16 == bf16 && kernels.available) return kernels.name;
@@ -149,6 +167,18 @@ void gru_forward(const GruForward& params, bool bf16, int threads, const char* i
   const GruPlan plan = planner.plan();
   run(params, plan, bf16, isa,
       [&](const GruKernels& kernels) { return kernels.forward(params, plan, threads, nullptr); });
+}
+
+GruCrew gru_crew(const GruLayer& layer, bool bf16, int threads, const char* isa) {
+  check(layer, threads);
+  const Planner planner(layer);
+  const GruPlan plan = planner.plan();
+  GruCrew crew{};
+  run(GruForward{layer, {}, nullptr, nullptr}, plan, bf16, isa, [&](const GruKernels& kernels) {
+    crew = kernels.crew(layer, plan, threads);
+    return true;
+  });
+  return crew;
 }
 
 GruWeights::GruWeights(const GruLayer& layer, bool bf16, const char* isa)

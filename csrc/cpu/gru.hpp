@@ -73,6 +73,16 @@ class GruWeights {
   void* const packed_;
 };
 
+// How a call is dealt to threads. What a result is does not depend on it.
+struct GruCrew {
+  int64_t size;        // threads that take rows through time together, each some units; 1: each has rows of its own
+  int64_t threads;     // of the call
+  double nanoseconds;  // that the recurrence takes so, by the model of gru_kernels.hpp
+};
+
+// That of gru_forward for a layer of these sizes.
+GruCrew gru_crew(const GruLayer& layer, bool bf16, int threads, const char* isa);
+
 int64_t gru_reserve_size(int64_t batch, int64_t steps, int64_t hidden, int64_t directions);
 
 // The name of the fastest instruction set here: "amx", "avx512", "avx2", "neon" or "plain" for float; "amx" or

@@ -1,8 +1,9 @@
 // The arithmetic of gru.hpp for one instruction set (see simd.hpp for what selects it).
 //
 // A layer is cut into chains: some rows of one direction, in the order of falling length, which one thread takes
-// through time on its own. Rows that have ended drop out, so that ragged rows cost what their frames cost. A row's
-// results do not depend on the chain it is in. Units are padded to kPad with zeros, which stay zeros.
+// through time on its own, or a crew of threads together, each some of the units. Rows that have ended drop out, so
+// that ragged rows cost what their frames cost. A row's results depend neither on the chain it is in nor on the crew.
+// Units are padded to kPad with zeros, which stay zeros.
 #pragma once
 
 #include "denormals.hpp"
@@ -57,6 +58,75 @@ struct Chain {
   }
   // The frame that row i reaches in step s.
   int64_t time(int64_t i, int64_t s) const { return runs_back(*layer, direction) ? length(i) - 1 - s : s; }
+};
+
+// The threads that take a chain through time together, and this one's place among them.
+struct Crew {
+  int64_t number = 0, size = 1;
+
+  // Where the units of a member begin; they end where those of the next begin, and may be none.
+  int64_t first(int64_t units, int64_t member) const { return units / kPad * member / size * kPad; }
+  void meet() const {
+    if (size > 1) crrl::meet();
+  }
+};
+
+// Nanoseconds that a thread takes for a step of so many rows, on average, through so many of the recurrent weights,
+// about.
+inline double step_time(double rows, double weights) {
+  constexpr double near = 80, far = 20;  // bytes a nanosecond, from a core's own cache and from beyond it
+  const double bytes = weights * kPieces * sizeof(Piece), least_rows = static_cast<double>(kRowStep);
+  const double reading = bytes / (bytes < cache_size() ? near : far);
+  const double multiplying = (rows > least_rows ? rows : least_rows) * weights / kRate;
+  return reading > multiplying ? reading : multiplying;
+}
+
+// A crew where it is clearly faster than a thread a chain: few rows, or weights that do not fit into a core's cache.
+// `least_size`: of a crew; that of all threads where there is more to do for them than the recurrence.
+GruCrew choose_crew(const GruLayer& layer, const GruPlan& plan, int threads, int least_size) {
+  constexpr double meeting = 300, meeting_each = 150, start = 1500, start_each = 500, clearly = 0.8;
+  const int64_t longest = plan.lengths[plan.order[0]], units = padded(layer.hidden);
+  const double steps = static_cast<double>(longest), directions = static_cast<double>(layer.directions);
+  const double rows = static_cast<double>(plan.frames) / steps, weights = static_cast<double>(kGates * units * units);
+  const auto time = [&](int64_t n, double each_step) {
+    return steps * each_step + (n == 1 ? 0 : start + start_each * static_cast<double>(n));
+  };
+  // few frames do not pay for more threads than directions
+  const int64_t alone = plan.frames <= kFewFrames ? least(threads, layer.directions) : threads;
+  const int64_t parts = least(layer.batch, blocks(alone, layer.directions));
+  const double rounds = static_cast<double>(blocks(parts * layer.directions, alone));
+  const double each = rows * static_cast<double>(blocks(layer.batch, parts)) / static_cast<double>(layer.batch);
+  GruCrew best = {1, alone, time(alone, rounds * step_time(each, weights))};
+  const double most_time = clearly * best.nanoseconds;
+  for (int64_t n = most(2, least_size); n <= threads && (n <= units / kPad || n == least_size); ++n) {
+    const double members = static_cast<double>(least(n, units / kPad));
+    const double step = step_time(rows, weights / members) + meeting + meeting_each * static_cast<double>(n);
+    const GruCrew crew = {n, n, time(n, directions * step)};
+    if (crew.nanoseconds < (best.size == 1 ? most_time : best.nanoseconds)) best = crew;
+  }
+  return best;
+}
+
+// How a call is dealt to threads. Rows with neighbouring lengths go to different chains.
+struct Cut {
+  int64_t crew, threads;  // of a crew, 1: each chain has a thread of its own; and of all
+  int64_t per_direction, chains, rows;
+
+  Cut(const GruLayer& layer, const GruPlan& plan, int given, int least_crew) {
+    const GruCrew chosen = choose_crew(layer, plan, given, least_crew);
+    crew = chosen.size, threads = chosen.threads;
+    const int64_t parts = crew > 1 ? 1 : blocks(threads, layer.directions);
+    per_direction = least(layer.batch, most(parts, blocks(layer.batch, kChainRows)));
+    chains = per_direction * layer.directions;
+    rows = blocks(layer.batch, per_direction);
+  }
+
+  // Chains under way at a time.
+  int64_t at_once() const { return crew > 1 ? 1 : chains; }
+
+  Chain chain(const GruLayer& layer, const GruPlan& plan, int64_t number) const {
+    return {&layer, &plan, number / per_direction, number % per_direction, per_direction};
+  }
 };
 
 // Elements of a row along the depth of an operand, zero past the last.
@@ -135,51 +205,55 @@ struct Target {
   Element* reserve;  // null in inference
 };
 
-// Memory of all chains. Rows are kRows longer than used: a tile may read past the last one.
+// Memory of the chains that are under way at once. Rows are kRows longer than used: a tile may read past the last one.
 struct ForwardScratch {
   int64_t chunk_steps, rows, frames, depth, units;
   Buffer<Piece> x;         // [chain][frames of a chunk, padded I]
   Buffer<float> gates;     // [chain][frames of a chunk][block of units][r, z, n][unit], W_ih x and the biases
   Buffer<float> states;    // [chain][2][rows, units], before and after a step
   Buffer<Piece> operand;   // the same as an operand
-  Buffer<Target> targets;  // [chain][rows]
+  Buffer<Target> targets;  // [chain or member of its crew][rows]
 
-  ForwardScratch(const GruLayer& layer, int64_t chains, int64_t chain_rows)
-      : chunk_steps(chain_rows < kChunk ? kChunk / chain_rows : 1),
-        rows(chain_rows + kRows),
-        frames(chunk_steps * chain_rows + kRows),
+  ForwardScratch(const GruLayer& layer, const Cut& cut)
+      : chunk_steps(cut.rows < kChunk ? kChunk / cut.rows : 1),
+        rows(cut.rows + kRows),
+        frames(chunk_steps * cut.rows + kRows),
         depth(padded(layer.input)),
         units(padded(layer.hidden)),
-        x(chains * operand_size(frames, depth)),
-        gates(chains * frames * kGates * units),
-        states(chains * 2 * rows * units),
-        operand(chains * 2 * operand_size(rows, units)),
-        targets(chains * rows) {}
+        x(cut.at_once() * operand_size(frames, depth)),
+        gates(cut.at_once() * frames * kGates * units),
+        states(cut.at_once() * 2 * rows * units),
+        operand(cut.at_once() * 2 * operand_size(rows, units)),
+        targets(cut.at_once() * cut.crew * rows) {}
 };
 
 class ForwardChain {
  public:
-  ForwardChain(const GruForward& p, ForwardWeights& weights, ForwardScratch& scratch, const Chain& chain,
-               int64_t number)
+  // place: of its memory in the scratch, which a crew shares.
+  ForwardChain(const GruForward& p, ForwardWeights& weights, ForwardScratch& scratch, const Chain& chain, int64_t place,
+               const Crew& crew)
       : p_(p),
         layer_(p.layer),
         weights_(weights),
         chain_(chain),
+        crew_(crew),
         units_(scratch.units),
+        first_(crew.first(units_, crew.number)),
+        last_(crew.first(units_, crew.number + 1)),
         chunk_steps_(scratch.chunk_steps),
-        x_(scratch.x.at(number * operand_size(scratch.frames, scratch.depth))),
-        gates_(scratch.gates.at(number * scratch.frames * kGates * units_)),
-        targets_(scratch.targets.at(number * scratch.rows)) {
-    const int64_t size = scratch.rows * units_, pieces = operand_size(scratch.rows, units_);
-    before_ = scratch.states.at(number * 2 * size), after_ = before_ + size;
-    operand_ = scratch.operand.at(number * 2 * pieces), next_operand_ = operand_ + pieces;
-    zero(before_, 2 * size);
-    zero(operand_, 2 * pieces);
-  }
+        size_(scratch.rows * units_),
+        pieces_(operand_size(scratch.rows, units_)),
+        x_(scratch.x.at(place * operand_size(scratch.frames, scratch.depth))),
+        gates_(scratch.gates.at(place * scratch.frames * kGates * units_)),
+        targets_(scratch.targets.at((place + crew.number) * scratch.rows)),
+        before_(scratch.states.at(place * 2 * size_)),
+        after_(before_ + size_),
+        operand_(scratch.operand.at(place * 2 * pieces_)),
+        next_operand_(operand_ + pieces_) {}
 
   // Whether no state is NaN: what tells tiles of float32 of an operand that is not finite.
   bool run() {
-    start();
+    if (crew_.number == 0) start();
     const int64_t longest = chain_.length(0);
     int64_t known = chain_.size();
     if (layer_.repeated) project(0, 1);
@@ -190,6 +264,7 @@ class ForwardChain {
       for (int64_t now = s; now < end; ++now) {
         known = chain_.active(now, known);
         step(now, known, gates);
+        crew_.meet();
         if (!layer_.repeated) gates += known * kGates * units_;
       }
     }
@@ -198,6 +273,8 @@ class ForwardChain {
 
  private:
   void start() {
+    zero(before_, 2 * size_);
+    zero(operand_, 2 * pieces_);
     if (layer_.h0 == nullptr) return;
     const int64_t hidden = layer_.hidden;
     for (int64_t i = 0; i < chain_.size(); ++i) {
@@ -208,17 +285,20 @@ class ForwardChain {
     }
   }
 
-  // W_ih x + b for all frames of steps s..end of the chain, in the order of the steps.
+  // W_ih x + b for all frames of steps s..end of the chain, in the order of the steps. Once the crew has met, all of it
+  // has what the others have read.
   void project(int64_t s, int64_t end) {
     const int64_t depth = weights_.input_depth;
     int64_t frames = 0, known = chain_.size();
     for (; s < end; ++s) {
       known = chain_.active(s, known);
       for (int64_t i = 0; i < known; ++i, ++frames) {
+        if (frames % crew_.size != crew_.number) continue;
         put_row(frame(layer_.x, chain_.row(i), chain_.time(i, s)), layer_.input, depth, frames, x_);
       }
     }
-    for (int64_t unit = 0; unit < units_; unit += kUnits) {
+    crew_.meet();
+    for (int64_t unit = first_; unit < last_; unit += kUnits) {
       const float* bias = weights_.bias(chain_.direction, unit);
       for_tiles(frames, [&](int64_t first, int64_t, auto tile) {
         constexpr int64_t R = decltype(tile)::value;
@@ -248,7 +328,7 @@ class ForwardChain {
   // One step of `rows` rows, from their projected gates.
   void step(int64_t s, int64_t rows, const float* gates) {
     aim(s, rows);
-    for (int64_t unit = 0; unit < units_; unit += kUnits) {
+    for (int64_t unit = first_; unit < last_; unit += kUnits) {
       const Piece* panel = weights_.recurrent_panel(chain_.direction, unit);
       const float* bias = weights_.bias(chain_.direction, unit) + kGates * kUnits;
       for_tiles(rows, [&](int64_t first, int64_t count, auto tile) {
@@ -332,7 +412,9 @@ class ForwardChain {
   const GruLayer& layer_;
   ForwardWeights& weights_;
   const Chain chain_;
-  const int64_t units_, chunk_steps_;
+  const Crew crew_;
+  const int64_t units_, first_, last_;  // all, and those of this thread
+  const int64_t chunk_steps_, size_, pieces_;
   Piece* x_;
   float* gates_;
   Target* targets_;
@@ -377,14 +459,14 @@ struct BackwardScratch {
   Buffer<Piece> states;     // per direction the state before each frame, likewise, [block][H, kDeep]
   Buffer<Piece> recurrent;  // W_hh in panels
   Buffer<Piece> input;      // W_ih in panels
-  Buffer<Piece> operand;    // [chain][rows, kGates * units], the gradient of W_hh h in one step
+  Buffer<Piece> operand;    // [chain or two of a crew's][rows, kGates * units], the gradient of W_hh h in one step
   Buffer<float> gradients;  // [chain][rows, units], dh
   Buffer<Piece> panels;     // [thread][kDeep, kColumns]
   Buffer<float> sums;       // [thread][block of kTogether][channels, kColumns], gradients of weights
   int64_t chain_rows;
 
   // The parts of two frames are not a power of two apart: they would share few sets of the cache.
-  BackwardScratch(const GruBackward& p, const GruPlan& plan, int64_t chains, int64_t rows, int threads)
+  BackwardScratch(const GruBackward& p, const GruPlan& plan, const Cut& cut, int threads)
       : repeated(p.layer.repeated),
         packed(!kRowsAsPanels || plan.frames > kFewFrames),
         units(padded(p.layer.hidden)),
@@ -397,16 +479,16 @@ struct BackwardScratch {
         state_size(p.layer.hidden + kRows),
         parts(p.layer.directions * operand_size(frames + kRows, part_stride)),
         row_parts(repeated ? p.layer.directions * operand_size(inputs_given + kRows, part_stride) : 0),
-        row_sums(repeated ? chains * (rows + kRows) * kGates * units : 0),
+        row_sums(repeated ? cut.at_once() * (cut.rows + kRows) * kGates * units : 0),
         inputs(packed * blocks(inputs_given, kDeep) * operand_size(input_size, kDeep)),
         states(packed * p.layer.directions * deep_blocks * operand_size(state_size, kDeep)),
         recurrent(packed * p.layer.directions * units * kGates * units * kPieces),
         input(packed * p.layer.directions * input_blocks * kColumns * kGates * units * kPieces),
-        operand(chains * operand_size(rows + kRows, kGates * units)),
-        gradients(chains * (rows + kRows) * units),
+        operand((cut.crew > 1 ? 2 : cut.chains) * operand_size(cut.rows + kRows, kGates * units)),
+        gradients(cut.at_once() * (cut.rows + kRows) * units),
         panels(packed * threads * kDeep * kColumns * kPieces),
         sums(packed * threads * kTogether * (input_size + state_size) * kColumns),
-        chain_rows(rows + kRows) {}
+        chain_rows(cut.rows + kRows) {}
 
   // The parts of all frames of a direction, an operand part_stride deep.
   Piece* part(int64_t d) { return parts.at(d * operand_size(frames + kRows, part_stride)); }
@@ -482,53 +564,71 @@ void add_gates([[maybe_unused]] const Piece* operand, [[maybe_unused]] int64_t n
 
 class BackwardChain {
  public:
-  BackwardChain(const GruBackward& p, BackwardScratch& scratch, const Chain& chain, int64_t number)
+  // place: of its memory in the scratch, which a crew shares. A crew writes the operand of the next step while it reads
+  // that of this one; a thread on its own has one, which stays in its cache.
+  BackwardChain(const GruBackward& p, BackwardScratch& scratch, const Chain& chain, int64_t place, const Crew& crew)
       : p_(p),
         layer_(p.layer),
         scratch_(scratch),
         chain_(chain),
+        crew_(crew),
         units_(scratch.units),
-        operand_(scratch.operand.at(number * operand_size(scratch.chain_rows, kGates * units_))),
-        dh_(scratch.gradients.at(number * scratch.chain_rows * units_)),
-        sums_(scratch.repeated ? scratch.row_sums.at(number * scratch.chain_rows * kGates * units_) : nullptr) {}
+        first_(crew.first(units_, crew.number)),
+        last_(crew.first(units_, crew.number + 1)),
+        size_(operand_size(scratch.chain_rows, kGates * units_)),
+        operand_(scratch.operand.at(place * size_)),
+        next_operand_(crew.size > 1 ? operand_ + size_ : operand_),
+        dh_(scratch.gradients.at(place * scratch.chain_rows * units_)),
+        sums_(scratch.repeated ? scratch.row_sums.at(place * scratch.chain_rows * kGates * units_) : nullptr) {}
 
   // Whether no gradient is NaN.
   bool run() {
     const int64_t hidden = layer_.hidden, rows = chain_.size(), d = chain_.direction;
-    zero(dh_, scratch_.chain_rows * units_);
-    zero(operand_, operand_size(scratch_.chain_rows, kGates * units_));
-    if (sums_ != nullptr) zero(sums_, rows * kGates * units_);
-    for (int64_t i = 0; i < rows; ++i) {
-      const Element* from = element(p_.dh_n) + (d * layer_.batch + chain_.row(i)) * hidden;
-      for (int64_t unit = 0; unit < hidden; ++unit) dh_[i * units_ + unit] = to_float(from[unit]);
-    }
+    if (crew_.number == 0) start(rows);
+    crew_.meet();
     for (int64_t s = chain_.length(0) - 1; s >= 0; --s) step(s, chain_.active(s, rows));
     for (int64_t i = 0; i < rows; ++i) {
       Element* to = element(p_.dh0) + (d * layer_.batch + chain_.row(i)) * hidden;
-      for (int64_t unit = 0; unit < hidden; unit += kLanes) {
+      for (int64_t unit = first_; unit < least(hidden, last_); unit += kLanes) {
         const Vec dh0 = load(dh_ + i * units_ + unit);
         store(to + unit, dh0, hidden - unit);
         if constexpr (kPieces > 1) nan_ |= dh0 != dh0;
       }
     }
     if (sums_ != nullptr) write_sums(rows);
+    crew_.meet();
     return !any(nan_);
   }
 
  private:
-  void write_sums(int64_t rows) {
+  void start(int64_t rows) {
+    zero(dh_, scratch_.chain_rows * units_);
+    zero(operand_, size_);
+    if (next_operand_ != operand_) zero(next_operand_, size_);
+    if (sums_ != nullptr) zero(sums_, rows * kGates * units_);
     for (int64_t i = 0; i < rows; ++i) {
-      Piece* parts = scratch_.input_part(chain_.direction);
-      const float* from = sums_ + i * kGates * units_;
-      for (int64_t j = 0; j < kGates * units_; j += kLanes) {
-        put(parts + in_operand(scratch_.part_stride, chain_.row(i), units_ + j), load(from + j));
+      const Element* from = element(p_.dh_n) + (chain_.direction * layer_.batch + chain_.row(i)) * layer_.hidden;
+      for (int64_t unit = 0; unit < layer_.hidden; ++unit) dh_[i * units_ + unit] = to_float(from[unit]);
+    }
+  }
+
+  void write_sums(int64_t rows) {
+    Piece* parts = scratch_.input_part(chain_.direction);
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t gate = 0; gate < kGates; ++gate) {
+        const float* from = sums_ + (i * kGates + gate) * units_;
+        for (int64_t unit = first_; unit < last_; unit += kLanes) {
+          const int64_t place = (gate + 1) * units_ + unit;
+          put(parts + in_operand(scratch_.part_stride, chain_.row(i), place), load(from + unit));
+        }
       }
     }
   }
 
   void step(int64_t s, int64_t rows) {
     for (int64_t i = 0; i < rows; ++i) gates(i, source(i, s));
-    for (int64_t column = 0; column < units_; column += kColumns) {
+    crew_.meet();
+    for (int64_t column = first_; column < last_; column += kColumns) {
       const Piece* panel = scratch_.recurrent_panel(chain_.direction, column);
       for_tiles<kTall>(rows, [&](int64_t first, int64_t, auto tile) {
         constexpr int64_t R = decltype(tile)::value;
@@ -551,6 +651,7 @@ class BackwardChain {
         }
       });
     }
+    swap(operand_, next_operand_);
   }
 
   // What the gates of one frame are read from and written to.
@@ -574,7 +675,7 @@ class BackwardChain {
     Piece* parts = scratch_.part(chain_.direction);
     float* dh = dh_ + i * units_;
     const Element* next = now.reserve + to_next_reserve();  // only fetched: there may be no such frame
-    for (int64_t unit = 0; unit < units_; unit += kLanes) {
+    for (int64_t unit = first_; unit < last_; unit += kLanes) {
       const int64_t count = layer_.hidden - unit;
       for (int64_t part = 0; part < kReserved - 1; ++part) __builtin_prefetch(next + part * units_ + unit, 0, 2);
       const Vec r = load(now.reserve + unit), z = load(now.reserve + units_ + unit);
@@ -603,8 +704,10 @@ class BackwardChain {
   const GruLayer& layer_;
   BackwardScratch& scratch_;
   const Chain chain_;
-  const int64_t units_;
-  Piece* operand_;
+  const Crew crew_;
+  const int64_t units_, first_, last_;  // all, and those of this thread
+  const int64_t size_;                  // of an operand
+  Piece *operand_, *next_operand_;
   float *dh_, *sums_;
   IntVec nan_ = {};
 };
@@ -864,20 +967,13 @@ bool input_gradient(const GruBackward& p, const GruPlan& plan, BackwardScratch& 
   return !any(nan);
 }
 
-// Every direction is cut into chains, at least one a thread, of no more rows than stay in the cache; rows with
-// neighbouring lengths go to different chains.
-struct Cut {
-  int64_t per_direction, chains, rows;
-
-  Cut(const GruLayer& layer, int threads)
-      : per_direction(least(layer.batch, most(blocks(threads, layer.directions), blocks(layer.batch, kChainRows)))),
-        chains(per_direction * layer.directions),
-        rows(blocks(layer.batch, per_direction)) {}
-
-  Chain chain(const GruLayer& layer, const GruPlan& plan, int64_t number) const {
-    return {&layer, &plan, number / per_direction, number % per_direction, per_direction};
-  }
-};
+// Calls run(number, place in the scratch, crew) for this thread's chains: those that it is dealt, or all, with the
+// others.
+template <typename Run>
+inline void take_through(const Cut& cut, const Deal& chains, const Run& run) {
+  if (cut.crew == 1) return chains.run([&](int64_t number) { run(number, number, Crew()); });
+  for (int64_t number = 0; number < cut.chains; ++number) run(number, 0, Crew{thread(), team_size()});
+}
 
 // A result that threads find each for itself.
 inline void lower(bool& all, bool found) {
@@ -885,6 +981,8 @@ inline void lower(bool& all, bool found) {
 }
 
 }  // namespace
+
+GruCrew crew(const GruLayer& layer, const GruPlan& plan, int threads) { return choose_crew(layer, plan, threads, 2); }
 
 void* pack(const GruLayer& layer) {
   ForwardWeights* const weights = new ForwardWeights(layer, true);
@@ -900,13 +998,13 @@ namespace {
 
 bool forward(const GruForward& p, const GruPlan& plan, int threads, ForwardWeights& weights, bool ready) {
   const GruLayer& layer = p.layer;
-  const Cut cut(layer, threads);
-  ForwardScratch scratch(layer, cut.chains, cut.rows);
+  const Cut cut(layer, plan, threads, 2);
+  ForwardScratch scratch(layer, cut);
   bool served = true;
   const int64_t unit_blocks = ready ? 0 : weights.units / kUnits, used = layer.directions * plan.frames;
   const int64_t unused = p.reserve == nullptr ? 0 : layer.directions * layer.batch * layer.steps - used;
   const Deal chains(cut.chains);
-  parallel(threads, [&] {
+  parallel(static_cast<int>(cut.threads), [&] {
     [[maybe_unused]] const Products products;
     [[maybe_unused]] const FlushDenormals flush;
     for_share(layer.batch, [&](int64_t b) { zero_padding(layer, plan, b, layer.directions * layer.hidden, p.y); });
@@ -916,8 +1014,8 @@ bool forward(const GruForward& p, const GruPlan& plan, int threads, ForwardWeigh
     for_share(layer.directions * unit_blocks,
               [&](int64_t item) { weights.pack(layer, item / unit_blocks, item % unit_blocks * kUnits); });
     meet();
-    chains.run([&](int64_t number) {
-      lower(served, ForwardChain(p, weights, scratch, cut.chain(layer, plan, number), number).run());
+    take_through(cut, chains, [&](int64_t number, int64_t place, const Crew& crew) {
+      lower(served, ForwardChain(p, weights, scratch, cut.chain(layer, plan, number), place, crew).run());
     });
   });
   return served;
@@ -926,10 +1024,8 @@ bool forward(const GruForward& p, const GruPlan& plan, int threads, ForwardWeigh
 }  // namespace
 
 bool forward(const GruForward& p, const GruPlan& plan, int threads, void* packed) {
-  const bool few = plan.frames <= kFewFrames;
-  if (few) threads = static_cast<int>(least(threads, p.layer.directions));
   if (packed != nullptr) return forward(p, plan, threads, *static_cast<ForwardWeights*>(packed), true);
-  ForwardWeights weights(p.layer, !few);
+  ForwardWeights weights(p.layer, plan.frames > kFewFrames);
   return forward(p, plan, threads, weights, false);
 }
 
@@ -994,9 +1090,9 @@ class Preparation {
 
 bool backward(const GruBackward& p, const GruPlan& plan, int threads) {
   const GruLayer& layer = p.layer;
-  if (plan.frames <= kFewFrames) threads = static_cast<int>(least(threads, layer.directions));
-  const Cut cut(layer, threads);
-  BackwardScratch scratch(p, plan, cut.chains, cut.rows, threads);
+  const Cut cut(layer, plan, threads, threads);
+  threads = static_cast<int>(cut.threads);
+  BackwardScratch scratch(p, plan, cut, threads);
   const Preparation preparation(p, plan, scratch);
   const int64_t columns = kParts * scratch.units / kColumns;
   const int64_t together = least(kTogether, blocks(layer.directions * columns, 2 * threads));
@@ -1013,8 +1109,8 @@ bool backward(const GruBackward& p, const GruPlan& plan, int threads) {
     for_share(padded_rows, [&](int64_t b) { zero_padding(layer, plan, b, layer.input, p.dx); });
     pieces.run([&](int64_t piece) { preparation.run(piece); });
     meet();
-    chains.run([&](int64_t number) {
-      lower(served, BackwardChain(p, scratch, cut.chain(layer, plan, number), number).run());
+    take_through(cut, chains, [&](int64_t number, int64_t place, const Crew& crew) {
+      lower(served, BackwardChain(p, scratch, cut.chain(layer, plan, number), place, crew).run());
     });
     meet();
     gradients.run([&](int64_t item) {

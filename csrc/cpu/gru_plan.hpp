@@ -22,6 +22,11 @@ struct GruPlan {
   int64_t frames;          // all valid frames
 };
 
+using GruCrewKernel = GruCrew (*)(const GruLayer&, const GruPlan&, int threads);
+
+// Bytes of what a core reads again and again that stay in its own cache, about.
+double cache_size();
+
 // False: a result is NaN, and tiles of float32 cannot tell whether it would be with products that are not split.
 using GruForwardKernel = bool (*)(const GruForward&, const GruPlan&, int threads, void* packed);
 using GruBackwardKernel = bool (*)(const GruBackward&, const GruPlan&, int threads);

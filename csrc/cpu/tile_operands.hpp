@@ -28,6 +28,7 @@ constexpr int64_t kChainRows = 32;    // at most, of a chain
 constexpr int64_t kTogether = 8;      // blocks of columns of a weight's gradient for which the channels are read once
 constexpr int64_t kFrameBlock = 128;  // frames whose dx one thread computes at a time
 constexpr int64_t kFewFrames = 0;     // weights are always packed
+constexpr double kRate = kPieces == 1 ? 250 : 100;  // products that a thread multiplies in a nanosecond, about
 constexpr bool kRowsAsPanels = false;
 constexpr int64_t kTall = kRows;
 constexpr int64_t kGroup = 2;

@@ -14,6 +14,7 @@ constexpr int64_t kDeep = 256;  // frames of a weight's gradient at a time: thei
 constexpr int64_t kChainRows = int64_t{1} << 40;  // at most, of a chain
 constexpr int64_t kTogether = 1;     // blocks of columns of a weight's gradient for which the channels are read once
 constexpr int64_t kFrameBlock = 64;  // frames whose dx one thread computes at a time
+constexpr double kRate = 3 * kLanes * kDepth;  // products that a thread multiplies in a nanosecond, about
 
 struct Products {};
 

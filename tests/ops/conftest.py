@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -24,12 +24,12 @@ def float_isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def on_threads() -> Callable[[Callable[[], Any]], list[Any]]:
-    """on_threads(run): what it returns on 1, 2 and 5 threads."""
+    """on_threads(run, threads): what it returns on so many threads each, 1, 2 and 5 unless told."""
 
-    def run_on_each(run: Callable[[], Any]) -> list[Any]:
+    def run_on_each(run: Callable[[], Any], threads: Sequence[int] = (1, 2, 5)) -> list[Any]:
         before, results = torch.get_num_threads(), []
         try:
-            for count in (1, 2, 5):
+            for count in threads:
                 torch.set_num_threads(count)
                 results.append(run())
         finally:

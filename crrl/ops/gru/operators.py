@@ -61,12 +61,18 @@ def infer(
     Returns:
         y [B, T, D·H] or [T, B, D·H], and h_n [layers · D, B, H].
     """
-    if not _served_alone(x, hx) or _is_torchs(x, weights[0][1].shape[1], batch_first):
+    if not (_is_plain(x, hx) and x.is_cpu and _able(x.dtype, cpu_kernels.isa, cpu_kernels.missing)):
         return None
     try:
+        if _is_torchs(x, weights[0][1].shape[1], batch_first):
+            return None
         return cpu.infer(x, hx, weights, directions, batch_first, reverse)
-    except (TypeError, ValueError):
+    except NOT_SERVED:
         return None
+
+
+NOT_SERVED = (TypeError, ValueError, RuntimeError)
+"""What the kernels of the CPU refuse a tensor by that is not as they take it, and torch one that has no strides."""
 
 
 class Packed(NamedTuple):
@@ -99,24 +105,20 @@ def pack(weights: Sequence[Sequence[Tensor]], directions: int, batch_first: bool
     return Packed(layers, weights[0][1].shape[1], directions, batch_first, reverse)
 
 
-def infer_packed(x: Tensor, hx: Tensor | None, packed: Packed | None) -> tuple[Tensor, Tensor] | None:
+def infer_packed(x: Tensor, hx: Tensor | None, packed: Packed) -> tuple[Tensor, Tensor] | None:
     """`infer` with packed weights."""
-    if packed is None or not unobserved() or not _served_alone(x, hx):
+    if not (_is_plain(x, hx) and unobserved()):
         return None
     try:
         return cpu.infer_packed(x, hx, *packed)
-    except (TypeError, ValueError):
+    except NOT_SERVED:
         return None
 
 
-def _served_alone(x: Any, hx: Any) -> bool:
-    """Whether the kernels of the CPU serve a batch of this kind without anything around them."""
-    for tensor in (x,) if hx is None else (x, hx):
-        if type(tensor) is not Tensor or tensor.device.type != "cpu" or tensor.layout != torch.strided:
-            return False
-        if tensor.is_nested or tensor.dim() != 3 or not tensor.numel():
-            return False
-    return is_free("gru_layer") and _able(x.dtype, cpu_kernels.isa, cpu_kernels.missing) and not precision.autocasts(x)
+def _is_plain(x: Any, hx: Any) -> bool:
+    """Whether nothing but the GRU of these tensors is asked of a call; all else the kernels check themselves."""
+    plain = type(x) is Tensor and (hx is None or type(hx) is Tensor)
+    return plain and not torch.is_autocast_enabled("cpu") and is_free("gru_layer")
 
 
 @lru_cache
