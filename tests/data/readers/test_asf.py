@@ -7,7 +7,6 @@ import math
 import re
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -448,22 +447,6 @@ def test_damage_is_one_line_with_file_and_line(
 
 
 MOVING = Body(ARM, [{"root": [*map(float, range(6))], "upper": [1.0, 2.0, 3.0], "lower": [float(t)]} for t in range(5)])
-
-
-@given(data=st.data())
-@settings(max_examples=150)
-def test_a_damaged_byte_gives_an_array_or_the_one_error(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
-    folder = tmp_path_factory.getbasetemp()
-    path = data.draw(st.sampled_from(MOVING.write(folder)))
-    content = bytearray(path.read_bytes())
-    content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    path.write_bytes(content)
-    with suppress(CrrlError):
-        frames = read(folder)[1]
-        assert frames.shape == (5, 3, 3)
-        assert np.isfinite(frames).all()
 
 
 @pytest.mark.parametrize("name", [ASF, AMC])

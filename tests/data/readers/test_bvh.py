@@ -6,7 +6,6 @@ import math
 import re
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -568,19 +567,3 @@ def test_a_lost_or_doubled_line_is_told(tmp_path: Path) -> None:
             path.write_text("".join(changed))
             with pytest.raises((CrrlError, UserWarning), match=r"a\.bvh"):
                 bvh.read_file(path)
-
-
-@given(data=st.data())
-@settings(max_examples=150)
-def test_a_damaged_byte_gives_an_array_or_the_one_error(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
-    path = write(tmp_path_factory.getbasetemp() / "damaged.bvh", arm(), [[float(t), *STILL[1:]] for t in range(3)])
-    content = bytearray(path.read_bytes())
-    content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    path.write_bytes(content)
-    with suppress(CrrlError):
-        skeleton, motion = bvh.read_file(path)
-        frames = bvh.positions(skeleton, motion)
-        assert frames.shape == (3, 4, 3)
-        assert np.isfinite(frames).all()

@@ -7,7 +7,6 @@ import os
 import re
 import zipfile
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +15,6 @@ import pytest
 from crrl.data.clips import Clips
 from crrl.data.readers import folder
 from crrl.errors import CrrlError
-
-pytest.importorskip("hypothesis", reason="hypothesis is not installed")
-
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 FILES = [f"{i}.npy" for i in range(10)]
 
@@ -557,19 +551,3 @@ def test_the_pickled_clip_would_have_made_its_file(tmp_path: Path) -> None:
     np.save(tmp_path / "bomb.npy", np.array([Bomb(marker)], dtype=object))
     np.load(tmp_path / "bomb.npy", allow_pickle=True)
     assert marker.exists()
-
-
-@pytest.mark.parametrize("save", [np.save, np.savez, np.savez_compressed], ids=["npy", "npz", "compressed npz"])
-@given(data=st.data())
-@settings(max_examples=150)
-def test_a_damaged_byte_gives_an_array_or_the_one_error(
-    tmp_path_factory: pytest.TempPathFactory, save: Callable[..., None], data: st.DataObject
-) -> None:
-    path = tmp_path_factory.getbasetemp() / "damaged"
-    with open(path, "wb") as file:
-        save(file, clip(0))
-    content = bytearray(path.read_bytes())
-    content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
-    path.write_bytes(content)
-    with suppress(CrrlError):
-        assert np.isfinite(folder.read_clip(path)).all()

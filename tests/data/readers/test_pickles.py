@@ -385,21 +385,6 @@ def test_a_missing_pickle_is_named(tmp_path: Path) -> None:
         read_pickle(tmp_path / "absent.pkl")
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-@given(data=st.data())
-@settings(max_examples=60)
-def test_damage_gives_values_or_the_one_error(
-    tmp_path_factory: pytest.TempPathFactory, protocol: int, data: st.DataObject
-) -> None:
-    path = tmp_path_factory.getbasetemp() / "damaged.pkl"
-    content = bytearray(pickle.dumps((["S001", "S002"], [3, 4], ARRAYS["float32"], np.int64(2)), protocol))
-    for _ in range(data.draw(st.integers(1, 3))):
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    path.write_bytes(content)
-    with suppress(CrrlError):
-        read_pickle(path)
-
-
 @given(content=st.binary(max_size=200))
 @settings(max_examples=200)
 def test_any_bytes_give_values_or_the_one_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +15,6 @@ from crrl.data.packing import prepare_folder
 from crrl.data.parallel import use_workers
 from crrl.data.readers import pku_mmd
 from crrl.errors import CrrlError
-
-pytest.importorskip("hypothesis", reason="hypothesis is not installed")
-
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 TRAIN, TEST = ("0002-L", "0002-M"), ("0003-R",)
 LABELS = {
@@ -333,26 +327,3 @@ def test_a_truncated_recording_is_told_unless_no_action_is_in_what_is_gone(root:
         except (CrrlError, UserWarning):
             continue
         np.testing.assert_array_equal(frames, expected)
-
-
-@given(data=st.data())
-@settings(max_examples=60)
-def test_a_damaged_byte_gives_clips_or_the_one_error(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
-    root = tmp_path_factory.getbasetemp() / "fuzzed pku-mmd"
-    if not root.is_dir():
-        write(root)
-    path = root / data.draw(st.sampled_from([SKELETON, LABEL, SPLIT]))
-    original = path.read_bytes()
-    content = bytearray(original)
-    content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    path.write_bytes(content)
-    try:
-        with suppress(CrrlError):
-            clips = load(root)
-            assert clips.frames.shape[1:] == (50, 3)
-            assert np.isfinite(clips.frames).all()
-            assert clips.offsets[-1] == len(clips.frames)
-    finally:
-        path.write_bytes(original)

@@ -6,7 +6,6 @@ import functools
 import pickle
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,6 @@ import pytest
 from crrl.data.clips import Clips
 from crrl.data.readers import pyskl
 from crrl.errors import CrrlError
-
-pytest.importorskip("hypothesis", reason="hypothesis is not installed")
-
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 NAMES = ["S001C001P001R001A001", "S001C002P003R001A002", "S002C003P008R002A002"]
 
@@ -500,26 +494,3 @@ def test_none_or_several_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CrrlError, match=r"here are a\.pkl, ntu60_3danno\.pkl: give --data that file, or"):
         load(tmp_path)
     assert len(load(tmp_path / "ntu60_3danno.pkl")) == 3
-
-
-@pytest.mark.parametrize("protocol", [2, 4])
-@given(data=st.data())
-@settings(max_examples=80)
-def test_any_damage_gives_finite_clips_or_the_one_error(
-    tmp_path_factory: pytest.TempPathFactory, protocol: int, data: st.DataObject
-) -> None:
-    root = tmp_path_factory.getbasetemp() / f"pyskl-{protocol}"
-    root.mkdir(exist_ok=True)
-    path = write(root, content(), protocol)
-    damaged = bytearray(path.read_bytes())
-    if cut := data.draw(st.booleans()):
-        damaged = damaged[: data.draw(st.integers(0, len(damaged) - 1))]
-    else:
-        damaged[data.draw(st.integers(0, len(damaged) - 1))] ^= data.draw(st.integers(1, 255))
-    path.write_bytes(damaged)
-    with suppress(CrrlError):
-        clips = load(root)
-        assert not cut
-        assert clips.frames.ndim == 3
-        assert np.isfinite(clips.frames).all()
-        assert all(0 <= label < len(clips.class_names) for label in clips.labels)
