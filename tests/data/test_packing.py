@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -129,86 +128,6 @@ def test_several_workers_give_the_same_bytes_as_one(raw: Path, tmp_path: Path) -
     prepare_ntu(raw, tmp_path / "two", workers=2)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "raw", "two"]
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, chunks: int, stop: Callable[[], None]) -> None:
-    original, made = packing.make_chunk, []
-
-    def make_chunk(*arguments: Any) -> None:
-        if len(made) == chunks:
-            stop()
-        made.append(1)
-        original(*arguments)
-
-    monkeypatch.setattr(packing, "make_chunk", make_chunk)
-
-
-def interrupt() -> None:
-    raise KeyboardInterrupt
-
-
-def test_an_interrupted_preparation_goes_on_to_the_same_bytes(
-    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: list[str]
-) -> None:
-    prepare_ntu(raw, tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        stop_after(patch, 3, interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            prepare_ntu(raw, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-    read.clear()
-    prepare_ntu(raw, tmp_path / "out")
-    assert len(read) == 2
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("where", ["reading", "joining"])
-def test_a_killed_preparation_goes_on_to_the_same_bytes(
-    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: list[str], where: str
-) -> None:
-    prepare_ntu(raw, tmp_path / "whole")
-
-    def run() -> None:
-        def kill(*arguments: Any) -> None:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-        if where == "reading":
-            stop_after(monkeypatch, 3, kill)
-        else:
-            monkeypatch.setattr(packing, "manifest_of", kill)
-        prepare_ntu(raw, tmp_path / "out")
-
-    process = multiprocessing.get_context("fork").Process(target=run)
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    assert not (tmp_path / "out").exists()
-    read.clear()
-    prepare_ntu(raw, tmp_path / "out")
-    assert len(read) == {"reading": 2, "joining": 0}[where]
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-    assert not (tmp_path / "out.partial").exists()
-
-
-def test_a_finished_chunk_that_is_damaged_or_whose_files_changed_is_read_again(
-    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: list[str]
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(packing, "manifest_of", lambda *_: interrupt())
-        with pytest.raises(KeyboardInterrupt):
-            prepare_ntu(raw, tmp_path / "out")
-    first, *_ = sorted((tmp_path / "out.partial").glob("*.npz"))
-    content = bytearray(first.read_bytes())
-    content[len(content) // 2] ^= 1
-    first.write_bytes(content)
-    names = sorted(path.stem for path in raw.iterdir())
-    replace(raw / f"{names[9]}.skeleton", (raw / f"{names[10]}.skeleton").read_bytes())
-    read.clear()
-    prepare_ntu(raw, tmp_path / "out")
-    assert read == [names[0], names[8]]
-    clips = Clips.open(tmp_path / "out")
-    np.testing.assert_array_equal(clips.clip(9), clips.clip(10))
 
 
 def damage(raw: Path, name: str) -> None:

@@ -19,6 +19,7 @@ from crrl.data.readers.arrays import (
     described,
     join_bodies,
     leave_out_empty,
+    map_array,
     ntu_facts,
     ntu_split,
     only_file,
@@ -27,6 +28,8 @@ from crrl.data.readers.arrays import (
 )
 from crrl.data.readers.ntu import NTU60, NTU120
 from crrl.errors import CrrlError
+
+CLIP = np.random.default_rng(0).normal(size=(4, 5, 3)).astype(np.float32)
 
 
 def test_bodies_are_joined_one_after_the_other() -> None:
@@ -198,3 +201,19 @@ def test_both_versions_of_a_header_are_read(version: tuple[int, int]) -> None:
     file.seek(0)
     assert array_header(file) == ((2, 3), False, np.float32)
     assert len(file.read()) == 24
+
+
+def test_a_mapped_array_has_the_order_and_type_of_its_file(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.asfortranarray(CLIP.astype(np.float64)))
+    np.testing.assert_array_equal(map_array(tmp_path / "a.npy"), CLIP)
+    np.save(tmp_path / "empty.npy", CLIP[:0])
+    assert map_array(tmp_path / "empty.npy").shape == (0, 5, 3)
+
+
+def test_a_mapped_array_that_is_cut_short_or_too_long_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", CLIP)
+    content = (tmp_path / "a.npy").read_bytes()
+    for changed in (content[:-1], content + b"\0", content[:60]):
+        (tmp_path / "a.npy").write_bytes(changed)
+        with pytest.raises(CrrlError, match=r"a\.npy is damaged or no \.npy array"):
+            map_array(tmp_path / "a.npy")
