@@ -22,6 +22,7 @@ from crrl.data.chunks import Chunk
 from crrl.data.packing import prepare_folder
 from crrl.data.readers import ntu
 from crrl.errors import CrrlError, Interrupted
+from tests.clips import write_clips
 
 pytest.importorskip("tyro", reason="tyro is not installed")
 
@@ -264,11 +265,7 @@ def test_what_killed_processes_left_of_chunks_goes_at_the_end(raw: Path, tmp_pat
 def test_a_file_that_changes_while_its_set_is_loaded_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, put_back: bool
 ) -> None:
-    root = tmp_path / "clips"
-    root.mkdir()
-    for number in range(5):
-        np.save(root / f"{number}.npy", np.random.default_rng(number).normal(size=(6, 5, 3)))
-    (root / "labels.csv").write_text("file,label\n" + "".join(f"{i}.npy,sit\n" for i in range(5)))
+    root = write_clips(tmp_path / "clips", ["sit"] * 5)
     source = registry.SOURCES["folder"]
 
     def load(files: list[Path]) -> Clips:
@@ -389,11 +386,7 @@ def test_a_manifest_that_cannot_be_right_is_refused(ready: Path, tmp_path: Path)
 
 
 def test_a_source_that_is_loaded_whole_is_prepared_too(tmp_path: Path) -> None:
-    root = tmp_path / "clips"
-    root.mkdir()
-    for number in range(5):
-        np.save(root / f"{number}.npy", np.random.default_rng(number).normal(size=(6, 5, 3)))
-    (root / "labels.csv").write_text("file,label\n" + "".join(f"{i}.npy,sit\n" for i in range(5)))
+    root = write_clips(tmp_path / "clips", ["sit"] * 5)
     prepare_folder("folder", root, tmp_path / "out")
     steps = Preprocessing(max_frames=4)
     direct, via = (sources.prepare("folder", path, "default", steps) for path in (root, tmp_path / "out"))
@@ -404,13 +397,8 @@ def test_a_source_that_is_loaded_whole_is_prepared_too(tmp_path: Path) -> None:
 
 
 def test_a_class_that_only_tests_is_told(tmp_path: Path) -> None:
-    root = tmp_path / "clips"
-    root.mkdir()
-    rows = ["file,label,split\n"]
-    for number, label in enumerate(["sit", "run", "walk", "sit", "jump"]):
-        np.save(root / f"{number}.npy", np.random.default_rng(number).normal(size=(6, 5, 3)))
-        rows.append(f"{number}.npy,{label},{'test' if number > 2 else 'train'}\n")
-    (root / "labels.csv").write_text("".join(rows))
+    split = ["train"] * 3 + ["test"] * 2
+    root = write_clips(tmp_path / "clips", ["sit", "run", "walk", "sit", "jump"], split=split)
     with pytest.warns(UserWarning, match=r"1 classes have test clips, but no training clip \(default: jump\)"):
         prepare_folder("folder", root, tmp_path / "out")
 
@@ -421,15 +409,16 @@ def test_the_reader_of_a_set_that_is_loaded_whole_is_told_the_workers(
 ) -> None:
     told: list[int] = []
     source = registry.SOURCES["synthetic"]
+    monkeypatch.setattr(parallel, "cores", lambda: 5)
 
     def load(files: list[Path]) -> Clips:
-        told.append(parallel._workers.get())
+        told.append(parallel.processes_for(1000, 1000))
         return Clips.from_arrays([np.ones((2, 5, 3))], labels=[0], names=["a"], class_names=["any"])
 
     monkeypatch.setitem(registry.SOURCES, "synthetic", dataclasses.replace(source, load=load))
     prepare_folder("synthetic", None, tmp_path / "out", workers=workers)
-    assert told == [workers]
-    assert parallel._workers.get() == 0
+    assert told == [workers or 5]
+    assert parallel.processes_for(1000, 1000) == 5
 
 
 @pytest.mark.parametrize(("whole", "said"), [(True, "nothing is kept"), (False, "what is read is kept")])

@@ -423,7 +423,7 @@ def test_what_takes_more_than_its_file_is_refused(tmp_path: Path, name: str) -> 
     path.write_text(f"HIERARCHY\n{hierarchy}MOTION\nFrames: {frames}\nFrame Time: 0.03\n" + "0\n" * frames)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(CrrlError, match=problem):
-        bvh._read_clip((path,))
+        place(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
 
 

@@ -117,10 +117,21 @@ def as_clip(points: Points) -> np.ndarray:
     return clip.astype(np.float32)
 
 
+def whole(points: Points, joints: int) -> Points:
+    """With more joints after COCO's, far away and sure."""
+    more = np.full((*points.shape[:2], joints - 17, 3), 5000.0)
+    more[..., 2] = 1
+    return np.concatenate([points, more], axis=2)
+
+
+@pytest.mark.parametrize("joints", [17, 26, 133, 136])
 @pytest.mark.parametrize("form", FORMS, ids=NAMES)
-def test_each_form_is_read(tmp_path: Path, form: Callable[[Points], Any]) -> None:
+def test_each_form_is_read_and_of_more_joints_the_first(
+    tmp_path: Path, form: Callable[[Points], Any], joints: int
+) -> None:
+    """26, 133 and 136 are rtmlib's BodyWithFeet and Wholebody, and AlphaPose's Halpe."""
     points = walk(9)
-    clip = coco.read_clip(write(tmp_path / "a.json", form(points)))
+    clip = coco.read_clip(write(tmp_path / "a.json", form(whole(points, joints))))
     np.testing.assert_array_equal(clip, as_clip(points[:, 0]))
     assert clip.dtype == np.float32
 
@@ -241,22 +252,6 @@ def test_people_below_the_score_are_nobody(tmp_path: Path) -> None:
     points[..., 2] = 0.2
     with pytest.raises(CrrlError, match=r"no person in .*none of its 3 frames shows a joint with a score of 0\.3"):
         coco.read_clip(write(tmp_path / "a.json", mmpose(points)))
-
-
-def whole(points: Points, joints: int) -> Points:
-    """With more joints after COCO's, far away and sure."""
-    more = np.full((*points.shape[:2], joints - 17, 3), 5000.0)
-    more[..., 2] = 1
-    return np.concatenate([points, more], axis=2)
-
-
-@pytest.mark.parametrize("joints", [26, 133, 136])
-@pytest.mark.parametrize("form", FORMS, ids=NAMES)
-def test_of_more_joints_the_first_are_cocos(tmp_path: Path, form: Callable[[Points], Any], joints: int) -> None:
-    """rtmlib's BodyWithFeet and Wholebody, AlphaPose's Halpe."""
-    points = walk(5)
-    clip = coco.read_clip(write(tmp_path / "a.json", form(whole(points, joints))))
-    np.testing.assert_array_equal(clip, as_clip(points[:, 0]))
 
 
 def test_a_video_of_mmposes_inferencer_is_read_as_it_writes_it(tmp_path: Path) -> None:

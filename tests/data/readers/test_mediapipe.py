@@ -107,17 +107,13 @@ def of_image(image: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_world_coordinates_are_taken_where_they_are_there(tmp_path: Path, form: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("in_world", [True, False])
+def test_world_coordinates_are_taken_where_they_are_there_else_the_images_without_z(
+    tmp_path: Path, form: Callable[..., Any], in_world: bool
+) -> None:
     image, world = walk(7)
-    clip = mediapipe.read_clip(write(tmp_path / "a.json", form(image, world)))
-    np.testing.assert_array_equal(clip, of_world(world[:, 0]))
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_else_those_of_the_image_without_z(tmp_path: Path, form: Callable[..., Any]) -> None:
-    image, _ = walk(7)
-    clip = mediapipe.read_clip(write(tmp_path / "a.json", form(image, None)))
-    np.testing.assert_array_equal(clip, of_image(image[:, 0]))
+    clip = mediapipe.read_clip(write(tmp_path / "a.json", form(image, world if in_world else None)))
+    np.testing.assert_array_equal(clip, of_world(world[:, 0]) if in_world else of_image(image[:, 0]))
 
 
 def test_a_frame_without_world_coordinates_makes_all_those_of_the_image(tmp_path: Path) -> None:
