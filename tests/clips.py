@@ -1,4 +1,4 @@
-"""A folder of made-up clips of one's own."""
+"""Folders of made-up clips of one's own."""
 
 from __future__ import annotations
 
@@ -18,5 +18,18 @@ def write_clips(
         clip = np.random.default_rng(number).normal(size=(frames, joints, 3))
         np.save(folder / f"{number}.npy", clip.astype(np.float32))
         lines.append(",".join(map(str, (f"{number}.npy", *values))))
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def write_walks(folder: Path) -> Path:
+    """50 clips of 1 to 14 frames, 5 joints, 2 classes; 40 of them train."""
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    lines = ["file,label"]
+    for i in range(50):
+        walk = rng.normal(size=(1 + i % 14, 5, 3)).cumsum(axis=0) + 3 * (i % 2)
+        np.save(folder / f"{i:02}.npy", walk.astype(np.float32))
+        lines.append(f"{i:02}.npy,{'left' if i % 2 else 'right'}")
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
     return folder
