@@ -93,13 +93,10 @@ def _bvh(joints: str, frames: int, row: str = "0 0 0 0 0 0") -> bytes:
     return f"{head}\n{joints}}}\nMOTION\nFrames: {frames}\nFrame Time: 0.03\n{(row + chr(10)) * frames}".encode()
 
 
-SITE = "End Site\n{\nOFFSET 0 1 0\n}\n"
 of_files(
     "a.bvh",
     bvh.read_file,
     {
-        "bvh: 4,000 tips in 30,000 frames": lambda: _bvh(SITE * 4000, 30_000, "0 0 0 0 0 0"),
-        "bvh: 900 tips in 30,000 frames": lambda: _bvh(SITE * 900, 30_000),
         "bvh: a joint's name of 1 MB": lambda: _bvh(f"JOINT {'a' * MB}\n{{\nOFFSET 0 0 0\n}}\n", 9),
         "bvh: 100,000 joints in each other": lambda: (
             b"HIERARCHY\nROOT a\n{\nOFFSET 0 0 0\n" + b"JOINT a\n{\nOFFSET 0 0 0\n" * 100_000
@@ -212,8 +209,6 @@ of_files(
     "a.pkl",
     read_pickle,
     {
-        "pickle: 10 MB of (": lambda: MARKS + b"(" * 10 * MB,
-        "pickle: 10 MB of ]": lambda: MARKS + b"]" * 10 * MB,
         "pickle: 20 MB of N": lambda: MARKS + b"N" * 20 * MB,
         "pickle: colliding integers": lambda: pickle.dumps(
             {"a": {i * ((1 << 61) - 1): 0 for i in range(1, 40_000)}}, 4
@@ -226,13 +221,6 @@ of_files(
         "pickle: a long of 10 MB": lambda: MARKS + b"\x8b" + struct.pack("<i", 10 * MB) + b"\x7f" * 10 * MB + b".",
         "pickle: bytes longer than the file": MARKS + b"\x8e" + struct.pack("<Q", 1 << 40) + b"abc.",
         "pickle: text twice as long each time": lambda: MARKS + b"]" + b"2e" * 5 * MB,
-        "pickle: a text in a million arrays": lambda: (
-            b"\x80\x03C\xf0"
-            + b"a" * 240
-            + b"q\x01cnumpy.core.numeric\n_frombuffer\nq\x02cnumpy\ndtype\nX\x02\0\0\0u1\x89\x88\x87Rq\x03]"
-            + b"h\x02(h\x01h\x03K\xf0\x85X\x01\0\0\0CtRa" * 500_000
-            + b"."
-        ),
     },
     harmless={"pickle: integers that collide in a small table", "pickle: a long of 10 MB"},
 )

@@ -395,11 +395,6 @@ def test_a_manifest_of_another_kind_makes_no_prepared_folder(root: Path) -> None
         prepare("prepared", root, "default", STEPS)
 
 
-def test_an_unknown_split_is_refused(root: Path) -> None:
-    with pytest.raises(CrrlError, match="no split named 'cross-view'"):
-        prepare("folder", root, "cross-view", STEPS)
-
-
 @pytest.mark.parametrize("view_joints", [None, (0, 1, 4, 8)], ids=["sensor's axes", "body's axes"])
 def test_synthetic_needs_no_files_and_fills_minus_one_to_one(
     monkeypatch: pytest.MonkeyPatch, view_joints: tuple[int, int, int, int] | None

@@ -147,7 +147,7 @@ def test_cpp_is_the_reference_up_to_fp32_rounding(size: Size, with_h0: bool, rev
 @pytest.mark.parametrize("isa", BF16_ISAS, indirect=True, ids=str)
 @pytest.mark.parametrize("reverse", [True, False], ids=["bidirectional", "stepwise"])
 @pytest.mark.parametrize(
-    ("with_h0", "repeated"), [(False, False), (True, False), (True, True)], ids=["zeros", "h0", "repeated input"]
+    ("with_h0", "repeated"), [(False, False), (True, False), (False, True)], ids=["zeros", "h0", "repeated input"]
 )
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.usefixtures("isa")

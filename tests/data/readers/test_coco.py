@@ -362,21 +362,6 @@ def test_what_is_not_understood_is_refused_with_file_and_frame(
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_of_another_kind_is_told(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_bytes(b"\x93NUMPY")
-    with pytest.raises(CrrlError, match=r"a\.json is a NumPy array \(\.npy\), not JSON"):
-        coco.read_clip(tmp_path / "a.json")
-
-
-def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path: Path) -> None:
-    content = json.dumps(rtmlib(walk(2))).encode()
-    path = tmp_path / "a.json"
-    for kept in range(0, len(content), 31):
-        path.write_bytes(content[:kept])
-        with pytest.raises(CrrlError, match=r"a\.json"):
-            coco.read_clip(path)
-
-
 def test_a_small_file_of_many_empty_frames_takes_no_memory(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     one = json.dumps(inferencer(walk(1))[0])

@@ -207,7 +207,6 @@ def test_what_does_not_fit_is_one_line_with_the_file(tmp_path: Path, changed: di
             b"hello" * 100,
             r"is not an \.npz file \(it begins with 'hellohello.*restore it, or give the file that is meant",
         ),
-        (b"\x93NUMPY\x01\x00", r"is a NumPy array \(\.npy\), not an \.npz file: give the file that is meant"),
         (
             b"version https://git-lfs.github.com/spec/v1\n",
             r"is a git-lfs pointer, not an \.npz file: fetch .* git lfs pull",

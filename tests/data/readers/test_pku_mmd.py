@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from crrl.data.clips import Clips
-from crrl.data.packing import prepare_folder
 from crrl.data.readers import pku_mmd
 from crrl.errors import CrrlError
 from tests.data.readers.changes import Change, cut, edit, put, remove
@@ -152,16 +151,6 @@ def test_an_action_without_a_body_is_left_out_with_a_warning(root: Path) -> None
     assert clips.names == ("0002-L:1", "0002-L:2", "0002-M:1", "0003-R:2")
     assert clips.dropped == {"0003-R:1": "shows nobody", "0003-R:4": "shows nobody"}
     assert clips.split("cross-subject").test["all"].tolist() == [3]
-
-
-def test_the_report_names_the_actions_that_are_left_out(root: Path, tmp_path: Path) -> None:
-    values = recording("0003-R")
-    values[2] = 0
-    (root / "Data/PKU_Skeleton/0003-R.txt").write_text(text(values))
-    with pytest.warns(UserWarning, match="1 actions of PKU-MMD"):
-        summary = prepare_folder("pku-mmd", root, tmp_path / "out")
-    assert "dropped clips: 1 shows nobody" in summary
-    assert (tmp_path / "out/report.txt").read_text().endswith("dropped 0003-R:1: shows nobody\n")
 
 
 def test_a_joint_at_the_origin_of_a_body_that_is_there_is_present(root: Path) -> None:

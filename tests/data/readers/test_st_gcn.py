@@ -316,5 +316,7 @@ def test_a_missing_file_is_named(root: Path, name: str) -> None:
 
 def test_joints_and_positions_beside_each_other_are_refused(root: Path) -> None:
     np.save(root / "train_position.npy", coordinates("train"))
-    with pytest.raises(CrrlError, match=r"here are train_data\.npy, train_position\.npy"):
+    with pytest.raises(
+        CrrlError, match=r"here are train_data\.npy, train_position\.npy: give --data a folder with that one"
+    ):
         load(root)
