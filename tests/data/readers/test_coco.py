@@ -33,22 +33,14 @@ def walk(frames: int, people: int = 1, seed: int = 0) -> Points:
     return np.concatenate([pose + drift, rng.uniform(0.5, 1, (frames, people, 17, 1))], axis=3).round(3)
 
 
+def instance(person: np.ndarray) -> dict[str, Any]:
+    """As MMPose writes a person; its box stands in a tuple."""
+    joints = {"keypoints": person[:, :2].tolist(), "keypoint_scores": person[:, 2].tolist()}
+    return {**joints, "bbox": [[1.5, 2.5, 30.0, 40.0]], "bbox_score": 0.9}
+
+
 def mmpose(points: Points) -> Any:
-    frames = [
-        {
-            "frame_id": number,
-            "instances": [
-                {
-                    "keypoints": person[:, :2].tolist(),
-                    "keypoint_scores": person[:, 2].tolist(),
-                    "bbox": [[1.5, 2.5, 30.0, 40.0]],
-                    "bbox_score": 0.9,
-                }
-                for person in frame
-            ],
-        }
-        for number, frame in enumerate(points, 1)
-    ]
+    frames = [{"frame_id": number, "instances": list(map(instance, frame))} for number, frame in enumerate(points, 1)]
     return {"meta_info": {"dataset_name": "coco", "num_keypoints": 17}, "instance_info": frames}
 
 
@@ -257,22 +249,9 @@ def test_people_below_the_score_are_nobody(tmp_path: Path) -> None:
 def test_a_video_of_mmposes_inferencer_is_read_as_it_writes_it(tmp_path: Path) -> None:
     """pred_out_dir holds NAME.json: frame_id from 0, a box within a tuple, no people in some frames, strangers."""
     points = walk(8)
-    stranger = walk(1, seed=1)[0, 0] + (3000, 0, 0)
-    frames = [
-        {
-            "frame_id": number,
-            "instances": [
-                {
-                    "keypoints": person[:, :2].tolist(),
-                    "keypoint_scores": person[:, 2].tolist(),
-                    "bbox": [[10.0, 20.0, 110.0, 220.0]],
-                    "bbox_score": 0.98,
-                }
-                for person in (() if number == 3 else (stranger, frame[0]) if number == 5 else (frame[0],))
-            ],
-        }
-        for number, frame in enumerate(points)
-    ]
+    shown = [list(frame) for frame in points]
+    shown[3], shown[5] = [], [walk(1, seed=1)[0, 0] + (3000, 0, 0), *shown[5]]
+    frames = [{"frame_id": number, "instances": list(map(instance, people))} for number, people in enumerate(shown)]
     clip = coco.read_clip(write(tmp_path / "a.json", frames))
     assert clip.shape == (8, 17, 3)
     kept = np.arange(8) != 3
