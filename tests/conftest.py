@@ -13,9 +13,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+
+from tests.clips import write_walks
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read where a kernel is defined: before any module that holds one is imported
@@ -52,15 +53,7 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """50 clips of 1 to 14 frames, 5 joints, 2 classes; 40 of them train."""
-    folder = tmp_path_factory.mktemp("clips")
-    rng = np.random.default_rng(0)
-    lines = ["file,label"]
-    for i in range(50):
-        walk = rng.normal(size=(1 + i % 14, 5, 3)).cumsum(axis=0) + 3 * (i % 2)
-        np.save(folder / f"{i:02}.npy", walk.astype(np.float32))
-        lines.append(f"{i:02}.npy,{'left' if i % 2 else 'right'}")
-    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
-    return folder
+    return write_walks(tmp_path_factory.mktemp("clips"))
 
 
 @pytest.fixture(scope="session")

@@ -26,15 +26,29 @@ def raw_clip(frames: int, joints: int = JOINTS) -> np.ndarray:
 CLIPS = [raw_clip(frames) for frames in LENGTHS]
 
 
+def saved(path: Path, features: FeatureExtractor, clips: list[np.ndarray], preprocessor: Preprocessor) -> Path:
+    """The features' file, as training saves it."""
+    made = Clips.from_arrays(clips, labels=[0] * len(clips), names=list(map(str, LENGTHS)), class_names=["any"])
+    save_encoder(path, features, Prepared(made, preprocessor, "any"), "cml")
+    return path
+
+
+def of_two_bodies(folder: Path, clips: list[np.ndarray]) -> crrl.SkeletonEncoder:
+    """An untrained encoder of clips [T, 2·J, 3]."""
+    joints = clips[0].shape[1]
+    features = FeatureExtractor(Encoder(3 * joints, HIDDEN))
+    return crrl.load(
+        saved(folder / "two.safetensors", features, clips, Preprocessor(Preprocessing(max_frames=10), joints))
+    )
+
+
 @pytest.fixture
 def encoder_file(tmp_path: Path) -> Path:
-    """An untrained encoder, saved as training saves it."""
+    """An untrained encoder."""
     torch.manual_seed(0)
-    path = tmp_path / "encoder.safetensors"
     preprocessor = Preprocessor(Preprocessing(max_frames=10, view_joints=(0, 1, 2, 3)), JOINTS)
-    clips = Clips.from_arrays(CLIPS, labels=[0] * len(CLIPS), names=list(map(str, LENGTHS)), class_names=["any"])
-    save_encoder(path, FeatureExtractor(Encoder(3 * JOINTS, HIDDEN)), Prepared(clips, preprocessor, "any"), "cml")
-    return path
+    features = FeatureExtractor(Encoder(3 * JOINTS, HIDDEN))
+    return saved(tmp_path / "encoder.safetensors", features, CLIPS, preprocessor)
 
 
 @pytest.fixture
@@ -44,9 +58,7 @@ def standardised_file(encoder_file: Path, tmp_path: Path) -> Path:
     features = FeatureExtractor(file.features.encoder, "tuned")
     features.center.fill_(0.25)
     features.scale.fill_(2)
-    clips = Clips.from_arrays(CLIPS, labels=[0] * len(CLIPS), names=list(map(str, LENGTHS)), class_names=["any"])
-    save_encoder(tmp_path / "other.safetensors", features, Prepared(clips, file.preprocessor, "any"), "cml")
-    return tmp_path / "other.safetensors"
+    return saved(tmp_path / "other.safetensors", features, CLIPS, file.preprocessor)
 
 
 @pytest.fixture
@@ -117,26 +129,15 @@ def test_clips_that_cannot_be_embedded_are_refused(
 def test_an_encoder_of_two_known_bodies_takes_one_with_another_that_is_absent(tmp_path: Path) -> None:
     """Kinect's 25 joints, twice, as NTU RGB+D is trained on."""
     clips = [raw_clip(frames, joints=50) for frames in LENGTHS]
-    made = Clips.from_arrays(clips, labels=[0] * len(clips), names=list(map(str, LENGTHS)), class_names=["any"])
-    preprocessor = Preprocessor(Preprocessing(max_frames=10), 50)
-    features = FeatureExtractor(Encoder(150, HIDDEN))
-    save_encoder(tmp_path / "two.safetensors", features, Prepared(made, preprocessor, "any"), "cml")
-    encoder = crrl.load(tmp_path / "two.safetensors")
-    alone = [clip[:, :25] for clip in clips]
+    encoder, alone = of_two_bodies(tmp_path, clips), [clip[:, :25] for clip in clips]
     with_nobody = [np.concatenate([clip, np.zeros_like(clip)], axis=1) for clip in alone]
     np.testing.assert_array_equal(encoder.embed(alone), encoder.embed(with_nobody))
 
 
 def test_an_encoder_of_two_bodies_says_how_it_takes_one(tmp_path: Path) -> None:
-    clips = [np.concatenate([clip, clip + 1], axis=1) for clip in CLIPS]
-    made = Clips.from_arrays(clips, labels=[0] * len(clips), names=list(map(str, LENGTHS)), class_names=["any"])
-    preprocessor = Preprocessor(Preprocessing(max_frames=10), 2 * JOINTS)
-    features = FeatureExtractor(Encoder(6 * JOINTS, HIDDEN))
-    save_encoder(tmp_path / "two.safetensors", features, Prepared(made, preprocessor, "any"), "cml")
-    encoder = crrl.load(tmp_path / "two.safetensors")
-    with pytest.raises(
-        crrl.CrrlError, match=r"5 joints, but .* on 10, two bodies .*: give .* np\.pad\(clip, "
-    ) as caught:
+    encoder = of_two_bodies(tmp_path, [np.concatenate([clip, clip + 1], axis=1) for clip in CLIPS])
+    said = r"5 joints, but .* on 10, two bodies .*: give .* np\.pad\(clip, "
+    with pytest.raises(crrl.CrrlError, match=said) as caught:
         encoder.embed(CLIPS)
     alone = [eval(str(caught.value).partition("behind it, ")[2], {"np": np, "clip": clip}) for clip in CLIPS]
     assert encoder.embed(alone).shape == (len(CLIPS), 2 * HIDDEN)

@@ -13,7 +13,6 @@ import pytest
 
 import crrl
 from crrl.errors import CrrlError, environment_number
-from crrl.files import cache_folder
 
 SAY = """
 import sys, types
@@ -117,13 +116,3 @@ def test_variables_of_torchrun_that_are_no_numbers_are_named(monkeypatch: pytest
     assert environment_number("WORLD_SIZE", 1) == 3
     monkeypatch.delenv("WORLD_SIZE")
     assert environment_number("WORLD_SIZE", 1) == 1
-
-
-def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nowhere() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.delenv("CRRL_CACHE")
-    monkeypatch.setattr(Path, "home", nowhere)
-    with pytest.raises(CrrlError, match=r"no home folder .*set CRRL_CACHE"):
-        cache_folder()

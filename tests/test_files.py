@@ -410,12 +410,11 @@ def test_text_hashes_as_its_utf8_bytes() -> None:
     assert content_hash(["é"]) == content_hash(["é".encode()])
 
 
-def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_where_the_environment_says_else_in_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CRRL_CACHE", str(tmp_path))
     assert cache_folder() == tmp_path
-
-
-def test_the_cache_is_in_the_home_folder_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CRRL_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folder() == tmp_path / ".cache" / "crrl"

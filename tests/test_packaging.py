@@ -374,21 +374,24 @@ def with_driver(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("asked", "reason"),
+    ("asked", "status", "reason"),
     [
-        ("Hopper", "TORCH_CUDA_ARCH_LIST has 'Hopper': write it as 8.0, 9.0a or 9.0+PTX"),
-        ("10.0f", "TORCH_CUDA_ARCH_LIST has '10.0f': write it as 8.0, 9.0a or 9.0+PTX"),
-        ("7.0;7.5", "TORCH_CUDA_ARCH_LIST=7.0;7.5 names no GPU that crrl._cuda can be built for: 8.0 at least"),
+        ("Hopper", 0, "TORCH_CUDA_ARCH_LIST has 'Hopper': write it as 8.0, 9.0a or 9.0+PTX"),
+        ("10.0f", 0, "TORCH_CUDA_ARCH_LIST has '10.0f': write it as 8.0, 9.0a or 9.0+PTX"),
+        ("7.0;7.5", 0, "TORCH_CUDA_ARCH_LIST=7.0;7.5 names no GPU that crrl._cuda can be built for: 8.0 at least"),
+        ("", 1, "nvcc: something is wrong"),
     ],
 )
-def test_targets_that_nobody_can_build_for_leave_it_out_with_the_reason(
-    project: Project, tmp_path: Path, asked: str, reason: str
+def test_a_cuda_extension_that_cannot_be_built_is_left_out_with_the_reason(
+    project: Project, tmp_path: Path, asked: str, status: int, reason: str
 ) -> None:
-    result = build_in_place(project, fake_nvcc(tmp_path), TORCH_CUDA_ARCH_LIST=asked, **with_driver(tmp_path))
+    home = fake_nvcc(tmp_path, status=status)
+    result = build_in_place(project, home, TORCH_CUDA_ARCH_LIST=asked, **with_driver(tmp_path))
     assert result.returncode == 0, result.stdout + result.stderr
     assert "crrl: crrl._cuda cannot be built: installing without it; " in result.stderr
     assert f"({reason})" in result.stderr
-    assert not (tmp_path / "calls").exists()
+    assert (tmp_path / "calls").exists() == bool(status)
+    assert not list((project.root / "crrl").glob("_cuda*.so"))
 
 
 @pytest.mark.skipif(Path("/proc/driver/nvidia").exists() or shutil.which("nvidia-smi"), reason="of a machine without")
@@ -398,11 +401,3 @@ def test_without_a_driver_nvcc_is_not_called_unless_asked(project: Project, tmp_
     assert "nvcc is here, but no NVIDIA driver: installing without crrl._cuda" in result.stderr
     assert "CRRL_CUDA=1 builds it" in result.stderr
     assert not (tmp_path / "calls").exists()
-
-
-def test_a_cuda_extension_that_cannot_be_built_is_left_out_and_named(project: Project, tmp_path: Path) -> None:
-    result = build_in_place(project, fake_nvcc(tmp_path, status=1), **with_driver(tmp_path))
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "crrl: crrl._cuda cannot be built: installing without it" in result.stderr
-    assert "(nvcc: something is wrong)" in result.stderr
-    assert not list((project.root / "crrl").glob("_cuda*.so"))

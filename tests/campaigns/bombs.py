@@ -11,7 +11,7 @@ import sys
 import warnings
 import zipfile
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,14 @@ def of_file(
     bomb(name, harmless)(lay)
 
 
+def of_files(
+    file: str, read: Callable[[Path], Any], bombs: dict[str, bytes | Callable[[], bytes]], harmless: Container[str] = ()
+) -> None:
+    """Bombs that are one file each, of one name and reader."""
+    for name, content in bombs.items():
+        of_file(name, file, content, read, name in harmless)
+
+
 def _zeros(member: str, header: bytes, size: int) -> bytes:
     """A deflated archive of a file of zeros after a header."""
     file = io.BytesIO()
@@ -85,44 +93,35 @@ def _bvh(joints: str, frames: int, row: str = "0 0 0 0 0 0") -> bytes:
     return f"{head}\n{joints}}}\nMOTION\nFrames: {frames}\nFrame Time: 0.03\n{(row + chr(10)) * frames}".encode()
 
 
-SITE = "End Site\n{\nOFFSET 0 1 0\n}\n"
-of_file("bvh: 4,000 tips in 30,000 frames", "a.bvh", lambda: _bvh(SITE * 4000, 30_000, "0 0 0 0 0 0"), bvh.read_file)
-of_file("bvh: 900 tips in 30,000 frames", "a.bvh", lambda: _bvh(SITE * 900, 30_000), bvh.read_file)
-of_file(
-    "bvh: a joint's name of 1 MB", "a.bvh", lambda: _bvh(f"JOINT {'a' * MB}\n{{\nOFFSET 0 0 0\n}}\n", 9), bvh.read_file
-)
-of_file(
-    "bvh: 100,000 joints in each other",
+of_files(
     "a.bvh",
-    lambda: b"HIERARCHY\nROOT a\n{\nOFFSET 0 0 0\n" + b"JOINT a\n{\nOFFSET 0 0 0\n" * 100_000,
     bvh.read_file,
+    {
+        "bvh: a joint's name of 1 MB": lambda: _bvh(f"JOINT {'a' * MB}\n{{\nOFFSET 0 0 0\n}}\n", 9),
+        "bvh: 100,000 joints in each other": lambda: (
+            b"HIERARCHY\nROOT a\n{\nOFFSET 0 0 0\n" + b"JOINT a\n{\nOFFSET 0 0 0\n" * 100_000
+        ),
+        "bvh: 10 MB of braces": lambda: b"HIERARCHY\nROOT a\n" + b"{" * 10 * MB,
+        "bvh: 10^12 frames announced": lambda: _bvh("", 3).replace(b"Frames: 3", b"Frames: 1e12"),
+        "bvh: a number of 10 million digits": lambda: _bvh("", 12).replace(
+            b"0 0 0 0 0 0\n", b"1" * 10 * MB + b" 0 0 0 0 0\n", 1
+        ),
+        "bvh: 10 MB of lines of nothing": lambda: b"HIERARCHY\n" + b"\n" * 10 * MB,
+    },
 )
-of_file("bvh: 10 MB of braces", "a.bvh", lambda: b"HIERARCHY\nROOT a\n" + b"{" * 10 * MB, bvh.read_file)
-of_file(
-    "bvh: 10^12 frames announced", "a.bvh", lambda: _bvh("", 3).replace(b"Frames: 3", b"Frames: 1e12"), bvh.read_file
-)
-of_file(
-    "bvh: a number of 10 million digits",
-    "a.bvh",
-    lambda: _bvh("", 12).replace(b"0 0 0 0 0 0\n", b"1" * 10 * MB + b" 0 0 0 0 0\n", 1),
-    bvh.read_file,
-)
-of_file("bvh: 10 MB of lines of nothing", "a.bvh", lambda: b"HIERARCHY\n" + b"\n" * 10 * MB, bvh.read_file)
-of_file(
-    "asf: 200,000 bones",
+of_files(
     "1.asf",
-    lambda: ASF.replace(
-        b":hierarchy",
-        b"".join(b"begin\nid 1\nname b%d\ndirection 0 1 0\nlength 1\naxis 0 0 0 XYZ\nend\n" % i for i in range(200_000))
-        + b":hierarchy",
-    ),
     asf.read_skeleton,
-)
-of_file(
-    "asf: 10 MB of limits",
-    "1.asf",
-    lambda: ASF.replace(b"limits", b"limits " + b"1 2 " * (10 * MB // 4), 1),
-    asf.read_skeleton,
+    {
+        "asf: 200,000 bones": lambda: ASF.replace(
+            b":hierarchy",
+            b"".join(
+                b"begin\nid 1\nname b%d\ndirection 0 1 0\nlength 1\naxis 0 0 0 XYZ\nend\n" % i for i in range(200_000)
+            )
+            + b":hierarchy",
+        ),
+        "asf: 10 MB of limits": lambda: ASF.replace(b"limits", b"limits " + b"1 2 " * (10 * MB // 4), 1),
+    },
 )
 
 
@@ -148,14 +147,13 @@ def _read_ctr(path: Path) -> Any:
     return ctr_gcn.load([path])
 
 
-of_file(
-    "ctr-gcn: 4 GB of zeros in 4 MB",
+of_files(
     "a_CS.npz",
-    lambda: _zeros("y_train.npy", _header((4, MB << 8)), 4096 * MB),
     _read_ctr,
-)
-of_file(
-    "ctr-gcn: 100,000 empty members", "a_CS.npz", lambda: archive({f"x{i}.npy": b"" for i in range(100_000)}), _read_ctr
+    {
+        "ctr-gcn: 4 GB of zeros in 4 MB": lambda: _zeros("y_train.npy", _header((4, MB << 8)), 4096 * MB),
+        "ctr-gcn: 100,000 empty members": lambda: archive({f"x{i}.npy": b"" for i in range(100_000)}),
+    },
 )
 of_file(
     "folder: 2 GB of zeros in 2 MB (.npz)",
@@ -163,26 +161,19 @@ of_file(
     lambda: _zeros("a.npy", _header((MB, 170, 3)), 2040 * MB),
     folder.read_clip,
 )
-of_file("folder: 4 GB of shape (.npy)", "a.npy", lambda: _header((MB, 341, 3)) + bytes(12), folder.read_clip)
-of_file(
-    "folder: a header of 4 GB (.npy)",
+of_files(
     "a.npy",
-    b"\x93NUMPY\x02\x00" + struct.pack("<I", (1 << 32) - 2) + b"{'descr'",
     folder.read_clip,
+    {
+        "folder: 4 GB of shape (.npy)": lambda: _header((MB, 341, 3)) + bytes(12),
+        "folder: a header of 4 GB (.npy)": b"\x93NUMPY\x02\x00" + struct.pack("<I", (1 << 32) - 2) + b"{'descr'",
+        "folder: a header of 4 GB of no version (.npy)": b"\x93NUMPY\x00\x00"
+        + struct.pack("<I", (1 << 32) - 2)
+        + b"{'descr'",
+        "folder: a header of brackets (.npy)": b"\x93NUMPY\x01\x00" + struct.pack("<H", 9000) + b"(" * 9000,
+        "folder: 2^63 frames of no joint (.npy)": _header((1 << 62, 0, 3)),
+    },
 )
-of_file(
-    "folder: a header of 4 GB of no version (.npy)",
-    "a.npy",
-    b"\x93NUMPY\x00\x00" + struct.pack("<I", (1 << 32) - 2) + b"{'descr'",
-    folder.read_clip,
-)
-of_file(
-    "folder: a header of brackets (.npy)",
-    "a.npy",
-    b"\x93NUMPY\x01\x00" + struct.pack("<H", 9000) + b"(" * 9000,
-    folder.read_clip,
-)
-of_file("folder: 2^63 frames of no joint (.npy)", "a.npy", _header((1 << 62, 0, 3)), folder.read_clip)
 of_file(
     "st-gcn: a header of 4 GB (.npy)",
     "a.npy",
@@ -195,81 +186,43 @@ def _read_labels(path: Path) -> Any:
     return folder.read_labels(path.parent)
 
 
-of_file(
-    "labels.csv: 5,000 columns in 5,000 rows",
+of_files(
     "labels.csv",
-    lambda: b"file,label" + b",x" * 5000 + b"\n" + (b"a,b" + b"," * 5000 + b"\n") * 5000,
     _read_labels,
-)
-of_file(
-    "labels.csv: 999 columns in 40,000 rows",
-    "labels.csv",
-    lambda: b"file,label" + b",x" * 997 + b"\n" + b"".join(b"%d,b" % i + b"," * 997 + b"\n" for i in range(40_000)),
-    _read_labels,
-    harmless=True,
-)
-of_file("labels.csv: 10 MB of commas", "labels.csv", lambda: b"file,label\n" + b"," * 10 * MB, _read_labels)
-of_file(
-    "labels.csv: 40 MB of commas in 4 rows",
-    "labels.csv",
-    lambda: b"file,label\na,b" + (b"," * 10 * MB + b"\nb,c") * 4,
-    _read_labels,
-)
-of_file("labels.csv: 10 MB of quotes", "labels.csv", lambda: b'file,label\n"' + b'"' * 10 * MB, _read_labels)
-of_file(
-    "labels.csv: a column's name of 10 MB",
-    "labels.csv",
-    lambda: b"file,label," + b"a" * 120_000 + b"\na,b,c\n",
-    _read_labels,
-    harmless=True,
+    {
+        "labels.csv: 5,000 columns in 5,000 rows": lambda: (
+            b"file,label" + b",x" * 5000 + b"\n" + (b"a,b" + b"," * 5000 + b"\n") * 5000
+        ),
+        "labels.csv: 999 columns in 40,000 rows": lambda: (
+            b"file,label" + b",x" * 997 + b"\n" + b"".join(b"%d,b" % i + b"," * 997 + b"\n" for i in range(40_000))
+        ),
+        "labels.csv: 10 MB of commas": lambda: b"file,label\n" + b"," * 10 * MB,
+        "labels.csv: 40 MB of commas in 4 rows": lambda: b"file,label\na,b" + (b"," * 10 * MB + b"\nb,c") * 4,
+        "labels.csv: 10 MB of quotes": lambda: b'file,label\n"' + b'"' * 10 * MB,
+        "labels.csv: a column's name of 10 MB": lambda: b"file,label," + b"a" * 120_000 + b"\na,b,c\n",
+    },
+    harmless={"labels.csv: 999 columns in 40,000 rows", "labels.csv: a column's name of 10 MB"},
 )
 
 MARKS = b"\x80\x04"
-of_file("pickle: 10 MB of (", "a.pkl", lambda: MARKS + b"(" * 10 * MB, read_pickle)
-of_file("pickle: 10 MB of ]", "a.pkl", lambda: MARKS + b"]" * 10 * MB, read_pickle)
-of_file("pickle: 20 MB of N", "a.pkl", lambda: MARKS + b"N" * 20 * MB, read_pickle)
-of_file(
-    "pickle: colliding integers",
+of_files(
     "a.pkl",
-    lambda: pickle.dumps({"a": {i * ((1 << 61) - 1): 0 for i in range(1, 40_000)}}, 4),
     read_pickle,
-)
-of_file(
-    "pickle: colliding negative integers",
-    "a.pkl",
-    lambda: pickle.dumps({"a": {-i * ((1 << 61) - 1): 0 for i in range(1, 40_000)}}, 2),
-    read_pickle,
-)
-of_file(
-    "pickle: integers that collide in a small table",
-    "a.pkl",
-    lambda: pickle.dumps({i << 16: 0 for i in range(1 << 16)}, 4),
-    read_pickle,
-    harmless=True,
-)
-of_file("pickle: 10 million digits", "a.pkl", lambda: b"I" + b"1" * 10 * MB + b"\n.", read_pickle)
-of_file(
-    "pickle: a long of 10 MB",
-    "a.pkl",
-    lambda: MARKS + b"\x8b" + struct.pack("<i", 10 * MB) + b"\x7f" * 10 * MB + b".",
-    read_pickle,
-    harmless=True,
-)
-of_file(
-    "pickle: bytes longer than the file", "a.pkl", MARKS + b"\x8e" + struct.pack("<Q", 1 << 40) + b"abc.", read_pickle
-)
-of_file("pickle: text twice as long each time", "a.pkl", lambda: MARKS + b"]" + b"2e" * 5 * MB, read_pickle)
-of_file(
-    "pickle: a text in a million arrays",
-    "a.pkl",
-    lambda: (
-        b"\x80\x03C\xf0"
-        + b"a" * 240
-        + b"q\x01cnumpy.core.numeric\n_frombuffer\nq\x02cnumpy\ndtype\nX\x02\0\0\0u1\x89\x88\x87Rq\x03]"
-        + b"h\x02(h\x01h\x03K\xf0\x85X\x01\0\0\0CtRa" * 500_000
-        + b"."
-    ),
-    read_pickle,
+    {
+        "pickle: 20 MB of N": lambda: MARKS + b"N" * 20 * MB,
+        "pickle: colliding integers": lambda: pickle.dumps(
+            {"a": {i * ((1 << 61) - 1): 0 for i in range(1, 40_000)}}, 4
+        ),
+        "pickle: colliding negative integers": lambda: pickle.dumps(
+            {"a": {-i * ((1 << 61) - 1): 0 for i in range(1, 40_000)}}, 2
+        ),
+        "pickle: integers that collide in a small table": lambda: pickle.dumps({i << 16: 0 for i in range(1 << 16)}, 4),
+        "pickle: 10 million digits": lambda: b"I" + b"1" * 10 * MB + b"\n.",
+        "pickle: a long of 10 MB": lambda: MARKS + b"\x8b" + struct.pack("<i", 10 * MB) + b"\x7f" * 10 * MB + b".",
+        "pickle: bytes longer than the file": MARKS + b"\x8e" + struct.pack("<Q", 1 << 40) + b"abc.",
+        "pickle: text twice as long each time": lambda: MARKS + b"]" + b"2e" * 5 * MB,
+    },
+    harmless={"pickle: integers that collide in a small table", "pickle: a long of 10 MB"},
 )
 
 
@@ -329,39 +282,32 @@ def _read_ntu(path: Path) -> Any:
 
 
 BODY = "0 1 1 0 2 0 -0.03 0.2 2\n25\n" + "0 0 1 0 0 0 0 0 0 0 0 2\n" * 25
-of_file(
-    "ntu: 60,000 bodies",
+of_files(
     "a.skeleton",
-    lambda: ("1\n60000\n" + "".join(f"{i} {BODY}" for i in range(60_000))).encode(),
     _read_ntu,
+    {
+        "ntu: 60,000 bodies": lambda: ("1\n60000\n" + "".join(f"{i} {BODY}" for i in range(60_000))).encode(),
+        "ntu: 1,000 bodies in 40 frames": lambda: (
+            "40\n" + ("1000\n" + "".join(f"{i} {BODY}" for i in range(1000))) * 40
+        ).encode(),
+        "ntu: 10^9 frames announced": b"999999999\n0\n0\n",
+        "ntu: 10^9 bodies announced": b"1\n999999999\n",
+        "ntu: 5 million frames of nobody": lambda: b"5000000\n" + b"0\n" * 5_000_000,
+        "ntu: one frame of 5 million": lambda: b"5000000\n" + b"0\n" * 4_999_999 + f"1\n7 {BODY}".encode(),
+        "ntu: a number of 10 million digits": lambda: (
+            "1\n1\n7 " + BODY.replace("0 0 1 ", "1" * 10 * MB + " 0 1 ", 1)
+        ).encode(),
+    },
+    harmless={"ntu: 1,000 bodies in 40 frames", "ntu: 5 million frames of nobody", "ntu: one frame of 5 million"},
 )
-of_file(
-    "ntu: 1,000 bodies in 40 frames",
-    "a.skeleton",
-    lambda: ("40\n" + ("1000\n" + "".join(f"{i} {BODY}" for i in range(1000))) * 40).encode(),
-    _read_ntu,
-    harmless=True,
+of_files(
+    "a.txt",
+    ntu.missing_names,
+    {
+        "missing list: a word of 10 MB": lambda: b"S" + b"1" * 10 * MB,
+        "missing list: 10 MB of almost names": lambda: b"S001C001P001R001A00/" * (MB // 2),
+    },
 )
-of_file("ntu: 10^9 frames announced", "a.skeleton", b"999999999\n0\n0\n", _read_ntu)
-of_file("ntu: 10^9 bodies announced", "a.skeleton", b"1\n999999999\n", _read_ntu)
-of_file(
-    "ntu: 5 million frames of nobody", "a.skeleton", lambda: b"5000000\n" + b"0\n" * 5_000_000, _read_ntu, harmless=True
-)
-of_file(
-    "ntu: one frame of 5 million",
-    "a.skeleton",
-    lambda: b"5000000\n" + b"0\n" * 4_999_999 + f"1\n7 {BODY}".encode(),
-    _read_ntu,
-    harmless=True,
-)
-of_file(
-    "ntu: a number of 10 million digits",
-    "a.skeleton",
-    lambda: ("1\n1\n7 " + BODY.replace("0 0 1 ", "1" * 10 * MB + " 0 1 ", 1)).encode(),
-    _read_ntu,
-)
-of_file("missing list: a word of 10 MB", "a.txt", lambda: b"S" + b"1" * 10 * MB, ntu.missing_names)
-of_file("missing list: 10 MB of almost names", "a.txt", lambda: b"S001C001P001R001A00/" * (MB // 2), ntu.missing_names)
 
 
 def _read_nw(path: Path) -> Any:
@@ -369,20 +315,18 @@ def _read_nw(path: Path) -> Any:
 
 
 NW = "a01_s01_e01_v01.json"
-of_file("nw-ucla: 10 MB of [", NW, lambda: b"[" * 10 * MB, _read_nw)
-of_file("nw-ucla: lists in lists in skeletons", NW, lambda: b'{"skeletons":' + b"[" * 900 + b"]" * 900 + b"}", _read_nw)
-of_file(
-    "nw-ucla: 20 lists of 10^5 lists",
+of_files(
     NW,
-    lambda: json.dumps({"skeletons": [[[[1]] * 100_000] * 20]}).encode(),
     _read_nw,
-)
-of_file("nw-ucla: a number of 10 million digits", NW, lambda: b'{"skeletons": [[[' + b"1" * 10 * MB + b"]]]}", _read_nw)
-of_file(
-    "nw-ucla: one long joint among short ones",
-    NW,
-    lambda: json.dumps({"skeletons": [[[1, 2, 3]] * 19 + [[1] * MB]] * 2}).encode(),
-    _read_nw,
+    {
+        "nw-ucla: 10 MB of [": lambda: b"[" * 10 * MB,
+        "nw-ucla: lists in lists in skeletons": lambda: b'{"skeletons":' + b"[" * 900 + b"]" * 900 + b"}",
+        "nw-ucla: 20 lists of 10^5 lists": lambda: json.dumps({"skeletons": [[[[1]] * 100_000] * 20]}).encode(),
+        "nw-ucla: a number of 10 million digits": lambda: b'{"skeletons": [[[' + b"1" * 10 * MB + b"]]]}",
+        "nw-ucla: one long joint among short ones": lambda: json.dumps(
+            {"skeletons": [[[1, 2, 3]] * 19 + [[1] * MB]] * 2}
+        ).encode(),
+    },
 )
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from crrl import prepare, reproduce, train
@@ -19,6 +18,7 @@ from crrl.errors import run_command
 from crrl.reproduction.campaign import AGAIN
 from crrl.training import loop
 from tests.campaigns import guard
+from tests.clips import write_walks
 
 TRAINING = (
     *("--batch-size", "8", "--hidden-size", "8", "--queue-size", "12"),
@@ -113,19 +113,6 @@ def _reproduce(root: Path, data: Path) -> list[int]:
     return [_in_process(root, lambda: reproduce.main([*arguments, "--runs", str(root / "runs")]))]
 
 
-def own_clips(root: Path) -> Path:
-    """50 clips of two classes, 40 of them for training, as arrays."""
-    root.mkdir()
-    rng = np.random.default_rng(0)
-    rows = ["file,label"]
-    for place in range(50):
-        walk = rng.normal(size=(1 + place % 14, 5, 3)).cumsum(axis=0) + 3 * (place % 2)
-        np.save(root / f"{place:02}.npy", walk.astype(np.float32))
-        rows.append(f"{place:02}.npy,{'left' if place % 2 else 'right'}")
-    (root / "labels.csv").write_text("\n".join(rows) + "\n")
-    return root
-
-
 def _ntu(root: Path) -> Path:
     """600 short .skeleton files: three chunks."""
     root.mkdir()
@@ -158,7 +145,7 @@ def _bvh(root: Path) -> Path:
 def build(work: Path) -> dict[str, Command]:
     """The commands by name; `work` keeps the files that they read."""
     torch.set_num_threads(1)  # threads do not outlive a fork
-    own, ntu, bvh = own_clips(work / "own"), _ntu(work / "ntu"), _bvh(work / "bvh")
+    own, ntu, bvh = write_walks(work / "own"), _ntu(work / "ntu"), _bvh(work / "bvh")
     return {
         "train": Command(lambda root: [_in_process(root, _train(root, own))], lambda root: _of_run(root / "run")),
         "prepare-ntu": Command(lambda root: _prepare("ntu60", root, ntu), lambda root: _of_folder(root / "made")),

@@ -163,6 +163,8 @@ class Folder:
             kind, found = guard.fault_of(lambda: target.read(self.roots[place]), target.refusals)
         finally:
             self.put(place, {each: target.seeds[place][each] for each in changed})
+        if kind == "refused" and "\n" in str(found):
+            return "wrong", f"a refusal of several lines: {found!s:.200}"
         if kind != "read":
             return kind, found
         if target.expected is None:

@@ -1,4 +1,4 @@
-"""Generated .skeleton files: bodies of the synthetic data set, as NTU RGB+D's owners describe their files."""
+"""Generated .skeleton files, as NTU RGB+D's owners describe them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from crrl.data.readers import synthetic
 
 Frame = Sequence[tuple[int, np.ndarray]]
 """The bodies that one frame shows: (number, [25, 3])."""
@@ -29,11 +27,11 @@ def _text(frames: Sequence[Frame], newline: str = "\r\n") -> bytes:
     return (newline.join(lines) + newline).encode()
 
 
-def _person(seed: int, subject: int = 1, action: str = "walk") -> np.ndarray:
-    """One body before the first camera, float32 [T, 25, 3], about a second and a half."""
-    rng = np.random.default_rng([seed, subject])
-    body = synthetic._performance(synthetic._subject(0, subject), synthetic._ACTIONS[action], rng)
-    return synthetic._see(body, synthetic._CAMERAS[1]).astype(np.float32)
+def _person(seed: int, frames: int = 45) -> np.ndarray:
+    """One body who stands before the sensor and sways, float32 [frames, 25, 3]."""
+    rng = np.random.default_rng(seed)
+    pose = rng.normal(size=(25, 3)) * (0.1, 0.5, 0.1) + (0, 0, 3)
+    return (pose + rng.normal(scale=0.01, size=(frames, 25, 3)).cumsum(axis=0)).astype(np.float32)
 
 
 def _frames(bodies: dict[int, np.ndarray], present: Callable[[int, int], bool] = lambda number, t: True) -> list[Frame]:
@@ -54,16 +52,14 @@ def _clutter(length: int, seed: int) -> np.ndarray:
 def _write_ntu(root: Path, names: Sequence[str]) -> None:
     """Files of these names under root: one or two bodies, clutter, short-lived noise, frames that show nobody."""
     root.mkdir(parents=True, exist_ok=True)
-    actions = list(synthetic._ACTIONS)
     for seed, name in enumerate(names):
-        subject, action = int(name[9:12]) % 12 + 1, int(name[17:20])
-        bodies = {72057594037930000 + seed: _person(seed, subject, actions[action % len(actions)])}
-        if action % 2 == 0:
-            bodies[72057594037940000 + seed] = _person(seed + 1000, subject % 12 + 1, "wave")
+        bodies = {72057594037930000 + seed: _person(seed)}
+        if int(name[17:20]) % 2 == 0:
+            bodies[72057594037940000 + seed] = _person(seed + 1000)
         if seed % 3 == 0:
             bodies[72057594037950000 + seed] = _clutter(20, seed)
         if seed % 4 == 0:
-            bodies[72057594037960000 + seed] = _person(seed + 2000, 1)[:5]
+            bodies[72057594037960000 + seed] = _person(seed + 2000, 5)
         gap = 5 + seed % 7
         (root / f"{name}.skeleton").write_bytes(_text(_frames(bodies, lambda number, t, gap=gap: t != gap)))
 

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.* actions of PKU-MMD have no fr
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunks, "CHUNK_ITEMS", 4)
+    monkeypatch.setattr(packing, "CHUNK_FILES", 4)
 
 
 def write_cmu(root: Path) -> list[Path]:
@@ -86,15 +87,27 @@ def write_pku(root: Path) -> list[Path]:
     return [root / "skeleton" / f"{name}.txt" for name in names]
 
 
+def write_ntu(root: Path, ntu_files: Any) -> list[Path]:
+    """Clips of one body; every sixth file shows nobody."""
+    paths = sorted(root / f"S001C00{1 + n % 3}P{n:03}R001A00{1 + n % 2}.skeleton" for n in range(1, COUNT + 1))
+    for n, path in enumerate(paths):
+        bodies = np.random.default_rng(n).normal((0, 0, 3), size=(2 + n % 3, 25, 3))
+        path.write_bytes(ntu_files.text([[(1, joints)] if n % 6 else [] for joints in bodies]))
+    return paths
+
+
 WRITERS = {"cmu": write_cmu, "bvh": write_bvh, "pku-mmd": write_pku}
+ntu_too = pytest.mark.parametrize("raw", [*WRITERS, "ntu60"], indirect=True)
+"""NTU RGB+D's files are kept in chunks of arrays, by packing."""
 
 
 class Raw:
     """A data set's raw files: all of them, and in `paths` one of each item."""
 
-    def __init__(self, dataset: str, root: Path):
+    def __init__(self, dataset: str, root: Path, ntu_files: Any = None):
         root.mkdir()
-        self.dataset, self.root, self.paths = dataset, root, WRITERS[dataset](root)
+        self.dataset, self.root = dataset, root
+        self.paths = WRITERS[dataset](root) if dataset in WRITERS else write_ntu(root, ntu_files)
 
     def prepare(self, out: Path, workers: int = 1) -> dict[str, bytes]:
         """What is in the prepared folder."""
@@ -104,19 +117,22 @@ class Raw:
 
 
 @pytest.fixture(params=list(WRITERS))
-def raw(tmp_path: Path, request: pytest.FixtureRequest) -> Raw:
-    return Raw(request.param, tmp_path / "raw")
+def raw(tmp_path: Path, request: pytest.FixtureRequest, ntu_files: Any) -> Raw:
+    return Raw(request.param, tmp_path / "raw", ntu_files)
 
 
 def watch(monkeypatch: pytest.MonkeyPatch, see: Callable[[int], object]) -> None:
     """Have `see` called with the number of a chunk's first item before this process makes it."""
-    original = chunks._make
 
-    def make(read: Callable[[Files], Shown], chunk: Chunk) -> None:
-        see(int(chunk.path.name[:6]))
-        original(read, chunk)
+    def watched(original: Callable[..., None]) -> Callable[..., None]:
+        def make(*arguments: Any) -> None:
+            see(int(arguments[-1].path.name[:6]))
+            original(*arguments)
 
-    monkeypatch.setattr(chunks, "_make", make)
+        return make
+
+    monkeypatch.setattr(chunks, "_make", watched(chunks._make))
+    monkeypatch.setattr(packing, "make_chunk", watched(packing.make_chunk))
 
 
 @pytest.fixture
@@ -146,6 +162,7 @@ def stop_by(stop: Callable[..., None], where: str, patch: pytest.MonkeyPatch) ->
 LEFT = {"reading": [12, 16], "joining": []}
 
 
+@ntu_too
 @pytest.mark.parametrize("where", LEFT)
 def test_an_interrupted_preparation_goes_on_to_the_same_bytes(
     raw: Raw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: list[int], where: str
@@ -161,6 +178,7 @@ def test_an_interrupted_preparation_goes_on_to_the_same_bytes(
     assert made == LEFT[where]
 
 
+@ntu_too
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("where", LEFT)
 def test_a_killed_preparation_goes_on_to_the_same_bytes(
@@ -222,6 +240,7 @@ def ready(raw: Raw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: list[
     return tmp_path / "out"
 
 
+@ntu_too
 def test_a_file_that_changed_is_read_again_with_its_chunk(
     raw: Raw, ready: Path, tmp_path: Path, made: list[int]
 ) -> None:
@@ -256,6 +275,7 @@ def test_other_code_reads_all_again(raw: Raw, ready: Path, monkeypatch: pytest.M
     assert made == [0, 4, 8, 12, 16]
 
 
+@ntu_too
 @pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda content: content[:300] + content[301:]])
 def test_a_damaged_chunk_is_read_again(
     raw: Raw, ready: Path, tmp_path: Path, made: list[int], damage: Callable[[bytes], bytes]
@@ -267,20 +287,31 @@ def test_a_damaged_chunk_is_read_again(
     assert found == raw.prepare(tmp_path / "whole")
 
 
-def test_a_skeleton_unlike_the_first_is_told_once_it_was_kept_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_skeleton_unlike_the_first_is_told_once_it_was_kept_too(tmp_path: Path, workers: int) -> None:
     raw = Raw("bvh", tmp_path / "raw")
     raw.paths[9].write_text(bvh_text("pelvis", ["9 1 2 45\n"]))
     for _ in range(2):
         with pytest.raises(CrrlError, match=r"/09\.bvh has another skeleton than .*/00\.bvh"):
-            raw.prepare(tmp_path / "out")
+            raw.prepare(tmp_path / "out", workers)
 
 
-def test_what_is_not_prepared_is_not_kept(raw: Raw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_prepared_is_not_kept_and_the_same_whoever_reads(
+    raw: Raw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     source = registry.SOURCES[raw.dataset]
     assert source.load is not None
-    assert len(source.load(source.find_files(raw.root))) >= COUNT
+    found = []
+    for workers in (1, 2):
+        with use_workers(workers):
+            found.append(source.load(source.find_files(raw.root)))
+    one, two = found
+    for name in ("frames", "offsets", "labels", "subjects", "views"):
+        np.testing.assert_array_equal(getattr(two, name), getattr(one, name))
+    assert (two.names, two.class_names) == (one.names, one.class_names)
+    assert len(one) >= COUNT
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -11,6 +11,7 @@ from crrl.data import Preprocessing, prepare
 from crrl.data.folds import fold_names, validation_folds
 from crrl.data.packing import prepare_folder
 from crrl.data.readers import folder
+from tests.clips import write_clips
 
 
 def dealt(subjects: list[int], labels: list[int] | None = None) -> list[list[int]]:
@@ -71,14 +72,8 @@ def test_names_of_folds_are_told_from_other_splits() -> None:
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Twelve clips of two classes, six subjects of which the last two test."""
-    folder = tmp_path / "raw"
-    folder.mkdir()
-    lines = ["file,label,split,subject"]
-    for number in range(12):
-        np.save(folder / f"{number}.npy", np.random.default_rng(number).normal(size=(6, 5, 3)))
-        lines.append(f"{number}.npy,{'ab'[number % 2]},{'train' if number < 8 else 'test'},{number // 2}")
-    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
-    return folder
+    split, subject = ["train"] * 8 + ["test"] * 4, [number // 2 for number in range(12)]
+    return write_clips(tmp_path / "raw", ["a", "b"] * 6, split=split, subject=subject)
 
 
 def test_a_folder_of_clips_has_folds_of_its_training_clips(root: Path) -> None:

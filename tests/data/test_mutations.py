@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from crrl.data import Preprocessing, prepared, sources
@@ -17,6 +16,7 @@ from crrl.data.integrity import damage
 from crrl.data.packing import prepare_folder
 from crrl.errors import CrrlError
 from crrl.files import cache_folder
+from tests.clips import write_clips
 
 TIMES = 12
 """Mutations of each file."""
@@ -110,14 +110,8 @@ def opens(function: Callable[[], object], folder: Path) -> bool:
 
 @pytest.fixture
 def clips(tmp_path: Path) -> Path:
-    folder = tmp_path / "clips"
-    folder.mkdir()
-    rows = ["file,label,split\n"]
-    for i in range(5):
-        np.save(folder / f"{i}.npy", np.random.default_rng(i).normal(size=(6, 5, 3)))
-        rows.append(f"{i}.npy,{'sit' if i % 2 else 'run'},{'test' if i > 2 else 'train'}\n")
-    (folder / "labels.csv").write_text("".join(rows))
-    return folder
+    split = ["train"] * 3 + ["test"] * 2
+    return write_clips(tmp_path / "clips", ["run", "sit", "run", "sit", "run"], split=split)
 
 
 def test_every_change_of_a_set_in_the_cache_is_found_and_none_fails_otherwise(clips: Path) -> None:

@@ -53,11 +53,12 @@ def check(q: Tensor, k: Tensor, queue: Tensor, temperature: float = 0.07) -> tup
     return loss, dq
 
 
-def force(monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
+@pytest.fixture(params=["rows", "splits"])
+def variant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program a row or a split, whatever the sizes, with blocks of channels that keep the interpreter quick."""
 
     def sizes(batch: int, keys: int, channels: int, exact: bool) -> Launch:
-        if variant == "rows":
+        if request.param == "rows":
             return Launch(0, keys, 1, max(16, 1 << (keys - 1).bit_length()), 256, 256, 8)
         return Launch(-(-keys // 320), 320, 16, 64, 256, 256, 8)
 
@@ -65,15 +66,12 @@ def force(monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
     monkeypatch.setattr(infonce, "COMBINED_COLUMNS", 256)
 
 
-@pytest.mark.parametrize("variant", ["rows", "splits"])
+@pytest.mark.usefixtures("variant")
 @pytest.mark.parametrize(
     ("batch", "keys", "channels"),
     [(1, 2, 60), (5, 3, 63), (32, 64, 512), (33, 64, 60), (5, 1000, 63), (1, 3, 1024), (33, 1000, 512), (5, 64, 1024)],
 )
-def test_is_that_of_the_reference(
-    monkeypatch: pytest.MonkeyPatch, variant: str, batch: int, keys: int, channels: int
-) -> None:
-    force(monkeypatch, variant)
+def test_is_that_of_the_reference(batch: int, keys: int, channels: int) -> None:
     check(*tensors(batch, keys, channels))
 
 
@@ -83,21 +81,17 @@ def test_with_the_sizes_that_it_chooses(batch: int, keys: int, channels: int, dt
     check(*tensors(batch, keys, channels, dtype))
 
 
-@pytest.mark.parametrize("variant", ["rows", "splits"])
+@pytest.mark.usefixtures("variant")
 @pytest.mark.parametrize("query", FLOATS)
 @pytest.mark.parametrize("queue", FLOATS)
-def test_dtypes_may_differ(
-    monkeypatch: pytest.MonkeyPatch, variant: str, query: torch.dtype, queue: torch.dtype
-) -> None:
-    force(monkeypatch, variant)
+def test_dtypes_may_differ(query: torch.dtype, queue: torch.dtype) -> None:
     q, k, keys = tensors(5, 100, 63)
     check(q.to(query), k.to(query), keys.to(queue))
 
 
-@pytest.mark.parametrize("variant", ["rows", "splits"])
+@pytest.mark.usefixtures("variant")
 @pytest.mark.parametrize(("temperature", "length"), [(0.01, 1.0), (0.01, 30.0), (1.0, 1e-3)])
-def test_extreme_logits(monkeypatch: pytest.MonkeyPatch, variant: str, temperature: float, length: float) -> None:
-    force(monkeypatch, variant)
+def test_extreme_logits(temperature: float, length: float) -> None:
     q, k, queue = tensors(5, 300, 60)
     queue[7] = F.normalize(q[0], dim=0)  # a negative that beats the positive
     loss, dq = check(q, length * k, length * queue, temperature)
@@ -105,17 +99,15 @@ def test_extreme_logits(monkeypatch: pytest.MonkeyPatch, variant: str, temperatu
     assert dq.isfinite().all()
 
 
-@pytest.mark.parametrize("variant", ["rows", "splits"])
-def test_a_query_too_short_to_normalise(monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
-    force(monkeypatch, variant)
+@pytest.mark.usefixtures("variant")
+def test_a_query_too_short_to_normalise() -> None:
     q, k, queue = tensors(3, 70, 60)
     q[0], q[1] = 0, 9e-13 * F.normalize(q[1], dim=0)  # F.normalize divides by 1e-12, and takes nothing away
     check(q, k, queue)
 
 
-@pytest.mark.parametrize("variant", ["rows", "splits"])
-def test_strides(monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
-    force(monkeypatch, variant)
+@pytest.mark.usefixtures("variant")
+def test_strides() -> None:
     q, k, queue = tensors(5, 100, 60)
     want = info_nce(q, k, queue, 0.07)
     wide = torch.full((100, 3, 70), float("nan"), device=DEVICE)
@@ -127,9 +119,8 @@ def test_strides(monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("variant", ["rows", "splits"])
-def test_two_runs_are_equal_to_the_bit(monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
-    force(monkeypatch, variant)
+@pytest.mark.usefixtures("variant")
+def test_two_runs_are_equal_to_the_bit() -> None:
     one, other = (info_nce(*tensors(17, 1000, 63), 0.07) for _ in range(2))
     assert torch.equal(one[0], other[0])
     assert torch.equal(one[1], other[1])
@@ -154,11 +145,10 @@ def enqueue_is_that_of_the_reference(
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("variant", ["rows", "splits"])
+@pytest.mark.usefixtures("variant")
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize(("batch", "place"), [(5, 0), (5, 61), (64, 3), (100, 63), (1, 63)])
-def test_enqueue(monkeypatch: pytest.MonkeyPatch, variant: str, dtype: torch.dtype, batch: int, place: int) -> None:
-    force(monkeypatch, variant)
+def test_enqueue(dtype: torch.dtype, batch: int, place: int) -> None:
     enqueue_is_that_of_the_reference(batch, 64, 20, place, dtype)
 
 

@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
-from crrl.models import Encoder, FeatureExtractor
-
-LENGTHS = torch.tensor([6, 1, 4])
-
-
-def clips() -> Tensor:
-    """[3, 6, 9] random coordinates; padded frames hold garbage that nothing may read."""
-    x = torch.rand(3, 6, 9, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    for row, length in enumerate(LENGTHS.tolist()):
-        x[row, length:] = 1e6
-    return x
-
-
-def encoder() -> Encoder:
-    torch.manual_seed(1)
-    return Encoder(9, hidden_size=8).eval()
+from crrl.models import FeatureExtractor
+from tests.models.test_models import LENGTHS, clips, encoder
 
 
 def test_the_mean_is_tap() -> None:
-    model = encoder()
+    model = encoder().eval()
     torch.testing.assert_close(FeatureExtractor(model)(clips(), LENGTHS), model.pooled(clips(), LENGTHS))
 
 
 def test_moments_are_mean_and_deviation_of_both_layers_over_the_clips_own_frames() -> None:
-    model, x = encoder(), clips()
+    model, x = encoder().eval(), clips()
     features = FeatureExtractor(model, "tuned")(x, LENGTHS)
     lower = torch.nn.GRU(9, 8, bidirectional=True, batch_first=True)
     lower.load_state_dict({name: w for name, w in model.gru.state_dict().items() if "_l0" in name})
@@ -40,7 +25,7 @@ def test_moments_are_mean_and_deviation_of_both_layers_over_the_clips_own_frames
 
 
 def test_features_are_shifted_and_scaled() -> None:
-    model = FeatureExtractor(encoder(), "tuned")
+    model = FeatureExtractor(encoder().eval(), "tuned")
     plain = model(clips(), LENGTHS)
     model.center.fill_(0.5)
     model.scale.fill_(3)
@@ -48,12 +33,12 @@ def test_features_are_shifted_and_scaled() -> None:
 
 
 def test_what_is_fitted_lies_where_the_encoder_does() -> None:
-    model = FeatureExtractor(encoder().to("meta"), "tuned")
+    model = FeatureExtractor(encoder().eval().to("meta"), "tuned")
     assert {buffer.device.type for buffer in model.buffers()} == {"meta"}
 
 
 def test_nuisances_leave_the_rest_and_of_themselves_what_their_length_says() -> None:
-    model = FeatureExtractor(encoder(), "tuned", nuisances=2)
+    model = FeatureExtractor(encoder().eval(), "tuned", nuisances=2)
     size = len(model.center)
     plain = model(clips(), LENGTHS)
     axes = torch.linalg.qr(torch.randn(size, size, generator=torch.Generator().manual_seed(0)))[0]

@@ -73,14 +73,16 @@ def test_lengths_that_are_no_integers_are_refused(module: type[GRU], kind: str) 
             call()
 
 
-@pytest.mark.parametrize("lengths", [[], (), np.array([]), torch.empty(0)])
+@pytest.mark.parametrize("lengths", [[], (), np.array([]), torch.empty(0), torch.empty(0, dtype=torch.int64)])
 @pytest.mark.usefixtures("policy")
 def test_an_empty_batch_has_no_lengths(lengths: Any) -> None:
     y, h = GRU(4, 5, batch_first=True)(torch.randn(0, 6, 4), lengths=lengths)
     assert (y.shape, h.shape) == ((0, 6, 5), (1, 0, 5))
 
 
-@pytest.mark.parametrize("lengths", [[6, 2], [6, 2, 3, 1], [[6, 2, 3]], 6, np.array([6])])
+@pytest.mark.parametrize(
+    "lengths", [[6, 2], [6, 2, 3, 1], [[6, 2, 3]], 6, np.array([6]), torch.tensor(6), torch.ones(3, 1).long()]
+)
 @pytest.mark.usefixtures("policy")
 def test_one_length_a_row(lengths: Any) -> None:
     with pytest.raises(ValueError, match=r"lengths must be \[B\]"):
@@ -88,10 +90,11 @@ def test_one_length_a_row(lengths: Any) -> None:
 
 
 @pytest.mark.parametrize("lengths", [[6, 0, 3], [6, 7, 3], [6, -1, 3], [2**40, 1, 1]])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.usefixtures("policy")
-def test_lengths_out_of_range_are_refused(lengths: list[int]) -> None:
+def test_lengths_out_of_range_are_refused(lengths: list[int], dtype: torch.dtype) -> None:
     with pytest.raises(ValueError, match=r"lengths must be in 1\.\.6"):
-        GRU(4, 5, batch_first=True)(torch.randn(3, 6, 4), lengths=lengths)
+        GRU(4, 5, batch_first=True, dtype=dtype)(torch.randn(3, 6, 4, dtype=dtype), lengths=lengths)
 
 
 def test_lengths_that_change_between_the_passes_do_not_change_the_gradient() -> None:

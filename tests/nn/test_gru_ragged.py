@@ -127,33 +127,11 @@ def test_garbage_in_padded_frames_reaches_nothing(evaluate: Evaluate) -> None:
         assert not row[length:].any()
 
 
-@pytest.mark.parametrize("lengths", [torch.tensor([3, 2]), torch.tensor(3), torch.ones(4, 1).long()])
-def test_lengths_must_be_one_for_each_row(lengths: Tensor) -> None:
-    with pytest.raises(ValueError, match="one for each row"):
-        GRU(3, 5, batch_first=True)(torch.randn(4, 9, 3), lengths=lengths)
-
-
 def test_lengths_need_a_padded_batch() -> None:
     packed = pack_padded_sequence(torch.randn(4, 9, 3), SORTED, batch_first=True)
     for input in (packed, torch.randn(4, 3)):
         with pytest.raises(ValueError, match="padded batch"):
             GRU(3, 5, batch_first=True)(input, lengths=SORTED)
-
-
-@pytest.mark.parametrize("wrong", [0, 10, -1])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.usefixtures("policy")
-def test_lengths_must_lie_within_the_frames(wrong: int, dtype: torch.dtype) -> None:
-    with pytest.raises(ValueError, match=r"1\.\.9"):
-        GRU(3, 5, batch_first=True, dtype=dtype)(
-            torch.randn(4, 9, 3, dtype=dtype), lengths=torch.tensor([1, wrong, 2, 3])
-        )
-
-
-def test_a_ragged_batch_without_rows_is_empty() -> None:
-    y, h_n = GRU(3, 5, batch_first=True)(torch.randn(0, 9, 3), lengths=torch.tensor([], dtype=torch.int64))
-    assert y.shape == (0, 9, 5)
-    assert h_n.shape == (1, 0, 5)
 
 
 def test_each_layer_gives_the_output_of_the_layers_up_to_it() -> None:

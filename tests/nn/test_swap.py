@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -79,18 +81,27 @@ def test_a_bare_gru_is_swapped_itself() -> None:
     assert type(gru) is GRU
 
 
+class Derived(GRU):
+    """Somebody's own, derived from ours."""
+
+
 @pytest.mark.parametrize(
-    ("gru", "reason"),
+    ("swap_all", "gru", "reason"),
     [
-        (Own(3, 5), "Own is a class of its own"),
-        (GRU(3, 5), "a crrl.nn.GRU already"),
-        (StepwiseBiGRU(3, 5), "a crrl.nn.StepwiseBiGRU already"),
-        (parametrizations.weight_norm(nn.GRU(3, 5), "weight_hh_l0"), "parametrized"),
+        (accelerate, Own(3, 5), "Own is a class of its own"),
+        (accelerate, GRU(3, 5), "a crrl.nn.GRU already"),
+        (accelerate, StepwiseBiGRU(3, 5), "a crrl.nn.StepwiseBiGRU already"),
+        (accelerate, parametrizations.weight_norm(nn.GRU(3, 5), "weight_hh_l0"), "parametrized"),
+        (decelerate, StepwiseBiGRU(3, 5), "StepwiseBiGRU computes what torch.nn.GRU does not"),
+        (decelerate, Derived(3, 5), "Derived computes what torch.nn.GRU does not"),
+        (decelerate, parametrizations.weight_norm(GRU(3, 5), "weight_hh_l0"), "parametrized"),
     ],
 )
-def test_what_is_left_alone_is_reported_with_the_reason(gru: nn.GRU, reason: str) -> None:
+def test_what_is_left_alone_is_reported_with_the_reason(
+    swap_all: Callable[[nn.Module], list[Any]], gru: nn.GRU, reason: str
+) -> None:
     kind = type(gru)
-    (swap,) = accelerate(nn.Sequential(gru))
+    (swap,) = swap_all(nn.Sequential(gru))
     assert swap[:2] == ("0", False)
     assert reason in swap.reason
     assert type(gru) is kind
@@ -131,23 +142,3 @@ def test_decelerate_takes_a_gru_that_was_built_as_ours() -> None:
     assert [swap[:2] for swap in decelerate(gru)] == [("", True)]
     assert type(gru) is nn.GRU
     torch.testing.assert_close(gru(x)[0], want)
-
-
-class Derived(GRU):
-    """Somebody's own, derived from ours."""
-
-
-@pytest.mark.parametrize(
-    ("gru", "reason"),
-    [
-        (StepwiseBiGRU(3, 5), "StepwiseBiGRU computes what torch.nn.GRU does not"),
-        (Derived(3, 5), "Derived computes what torch.nn.GRU does not"),
-        (parametrizations.weight_norm(GRU(3, 5), "weight_hh_l0"), "parametrized"),
-    ],
-)
-def test_decelerate_leaves_alone_what_torch_has_not(gru: GRU, reason: str) -> None:
-    kind = type(gru)
-    (swap,) = decelerate(nn.Sequential(gru))
-    assert swap[:2] == ("0", False)
-    assert reason in swap.reason
-    assert type(gru) is kind

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from crrl.nn import GRU, StepwiseBiGRU, run_together, together
+from crrl.nn import GRU, StepwiseBiGRU, run_together
 from crrl.ops.gru import layer, operators
 
 
@@ -97,4 +97,5 @@ def test_errors_are_those_of_a_call(in_step: list[str]) -> None:
     with pytest.raises((ValueError, RuntimeError), match="input"):
         run_together(gru, x[..., :2], key_gru, v, lengths)
     assert in_step == []
-    assert together._in_step(gru, x, key_gru, v, lengths)
+    run_together(gru, x, key_gru, v, lengths)
+    assert in_step == ["pair", "pair"], "these would have been run together"

@@ -104,24 +104,6 @@ def test_without_triton_the_reference_serves_a_gpu_and_says_why(
         assert "not triton: Triton is not installed: pip install triton" in rows[name][1]
 
 
-def test_gathers_agree_on_the_real_operator() -> None:
-    pytest.importorskip("crrl._cpu", reason="the C++ extension is not built")
-    frames, offsets = torch.randn(11, 6), torch.tensor([0, 4, 5, 11])
-    index = torch.tensor([2, 1, 0, 2])
-    results = []
-    for choice in ("ragged_gather=cpu", "reference"):
-        with ops.use_backends(choice):
-            results.append(ops.ragged_gather(frames, offsets, index, 8, with_velocity=True))
-    for got, want in zip(*results, strict=True):
-        assert torch.equal(got, want)
-
-
-def test_a_gather_out_of_range_is_refused() -> None:
-    pytest.importorskip("crrl._cpu", reason="the C++ extension is not built")
-    with ops.use_backends("ragged_gather=cpu"), pytest.raises(IndexError, match="row 0"):
-        ops.ragged_gather(torch.randn(2, 3), torch.tensor([0, 2]), torch.tensor([1]), 2)
-
-
 def test_an_answer_is_constant_to_the_compiler_by_its_own_mark() -> None:
     marked, by_torch = lambda: 1, lambda: 1
     assert backends.constant(marked) is marked

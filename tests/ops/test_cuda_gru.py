@@ -171,14 +171,9 @@ def test_two_encoders_in_one_launch_give_what_each_gives_alone(batch_first: bool
         assert torch.equal(got.nan_to_num(), want.nan_to_num()), place  # padded frames of the reserve are unset
 
 
-def test_a_pair_of_different_sizes_is_refused() -> None:
-    query, key = Layer(state=False), Layer(state=False, hidden=3)
-    with pytest.raises(ValueError, match="do not make a pair"):
-        cuda_gru.forward_pair(query.x, key.x, None, query.weights, key.weights, True, True, False)
-
-
-def test_a_pair_of_different_dtypes_is_refused() -> None:
-    query, key = Layer(state=False), Layer(torch.bfloat16, state=False)
+@pytest.mark.parametrize("other", [{"hidden": 3}, {"dtype": torch.bfloat16}], ids=str)
+def test_a_pair_of_different_sizes_or_dtypes_is_refused(other: dict[str, Any]) -> None:
+    query, key = Layer(state=False), Layer(state=False, **other)
     with pytest.raises(ValueError, match="do not make a pair"):
         cuda_gru.forward_pair(query.x, key.x, None, query.weights, key.weights, True, True, False)
 

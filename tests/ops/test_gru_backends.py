@@ -16,7 +16,8 @@ from crrl.reference.gru import Weights
 BACKENDS = {"torch": framework.gru_layer, "cpu": layer.gru_layer}
 FLOAT_ISAS = [(torch.float32, name) for name in cpu.GRU_ISAS[False]]
 BF16_ISAS = [(torch.bfloat16, name) for name in cpu.GRU_ISAS[True]]
-SIZES = [
+Size = tuple[list[int], int, int, int, bool]
+SIZES: list[Size] = [
     ([3, 7, 1, 6, 2], 7, 4, 2, True),
     ([3, 7, 1, 6, 2], 7, 4, 2, False),
     ([4, 4, 4], 4, 7, 2, True),
@@ -25,13 +26,8 @@ SIZES = [
     ([9], 9, 41, 2, True),  # one row alone
     ([26], 26, 9, 2, True),  # the same, of so many frames that weights are packed
     ([13] * 3, 13, 33, 1, True),
-    (
-        [11, 3, 8, 8, 1, 5, 11, 2, 9, 10, 4, 7, 6, 3, 11, 1, 2, 8, 5],
-        11,
-        40,
-        2,
-        True,
-    ),  # tiles of rows, the last not full
+    # tiles of rows, the last not full
+    ([11, 3, 8, 8, 1, 5, 11, 2, 9, 10, 4, 7, 6, 3, 11, 1, 2, 8, 5], 11, 40, 2, True),
 ]
 
 
@@ -118,11 +114,7 @@ def test_torch_without_packing_is_the_reference(directions: int) -> None:
 
 
 def errors(
-    dtype: torch.dtype,
-    size: tuple[list[int], int, int, int, bool],
-    with_h0: bool,
-    reverse: bool,
-    repeated: bool = False,
+    dtype: torch.dtype, size: Size, with_h0: bool, reverse: bool, repeated: bool = False
 ) -> list[tuple[float, float, float]]:
     """For every output and gradient: the kernel's error, the reference's own in this dtype, the norm of the truth."""
 
@@ -140,44 +132,29 @@ def errors(
 
 
 @pytest.mark.parametrize("reverse", [True, False], ids=["bidirectional", "stepwise"])
-@pytest.mark.parametrize("with_h0", [False, True], ids=["zeros", "h0"])
+@pytest.mark.parametrize(
+    ("with_h0", "repeated"), [(False, False), (True, False), (True, True)], ids=["zeros", "h0", "repeated input"]
+)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.usefixtures("isa")
-def test_cpp_is_the_reference_up_to_fp32_rounding(
-    size: tuple[list[int], int, int, int, bool], with_h0: bool, reverse: bool
-) -> None:
-    for error, _, norm in errors(torch.float32, size, with_h0, reverse):
+def test_cpp_is_the_reference_up_to_fp32_rounding(size: Size, with_h0: bool, reverse: bool, repeated: bool) -> None:
+    """A repeated input is projected once."""
+    for error, _, norm in errors(torch.float32, size, with_h0, reverse, repeated):
         # Roundings of 6e-8 each, a few dozen of them one after the other along a row.
         assert error <= 2e-6 * norm
 
 
-@pytest.mark.parametrize("reverse", [True, False], ids=["bidirectional", "stepwise"])
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.usefixtures("isa")
-def test_a_repeated_input_is_projected_once_and_right(
-    size: tuple[list[int], int, int, int, bool], reverse: bool
-) -> None:
-    for error, _, norm in errors(torch.float32, size, with_h0=True, reverse=reverse, repeated=True):
-        assert error <= 2e-6 * norm
-
-
-@pytest.mark.parametrize("isa", BF16_ISAS, indirect=True, ids=str)
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.usefixtures("isa")
-def test_a_repeated_input_in_bf16(size: tuple[list[int], int, int, int, bool]) -> None:
-    for error, own, norm in errors(torch.bfloat16, size, with_h0=False, reverse=True, repeated=True):
-        assert error <= 2 * own + 1e-6 * norm
-
-
 @pytest.mark.parametrize("isa", BF16_ISAS, indirect=True, ids=str)
 @pytest.mark.parametrize("reverse", [True, False], ids=["bidirectional", "stepwise"])
-@pytest.mark.parametrize("with_h0", [False, True], ids=["zeros", "h0"])
+@pytest.mark.parametrize(
+    ("with_h0", "repeated"), [(False, False), (True, False), (False, True)], ids=["zeros", "h0", "repeated input"]
+)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.usefixtures("isa")
 def test_cpp_in_bf16_errs_no_more_than_twice_what_the_reference_does(
-    size: tuple[list[int], int, int, int, bool], with_h0: bool, reverse: bool
+    size: Size, with_h0: bool, reverse: bool, repeated: bool
 ) -> None:
-    for error, own, norm in errors(torch.bfloat16, size, with_h0, reverse):
+    for error, own, norm in errors(torch.bfloat16, size, with_h0, reverse, repeated):
         assert error <= 2 * own + 1e-6 * norm
 
 

@@ -18,6 +18,7 @@ from crrl.methods import METHODS, Method, first_alone
 from crrl.recipes import preset
 from crrl.reproduction import TARGETS, Settings, TargetName, make_plan
 from crrl.reproduction.plan import Finder, Material, Plan, departures, make_run
+from tests.clips import write_clips
 
 Planner = Callable[..., Plan]
 
@@ -134,16 +135,13 @@ def test_a_data_set_is_taken_from_the_first_folder_that_has_it(clip_folder: Path
 @pytest.fixture
 def two_folders(tmp_path: Path) -> tuple[Path, Path]:
     """Two folders of clips, of three subjects each, of which the last tests; and one that holds something else."""
-    for name, joints in (("lab", 5), ("street", 7)):
-        (tmp_path / name).mkdir()
-        lines = ["file,label,split,subject"]
-        for number in range(12):
-            clip = np.random.default_rng(number).normal(size=(6, joints, 3))
-            np.save(tmp_path / name / f"{number}.npy", clip)
-            lines.append(f"{number}.npy,{'ab'[number % 2]},{'test' if number >= 8 else 'train'},{number // 4}")
-        (tmp_path / name / "labels.csv").write_text("\n".join(lines) + "\n")
+    split, subject = ["train"] * 8 + ["test"] * 4, [number // 4 for number in range(12)]
     (tmp_path / "other").mkdir()
-    return tmp_path / "lab", tmp_path / "street"
+    lab, street = (
+        write_clips(tmp_path / name, ["a", "b"] * 6, joints=joints, split=split, subject=subject)
+        for name, joints in (("lab", 5), ("street", 7))
+    )
+    return lab, street
 
 
 def plan_on(name: TargetName, *folders: Path, datasets: Sequence[str] = ("folder",), **settings: object) -> Plan:

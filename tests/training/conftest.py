@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,3 +19,19 @@ def options(clip_folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         *("--batch-size", "8", "--hidden-size", "8", "--queue-size", "12"),
         *("--epochs-cml", "3", "--epochs-ser", "2", "--no-fused", "--no-evaluate"),
     ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[str]], Path]:
+    """undisturbed(options): a run of these options that nothing stopped, trained once; not to be written to."""
+    from crrl import train
+
+    made: dict[tuple[str, ...], Path] = {}
+
+    def run(options: list[str]) -> Path:
+        if tuple(options) not in made:
+            made[tuple(options)] = tmp_path_factory.mktemp("undisturbed") / "run"
+            train.main([*options, "--out", str(made[tuple(options)])])
+        return made[tuple(options)]
+
+    return run

@@ -23,6 +23,7 @@ from crrl.features import encode, raw
 from crrl.models import Encoder
 from crrl.recipes import preset
 from crrl.runs import RunFolder
+from tests.clips import write_clips
 
 pytest.importorskip("tyro", reason="tyro is not installed")
 pytest.importorskip("tensorboard", reason="tensorboard is not installed")
@@ -203,14 +204,7 @@ def test_semi_supervised_is_the_mean_over_the_draws_of_every_part(
 
 def other_clips(folder: Path, joints: int) -> Path:
     """20 clips of three classes."""
-    folder.mkdir()
-    rng = np.random.default_rng(1)
-    lines = ["file,label"]
-    for i in range(20):
-        np.save(folder / f"{i}.npy", rng.normal(size=(4, joints, 3)).astype(np.float32))
-        lines.append(f"{i}.npy,{'abc'[i % 3]}")
-    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
-    return folder
+    return write_clips(folder, ["abc"[number % 3] for number in range(20)], frames=4, joints=joints)
 
 
 @pytest.mark.parametrize("protocol", ["linear", "logistic", "fine-tune"])
@@ -404,9 +398,8 @@ def test_nw_ucla_from_files_to_both_accuracies(
     assert all(float(value) > 20 for row in rows for value in row.split()[-2:])  # chance is 10
 
 
-@pytest.mark.parametrize("method", ["crrl", "cml", "ser"])
-def test_the_embedded_data_set_trains_by_every_method(tmp_path: Path, method: str) -> None:
-    run = tmp_path / "run"
-    options = ["--method", method, "--hidden-size", "4", "--epochs-cml", "1", "--epochs-ser", "1", "--no-evaluate"]
-    assert train.main(["--recipe", "tuned", *options, "--out", str(run)]) == 0
-    assert evaluate.main([str(run), "--protocol", "knn"]) == 0
+def test_the_embedded_data_set_trains(tmp_path: Path) -> None:
+    """By one method: test_methods has all of them, on fewer clips."""
+    options = ["--hidden-size", "4", "--epochs-cml", "1", "--epochs-ser", "1", "--no-evaluate"]
+    assert train.main(["--recipe", "tuned", *options, "--out", str(tmp_path)]) == 0
+    assert evaluate.main([str(tmp_path), "--protocol", "knn"]) == 0

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -18,13 +18,15 @@ from crrl.methods import METHODS, Method
 from crrl.models import Encoder
 from crrl.runs import load_encoder
 from crrl.training.phases import build_module
-from crrl.training.ranks import Share
 from crrl.training.step import Step
+from tests.training.runs import metrics, same_weights, stop_after
 
 pytest.importorskip("tyro", reason="tyro is not installed")
 pytest.importorskip("tensorboard", reason="tensorboard is not installed")
 
 from crrl import evaluate, train
+
+Undisturbed = Callable[[list[str]], Path]
 
 LOSSES = {
     "cml": [{"loss_c"}],
@@ -45,30 +47,6 @@ LOSSES = {
 """The losses that each phase logs beside their sum."""
 
 
-def metrics(run: Path) -> list[dict[str, float | str]]:
-    """The lines of metrics.jsonl without the speed, which differs from run to run."""
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in record.items() if key != "clips_per_second"} for record in records]
-
-
-def same_weights(one: Path, other: Path) -> bool:
-    weights, others = (load_file(run / "encoder.safetensors") for run in (one, other))
-    return weights.keys() == others.keys() and all(torch.equal(weights[key], others[key]) for key in weights)
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """Send SIGINT before the step of this number that this process makes from now on."""
-    original, made = Step.__call__, []
-
-    def step(self: Step, share: Share, full: bool) -> None:
-        made.append(1)
-        if len(made) == steps:
-            signal.raise_signal(signal.SIGINT)
-        original(self, share, full)
-
-    monkeypatch.setattr(Step, "__call__", step)
-
-
 @pytest.mark.parametrize("method", get_args(Method))
 def test_it_trains_logs_its_losses_and_is_evaluated(options: list[str], tmp_path: Path, method: Method) -> None:
     run = tmp_path / "run"
@@ -80,6 +58,7 @@ def test_it_trains_logs_its_losses_and_is_evaluated(options: list[str], tmp_path
     assert list(found) == [phase.step for phase in METHODS[method]]
     assert list(found.values()) == LOSSES[method]
     assert load_encoder(run / "encoder.safetensors").method == method
+    assert (run / "teacher.safetensors").exists() == (len(METHODS[method]) > 1)
     assert evaluate.main([str(run), "--protocol", "knn"]) == 0
 
 
@@ -105,7 +84,7 @@ def test_it_goes_on_to_the_bit(
     options = [*options, *more, "--method", method]
     train.main([*options, "--out", str(tmp_path / "whole")])
     with monkeypatch.context() as patch:
-        stop_after(patch, steps)
+        stop_after(patch, steps, lambda: signal.raise_signal(signal.SIGINT))
         assert train.main([*options, "--out", str(tmp_path / "cut")]) == 128 + signal.SIGINT
     assert train.main(["--resume", str(tmp_path / "cut")]) == 0
     assert same_weights(tmp_path / "whole", tmp_path / "cut")
@@ -117,30 +96,29 @@ def test_it_goes_on_to_the_bit(
     [("cml", ("crrl", "cml-pretrain-ser")), ("ser", ("ser-pretrain-cml", "ser-distill-cml"))],
 )
 def test_one_first_phase_serves_all_methods_that_begin_with_it(
-    options: list[str], tmp_path: Path, first: str, methods: tuple[str, str]
+    options: list[str], undisturbed: Undisturbed, tmp_path: Path, first: str, methods: tuple[str, str]
 ) -> None:
-    train.main([*options, "--method", first, "--out", str(tmp_path / first)])
-    for method, giver in zip(
-        methods, (first, methods[0]), strict=True
-    ):  # the second takes it from the first of the two
+    givers = undisturbed([*options, "--method", first]), tmp_path / methods[0]  # of whose first phase the second is
+    expected = load_file(givers[0] / "encoder.safetensors")
+    for method, giver in zip(methods, givers, strict=True):
         train.main([*options, "--method", method, "--out", str(tmp_path / method)])
         given = tmp_path / f"{method}, given"
-        train.main([*options, "--method", method, "--teacher", str(tmp_path / giver), "--out", str(given)])
+        train.main([*options, "--method", method, "--teacher", str(giver), "--out", str(given)])
         assert same_weights(tmp_path / method, given)
-        teacher = load_file(given / "teacher.safetensors")  # frozen: as the first phase left it
-        expected = load_file(tmp_path / first / "encoder.safetensors")
-        assert all(torch.equal(teacher[name], expected[name]) for name in expected)
+        for run in (tmp_path / method, given):
+            teacher = load_file(run / "teacher.safetensors")  # frozen: as the first phase left it
+            assert all(torch.equal(teacher[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize(("first", "method"), [("cml", "cml-pretrain-ser"), ("ser", "ser-pretrain-cml")])
 def test_a_pretrained_start_is_the_given_encoder(
-    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str, method: str
-) -> None:
-    train.main([*options, "--method", first, "--out", str(tmp_path / first)])
+    options: list[str], undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str,
+    method: str,
+) -> None:  # fmt: skip
+    given = undisturbed([*options, "--method", first])
     monkeypatch.setattr(Step, "__call__", lambda *arguments, **more: None)  # no step is taken
-    options = [*options, "--method", method, "--teacher", str(tmp_path / first)]
-    train.main([*options, "--out", str(tmp_path / "run")])
-    assert same_weights(tmp_path / first, tmp_path / "run")
+    train.main([*options, "--method", method, "--teacher", str(given), "--out", str(tmp_path / "run")])
+    assert same_weights(given, tmp_path / "run")
 
 
 def test_the_key_encoder_starts_as_a_copy_of_a_pretrained_query_encoder_too() -> None:
@@ -179,20 +157,22 @@ def failure(arguments: list[str]) -> str:
 
 
 @pytest.mark.parametrize(("given", "method"), [("ser", "crrl"), ("cml", "ser-distill-cml"), ("vg", "ser-pretrain-cml")])
-def test_a_run_that_begins_otherwise_is_refused(options: list[str], tmp_path: Path, given: str, method: str) -> None:
-    train.main([*options, "--method", given, "--out", str(tmp_path / given)])
-    arguments = [*options, "--method", method, "--teacher", str(tmp_path / given), "--out", str(tmp_path / "run")]
-    message = failure(arguments)
-    assert str(tmp_path / given) in message
+def test_a_run_that_begins_otherwise_is_refused(
+    options: list[str], undisturbed: Undisturbed, tmp_path: Path, given: str, method: str
+) -> None:
+    teacher = undisturbed([*options, "--method", given])
+    message = failure([*options, "--method", method, "--teacher", str(teacher), "--out", str(tmp_path / "run")])
+    assert str(teacher) in message
     assert f"{method} begins with" in message
     assert not (tmp_path / "run").exists()
 
 
-def test_an_encoder_of_another_first_phase_is_refused(options: list[str], tmp_path: Path) -> None:
-    for method in ("cml", "ser"):
-        train.main([*options, "--method", method, "--out", str(tmp_path / method)])
-    (tmp_path / "cml" / "encoder.safetensors").write_bytes((tmp_path / "ser" / "encoder.safetensors").read_bytes())
-    message = failure([*options, "--teacher", str(tmp_path / "cml"), "--out", str(tmp_path / "run")])
+def test_an_encoder_of_another_first_phase_is_refused(
+    options: list[str], undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    teacher = shutil.copytree(undisturbed([*options, "--method", "cml"]), tmp_path / "cml")
+    shutil.copy(undisturbed([*options, "--method", "ser"]) / "encoder.safetensors", teacher)
+    message = failure([*options, "--teacher", str(teacher), "--out", str(tmp_path / "run")])
     assert "holds an encoder of ser: crrl begins with cml" in message
 
 
@@ -206,17 +186,8 @@ def test_a_teacher_of_other_clips_is_refused(options: list[str], clip_folder: Pa
     assert "was trained on other clips than this run's" in message
 
 
-def test_a_teacher_of_another_split_is_refused(options: list[str], tmp_path: Path) -> None:
-    train.main([*options, "--method", "cml", "--out", str(tmp_path / "cml")])
-    config = tmp_path / "cml" / "config.json"
+def test_a_teacher_of_another_split_is_refused(options: list[str], undisturbed: Undisturbed, tmp_path: Path) -> None:
+    config = Path(shutil.copytree(undisturbed([*options, "--method", "cml"]), tmp_path / "cml")) / "config.json"
     config.write_text(config.read_text().replace('"split": null', '"split": "another"'))
-    message = failure([*options, "--teacher", str(tmp_path / "cml"), "--out", str(tmp_path / "run")])
+    message = failure([*options, "--teacher", str(config.parent), "--out", str(tmp_path / "run")])
     assert "was trained on split another, not default" in message
-
-
-def test_a_checkpoint_of_another_method_is_refused(options: list[str], tmp_path: Path) -> None:
-    train.main([*options, "--method", "cml", "--out", str(tmp_path)])
-    (tmp_path / "encoder.safetensors").unlink()
-    config = (tmp_path / "config.json").read_text()
-    (tmp_path / "config.json").write_text(config.replace('"method": "cml"', '"method": "ser"'))
-    assert "is not of method ser" in failure(["--resume", str(tmp_path)])

@@ -21,9 +21,10 @@ from crrl.optim import FlatAdam
 from crrl.runs import RunFolder
 from crrl.training import trainer
 from crrl.training.phases import Phase, Teacher, build_module
-from crrl.training.ranks import Ranks, Share
+from crrl.training.ranks import Ranks
 from crrl.training.step import Step
 from crrl.training.trainer import Trainer
+from tests.training.runs import stop_after
 
 pytestmark = [
     pytest.mark.gpu,
@@ -156,19 +157,6 @@ def train(config: Config, folder: Path, capture: bool) -> list[tuple[str, float]
     return [(record["phase"], record["loss"]) for record in records]
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """Send SIGTERM before the step of this number that this process makes from now on."""
-    original, made = Step.__call__, []
-
-    def step(self: Step, share: Share, full: bool) -> None:
-        made.append(1)
-        if len(made) == steps:
-            signal.raise_signal(signal.SIGTERM)
-        original(self, share, full)
-
-    monkeypatch.setattr(Step, "__call__", step)
-
-
 @pytest.mark.parametrize("steps", [8, 29], ids=["cml", "ser"])
 @pytest.mark.parametrize("captured_first", [False, True], ids=["eager, then captured", "captured, then eager"])
 def test_a_run_goes_on_captured_where_it_stopped_eager_and_back(
@@ -177,7 +165,7 @@ def test_a_run_goes_on_captured_where_it_stopped_eager_and_back(
     pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
     want = train(config, tmp_path / "whole", capture=False)
     with monkeypatch.context() as patch:
-        stop_after(patch, steps)
+        stop_after(patch, steps, lambda: signal.raise_signal(signal.SIGTERM))
         with pytest.raises(Interrupted):
             train(config, tmp_path / "cut", capture=captured_first)
     got = train(config, tmp_path / "cut", capture=not captured_first)

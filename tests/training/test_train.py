@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -17,7 +18,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from crrl.errors import CrrlError, Interrupted
 from crrl.ops import cuda
@@ -25,8 +25,7 @@ from crrl.optim import FlatSGD
 from crrl.runs import RunFolder
 from crrl.training import loop, trainer
 from crrl.training.progress import Progress
-from crrl.training.ranks import Share
-from crrl.training.step import Step
+from tests.training.runs import metrics, same_weights, stop_after
 
 pytest.importorskip("tyro", reason="tyro is not installed")
 pytest.importorskip("tensorboard", reason="tensorboard is not installed")
@@ -36,29 +35,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from crrl import embed, evaluate, ops, predict, train
 
-
-def same_weights(one: Path, other: Path, name: str = "encoder.safetensors") -> bool:
-    weights, others = load_file(one / name), load_file(other / name)
-    return weights.keys() == others.keys() and all(torch.equal(weights[key], others[key]) for key in weights)
-
-
-def metrics(run: Path) -> list[dict[str, float | str]]:
-    """The lines of metrics.jsonl without the speed, which differs from run to run."""
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in record.items() if key != "clips_per_second"} for record in records]
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, stop: Callable[[], None]) -> None:
-    """Call `stop` when `steps` steps have been made in this process."""
-    original, made = Step.__call__, []
-
-    def step(self: Step, share: Share, full: bool) -> None:
-        made.append(1)
-        if len(made) == steps:
-            stop()
-        original(self, share, full)
-
-    monkeypatch.setattr(Step, "__call__", step)
+Undisturbed = Callable[[list[str]], Path]
 
 
 @pytest.mark.parametrize("recipe", ["paper", "tuned"])
@@ -84,11 +61,11 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(options: l
     assert not same_weights(tmp_path / "a", tmp_path / "c")
 
 
-def test_fused_and_reference_follow_the_same_losses(options: list[str], tmp_path: Path) -> None:
-    train.main([*options, "--out", str(tmp_path / "reference")])
-    train.main([*options, "--fused", "--out", str(tmp_path / "fused")])
-    pairs = zip(metrics(tmp_path / "reference"), metrics(tmp_path / "fused"), strict=True)
-    for slow, fast in pairs:
+def test_fused_and_reference_follow_the_same_losses(
+    options: list[str], undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    train.main([*options, "--fused", "--out", str(tmp_path)])
+    for slow, fast in zip(metrics(undisturbed(options)), metrics(tmp_path), strict=True):
         assert fast["loss"] == pytest.approx(slow["loss"], rel=1e-4)
 
 
@@ -239,15 +216,6 @@ def test_a_run_in_bf16_has_about_the_losses_of_one_in_fp32(options: list[str], t
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
-@pytest.mark.parametrize("method", ["cml", "ser"])
-def test_one_part_alone(options: list[str], tmp_path: Path, method: str) -> None:
-    run = tmp_path / "run"
-    train.main([*options, "--method", method, "--out", str(run)])
-    assert {record["phase"] for record in metrics(run)} == {method}
-    assert (run / "encoder.safetensors").exists()
-    assert not (run / "teacher.safetensors").exists()
-
-
 @pytest.mark.parametrize("format_", ["bvh", "ctr-gcn", "st-gcn", "pyskl", "coco", "openpose", "mediapipe"])
 def test_a_format_for_a_data_set_is_sent_to_prepare(tmp_path: Path, format_: str) -> None:
     problem = (
@@ -271,39 +239,20 @@ def test_classes_that_only_the_test_side_has_are_told(options: list[str], clip_f
             train.main([*options, "--out", str(tmp_path / run)])
 
 
-def test_a_teacher_from_another_run_gives_what_training_it_here_gives(options: list[str], tmp_path: Path) -> None:
-    train.main([*options, "--out", str(tmp_path / "whole")])
-    train.main([*options, "--method", "cml", "--out", str(tmp_path / "cml")])
-    train.main([*options, "--teacher", str(tmp_path / "cml"), "--out", str(tmp_path / "taught")])
-    assert same_weights(tmp_path / "whole", tmp_path / "taught")
-
-
-def test_the_teacher_is_not_changed_by_the_second_step(options: list[str], tmp_path: Path) -> None:
-    train.main([*options, "--method", "cml", "--out", str(tmp_path / "cml")])
-    train.main([*options, "--out", str(tmp_path / "whole")])
-    teacher, cml = (load_file(tmp_path / path) for path in ("whole/teacher.safetensors", "cml/encoder.safetensors"))
-    assert all(torch.equal(teacher[name], cml[name]) for name in cml)
-
-
 @pytest.mark.parametrize("variant", [[], ["--recipe", "tuned", "--batch-size", "9", "--fused"]])
 @pytest.mark.parametrize("steps", [2, 7, 15, 16, 24])
 def test_resume_after_ctrl_c_is_bit_identical(
-    options: list[str],
-    variant: list[str],
-    tmp_path: Path,
-    steps: int,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    options = [*options, *variant]
-    train.main([*options, "--out", str(tmp_path / "whole")])
+    options: list[str], variant: list[str], undisturbed: Undisturbed, tmp_path: Path, steps: int,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    options, cut = [*options, *variant], tmp_path / "cut"
     with monkeypatch.context() as patch:
         stop_after(patch, steps, lambda: os.kill(os.getpid(), signal.SIGINT))
-        assert train.main([*options, "--out", str(tmp_path / "cut")]) == 128 + signal.SIGINT
-    assert f"--resume {tmp_path / 'cut'}" in capsys.readouterr().err
-    assert train.main(["--resume", str(tmp_path / "cut")]) == 0
-    assert same_weights(tmp_path / "whole", tmp_path / "cut")
-    assert metrics(tmp_path / "whole") == metrics(tmp_path / "cut")
+        assert train.main([*options, "--out", str(cut)]) == 128 + signal.SIGINT
+    assert f"--resume {cut}" in capsys.readouterr().err
+    assert train.main(["--resume", str(cut)]) == 0
+    assert same_weights(undisturbed(options), cut)
+    assert metrics(undisturbed(options)) == metrics(cut)
 
 
 def events(run: Path, tag: str) -> list[tuple[int, float]]:
@@ -348,9 +297,8 @@ def test_events_end_with_the_settings_and_the_accuracies(options: list[str], tmp
 
 
 def test_a_kill_before_the_first_checkpoint_starts_again(
-    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: list[str], undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train.main([*options, "--out", str(tmp_path / "whole")])
 
     def die() -> None:
         raise KeyError("as if killed")
@@ -362,14 +310,13 @@ def test_a_kill_before_the_first_checkpoint_starts_again(
             train.main([*options, "--out", str(tmp_path / "cut")])
     assert not (tmp_path / "cut" / "checkpoint.pt").exists()
     train.main(["--resume", str(tmp_path / "cut")])
-    assert same_weights(tmp_path / "whole", tmp_path / "cut")
-    assert metrics(tmp_path / "whole") == metrics(tmp_path / "cut")
+    assert same_weights(undisturbed(options), tmp_path / "cut")
+    assert metrics(undisturbed(options)) == metrics(tmp_path / "cut")
 
 
 def test_a_signal_while_a_phase_ends_is_not_lost(
-    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: list[str], undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train.main([*options, "--out", str(tmp_path / "whole")])
     close = Progress.__exit__
 
     def closing(self: Progress, *arguments: Any) -> None:
@@ -380,11 +327,12 @@ def test_a_signal_while_a_phase_ends_is_not_lost(
         patch.setattr(Progress, "__exit__", closing)
         assert train.main([*options, "--out", str(tmp_path / "cut")]) == 128 + signal.SIGTERM
     train.main(["--resume", str(tmp_path / "cut")])
-    assert same_weights(tmp_path / "whole", tmp_path / "cut")
+    assert same_weights(undisturbed(options), tmp_path / "cut")
 
 
-def test_resume_after_sigkill_in_mid_epoch_is_bit_identical(options: list[str], tmp_path: Path) -> None:
-    train.main([*options, "--out", str(tmp_path / "whole")])
+def test_resume_after_sigkill_in_mid_epoch_is_bit_identical(
+    options: list[str], undisturbed: Undisturbed, tmp_path: Path
+) -> None:
     code = (
         "import os, signal, sys\n"
         "from crrl import train\n"
@@ -404,8 +352,8 @@ def test_resume_after_sigkill_in_mid_epoch_is_bit_identical(options: list[str], 
     assert (checkpoint["phase"], checkpoint["step"]) == ("cml", 9)  # in the second epoch of 5; the second is logged
     assert len(metrics(tmp_path / "cut")) == 2
     train.main(["--resume", str(tmp_path / "cut")])
-    assert same_weights(tmp_path / "whole", tmp_path / "cut")
-    assert metrics(tmp_path / "whole") == metrics(tmp_path / "cut")
+    assert same_weights(undisturbed(options), tmp_path / "cut")
+    assert metrics(undisturbed(options)) == metrics(tmp_path / "cut")
 
 
 def test_sigterm_saves_and_says_how_to_go_on(options: list[str], tmp_path: Path) -> None:
@@ -455,6 +403,34 @@ def test_the_last_short_batch_is_dropped_or_used(drop_last: bool, steps: int, cl
     assert schedule.batches() == [8, 8, 8, 8, 3][:steps]
 
 
+def content_of(value: object) -> bytes:
+    """A file of torch.save's."""
+    file = io.BytesIO()
+    torch.save(value, file)
+    return file.getvalue()
+
+
+DAMAGED: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
+    "no checkpoint": ("checkpoint.pt", lambda content: b"", "checkpoint.pt"),
+    "text for a checkpoint": ("checkpoint.pt", lambda content: b"not a checkpoint", "checkpoint.pt"),
+    "half a checkpoint": ("checkpoint.pt", lambda content: content[:-1000], "checkpoint.pt"),
+    "another checkpoint": (
+        "checkpoint.pt",
+        lambda _: content_of({"epoch": 1}),
+        "no checkpoint of this version of crrl",
+    ),
+    "another size": (
+        "config.json",
+        lambda text: text.replace(b'"hidden_size": 8', b'"hidden_size": 9'),
+        "does not fit",
+    ),
+    "another method": ("config.json", lambda text: text.replace(b'"ser",', b'"cml",'), "is not of method cml"),
+    "another version": ("config.json", lambda text: text.replace(b"{", b'{"colour": "blue",', 1), "colour"),
+    "half a config": ("config.json", lambda text: text[:-20], "config.json"),
+}
+"""A file of a run, what becomes of it, and what the refusal says."""
+
+
 class TestRefusals:
     """Each ends in one clear line, exit code 2, and nothing lost."""
 
@@ -465,9 +441,9 @@ class TestRefusals:
         assert "\n" not in message
         return message
 
-    def test_a_folder_that_holds_a_run(self, options: list[str], tmp_path: Path) -> None:
-        train.main([*options, "--method", "ser", "--out", str(tmp_path)])
-        assert f"--resume {tmp_path}" in self.failure([*options, "--out", str(tmp_path)])
+    def test_a_folder_that_holds_a_run(self, options: list[str], undisturbed: Undisturbed) -> None:
+        run = undisturbed([*options, "--method", "ser"])
+        assert f"--resume {run}" in self.failure([*options, "--out", str(run)])
 
     def test_resume_of_nothing(self, tmp_path: Path) -> None:
         assert "no run" in self.failure(["--resume", str(tmp_path)])
@@ -477,50 +453,27 @@ class TestRefusals:
             said = self.failure([f"--resume={tmp_path}", *other])
             assert f"{other[0]} does not go with it, no option but --device and --evaluate does" in said
 
-    @pytest.mark.parametrize("damage", [b"", b"not a checkpoint", None])
-    def test_a_damaged_checkpoint(self, options: list[str], tmp_path: Path, damage: bytes | None) -> None:
-        train.main([*options, "--method", "ser", "--out", str(tmp_path)])
-        path = tmp_path / "checkpoint.pt"
-        path.write_bytes(path.read_bytes()[:-1000] if damage is None else damage)
-        (tmp_path / "encoder.safetensors").unlink()
-        assert str(path) in self.failure(["--resume", str(tmp_path)])
+    @pytest.mark.parametrize(("name", "damage", "said"), DAMAGED.values(), ids=DAMAGED)
+    def test_a_run_that_is_damaged(
+        self, options: list[str], undisturbed: Undisturbed, tmp_path: Path, name: str,
+        damage: Callable[[bytes], bytes], said: str,
+    ) -> None:  # fmt: skip
+        run = Path(shutil.copytree(undisturbed([*options, "--method", "ser"]), tmp_path / "run"))
+        (run / "encoder.safetensors").unlink()
+        content = (run / name).read_bytes()
+        (run / name).write_bytes(damage(content))
+        assert (run / name).read_bytes() != content
+        message = self.failure(["--resume", str(run)])
+        assert str(run) in message
+        assert said in message
 
-    def test_a_checkpoint_of_another_size(self, options: list[str], tmp_path: Path) -> None:
-        train.main([*options, "--method", "ser", "--out", str(tmp_path)])
-        config = json.loads((tmp_path / "config.json").read_text())
-        config["encoder"]["hidden_size"] = 9
-        (tmp_path / "config.json").write_text(json.dumps(config))
-        (tmp_path / "encoder.safetensors").unlink()
-        assert "does not fit" in self.failure(["--resume", str(tmp_path)])
-
-    def test_a_damaged_config(self, options: list[str], tmp_path: Path) -> None:
-        train.main([*options, "--method", "ser", "--out", str(tmp_path)])
-        path = tmp_path / "config.json"
-        path.write_text(path.read_text()[:-20])
-        assert str(path) in self.failure(["--resume", str(tmp_path)])
-
-    def test_a_config_of_another_version(self, options: list[str], tmp_path: Path) -> None:
-        train.main([*options, "--method", "ser", "--out", str(tmp_path)])
-        config = json.loads((tmp_path / "config.json").read_text())
-        config["colour"] = "blue"
-        (tmp_path / "config.json").write_text(json.dumps(config))
-        assert "colour" in self.failure(["--resume", str(tmp_path)])
-
-    def test_a_teacher_that_does_not_fit_the_data(self, options: list[str], tmp_path: Path) -> None:
-        train.main([*options, "--method", "cml", "--max-frames", "7", "--out", str(tmp_path / "cml")])
-        message = self.failure([*options, "--teacher", str(tmp_path / "cml"), "--out", str(tmp_path / "run")])
-        assert "another size or preprocessing" in message
-
-    def test_a_teacher_that_was_never_a_motion_learner(self, options: list[str], tmp_path: Path) -> None:
-        train.main([*options, "--method", "ser", "--out", str(tmp_path / "ser")])
-        message = self.failure([*options, "--teacher", str(tmp_path / "ser"), "--out", str(tmp_path / "run")])
-        assert str(tmp_path / "ser") in message
-        assert not (tmp_path / "run").exists()
-
-    def test_a_teacher_of_another_size(self, options: list[str], tmp_path: Path) -> None:
-        train.main([*options, "--method", "cml", "--out", str(tmp_path / "cml")])
-        other = [*options, "--hidden-size", "9", "--teacher", str(tmp_path / "cml")]
-        assert "another size" in self.failure([*other, "--out", str(tmp_path / "run")])
+    @pytest.mark.parametrize(("teachers", "own"), [(["--max-frames", "7"], []), ([], ["--hidden-size", "9"])])
+    def test_a_teacher_that_does_not_fit_the_data(
+        self, options: list[str], tmp_path: Path, teachers: list[str], own: list[str]
+    ) -> None:
+        train.main([*options, "--method", "cml", *teachers, "--out", str(tmp_path / "cml")])
+        arguments = [*options, *own, "--teacher", str(tmp_path / "cml"), "--out", str(tmp_path / "run")]
+        assert "another size or preprocessing" in self.failure(arguments)
         assert not (tmp_path / "run").exists()
 
     def test_a_folder_with_leftovers_of_a_run(self, options: list[str], tmp_path: Path) -> None:
@@ -535,12 +488,6 @@ class TestRefusals:
         lines = (tmp_path / "data" / "labels.csv").read_text().splitlines()
         (tmp_path / "data" / "labels.csv").write_text("\n".join(lines[:-3]) + "\n")
         assert "no longer the one" in self.failure(["--resume", str(tmp_path / "run")])
-
-    def test_a_checkpoint_of_something_else(self, options: list[str], tmp_path: Path) -> None:
-        train.main([*options, "--method", "ser", "--out", str(tmp_path)])
-        (tmp_path / "encoder.safetensors").unlink()
-        torch.save({"epoch": 1}, tmp_path / "checkpoint.pt")
-        assert "no checkpoint of this version of crrl" in self.failure(["--resume", str(tmp_path)])
 
     def test_more_clips_to_a_batch_than_there_are(self, options: list[str], tmp_path: Path) -> None:
         assert "--no-drop-last" in self.failure([*options, "--batch-size", "64", "--out", str(tmp_path / "run")])
@@ -562,40 +509,6 @@ class TestRefusals:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         assert "--device cpu" in self.failure([*options, "--device", "cuda", "--out", str(tmp_path)])
 
-    def test_a_full_disk_keeps_the_last_checkpoint(self, options: list[str], tmp_path: Path) -> None:
-        train.main([*options, "--out", str(tmp_path / "whole")])
-        run = tmp_path / "cut"
-        code = (
-            "import resource, signal, sys\n"
-            "from crrl import train\n"
-            "from crrl.errors import run_command\n"
-            "from crrl.training import loop\n"
-            "from crrl.training.step import Step\n"
-            "loop.CHECKPOINT_EVERY = 3\n"
-            "step = Step.__call__\n"
-            "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-            "def filling(self, share, full):\n"
-            "    if self.number == 8: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))\n"
-            "    return step(self, share, full)\n"
-            "Step.__call__ = filling\n"
-            "sys.exit(run_command(lambda: train.main(sys.argv[1:])))\n"
-        )
-        full = subprocess.run([sys.executable, "-c", code, *options, "--out", str(run)], capture_output=True, text=True)
-        assert full.returncode == 2
-        assert "free some disk space" in full.stderr.splitlines()[-1]
-        assert str(run / "checkpoint.pt") in full.stderr.splitlines()[-1]
-        assert not list(run.glob(".*.tmp"))
-        train.main(["--resume", str(run)])
-        assert same_weights(tmp_path / "whole", run)
-
 
 def test_an_interruption_is_not_an_error() -> None:
     assert not issubclass(Interrupted, CrrlError)
-
-
-def test_the_command_line_prints_one_line_and_exits_with_2(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "crrl.train", "--dataset", "folder", "--data", str(tmp_path / "nowhere")]
-    result = subprocess.run([*command, "--out", str(tmp_path / "run")], capture_output=True, text=True)
-    assert result.returncode == 2
-    assert len(result.stderr.splitlines()) == 1
-    assert str(tmp_path / "nowhere") in result.stderr

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import io
-import re
 import struct
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from crrl.data.clips import Clips
 from crrl.data.readers.arrays import (
     array_header,
     as_list,
     check_unique,
     described,
     join_bodies,
-    leave_out_empty,
+    map_array,
     ntu_facts,
     ntu_split,
-    only_file,
-    warn_if_coarse,
     without_padding,
 )
 from crrl.data.readers.ntu import NTU60, NTU120
 from crrl.errors import CrrlError
+
+CLIP = np.random.default_rng(0).normal(size=(4, 5, 3)).astype(np.float32)
 
 
 def test_bodies_are_joined_one_after_the_other() -> None:
@@ -125,53 +122,6 @@ def test_what_stands_where_something_else_should_is_described(value: object, wor
     assert described(value) == words
 
 
-def test_the_one_file_is_found_and_no_or_several_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CrrlError, match=re.escape(f"{tmp_path} should hold one thing, here are none")):
-        only_file(tmp_path, ["*.a", "*.b"], "thing")
-    (tmp_path / "1.b").touch()
-    assert only_file(tmp_path, ["*.a", "*.b", "1.*"], "thing") == tmp_path / "1.b"
-    (tmp_path / "2.a").touch()
-    with pytest.raises(CrrlError, match=r"here are 1\.b, 2\.a: give --data a folder with that one alone"):
-        only_file(tmp_path, ["*.a", "*.b"], "thing")
-    with pytest.raises(CrrlError, match=r"here are 1\.b, 2\.a: give --data that file, or a folder with that one alone"):
-        only_file(tmp_path, ["*.a", "*.b"], "thing", itself=True)
-
-
-def test_the_one_file_may_be_given_itself(tmp_path: Path) -> None:
-    for name in ("1.b", "2.b", "3.c"):
-        (tmp_path / name).touch()
-    assert only_file(tmp_path / "2.b", ["*.a", "*.b"], "thing", itself=True) == tmp_path / "2.b"
-    with pytest.raises(CrrlError, match=r"3\.c is no thing: give --data that file, or a folder with that one alone"):
-        only_file(tmp_path / "3.c", ["*.a", "*.b"], "thing", itself=True)
-
-
-def test_clips_without_frames_are_left_out_with_one_warning() -> None:
-    def clips(*lengths: int) -> Clips:
-        values = [np.ones((length, 5, 3)) for length in lengths]
-        names = [f"clip {place}" for place in range(len(lengths))]
-        return Clips.from_arrays(values, labels=[0] * len(lengths), names=names, class_names=["1"], allow_empty=True)
-
-    with pytest.warns(
-        UserWarning, match=r"^a\.pkl: 2 of 4 clips show no body .* left out, the first is 'clip 1'$"
-    ) as caught:
-        left = leave_out_empty(Path("a.pkl"), clips(2, 0, 3, 0))
-    assert len(caught) == 1
-    assert left.dropped == {"clip 1": "shows nobody", "clip 3": "shows nobody"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert len(leave_out_empty(Path("a.pkl"), clips(2, 3))) == 2
-    with pytest.raises(CrrlError, match=r"a\.pkl has no clip that shows a body in any frame: restore it"):
-        leave_out_empty(Path("a.pkl"), clips(0, 0))
-
-
-def test_float16_alone_is_called_coarse() -> None:
-    with pytest.warns(UserWarning, match="too coarse"):
-        warn_if_coarse(Path("a.npz"), np.float16)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warn_if_coarse(Path("a.npz"), np.float32)
-
-
 @pytest.mark.parametrize(("version", "length"), [(1, struct.pack("<H", 65535)), (2, struct.pack("<I", 2**32 - 1))])
 def test_a_header_longer_than_any_is_refused_before_memory_is_taken_for_it(version: int, length: bytes) -> None:
     class Bounded(io.BytesIO):
@@ -198,3 +148,19 @@ def test_both_versions_of_a_header_are_read(version: tuple[int, int]) -> None:
     file.seek(0)
     assert array_header(file) == ((2, 3), False, np.float32)
     assert len(file.read()) == 24
+
+
+def test_a_mapped_array_has_the_order_and_type_of_its_file(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.asfortranarray(CLIP.astype(np.float64)))
+    np.testing.assert_array_equal(map_array(tmp_path / "a.npy"), CLIP)
+    np.save(tmp_path / "empty.npy", CLIP[:0])
+    assert map_array(tmp_path / "empty.npy").shape == (0, 5, 3)
+
+
+def test_a_mapped_array_that_is_cut_short_or_too_long_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", CLIP)
+    content = (tmp_path / "a.npy").read_bytes()
+    for changed in (content[:-1], content + b"\0", content[:60]):
+        (tmp_path / "a.npy").write_bytes(changed)
+        with pytest.raises(CrrlError, match=r"a\.npy is damaged or no \.npy array"):
+            map_array(tmp_path / "a.npy")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,11 +14,11 @@ import pytest
 from crrl.data import Preprocessing, prepare
 from crrl.data.clips import Tree
 from crrl.data.packing import prepare_folder
-from crrl.data.parallel import use_workers
 from crrl.data.readers import bvh, kinematics
 from crrl.data.skeletons import skeleton_of
 from crrl.data.sources import load_raw
 from crrl.errors import CrrlError
+from tests.data.readers.changes import Change, cut, edit, put, swap
 
 pytest.importorskip("hypothesis", reason="hypothesis is not installed")
 
@@ -212,32 +210,6 @@ def test_without_a_list_all_files_are_prepared_and_have_no_label(root: Path, tmp
     assert (cached.class_names, set(cached.labels.tolist()), cached.split("default").test) == ((), {-1}, {})
 
 
-def test_another_skeleton_than_the_first_is_refused(root: Path) -> None:
-    other = arm()
-    other.children[0].name = "leg"
-    write(root / "3.bvh", other, [STILL])
-    with pytest.raises(CrrlError, match=r"3\.bvh has another skeleton than .*0\.bvh"):
-        bvh.load(bvh.find_files(root))
-
-
-def test_workers_read_the_same_as_one_process(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    for number in range(20):
-        write(tmp_path / f"{number}.bvh", arm(), rng.uniform(-90, 90, (1 + number % 3, 10)).round(4).tolist())
-    (tmp_path / "labels.csv").write_text("file,label\n" + "".join(f"{number}.bvh,walk\n" for number in range(20)))
-    with use_workers(1):
-        one = bvh.load(bvh.find_files(tmp_path))
-    with use_workers(2):
-        two = bvh.load(bvh.find_files(tmp_path))
-        np.testing.assert_array_equal(two.frames, one.frames)
-        assert (two.names, two.offsets.tolist()) == (one.names, one.offsets.tolist())
-        other = arm()
-        other.children[0].name = "leg"
-        write(tmp_path / "17.bvh", other, [STILL])
-        with pytest.raises(CrrlError, match=r"17\.bvh has another skeleton than .*/0\.bvh"):
-            bvh.load(bvh.find_files(tmp_path))
-
-
 def text_of(*frames: list[float]) -> str:
     """The arm's file, as `write` writes it."""
     rows = "".join(f"{numbers(frame)}\n" for frame in frames)
@@ -245,18 +217,6 @@ def text_of(*frames: list[float]) -> str:
 
 
 TURNED = [[float(t), *STILL[1:6], 10.0 * t, 0.0, 5.0, 90.0] for t in range(3)]
-
-
-def swap(*pairs: tuple[str, str]) -> Callable[[str], str]:
-    """Replace every `old`, which is there, by its `new`."""
-
-    def change(text: str) -> str:
-        for old, new in pairs:
-            assert old in text
-            text = text.replace(old, new)
-        return text
-
-    return change
 
 
 DIALECTS = {
@@ -463,7 +423,7 @@ def test_what_takes_more_than_its_file_is_refused(tmp_path: Path, name: str) -> 
     path.write_text(f"HIERARCHY\n{hierarchy}MOTION\nFrames: {frames}\nFrame Time: 0.03\n" + "0\n" * frames)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(CrrlError, match=problem):
-        bvh._read_clip((path,))
+        place(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
 
 
@@ -476,73 +436,56 @@ def test_positions_are_the_same_in_pieces(tmp_path: Path, monkeypatch: pytest.Mo
         np.testing.assert_array_equal(bvh.positions(*bvh.read_file(path)), whole)
 
 
-def edit(old: str, new: str) -> Callable[[Path], object]:
-    def damage(path: Path) -> None:
-        text = path.read_text()
-        assert old in text
-        path.write_text(text.replace(old, new, 1))
+NAME = "a.bvh"
 
-    return damage
+DAMAGE = {
+    "empty": (put(NAME, b""), 1, "empty"),
+    "binary": (put(NAME, b"\xff\xfe\x00"), 1, "not UTF-8"),
+    "first line alone": (put(NAME, b"HIERARCHY\n"), 1, "no HIERARCHY followed by a MOTION"),
+    "first line": (edit(NAME, "HIERARCHY", "HIERACHY"), 1, "HIERARCHY should stand here, not 'HIERACHY'"),
+    "no motion": (edit(NAME, "MOTION", "MOTIONS"), 28, "no HIERARCHY followed by a MOTION"),
+    "no root": (edit(NAME, "ROOT hips", "JOINT hips"), 2, "'JOINT' does not belong here"),
+    "two roots": (edit(NAME, "JOINT hand", "ROOT hand"), 10, "a second ROOT: a file of one body is"),
+    "no name": (edit(NAME, "JOINT hand", "JOINT "), 11, "a name should stand after JOINT"),
+    "a long name": (edit(NAME, "JOINT hand", f"JOINT {'x' * 1000}"), 10, "has 1,000 characters"),
+    "offset": (edit(NAME, "\tOFFSET 2.0", "\tOFFST 2.0"), 8, "'OFFST' does not belong here, in 'arm'"),
+    "no offset": (edit(NAME, "\t\tOFFSET 2.0 0.0 0.0\n", ""), 9, "OFFSET should stand before this, in"),
+    "offset of two": (edit(NAME, "OFFSET 2.0 0.0", "OFFSET 2.0"), 8, "2 numbers, not 3"),
+    "offset on two lines": (edit(NAME, "OFFSET 2.0 0.0", "OFFSET 2.0 \n0.0"), 8, "1 numbers, not 3"),
+    "offset of four": (edit(NAME, "OFFSET 2.0 0.0", "OFFSET 2.0 0.0 1"), 8, "'0.0' does not belong"),
+    "a CR for a sign": (edit(NAME, "OFFSET 2.0 0.0", "OFFSET 2.0 \r0.0"), 8, "a carriage return inside"),
+    "NaN offset": (edit(NAME, "OFFSET 2.0", "OFFSET nan"), 8, "'nan' is no finite number"),
+    "channel count": (edit(NAME, "CHANNELS 3 Z", "CHANNELS 2 Z"), 9, "'Yrotation' does not belong here"),
+    "channel too few": (edit(NAME, "CHANNELS 3 Z", "CHANNELS 4 Z"), 10, "channel 'JOINT' of 4 is none of"),
+    "no count": (edit(NAME, "CHANNELS 3 Z", "CHANNELS x Z"), 9, "a number of channels should stand"),
+    "channel name": (edit(NAME, "CHANNELS 3 Zro", "CHANNELS 3 Zrto"), 9, "channel 'Zrtotation' of 3"),
+    "a scale": (edit(NAME, "CHANNELS 3 Zrot", "CHANNELS 3 Xscale Zrot"), 9, "channel 'Xscale' of 3"),
+    "twice": (edit(NAME, "CHANNELS 3 Z", "CHANNELS 3 X"), 9, "'Xrotation' of 3 is none of .*, or there"),
+    "late": (edit(NAME, "\t}\n}", f"\t}}\nCHANNELS 3 {TURNS}\n}}"), 20, "'CHANNELS' does not belong"),
+    "in a tip": (edit(NAME, "End Site\n\t\t\t{", "End Site\n{\nJOINT x\n{\n"), 16, "'JOINT' does not"),
+    "end site": (edit(NAME, "End Site", "End Sit"), 14, "Site should stand here"),
+    "brace missing": (edit(NAME, "\t\t\t}\n", ""), 19, "before its last brace"),
+    "brace too many": (edit(NAME, "}\nMOTION", "}\n}\nMOTION"), 21, "'}' does not belong here"),
+    "frames": (edit(NAME, "Frames: 5", "Frames: 6"), 22, "6 frames, but 5 follow: the file is cut"),
+    "half a frame": (edit(NAME, "Frames: 5", "Frames: 2.5"), 22, "2.5 is no number of frames"),
+    "no frames there": (edit(NAME, "Frames: 5", "Frames: -1"), 22, "-1 is no number of frames"),
+    "no frames": (edit(NAME, "Frames: 5", "Frame: 5"), 22, "Frames: should stand here"),
+    "frames in words": (edit(NAME, "Frames: 5", "Frames: five"), 22, "'five' is no finite number"),
+    "time": (edit(NAME, "Time: 0.03", "Time: -0.03"), 23, "the frame time is not positive"),
+    "a number too few": (edit(NAME, "\n3.0 0.0", "\n3.0"), 27, "9 numbers, not 10"),
+    "a number too many": (edit(NAME, "\n3.0 0.0", "\n3.0 0.0 0.0"), 27, "11 numbers, not 10"),
+    "comma": (edit(NAME, "\n3.0 0.0", "\n3.0 0,0"), 27, "'0,0' is no finite number"),
+    "infinity": (edit(NAME, "\n3.0 0.0", "\n3.0 inf"), 27, "'inf' is no finite number"),
+    "CR": (edit(NAME, "\n3.0 0.0", "\n3.0 \r0.0"), 27, "a carriage return inside of a line"),
+    "zero byte": (edit(NAME, "\n3.0 0.0", "\n3.0 \x000.0"), 27, "a zero byte"),
+    "cut in a line": (cut(NAME, -7), 28, "stops in the middle of a line"),
+}
 
 
-def put(content: bytes) -> Callable[[Path], object]:
-    return lambda path: path.write_bytes(content)
-
-
-def cut(kept: int) -> Callable[[Path], object]:
-    return lambda path: path.write_bytes(path.read_bytes()[:kept])
-
-
-@pytest.mark.parametrize(
-    ("damage", "line", "problem"),
-    [
-        pytest.param(put(b""), 1, "empty", id="empty"),
-        pytest.param(put(b"\xff\xfe\x00"), 1, "not UTF-8", id="binary"),
-        pytest.param(put(b"HIERARCHY\n"), 1, "no HIERARCHY followed by a MOTION", id="first line alone"),
-        pytest.param(edit("HIERARCHY", "HIERACHY"), 1, "HIERARCHY should stand here, not 'HIERACHY'", id="first line"),
-        pytest.param(edit("MOTION", "MOTIONS"), 28, "no HIERARCHY followed by a MOTION", id="no motion"),
-        pytest.param(edit("ROOT hips", "JOINT hips"), 2, "'JOINT' does not belong here", id="no root"),
-        pytest.param(edit("JOINT hand", "ROOT hand"), 10, "a second ROOT: a file of one body is", id="two roots"),
-        pytest.param(edit("JOINT hand", "JOINT "), 11, "a name should stand after JOINT", id="no name"),
-        pytest.param(edit("JOINT hand", f"JOINT {'x' * 1000}"), 10, "has 1,000 characters", id="a long name"),
-        pytest.param(edit("\tOFFSET 2.0", "\tOFFST 2.0"), 8, "'OFFST' does not belong here, in 'arm'", id="offset"),
-        pytest.param(edit("\t\tOFFSET 2.0 0.0 0.0\n", ""), 9, "OFFSET should stand before this, in", id="no offset"),
-        pytest.param(edit("OFFSET 2.0 0.0", "OFFSET 2.0"), 8, "2 numbers, not 3", id="offset of two"),
-        pytest.param(edit("OFFSET 2.0 0.0", "OFFSET 2.0 \n0.0"), 8, "1 numbers, not 3", id="offset on two lines"),
-        pytest.param(edit("OFFSET 2.0 0.0", "OFFSET 2.0 0.0 1"), 8, "'0.0' does not belong", id="offset of four"),
-        pytest.param(edit("OFFSET 2.0 0.0", "OFFSET 2.0 \r0.0"), 8, "a carriage return inside", id="a CR for a sign"),
-        pytest.param(edit("OFFSET 2.0", "OFFSET nan"), 8, "'nan' is no finite number", id="NaN offset"),
-        pytest.param(edit("CHANNELS 3 Z", "CHANNELS 2 Z"), 9, "'Yrotation' does not belong here", id="channel count"),
-        pytest.param(edit("CHANNELS 3 Z", "CHANNELS 4 Z"), 10, "channel 'JOINT' of 4 is none of", id="channel too few"),
-        pytest.param(edit("CHANNELS 3 Z", "CHANNELS x Z"), 9, "a number of channels should stand", id="no count"),
-        pytest.param(edit("CHANNELS 3 Zro", "CHANNELS 3 Zrto"), 9, "channel 'Zrtotation' of 3", id="channel name"),
-        pytest.param(edit("CHANNELS 3 Zrot", "CHANNELS 3 Xscale Zrot"), 9, "channel 'Xscale' of 3", id="a scale"),
-        pytest.param(edit("CHANNELS 3 Z", "CHANNELS 3 X"), 9, "'Xrotation' of 3 is none of .*, or there", id="twice"),
-        pytest.param(edit("\t}\n}", f"\t}}\nCHANNELS 3 {TURNS}\n}}"), 20, "'CHANNELS' does not belong", id="late"),
-        pytest.param(edit("End Site\n\t\t\t{", "End Site\n{\nJOINT x\n{\n"), 16, "'JOINT' does not", id="in a tip"),
-        pytest.param(edit("End Site", "End Sit"), 14, "Site should stand here", id="end site"),
-        pytest.param(edit("\t\t\t}\n", ""), 19, "before its last brace", id="brace missing"),
-        pytest.param(edit("}\nMOTION", "}\n}\nMOTION"), 21, "'}' does not belong here", id="brace too many"),
-        pytest.param(edit("Frames: 5", "Frames: 6"), 22, "6 frames, but 5 follow: the file is cut", id="frames"),
-        pytest.param(edit("Frames: 5", "Frames: 2.5"), 22, "2.5 is no number of frames", id="half a frame"),
-        pytest.param(edit("Frames: 5", "Frames: -1"), 22, "-1 is no number of frames", id="no frames there"),
-        pytest.param(edit("Frames: 5", "Frame: 5"), 22, "Frames: should stand here", id="no frames"),
-        pytest.param(edit("Frames: 5", "Frames: five"), 22, "'five' is no finite number", id="frames in words"),
-        pytest.param(edit("Time: 0.03", "Time: -0.03"), 23, "the frame time is not positive", id="time"),
-        pytest.param(edit("\n3.0 0.0", "\n3.0"), 27, "9 numbers, not 10", id="a number too few"),
-        pytest.param(edit("\n3.0 0.0", "\n3.0 0.0 0.0"), 27, "11 numbers, not 10", id="a number too many"),
-        pytest.param(edit("\n3.0 0.0", "\n3.0 0,0"), 27, "'0,0' is no finite number", id="comma"),
-        pytest.param(edit("\n3.0 0.0", "\n3.0 inf"), 27, "'inf' is no finite number", id="infinity"),
-        pytest.param(edit("\n3.0 0.0", "\n3.0 \r0.0"), 27, "a carriage return inside of a line", id="CR"),
-        pytest.param(edit("\n3.0 0.0", "\n3.0 \x000.0"), 27, "a zero byte", id="zero byte"),
-        pytest.param(cut(-7), 28, "stops in the middle of a line", id="cut in a line"),
-    ],
-)
-def test_damage_is_one_line_with_file_and_line(
-    tmp_path: Path, damage: Callable[[Path], object], line: int, problem: str
-) -> None:
-    path = write(tmp_path / "a.bvh", arm(), [[float(t), *STILL[1:]] for t in range(5)])
-    damage(path)
+@pytest.mark.parametrize(("damage", "line", "problem"), DAMAGE.values(), ids=DAMAGE)
+def test_damage_is_one_line_with_file_and_line(tmp_path: Path, damage: Change, line: int, problem: str) -> None:
+    path = write(tmp_path / NAME, arm(), [[float(t), *STILL[1:]] for t in range(5)])
+    damage(tmp_path)
     with pytest.raises(CrrlError) as caught:
         bvh.read_file(path)
     expected = re.escape(problem).replace(r"\.\*", ".*")
@@ -568,19 +511,3 @@ def test_a_lost_or_doubled_line_is_told(tmp_path: Path) -> None:
             path.write_text("".join(changed))
             with pytest.raises((CrrlError, UserWarning), match=r"a\.bvh"):
                 bvh.read_file(path)
-
-
-@given(data=st.data())
-@settings(max_examples=150)
-def test_a_damaged_byte_gives_an_array_or_the_one_error(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
-    path = write(tmp_path_factory.getbasetemp() / "damaged.bvh", arm(), [[float(t), *STILL[1:]] for t in range(3)])
-    content = bytearray(path.read_bytes())
-    content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    path.write_bytes(content)
-    with suppress(CrrlError):
-        skeleton, motion = bvh.read_file(path)
-        frames = bvh.positions(skeleton, motion)
-        assert frames.shape == (3, 4, 3)
-        assert np.isfinite(frames).all()

@@ -1,4 +1,4 @@
-"""One clip from one file, whatever its ending."""
+"""Files that are a clip each: every format is read as its data set reads it, and what is no clip is named."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from crrl.data.clips import Tree
-from crrl.data.readers.clip_files import find_clip_files, read_body, read_clip_file
+from crrl.data.readers import bvh, cmu, ntu, nw_ucla
+from crrl.data.readers.clip_files import READERS, find_clip_files, read_body, read_clip_file
 from crrl.data.skeletons import skeleton_of
 from crrl.errors import CrrlError
 
@@ -36,14 +37,35 @@ Frame Time: 0.1
 """
 
 
+CLIP = np.random.default_rng(0).normal(size=(4, 5, 3)).astype(np.float32)
+
+
+def skeleton(bodies: int) -> str:
+    """A .skeleton file of two frames with so many bodies in each."""
+    joints = "".join(f"{joint} 1 2{' 0' * 9}\n" for joint in range(1, 26))
+    frame = f"{bodies}\n" + "".join(f"{number}{' 0' * 9}\n25\n{joints}" for number in range(bodies))
+    return "2\n" + 2 * frame
+
+
 def test_arrays_are_read_as_they_are(tmp_path: Path) -> None:
-    clip = np.random.default_rng(0).normal(size=(4, 5, 3)).astype(np.float32)
-    np.save(tmp_path / "a.npy", clip)
-    np.savez(tmp_path / "b.npz", clip)
+    np.save(tmp_path / "a.npy", CLIP)
+    np.savez(tmp_path / "b.npz", CLIP)
+    assert isinstance(read_clip_file(tmp_path / "a.npy"), np.memmap)
     for name in ("a.npy", "b.npz"):
         found, tree = read_body(tmp_path / name)
-        np.testing.assert_array_equal(found, clip)
+        np.testing.assert_array_equal(found, CLIP)
         assert tree is None
+
+
+def test_text_is_read_as_its_data_set_reads_it(tmp_path: Path) -> None:
+    for name, text in (("a.bvh", BVH), ("b.skeleton", skeleton(1)), ("c.json", '{"skeletons": [%s]}')):
+        frames = str(np.ones((20, 3)).tolist())
+        (tmp_path / name).write_text(text % frames if "%s" in text else text)
+    found = {path.suffix: np.asarray(read_clip_file(path)) for path in find_clip_files([tmp_path])}
+    np.testing.assert_array_equal(found[".bvh"], bvh.positions(*bvh.read_file(tmp_path / "a.bvh")))
+    np.testing.assert_array_equal(found[".skeleton"], ntu.read((tmp_path / "b.skeleton").read_bytes())[0])
+    assert found[".skeleton"].shape == (2, 50, 3)
+    np.testing.assert_array_equal(found[".json"], nw_ucla.read_clip(tmp_path / "c.json"))
 
 
 def test_a_bvh_file_says_its_own_tree(tmp_path: Path) -> None:
@@ -55,15 +77,6 @@ def test_a_bvh_file_says_its_own_tree(tmp_path: Path) -> None:
     skeleton = skeleton_of(clip, tree)
     assert skeleton.bones == ((0, 1), (1, 2))
     assert (skeleton.base, skeleton.head) == (0, 1)
-
-
-def test_nw_uclas_json_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "a01_s01_e01_v01.json"
-    path.write_text(json.dumps({"skeletons": np.ones((2, 20, 3)).tolist()}))
-    assert read_body(path)[0].shape == (2, 20, 3)
-    path.write_text(json.dumps({"skeletons": np.ones((2, 21, 3)).tolist()}))
-    with pytest.raises(CrrlError, match="a01_s01_e01_v01"):
-        read_body(path)
 
 
 def test_pose_estimators_json_is_told_apart_by_what_it_holds(tmp_path: Path) -> None:
@@ -150,28 +163,59 @@ def test_parts_of_an_image_are_told(tmp_path: Path) -> None:
         read_clip_file(write_coco(tmp_path / "a.json", points))
 
 
-def test_a_motion_of_cmu_is_read_with_its_subjects_skeleton(real_data: Path) -> None:
-    path = next((real_data / "cmu" / "amc").rglob("*.amc"), None)
+def test_a_motion_of_cmu_is_read_with_the_skeleton_beside_it(real_data: Path) -> None:
+    path = next((real_data / "cmu").rglob("*.amc"), None)
     if path is None:
         pytest.skip("needs CMU's files")
-    clip, tree = read_body(path)
+    clip = np.asarray(read_clip_file(path))
     assert clip.shape[1:] == (31, 3)
+    assert np.ptp(clip[0, :, 1]) == pytest.approx(1.6, abs=0.4), "metres"
+    np.testing.assert_array_equal(clip, cmu.read_clip(path))
+    body, tree = read_body(path)
     assert tree is not None
-    assert len(skeleton_of(clip, tree).bones) == 30
+    assert len(skeleton_of(body, tree).bones) == 30
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "content", "problem"),
     [
-        ("a.skeleton", "line 1"),
-        ("a.bvh", "a.bvh"),
-        ("a.amc", "a.asf"),
-        ("a.txt", "are read"),
-        ("a.csv", r"a\.csv has no column x1 or y1 or z1: its first line"),
-        ("a.json", "a.json"),
+        ("a.skeleton", "nothing\n", "line 1"),
+        ("a.skeleton", skeleton(0), "shows nobody"),
+        ("a.skeleton", "2\n1\n", r", line 3: .*: restore the file or leave it out"),
+        ("a.bvh", "HIERARCHY", "no HIERARCHY followed by a MOTION"),
+        ("a.amc", "nothing\n", "a.asf"),
+        ("a.txt", "nothing\n", "are read"),
+        ("a.csv", "nothing\n", "has no column x1 or y1 or z1: its first line"),
+        ("a.json", "nothing\n", "not valid JSON"),
+        ("a.json", "{}", "expected a list of frames"),
+        ("a01_s01_e01_v01.json", json.dumps({"skeletons": np.ones((2, 21, 3)).tolist()}), 'no "skeletons"'),
+        ("a.npz", "PK", "is not a .npy or .npz array"),
     ],
 )
-def test_what_is_no_clip_is_refused_with_its_name(tmp_path: Path, name: str, said: str) -> None:
-    (tmp_path / name).write_text("nothing\n")
-    with pytest.raises(CrrlError, match=said):
-        read_body(tmp_path / name)
+def test_what_is_no_clip_is_named(tmp_path: Path, name: str, content: str, problem: str) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    for read in (read_body, read_clip_file):
+        with pytest.raises(CrrlError, match=rf"{path.stem}.*{problem}"):
+            read(path)
+
+
+def test_files_come_once_in_the_order_given_and_folders_are_searched(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    for name in ("below/b.npy", "below/a.NPY", "below/labels.csv", "below/.hidden.npy", "c.bvh"):
+        (tmp_path / name).touch()
+    given = [tmp_path / "c.bvh", tmp_path / "below", tmp_path / "below" / "b.npy"]
+    names = [str(path.relative_to(tmp_path)) for path in find_clip_files(given)]
+    assert names == ["c.bvh", "below/a.NPY", "below/b.npy"]
+
+
+def test_a_folder_without_clips_a_prepared_one_and_another_ending_are_named(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").touch()
+    with pytest.raises(CrrlError, match=f"{tmp_path} holds no clip: {', '.join(READERS)}, .* frames are read"):
+        find_clip_files([tmp_path])
+    with pytest.raises(CrrlError, match=r"labels\.csv is no file of a clip"):
+        find_clip_files([tmp_path / "labels.csv"])
+    for name in ("manifest.json", "meta.json", "frames.npy"):
+        (tmp_path / name).touch()
+    with pytest.raises(CrrlError, match="is a prepared set: give --dataset prepared --data"):
+        find_clip_files([tmp_path])

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from crrl.data.clips import Clips
-from crrl.data.parallel import use_workers
 from crrl.data.readers import asf, cmu
 from crrl.errors import CrrlError
+from tests.data.readers.changes import Change, remove
 
 TREE = {
     "root": "lhipjoint rhipjoint lowerback",
@@ -157,19 +156,6 @@ def test_the_folds_do_not_depend_on_the_order_of_the_list(root: Path) -> None:
     assert [fold(number) for number in (1, 2, 3, 4)] == expected
 
 
-def test_workers_read_the_same_as_one_process(tmp_path: Path) -> None:
-    rows = [(f"{s:02d}_{t:02d}.amc", f"class {t % 2}") for s in (2, 7) for t in range(1, 11)]
-    for frames, (name, _) in enumerate(rows, 1):
-        add(tmp_path, name[:-4], frames, 0.45 if name < "05" else 0.9)
-    write_labels(tmp_path, rows)
-    one, two = (load_with(tmp_path, workers) for workers in (1, 2))
-    np.testing.assert_array_equal(two.frames, one.frames)
-    assert (two.names, two.lengths.tolist()) == (one.names, one.lengths.tolist())
-    (tmp_path / "subjects/07/07_03.amc").write_text("damaged\n")
-    with pytest.raises(CrrlError, match=r"07_03\.amc, line 1"):
-        load_with(tmp_path, 2)
-
-
 def test_trials_of_different_frames_a_second_are_told(root: Path) -> None:
     for name, rate in {"02/02_01": 120, "02/02_02": 120, "07/07_01": 60}.items():
         path = root / "subjects" / f"{name}.amc"
@@ -203,11 +189,6 @@ def test_files_behind_a_linked_folder_are_found(
     assert len(load(elsewhere)) == len(TRIALS)
 
 
-def load_with(root: Path, workers: int) -> Clips:
-    with use_workers(workers):
-        return load(root)
-
-
 def test_a_listed_trial_that_is_there_twice_is_refused_and_another_left_alone(root: Path) -> None:
     add(root, "09_01")
     add(root / "copy", "09_01")
@@ -219,56 +200,43 @@ def test_a_listed_trial_that_is_there_twice_is_refused_and_another_left_alone(ro
         load(root)
 
 
-def relist(*rows: tuple[str, ...], columns: str = "file,label") -> Callable[[Path], None]:
+def relist(*rows: tuple[str, ...], columns: str = "file,label") -> Change:
     return lambda root: write_labels(root, list(rows), columns)
 
 
-def remove(name: str) -> Callable[[Path], None]:
-    return lambda root: (root / name).unlink()
+def replace(name: str, old: str, new: str) -> Change:
+    return lambda root: (root / name).write_text((root / name).read_text().replace(old, new))
 
 
-def replace(name: str, old: str, new: str) -> Callable[[Path], None]:
-    return lambda root: (root / name).write_text((root / name).read_text().replace(old, new)) and None
+WRONG = {
+    "no list": (remove("labels.csv"), r"labels\.csv is missing: it says .* subject,trial,label"),
+    "no label": (
+        relist(("02_01.amc",), columns="file"),
+        r"labels\.csv has no column label: .* the columns, subject,trial,label or file,label$",
+    ),
+    "semicolons": (
+        relist(("2;1;walk",), columns="subject;trial;label"),
+        r"labels\.csv has no column label: .* subject,trial,label or file,label, apart by commas, not semicolons",
+    ),
+    "no trial": (relist(("walk",), columns="label"), r"labels\.csv, line 2: a trial .* needed"),
+    "trial of letters": (relist(("2", "x", "a"), columns="subject,trial,label"), "line 2: a trial"),
+    "empty label": (relist(("02_01.amc", "")), "line 2: a trial .* and its label"),
+    "another kind of file": (relist(("02_01.bvh", "a")), "line 2: a trial"),
+    "absent trial": (relist(("02_09.amc", "a")), r"line 2: 02_09\.amc is nowhere in"),
+    "twice": (relist(*[("02_01.amc", "a")] * 2), r"line 3: 02_01\.amc is listed twice"),
+    "skeleton": (remove("subjects/07/07.asf"), r"07\.asf is missing, the skeleton of .*07_01\.amc"),
+    "too few": (relist(("02_01.amc", "a"), ("02_02.amc", "a")), r"labels\.csv: 4 folds need 4"),
+    "a class of one": (
+        relist(*[(f"{name}.amc", "a") for name, _ in TRIALS[:4]], ("104_03.amc", "rare")),
+        r"labels\.csv: .*class 'rare' has one sequence",
+    ),
+    "bones": (replace("subjects/07/07.asf", "lthumb", "lpinky"), r"07\.asf is no .* differs in lpinky, lthumb"),
+    "frame": (replace("subjects/07/07_12.amc", "\n3\n", "\n4\n"), r"07_12\.amc, line 9: frame 3 should"),
+}
 
 
-@pytest.mark.parametrize(
-    ("damage", "problem"),
-    [
-        pytest.param(remove("labels.csv"), r"labels\.csv is missing: it says .* subject,trial,label", id="no list"),
-        pytest.param(
-            relist(("02_01.amc",), columns="file"),
-            r"labels\.csv has no column label: .* the columns, subject,trial,label or file,label$",
-            id="no label",
-        ),
-        pytest.param(
-            relist(("2;1;walk",), columns="subject;trial;label"),
-            r"labels\.csv has no column label: .* subject,trial,label or file,label, apart by commas, not semicolons",
-            id="semicolons",
-        ),
-        pytest.param(relist(("walk",), columns="label"), r"labels\.csv, line 2: a trial .* needed", id="no trial"),
-        pytest.param(relist(("2", "x", "a"), columns="subject,trial,label"), "line 2: a trial", id="trial of letters"),
-        pytest.param(relist(("02_01.amc", "")), "line 2: a trial .* and its label", id="empty label"),
-        pytest.param(relist(("02_01.bvh", "a")), "line 2: a trial", id="another kind of file"),
-        pytest.param(relist(("02_09.amc", "a")), r"line 2: 02_09\.amc is nowhere in", id="absent trial"),
-        pytest.param(relist(*[("02_01.amc", "a")] * 2), r"line 3: 02_01\.amc is listed twice", id="twice"),
-        pytest.param(remove("subjects/07/07.asf"), r"07\.asf is missing, the skeleton of .*07_01\.amc", id="skeleton"),
-        pytest.param(relist(("02_01.amc", "a"), ("02_02.amc", "a")), r"labels\.csv: 4 folds need 4", id="too few"),
-        pytest.param(
-            relist(*[(f"{name}.amc", "a") for name, _ in TRIALS[:4]], ("104_03.amc", "rare")),
-            r"labels\.csv: .*class 'rare' has one sequence",
-            id="a class of one",
-        ),
-        pytest.param(
-            replace("subjects/07/07.asf", "lthumb", "lpinky"), r"07\.asf is no .* differs in lpinky, lthumb", id="bones"
-        ),
-        pytest.param(
-            replace("subjects/07/07_12.amc", "\n3\n", "\n4\n"), r"07_12\.amc, line 9: frame 3 should", id="frame"
-        ),
-    ],
-)
-def test_what_is_wrong_is_one_line_with_file_and_remedy(
-    root: Path, damage: Callable[[Path], None], problem: str
-) -> None:
+@pytest.mark.parametrize(("damage", "problem"), WRONG.values(), ids=WRONG)
+def test_what_is_wrong_is_one_line_with_file_and_remedy(root: Path, damage: Change, problem: str) -> None:
     damage(root)
     with pytest.raises(CrrlError, match=problem) as caught:
         load(root)

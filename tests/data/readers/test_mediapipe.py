@@ -15,6 +15,7 @@ import pytest
 from crrl.data.clips import Clips
 from crrl.data.readers import mediapipe
 from crrl.errors import CrrlError
+from tests.data.readers.changes import swap
 
 AXES = ("x", "y", "z", "visibility")
 
@@ -106,17 +107,13 @@ def of_image(image: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_world_coordinates_are_taken_where_they_are_there(tmp_path: Path, form: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("in_world", [True, False])
+def test_world_coordinates_are_taken_where_they_are_there_else_the_images_without_z(
+    tmp_path: Path, form: Callable[..., Any], in_world: bool
+) -> None:
     image, world = walk(7)
-    clip = mediapipe.read_clip(write(tmp_path / "a.json", form(image, world)))
-    np.testing.assert_array_equal(clip, of_world(world[:, 0]))
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_else_those_of_the_image_without_z(tmp_path: Path, form: Callable[..., Any]) -> None:
-    image, _ = walk(7)
-    clip = mediapipe.read_clip(write(tmp_path / "a.json", form(image, None)))
-    np.testing.assert_array_equal(clip, of_image(image[:, 0]))
+    clip = mediapipe.read_clip(write(tmp_path / "a.json", form(image, world if in_world else None)))
+    np.testing.assert_array_equal(clip, of_world(world[:, 0]) if in_world else of_image(image[:, 0]))
 
 
 def test_a_frame_without_world_coordinates_makes_all_those_of_the_image(tmp_path: Path) -> None:
@@ -253,22 +250,14 @@ def test_what_is_not_understood_is_refused_with_file_and_frame(tmp_path: Path, v
     assert re.match(re.escape(str(path)) + problem, str(caught.value))
 
 
-def edit(old: str, new: str) -> Callable[[str], str]:
-    def change(text: str) -> str:
-        assert old in text
-        return text.replace(old, new, 1)
-
-    return change
-
-
 @pytest.mark.parametrize(
     ("table", "change", "problem"),
     [
-        (wide, edit("x20", "x_20"), r": column 'x_20' is almost 'x20': call it so"),
-        (wide, edit("z32,", "depth,"), " has no column z32: a pose has 33 landmarks, each x, y, z"),
-        (wide, edit("v0,", "w,"), " has no column v0: a pose has 33 landmarks"),
-        (wide, edit("x1,", "a,"), r" has no column x1: its first line names the columns, x0,y0,z0,v0 to v32, or"),
-        (wide, edit("\n1,", "\n1,nan,"), ", line 3: 134 fields, but the first line names 133 columns"),
+        (wide, swap(("x20", "x_20")), r": column 'x_20' is almost 'x20': call it so"),
+        (wide, swap(("z32,", "depth,")), " has no column z32: a pose has 33 landmarks, each x, y, z"),
+        (wide, swap(("v0,", "w,")), " has no column v0: a pose has 33 landmarks"),
+        (wide, swap(("x1,", "a,")), r" has no column x1: its first line names the columns, x0,y0,z0,v0 to v32, or"),
+        (wide, swap(("\n1,", "\n1,nan,")), ", line 3: 134 fields, but the first line names 133 columns"),
         (wide, lambda text: re.sub(r"\n1,[^,]*", "\n1,nan", text), ", line 3: 'nan' is no finite number"),
         (
             wide,
@@ -276,13 +265,13 @@ def edit(old: str, new: str) -> Callable[[str], str]:
             ", line 3: column x0 holds '', not one number: restore the row",
         ),
         (wide, lambda text: re.sub(r"\n1,([^,]*),([^,]*),", r"\n1,\1 \2,,", text), ", line 3: column x0 holds '"),
-        (long, edit("\n5,7,", "\n5 7,,"), ", line 9: column frame holds '5 7', not one number"),
-        (long, edit("\n5,7,", "\n5,33,"), ", line 9: frame and landmark should be whole, the latter 0 to 32"),
-        (long, edit("\n5,7,", "\n5,7.5,"), ", line 9: frame and landmark should be whole"),
-        (long, edit("\n5,7,", "\n-5,7,"), ", line 9: frame and landmark should be whole"),
-        (long, edit("\n5,7,", "\n5,6,"), " has two rows for one landmark of a frame: one person a file is read"),
-        (long, edit("\n5,7,", "\n5000000,7,"), " has 4,999,996 frames from the first to the last, of which next to"),
-        (long, edit("\n5,7,", "\n5,x,"), ", line 9: 'x' is no finite number"),
+        (long, swap(("\n5,7,", "\n5 7,,")), ", line 9: column frame holds '5 7', not one number"),
+        (long, swap(("\n5,7,", "\n5,33,")), ", line 9: frame and landmark should be whole, the latter 0 to 32"),
+        (long, swap(("\n5,7,", "\n5,7.5,")), ", line 9: frame and landmark should be whole"),
+        (long, swap(("\n5,7,", "\n-5,7,")), ", line 9: frame and landmark should be whole"),
+        (long, swap(("\n5,7,", "\n5,6,")), " has two rows for one landmark of a frame: one person a file is read"),
+        (long, swap(("\n5,7,", "\n5000000,7,")), " has 4,999,996 frames from the first to the last, of which next to"),
+        (long, swap(("\n5,7,", "\n5,x,")), ", line 9: 'x' is no finite number"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*has columns that are not read")

@@ -225,18 +225,6 @@ def test_a_third_body_at_the_same_time_finds_no_place() -> None:
     np.testing.assert_array_equal(clip, np.concatenate(people[:2], axis=1))
 
 
-def test_a_list_of_missing_skeletons_may_have_prose(tmp_path: Path) -> None:
-    path = tmp_path / "missing.txt"
-    path.write_text('302 samples of "NTU RGB+D" lack skeletons.\r\n\r\nS001C002P005R002A008\r\nS001C002P006R001A008\n')
-    assert ntu.missing_names(path) == ["S001C002P005R002A008", "S001C002P006R001A008"]
-
-
-def test_a_list_of_files_names_their_clips(tmp_path: Path) -> None:
-    path = tmp_path / "missing.txt"
-    path.write_text("S001C002P005R002A008.skeleton\r\nS001C002P006R001A008\n")
-    assert ntu.missing_names(path) == ["S001C002P005R002A008", "S001C002P006R001A008"]
-
-
 @pytest.mark.parametrize(
     "second",
     [
@@ -268,6 +256,9 @@ def test_names_are_read_however_a_list_writes_them(tmp_path: Path, second: str, 
 @pytest.mark.parametrize(
     "text",
     [
+        '302 samples of "NTU RGB+D" lack skeletons.\r\n\r\nS001C002P005R002A008\r\nS001C002P006R001A008\n',
+        "S001C002P005R002A008.skeleton\r\nS001C002P006R001A008\n",
+        "S001C002P005R002A008/S001C002P005R002A008.skeleton\ns001/S001C002P006R001A008\n",
         "S001C002P005R002A008 S001C002P006R001A008\n",
         "S001C002P005R002A008, S001C002P006R001A008\n",
         "clip;label\nS001C002P005R002A008;8\nS001C002P006R001A008;8\n",
@@ -275,15 +266,9 @@ def test_names_are_read_however_a_list_writes_them(tmp_path: Path, second: str, 
         "['S001C002P005R002A008.skeleton', 'S001C002P006R001A008.skeleton']\n",
     ],
 )
-def test_several_names_may_stand_on_a_line(tmp_path: Path, text: str) -> None:
+def test_names_stand_in_prose_in_folders_or_several_on_a_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "missing.txt"
     path.write_text(text)
-    assert ntu.missing_names(path) == ["S001C002P005R002A008", "S001C002P006R001A008"]
-
-
-def test_a_folder_called_as_its_clip_is_no_other_clip(tmp_path: Path) -> None:
-    path = tmp_path / "missing.txt"
-    path.write_text("S001C002P005R002A008/S001C002P005R002A008.skeleton\ns001/S001C002P006R001A008\n")
     assert ntu.missing_names(path) == ["S001C002P005R002A008", "S001C002P006R001A008"]
 
 
@@ -318,28 +303,22 @@ def test_almost_a_name_is_refused_with_its_line(tmp_path: Path, word: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("content", "message"),
     [
-        ("nothing\n", " names no clip"),
+        (b"nothing\n", " names no clip"),
+        (b"<!DOCTYPE html>\n<p>S001C002P005R002A008", r" is a web page \(HTML\), not a list of names of clips: down"),
+        (b"S001C002P005R002A008\x00\n", ", line 1: a zero byte"),
         (
-            "<!DOCTYPE html>\n<p>S001C002P005R002A008</p>\n",
-            r" is a web page \(HTML\), not a list of names of clips: down",
+            "S001C002P005R002A008\n".encode("utf-16"),
+            " is text in UTF-16, not a list of names of clips: save it as UTF-8",
         ),
-        ("S001C002P005R002A008\x00\n", ", line 1: a zero byte"),
     ],
 )
-def test_a_list_that_cannot_be_right_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_a_list_that_cannot_be_right_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    """UTF-16 is what PowerShell writes."""
     path = tmp_path / "missing.txt"
-    path.write_text(text)
+    path.write_bytes(content)
     with pytest.raises(CrrlError, match=f"{path}{message}"):
-        ntu.missing_names(path)
-
-
-def test_a_list_in_utf_16_is_refused(tmp_path: Path) -> None:
-    """As PowerShell writes one."""
-    path = tmp_path / "missing.txt"
-    path.write_text("S001C002P005R002A008\n", encoding="utf-16")
-    with pytest.raises(CrrlError, match=f"{path} is text in UTF-16, not a list of names of clips: save it as UTF-8"):
         ntu.missing_names(path)
 
 

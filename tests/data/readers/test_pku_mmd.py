@@ -5,22 +5,15 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from crrl.data.clips import Clips
-from crrl.data.packing import prepare_folder
-from crrl.data.parallel import use_workers
 from crrl.data.readers import pku_mmd
 from crrl.errors import CrrlError
-
-pytest.importorskip("hypothesis", reason="hypothesis is not installed")
-
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from tests.data.readers.changes import Change, cut, edit, put, remove
 
 TRAIN, TEST = ("0002-L", "0002-M"), ("0003-R",)
 LABELS = {
@@ -160,34 +153,6 @@ def test_an_action_without_a_body_is_left_out_with_a_warning(root: Path) -> None
     assert clips.split("cross-subject").test["all"].tolist() == [3]
 
 
-def test_the_report_names_the_actions_that_are_left_out(root: Path, tmp_path: Path) -> None:
-    values = recording("0003-R")
-    values[2] = 0
-    (root / "Data/PKU_Skeleton/0003-R.txt").write_text(text(values))
-    with pytest.warns(UserWarning, match="1 actions of PKU-MMD"):
-        summary = prepare_folder("pku-mmd", root, tmp_path / "out")
-    assert "dropped clips: 1 shows nobody" in summary
-    assert (tmp_path / "out/report.txt").read_text().endswith("dropped 0003-R:1: shows nobody\n")
-
-
-def test_workers_read_the_same_as_one_process(tmp_path: Path) -> None:
-    names = [f"{number:04d}-L" for number in range(20)]
-    for folder in ("skeleton", "label"):
-        (tmp_path / folder).mkdir()
-    for number, name in enumerate(names):
-        (tmp_path / f"skeleton/{name}.txt").write_text(text(recording(name)))
-        (tmp_path / f"label/{name}.txt").write_text(f"6,1,{2 + number % 5},2\n{1 + number},4,9,1\n")
-    (tmp_path / "cross-subject.txt").write_text(split_text(tuple(names[:9]), tuple(names[9:])))
-    with use_workers(1):
-        one = load(tmp_path)
-    with use_workers(2):
-        two = load(tmp_path)
-    np.testing.assert_array_equal(two.frames, one.frames)
-    for name in ("offsets", "labels", "views"):
-        np.testing.assert_array_equal(getattr(two, name), getattr(one, name))
-    assert (two.names, two.class_names) == (one.names, one.class_names)
-
-
 def test_a_joint_at_the_origin_of_a_body_that_is_there_is_present(root: Path) -> None:
     values = recording("0002-M")
     values[0, :3] = 0
@@ -200,24 +165,7 @@ def test_a_joint_at_the_origin_of_a_body_that_is_there_is_present(root: Path) ->
 SKELETON, LABEL, SPLIT = "Data/PKU_Skeleton/0002-L.txt", "Label/Train_Label/0002-L.txt", "Split/cross-subject.txt"
 
 
-def put(name: str, content: bytes) -> Callable[[Path], object]:
-    return lambda root: (root / name).write_bytes(content)
-
-
-def cut(name: str, kept: int) -> Callable[[Path], object]:
-    return lambda root: (root / name).write_bytes((root / name).read_bytes()[:kept])
-
-
-def edit(name: str, old: str, new: str) -> Callable[[Path], object]:
-    def damage(root: Path) -> None:
-        content = (root / name).read_text()
-        assert old in content
-        (root / name).write_text(content.replace(old, new, 1))
-
-    return damage
-
-
-def row(number: int, change: Callable[[str], str]) -> Callable[[Path], object]:
+def row(number: int, change: Callable[[str], str]) -> Change:
     """Change one line, by its number, of the skeleton file."""
 
     def damage(root: Path) -> None:
@@ -228,71 +176,54 @@ def row(number: int, change: Callable[[str], str]) -> Callable[[Path], object]:
     return damage
 
 
-@pytest.mark.parametrize(
-    ("damage", "where", "problem"),
-    [
-        pytest.param(put(SKELETON, b""), f"{SKELETON}, line 1", "empty", id="empty skeleton"),
-        pytest.param(put(SKELETON, b"\xff\n"), f"{SKELETON}, line 1", "not UTF-8", id="binary"),
-        pytest.param(
-            row(3, lambda line: line[10:]), f"{SKELETON}, line 3", "149 numbers, not 150", id="number missing"
-        ),
-        pytest.param(row(3, lambda line: f"1 {line}"), f"{SKELETON}, line 3", "151 numbers, not 150", id="one more"),
-        pytest.param(row(4, lambda line: f"nan{line[9:]}"), f"{SKELETON}, line 4", "no finite number", id="NaN"),
-        pytest.param(row(2, lambda line: "\n"), f"{SKELETON}, line 2", "a blank line", id="blank line"),
-        pytest.param(
-            row(2, lambda line: f"{line[:40]}\r{line[41:]}"), f"{SKELETON}, line 2", "a carriage ret", id="CR"
-        ),
-        pytest.param(row(10, lambda line: f"{line[:40]}\n{line[41:]}"), f"{SKELETON}, line 10", "not 150", id="broken"),
-        pytest.param(row(1, lambda line: f"{line.strip()} "), f"{SKELETON}, line 1", "300 numbers, not", id="joined"),
-        pytest.param(cut(SKELETON, -20), f"{SKELETON}, line 10", "stops in the middle of a line", id="cut in a line"),
-        pytest.param(edit(LABEL, "51,4,9,1", "51,4,11,1"), f"{LABEL}, line 2", "ends at frame 11", id="beyond the end"),
-        pytest.param(edit(LABEL, "6,1,4,2", "52,1,4,2"), f"{LABEL}, line 1", "action (1 to 51)", id="unknown action"),
-        pytest.param(edit(LABEL, "6,1,4,2", "0,1,4,2"), f"{LABEL}, line 1", "action (1 to 51)", id="action 0"),
-        pytest.param(edit(LABEL, "6,1,4,2", "6,1,4"), f"{LABEL}, line 1", "start,end,confidence", id="no confidence"),
-        pytest.param(edit(LABEL, "6,1,4,2", "6,1,-4,2"), f"{LABEL}, line 1", "start,end", id="negative end"),
-        pytest.param(edit(LABEL, "6,1,4,2", "6,1.5,4,2"), f"{LABEL}, line 1", "start,end", id="fraction"),
-        pytest.param(edit(LABEL, "51,4,9,1", "51,4,4,1"), f"{LABEL}, line 2", "starts at frame 4 and", id="no frame"),
-        pytest.param(edit(LABEL, "51,4,9,1", "51,9,4,1"), f"{LABEL}, line 2", "starts at frame 9 and", id="backwards"),
-        pytest.param(put(LABEL, b"\n"), f"{LABEL}, line 1", "empty", id="empty labels"),
-        pytest.param(edit(SPLIT, "Training", "Testing"), f"{SPLIT}, line 1", "no video under a heading", id="heading"),
-        pytest.param(edit(SPLIT, "Validataion videos", "Training videos"), f"{SPLIT}, line 4", "headings", id="twice"),
-        pytest.param(edit(SPLIT, "0002-M", "0002-X"), f"{SPLIT}, line 2", "'0002-X' is no video", id="name"),
-        pytest.param(edit(SPLIT, "0003-R", "0002-L"), f"{SPLIT}, line 5", "and a validation video", id="both sides"),
-        pytest.param(cut(SPLIT, 18), f"{SPLIT}", "names no videos under", id="split cut short"),
-    ],
-)
-def test_damage_is_one_line_with_file_and_line(
-    root: Path, damage: Callable[[Path], object], where: str, problem: str
-) -> None:
+DAMAGE = {
+    "empty skeleton": (put(SKELETON, b""), f"{SKELETON}, line 1", "empty"),
+    "binary": (put(SKELETON, b"\xff\n"), f"{SKELETON}, line 1", "not UTF-8"),
+    "number missing": (row(3, lambda line: line[10:]), f"{SKELETON}, line 3", "149 numbers, not 150"),
+    "one more": (row(3, lambda line: f"1 {line}"), f"{SKELETON}, line 3", "151 numbers, not 150"),
+    "NaN": (row(4, lambda line: f"nan{line[9:]}"), f"{SKELETON}, line 4", "no finite number"),
+    "blank line": (row(2, lambda line: "\n"), f"{SKELETON}, line 2", "a blank line"),
+    "CR": (row(2, lambda line: f"{line[:40]}\r{line[41:]}"), f"{SKELETON}, line 2", "a carriage ret"),
+    "broken": (row(10, lambda line: f"{line[:40]}\n{line[41:]}"), f"{SKELETON}, line 10", "not 150"),
+    "joined": (row(1, lambda line: f"{line.strip()} "), f"{SKELETON}, line 1", "300 numbers, not"),
+    "cut in a line": (cut(SKELETON, -20), f"{SKELETON}, line 10", "stops in the middle of a line"),
+    "beyond the end": (edit(LABEL, "51,4,9,1", "51,4,11,1"), f"{LABEL}, line 2", "ends at frame 11"),
+    "unknown action": (edit(LABEL, "6,1,4,2", "52,1,4,2"), f"{LABEL}, line 1", "action (1 to 51)"),
+    "action 0": (edit(LABEL, "6,1,4,2", "0,1,4,2"), f"{LABEL}, line 1", "action (1 to 51)"),
+    "no confidence": (edit(LABEL, "6,1,4,2", "6,1,4"), f"{LABEL}, line 1", "start,end,confidence"),
+    "negative end": (edit(LABEL, "6,1,4,2", "6,1,-4,2"), f"{LABEL}, line 1", "start,end"),
+    "fraction": (edit(LABEL, "6,1,4,2", "6,1.5,4,2"), f"{LABEL}, line 1", "start,end"),
+    "no frame": (edit(LABEL, "51,4,9,1", "51,4,4,1"), f"{LABEL}, line 2", "starts at frame 4 and"),
+    "backwards": (edit(LABEL, "51,4,9,1", "51,9,4,1"), f"{LABEL}, line 2", "starts at frame 9 and"),
+    "empty labels": (put(LABEL, b"\n"), f"{LABEL}, line 1", "empty"),
+    "heading": (edit(SPLIT, "Training", "Testing"), f"{SPLIT}, line 1", "no video under a heading"),
+    "twice": (edit(SPLIT, "Validataion videos", "Training videos"), f"{SPLIT}, line 4", "headings"),
+    "name": (edit(SPLIT, "0002-M", "0002-X"), f"{SPLIT}, line 2", "'0002-X' is no video"),
+    "both sides": (edit(SPLIT, "0003-R", "0002-L"), f"{SPLIT}, line 5", "and a validation video"),
+    "split cut short": (cut(SPLIT, 18), f"{SPLIT}", "names no videos under"),
+}
+
+
+@pytest.mark.parametrize(("damage", "where", "problem"), DAMAGE.values(), ids=DAMAGE)
+def test_damage_is_one_line_with_file_and_line(root: Path, damage: Change, where: str, problem: str) -> None:
     damage(root)
     with pytest.raises(CrrlError) as caught:
         load(root)
     assert re.fullmatch(rf".*{re.escape(str(root / where))}\b.*{re.escape(problem)}.*restore.*", str(caught.value))
 
 
-@pytest.mark.parametrize(
-    ("damage", "problem"),
-    [
-        pytest.param(
-            lambda root: shutil.rmtree(root / "Split"), "should hold the split files .* here are none", id="no splits"
-        ),
-        pytest.param(lambda root: write(root / "v2", "II"), "here are both editions', I and II", id="both editions"),
-        pytest.param(lambda root: (root / SKELETON).unlink(), "no skeleton file of 0002-L", id="no skeleton"),
-        pytest.param(lambda root: (root / LABEL).unlink(), "no label file of 0002-L.*unpack it", id="no labels"),
-    ],
-)
-def test_what_is_missing_is_named(root: Path, damage: Callable[[Path], object], problem: str) -> None:
+MISSING = {
+    "no splits": (lambda root: shutil.rmtree(root / "Split"), "should hold the split files .* here are none"),
+    "both editions": (lambda root: write(root / "v2", "II"), "here are both editions', I and II"),
+    "no skeleton": (remove(SKELETON), "no skeleton file of 0002-L"),
+    "no labels": (remove(LABEL), "no label file of 0002-L.*unpack it"),
+}
+
+
+@pytest.mark.parametrize(("damage", "problem"), MISSING.values(), ids=MISSING)
+def test_what_is_missing_is_named(root: Path, damage: Change, problem: str) -> None:
     damage(root)
     with pytest.raises(CrrlError, match=problem):
-        load(root)
-
-
-def test_a_frame_of_no_action_counts_as_one(root: Path) -> None:
-    """Were it not read, a break within it would move all frames behind it."""
-    path = root / SKELETON
-    lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join([lines[0][:40], "\n", lines[0][40:], *lines[1:]]))
-    with pytest.raises(CrrlError, match=r"0002-L\.txt, line 1: \d+ numbers, not 150"):
         load(root)
 
 
@@ -333,26 +264,3 @@ def test_a_truncated_recording_is_told_unless_no_action_is_in_what_is_gone(root:
         except (CrrlError, UserWarning):
             continue
         np.testing.assert_array_equal(frames, expected)
-
-
-@given(data=st.data())
-@settings(max_examples=60)
-def test_a_damaged_byte_gives_clips_or_the_one_error(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
-    root = tmp_path_factory.getbasetemp() / "fuzzed pku-mmd"
-    if not root.is_dir():
-        write(root)
-    path = root / data.draw(st.sampled_from([SKELETON, LABEL, SPLIT]))
-    original = path.read_bytes()
-    content = bytearray(original)
-    content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    path.write_bytes(content)
-    try:
-        with suppress(CrrlError):
-            clips = load(root)
-            assert clips.frames.shape[1:] == (50, 3)
-            assert np.isfinite(clips.frames).all()
-            assert clips.offsets[-1] == len(clips.frames)
-    finally:
-        path.write_bytes(original)
