@@ -116,7 +116,7 @@ lint: $(READY) ## Check style, formatting and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy -p crrl
-	$(BIN)/clang-format --dry-run --Werror $(NATIVE) $(shell find tests -name "*.?pp")
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE) $(shell find tests bench -name "*.?pp" -o -name "*.cu")
 
 clean: ## Remove what was built (runs and the virtual environment stay)
 	rm -rf build dist *.egg-info crrl/*.so $(READY) .mypy_cache .pytest_cache .ruff_cache .benchmarks .hypothesis

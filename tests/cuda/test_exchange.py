@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from bench import gpu_exchange, gpu_timing
 from bench.gpu_exchange import CLUSTER, L2, SCATTER, Exchange
+from bench.machine import NATIVE
 
 CPU = torch.device("cpu")
 CASES = [
@@ -28,11 +29,18 @@ CASES = [
 ]
 
 
+@pytest.fixture(scope="module")
+def emulated_exchange(build: Callable[..., ModuleType]) -> ModuleType:
+    """bench/native/exchange.cu with its kernels on this processor."""
+    sources = [NATIVE / "exchange.cu", NATIVE / "exchange_module.cpp", Path(__file__).parent / "host/primitives.cpp"]
+    return build("crrl_bench_exchange", sources, ["CRRL_EMULATED"])
+
+
 @pytest.fixture
-def native(emulated: ModuleType) -> Iterator[ModuleType]:
-    yield emulated
-    emulated.set_fault()
-    emulated.set_schedule(0)
+def native(emulated_exchange: ModuleType) -> Iterator[ModuleType]:
+    yield emulated_exchange
+    emulated_exchange.set_fault()
+    emulated_exchange.set_schedule(0)
 
 
 def ended(native: ModuleType, case: Exchange) -> np.ndarray:
