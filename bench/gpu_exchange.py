@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.cases import Run
-from bench.gpu_rows import Bar, GpuRow
-from bench.gpu_timing import Entry, GpuContender
 from bench.machine import NATIVE
+from bench.rows import Bar, Row
+from bench.timing import SERIES, Contender, Entry
 from crrl.ops import cuda
 
 CLUSTER, L2, SCATTER = "cluster", "l2", "scatter"
@@ -150,17 +150,17 @@ def exchange_entry(
     native, at_once = module(), teams or TEAMS[blocks]
     start = Exchange(CLUSTER, itemsize, gates, blocks, at_once)
 
-    def build(way: str) -> GpuContender:
+    def build(way: str) -> Contender:
         case = replace(start, way=way)
         timed, proven = launcher(native, device, replace(case, rounds=ROUNDS)), launcher(native, device, case)
         results = lambda: [checked(proven()[0], case)]  # noqa: E731
-        return GpuContender(way, timed, limit=0, results=results, calls=ROUNDS)
+        return Contender(timed, limit=0, results=results, calls=ROUNDS)
 
     ways = (CLUSTER, L2, SCATTER) if (gates, itemsize) == (3, 4) else (CLUSTER, L2)
     kind = {4: "32-bit", 2: "16-bit"}[itemsize]
     title = f"{blocks} blocks, {at_once} teams, 8 rows × 32 units × {gates}, {kind}"
-    row = GpuRow("exchange, one round", title, predicted_us=predicted, bars=bars)
-    return Entry(row, {way: partial(build, way) for way in ways}, lambda: [torch.ones(1)])
+    row = Row("exchange, one round", title, predicted_us=predicted, bars=bars)
+    return Entry(row, {way: partial(build, way) for way in ways}, lambda: [torch.ones(1)], SERIES)
 
 
 def checked(result: Tensor, case: Exchange) -> Tensor:

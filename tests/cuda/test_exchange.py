@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-# As in bench/conftest.py: pytest alone does not look for modules in the repository root.
+# pytest alone, unlike python -m pytest, does not look for modules in the repository root.
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from bench import gpu_exchange, gpu_timing
+from bench import gpu_exchange, timing
 from bench.gpu_exchange import CLUSTER, L2, SCATTER, Exchange
 from bench.machine import NATIVE
 
@@ -72,9 +72,9 @@ def test_what_it_cannot_do_is_said(native: ModuleType) -> None:
 
 def test_a_row_of_the_bench_is_proven_before_it_is_timed(native: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_exchange, "ROUNDS", 3)
-    monkeypatch.setattr(gpu_timing, "WARM_S", 0.0)
-    monkeypatch.setattr(gpu_timing, "SERIES_S", 0.0)
+    monkeypatch.setattr(timing, "WARM_S", 0.0)
+    monkeypatch.setattr(timing, "SERIES_S", 0.0)
     entry = gpu_exchange.exchange_entry(CPU, 4, 3, 4, teams=2, module=lambda: native)
-    found = gpu_timing.fill(entry, rounds=1)
+    found = timing.fill(entry, rounds=1)
     assert (found.refused, found.failed, found.absent) == (None, None, {})
     assert list(found.calls_ms) == [CLUSTER, L2, SCATTER]
