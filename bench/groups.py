@@ -96,8 +96,8 @@ def cuda_gru(device: torch.device) -> Made:
         variants = ("cluster", "l2") if mode == "tf32" else ()
         for kind in (gru.FORWARD, gru.KEPT, gru.BOTH):
             if mode == "tf32" or kind != gru.KEPT:
-                settings = {"variants": variants, "with_compiled": mode == "tf32" and kind != gru.KEPT}
-                yield partial(gru.gru_entry, device, gru.CENTRE, mode, kind, expected_us(mode, kind), **settings)
+                row = partial(gru.gru_entry, device, gru.CENTRE, mode, kind, expected_us(mode, kind))
+                yield partial(row, variants=variants, with_compiled=mode == "tf32" and kind != gru.KEPT)
 
 
 def gru_grid(device: torch.device) -> Made:

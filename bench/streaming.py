@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bench import peers
 from bench.cases import Run
 from bench.rows import CRRL, TORCH, Row, to_beat
-from bench.timing import Contender, Entry
+from bench.timing import Entry, made
 from crrl.nn import GRU
 
 INPUTS, HIDDEN, FRAMES, ROWS = 150, 256, (1, 4, 8, 16), (1, 8)
@@ -55,8 +55,11 @@ def entry(what: str, frames: int, rows: int) -> Entry:
         bars=to_beat(TORCH),
         rank=100 * frames + rows,
     )
-    builds = {name: lambda make=make: Contender(make(), LIMIT) for name, make in runs.items()}  # type: ignore[misc]
-    return Entry(row, builds, call(copy.deepcopy(gru).double(), *(tensor.double() for tensor in inputs)))
+    return Entry(
+        row,
+        {name: made(LIMIT, make) for name, make in runs.items()},
+        call(copy.deepcopy(gru).double(), *(tensor.double() for tensor in inputs)),
+    )
 
 
 def like(gru: nn.GRU) -> GRU:

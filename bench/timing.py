@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,9 +74,14 @@ class Entry:
     """
 
     row: Row
-    builds: dict[str, Callable[[], Contender]]
+    builds: Mapping[str, Callable[[], Contender]]
     expected: Run
     series: int = 0
+
+
+def made(limit: float, make: Callable[[], Run], **settings: Any) -> Callable[[], Contender]:
+    """Makes a contender of the call that `make` makes."""
+    return lambda: Contender(make(), limit, **settings)
 
 
 def errors(got: Sequence[Tensor], expected: Sequence[Tensor]) -> list[float]:

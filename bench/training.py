@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import repeat
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +13,8 @@ from torch import Tensor
 from bench import timing
 from bench.cases import Run, by_policy
 from bench.rows import CRRL, EAGER, REPLAYED, Bar, Row, to_beat
-from bench.straightforward import Contrast, Reconstruction, Stepper
-from bench.timing import SERIES, Contender, Entry
+from bench.straightforward import Contrast, Reconstruction
+from bench.timing import SERIES, Contender, Entry, made
 from crrl import ops
 from crrl.data import Batch, Clips, ClipTensors
 from crrl.methods import METHODS
@@ -71,7 +70,7 @@ def moved(start: Phase, device: torch.device) -> Phase:
     return phase
 
 
-def straightforward(start: Phase, tensors: ClipTensors, index: Tensor) -> Stepper:
+def straightforward(start: Phase, tensors: ClipTensors, index: Tensor) -> Run:
     """The same step as it is written first, from a copy of the weights, where the clips lie."""
     module = moved(start, tensors.frames.device).module
     if module.learner is not None:
@@ -177,28 +176,21 @@ def cpu_bf16_step_entry(name: str, make: Callable[[int], Phase], size: tuple[str
     return Entry(row, builds, Training(*inputs, "reference"))
 
 
-def made(limit: float, make: Callable[[], Run], **settings: Any) -> Callable[[], Contender]:
-    return lambda: Contender(make(), limit, **settings)
-
-
-def cpu_decoder_entry(size: tuple[str, int, int] = NW_UCLA) -> Entry:
+def cpu_decoder_entry(sizes: tuple[int, int, int, int] = (BATCH, 50, 60, 256)) -> Entry:
     """The decoder and its loss, forward and backward: as it is, and by torch.compile."""
-    start, tensors, index = step_inputs(reconstruction_phase, size)
-    model, batch = start.module.reconstructor, tensors.batch(index)
-    h = model.encoder(batch.x, batch.lengths).detach()
+    model, inputs = decoder_runs(CPU, *sizes)
 
     def decoding(policy: str, compiled: bool = False) -> Run:
         part = copy.deepcopy(model)
         part.compiled = compiled
-        return by_policy(decoded(part, batch.x, h, batch.lengths), policy)
+        return by_policy(decoded(part, *inputs), policy)
 
     builds = {
         CRRL: made(FP32, partial(decoding, "auto")),
         "torch.compile": made(FP32, partial(decoding, "auto", compiled=True)),
         "reference": made(FP32, partial(decoding, "reference")),
     }
-    row = Row("decoder and loss, forward + backward", f"{size[0]}, B={BATCH}")
-    return Entry(row, builds, decoding("reference"))
+    return Entry(Row("decoder and loss, forward + backward", "NW-UCLA, B=32"), builds, decoding("reference"))
 
 
 # --- On a GPU --------------------------------------------------------------------------------------------------------
