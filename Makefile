@@ -74,12 +74,12 @@ pictures: $(READY) ## Draw docs/pictures anew, of the report of the run RUN
 	$(BIN)/python -m tests.reporting.pictures $(RUN) --out docs/pictures
 
 bench: $(READY) $(PEERS) ## Run the benchmarks of CPUs
-	$(BIN)/python -m pytest bench/ -m "not gpu" --results bench/results
+	$(BIN)/python -m bench --results bench/results
 
 # What most desktops have: everybody held to AVX2, each by a switch of its own, and those left out who have none.
 AVX2 := CRRL_ISA=avx2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2
 bench-avx2: $(READY) $(PEERS) ## Run the GRU's benchmarks in float32 as on a processor without AVX-512
-	$(AVX2) $(BIN)/python -m pytest bench/bench_gru.py -k "fp32 or gru_forward" --results bench/results/avx2
+	$(AVX2) $(BIN)/python -m bench --groups gru_fp32 --results bench/results/avx2
 
 # With the python3 there is and what it has: no virtual environment, no network. STAGES="tests bench" runs these alone,
 # GROUPS=cuda_gru,exchange these of the bench; the page keeps what runs of the same sources found before. COMMIT says
@@ -116,8 +116,8 @@ lint: $(READY) ## Check style, formatting and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy -p crrl
-	$(BIN)/clang-format --dry-run --Werror $(NATIVE) $(shell find tests -name "*.?pp")
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE) $(shell find tests bench -name "*.?pp" -o -name "*.cu")
 
 clean: ## Remove what was built (runs and the virtual environment stay)
-	rm -rf build dist *.egg-info crrl/*.so $(READY) .mypy_cache .pytest_cache .ruff_cache .benchmarks .hypothesis
+	rm -rf build dist *.egg-info crrl/*.so $(READY) .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find crrl kernels tests bench -name __pycache__ -prune -exec rm -rf {} +

@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import json
 import re
-import shutil
 import sys
 import tempfile
 import time
@@ -25,11 +24,13 @@ from typing import Any
 
 import torch
 
-from bench import gpu_report
-from bench.bench_gpu import GROUPS, derived
-from bench.gpu_rows import GpuRow, Stage
-from bench.machine import commit, gpu_machine
-from bench.processes import ROOT, Finished, counted, described, run
+from bench import groups
+from bench.gpu_exchange import found_tool, target
+from bench.groups import chosen
+from bench.machine import ROOT, commit, gpu_machine
+from bench.processes import Finished, counted, described, run
+from bench.report import Page
+from bench.rows import Row, Stage
 
 RESULTS = Path(__file__).parent / "results"
 MEMORY = ROOT / "build" / "gpu_check.json"
@@ -39,6 +40,7 @@ LIMITS_S = {"compiled_decoder": 240, "gru_peers": 150}
 NO_CHECKER = "compute-sanitizer is not on this machine"
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
 BUILD = (sys.executable, "setup.py", "-q", "build_ext", "--inplace")
+EXCHANGE = (sys.executable, "-c", "from bench import gpu_exchange; gpu_exchange.native_module()")
 COMPILES_AHEAD = "--ignore=tests/kernels/test_compile.py"  # it needs no GPU and takes long
 
 SANITIZED = (
@@ -61,23 +63,23 @@ class Check:
     deadline: float
     folder: Path
     machine: dict[str, Any]
-    groups: Sequence[str] = tuple(GROUPS)
+    groups: Sequence[str] = tuple(groups.GPU)
     memory: Path | None = None
     stages: list[Stage] = field(default_factory=list)
-    rows: list[GpuRow] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
 
     def left(self, limit: float) -> float:
         """Seconds that something may take which takes `limit` at most."""
         return max(min(limit, self.deadline - time.monotonic()), 1.0)
 
     def write(self) -> None:
-        gpu_report.write(self.folder, self.machine, self.stages, self.rows)
+        Page("gpu", self.machine, self.rows, stages=self.stages).write(self.folder)
         if self.memory:
             rows, stages = ([one.as_json() for one in self.rows], [asdict(stage) for stage in self.stages])
             self.memory.parent.mkdir(exist_ok=True)
             self.memory.write_text(json.dumps({"of": self.measured(), "stages": stages, "rows": rows}))
 
-    def keep(self, rows: Sequence[GpuRow]) -> None:
+    def keep(self, rows: Sequence[Row]) -> None:
         """Add rows; the same ones of before give way."""
         named = {(row.group, row.title) for row in rows}
         self.rows = [*(row for row in self.rows if (row.group, row.title) not in named), *rows]
@@ -90,7 +92,7 @@ class Check:
         found = json.loads(self.memory.read_text()) if self.memory and self.memory.exists() else {}
         if found.get("of") == self.measured():
             self.stages = [Stage(**stage) for stage in found["stages"]]
-            self.rows = [GpuRow.from_json(row) for row in found["rows"]]
+            self.rows = [Row.from_json(row) for row in found["rows"]]
 
 
 @cache
@@ -127,6 +129,8 @@ def build_cuda(check: Check) -> Stage:
     architecture = target(torch.cuda.get_device_capability())
     settings = {"CRRL_CPU": "0", "CRRL_CUDA": "1", "TORCH_CUDA_ARCH_LIST": architecture}
     done = run(BUILD, check.left(240), settings)
+    if done.code == 0:  # what the bench alone needs of the GPU: the checkers are not to wait for its compiler
+        done = run(EXCHANGE, check.left(120))
     return stage_of("build_cuda", done, done.code == 0, f"for {architecture}, by {nvcc}")
 
 
@@ -134,17 +138,6 @@ def unbuildable() -> str | None:
     """The packages that a build lacks."""
     missing = [name for name in ("pybind11", "setuptools") if find_spec(name) is None]
     return f"no {' and '.join(missing)} here" if missing else None
-
-
-def found_tool(name: str) -> str | None:
-    """A tool of the CUDA toolkit."""
-    return shutil.which(name) or shutil.which(name, path="/usr/local/cuda/bin")
-
-
-def target(capability: tuple[int, int]) -> str:
-    """What TORCH_CUDA_ARCH_LIST calls a GPU; from 9.0 on with what is its architecture's alone."""
-    major, minor = capability
-    return f"{major}.{minor}{'a' if major >= 9 else ''}"
 
 
 def doctor(check: Check) -> Stage:
@@ -233,12 +226,12 @@ def bench(check: Check) -> Stage:
     problems, tails, found, start = [], [], 0, time.monotonic()
     for group in check.groups:
         done, rows = run_group(group, check.left(LIMITS_S.get(group, 110)))
-        rows += derived(group, rows)
+        rows += groups.derived(group, rows)
         check.keep(rows)
         check.write()
         found += len(rows)
         ended = "" if done.code == 0 else "time was up" if done.code is None else f"exit code {done.code}"
-        broken = [row.title for row in rows if row.failed or row.refused or any("crrl" in name for name in row.absent)]
+        broken = [row.title for row in rows if row.broken]
         if ended or broken:
             problems.append(f"{group}: {'; '.join(filter(None, [ended, *broken]))}")
             tails.append(done.output[-3000:])
@@ -247,18 +240,18 @@ def bench(check: Check) -> Stage:
     return Stage("bench", not problems, time.monotonic() - start, detail, "\n".join(tails))
 
 
-def run_group(group: str, limit_s: float) -> tuple[Finished, list[GpuRow]]:
+def run_group(group: str, limit_s: float) -> tuple[Finished, list[Row]]:
     """Run a group; the rows that it left, however it ended."""
-    return run_rows(["bench.bench_gpu", group], limit_s)
+    return run_rows(["bench.groups", group], limit_s)
 
 
-def run_rows(arguments: Sequence[str], limit_s: float) -> tuple[Finished, list[GpuRow]]:
+def run_rows(arguments: Sequence[str], limit_s: float) -> tuple[Finished, list[Row]]:
     """Run a module that writes rows to the file that is its last argument."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.json"
         done = run([sys.executable, "-m", *arguments, str(path)], limit_s)
         rows = json.loads(path.read_text()) if path.exists() else []
-    return done, [GpuRow.from_json(row) for row in rows]
+    return done, [Row.from_json(row) for row in rows]
 
 
 def pretrain(check: Check) -> Stage:
@@ -306,23 +299,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu_check", description=__doc__)
     usual = [name for name in STAGES if name not in ON_REQUEST]
     parser.add_argument("stages", nargs="*", help=f"of {', '.join(STAGES)}, in this order; none: {', '.join(usual)}")
-    parser.add_argument("--groups", default=",".join(GROUPS), help="of the bench, with commas (all of them)")
+    parser.add_argument("--groups", default=",".join(groups.GPU), help="of the bench, with commas (all of them)")
     parser.add_argument("--minutes", type=float, default=9.0, help="about how long all of it may take")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of gpu.json and gpu.md")
     parser.add_argument("--commit", default=commit(), help="what is measured, where git does not say")
     options = parser.parse_args(arguments)
-    groups = options.groups.split(",")
-    for kind, unknown, known in (
-        ("stage", set(options.stages) - {*STAGES}, STAGES),
-        ("group", {*groups} - {*GROUPS}, GROUPS),
-    ):
-        if unknown:
-            parser.error(f"no {kind} {', '.join(sorted(unknown))}: there are {', '.join(known)}")
+    try:
+        chosen("stage", options.stages, STAGES)
+        names = chosen("group", options.groups.split(","), groups.GPU)
+    except ValueError as error:
+        parser.error(str(error))
     if not torch.cuda.is_available():
         print(f"make bench-gpu: no CUDA device that torch {torch.__version__} could use", file=sys.stderr)
         return 2
     deadline = time.monotonic() + 60 * options.minutes
-    check = Check(deadline, options.results, gpu_machine(options.commit), groups, MEMORY)
+    check = Check(deadline, options.results, gpu_machine(options.commit), names, MEMORY)
     check.recall()
     passed = run_stages(options.stages or usual, check)
     print((options.results / "gpu.md").read_text())

@@ -7,6 +7,7 @@ gathering the gradients of three gates: send each block its part of a sum.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,8 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.cases import Run
-from bench.gpu_rows import Bar, GpuRow
-from bench.gpu_timing import Entry, GpuContender
+from bench.machine import NATIVE
+from bench.rows import Bar, Row
+from bench.timing import SERIES, Contender, Entry
 from crrl.ops import cuda
 
 CLUSTER, L2, SCATTER = "cluster", "l2", "scatter"
@@ -41,7 +43,7 @@ LIMIT_US = 0.25
 
 @dataclass(frozen=True)
 class Exchange:
-    """What csrc/cuda/exchange_bench.hpp calls a case."""
+    """What bench/native/exchange.hpp calls a case."""
 
     way: str
     itemsize: int
@@ -91,14 +93,14 @@ def _scattered(state: NDArray[np.uint32], blocks: int) -> NDArray[np.uint32]:
 def launcher(native: Any, device: torch.device, case: Exchange) -> Run:
     """A launch of the case; gives what its threads ended with, int32 [teams, blocks, 256] of the bits of uint32."""
     result = torch.zeros(case.teams, case.blocks, THREADS, dtype=torch.int32, device=device)
-    workspace = torch.empty(native.exchange_workspace(case.arguments()) + 256, dtype=torch.uint8, device=device)
+    workspace = torch.empty(native.workspace(case.arguments()) + 256, dtype=torch.uint8, device=device)
     index, stream = cuda.place(result)
     status = cuda.status(index)
     aligned = -(-workspace.data_ptr() // 256) * 256
 
     def run() -> list[Tensor]:
-        native.exchange_bench(
-            case.arguments(), result.data_ptr(), aligned, status.data_ptr(), cuda.PATIENCE_NS, index, stream
+        native.exchange(
+            case.arguments(), result.data_ptr(), aligned, status.data_ptr(), cuda.patience_ns(), index, stream
         )
         if cuda.timed_out(index):
             raise RuntimeError("a block waited in vain for its team")
@@ -107,11 +109,37 @@ def launcher(native: Any, device: torch.device, case: Exchange) -> Run:
     return run
 
 
-def native_module() -> Any:
-    """crrl._cuda; raises ImportError where it was not built."""
-    from crrl import _cuda
+NVCC_FLAGS = ("-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall")
 
-    return _cuda
+
+def target(capability: tuple[int, int]) -> str:
+    """What TORCH_CUDA_ARCH_LIST calls a GPU; from 9.0 on with what is its architecture's alone."""
+    major, minor = capability
+    return f"{major}.{minor}{'a' if major >= 9 else ''}"
+
+
+def found_tool(name: str) -> str | None:
+    """A tool of the CUDA toolkit."""
+    return shutil.which(name) or shutil.which(name, path="/usr/local/cuda/bin")
+
+
+def native_module(capability: tuple[int, int] | None = None) -> Any:
+    """bench/native/exchange.cu for the GPU that is there, or one of this capability.
+
+    Raises:
+        FileNotFoundError: there is no nvcc. RuntimeError: nvcc cannot compile it.
+    """
+    from tests.cuda.build import KERNELS, Compiler, build
+
+    nvcc = found_tool("nvcc")
+    if nvcc is None:
+        raise FileNotFoundError("no nvcc, which compiles bench/native/exchange.cu")
+    number = target(capability or torch.cuda.get_device_capability()).replace(".", "")
+    code = f"-gencode=arch=compute_{number},code=sm_{number}"
+    compiler = Compiler(nvcc, (*NVCC_FLAGS, code), ("-cudart=static",))
+    device = KERNELS / "device"
+    sources = [NATIVE / "exchange.cu", NATIVE / "exchange_module.cpp", device / "launch.cu"]
+    return build("crrl_bench_exchange", sources, include=[device, KERNELS], compiler=compiler)
 
 
 def exchange_entry(
@@ -122,17 +150,17 @@ def exchange_entry(
     native, at_once = module(), teams or TEAMS[blocks]
     start = Exchange(CLUSTER, itemsize, gates, blocks, at_once)
 
-    def build(way: str) -> GpuContender:
+    def build(way: str) -> Contender:
         case = replace(start, way=way)
         timed, proven = launcher(native, device, replace(case, rounds=ROUNDS)), launcher(native, device, case)
         results = lambda: [checked(proven()[0], case)]  # noqa: E731
-        return GpuContender(way, timed, limit=0, results=results, calls=ROUNDS)
+        return Contender(timed, limit=0, results=results, calls=ROUNDS)
 
     ways = (CLUSTER, L2, SCATTER) if (gates, itemsize) == (3, 4) else (CLUSTER, L2)
     kind = {4: "32-bit", 2: "16-bit"}[itemsize]
     title = f"{blocks} blocks, {at_once} teams, 8 rows × 32 units × {gates}, {kind}"
-    row = GpuRow("exchange, one round", title, predicted_us=predicted, bars=bars)
-    return Entry(row, {way: partial(build, way) for way in ways}, lambda: [torch.ones(1)])
+    row = Row("exchange, one round", title, predicted_us=predicted, bars=bars)
+    return Entry(row, {way: partial(build, way) for way in ways}, lambda: [torch.ones(1)], SERIES)
 
 
 def checked(result: Tensor, case: Exchange) -> Tensor:

@@ -11,14 +11,13 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 import torch
 
-from bench.gpu_models import CAPTURED, CML, EPOCHS, NTU_CLIPS, PRETRAINING, SER
-from bench.gpu_rows import GpuRow
-from bench.gpu_timing import synchronize
+from bench.rows import Row
+from bench.timing import synchronize
+from bench.training import CAPTURED, CML, EPOCHS, NTU_CLIPS, PRETRAINING, SER
 from crrl import ops
 from crrl.config import Config
 from crrl.data import Clips, Prepared
@@ -26,7 +25,7 @@ from crrl.data.clips import Split
 from crrl.data.preprocessing import Preprocessor
 from crrl.recipes import preset
 from crrl.runs import RunFolder
-from crrl.training import Trainer, fast_paths, loop, trainer
+from crrl.training import Trainer
 from crrl.training.ranks import Ranks
 
 
@@ -43,26 +42,19 @@ def random_clips(clips: int = NTU_CLIPS, joints: int = 50, frames: int = 60) -> 
 
 
 def configuration(share: float) -> Config:
-    """The paper's recipe with the fast paths, and this share of its epochs."""
+    """The paper's recipe with --fused, which compiles and captures on a GPU, and this share of its epochs."""
     config = replace(preset("synthetic", "paper"), fused=True, split="any")
     cml = replace(config.cml, epochs_cml=max(round(share * EPOCHS[CML]), 1))
     ser = replace(config.ser, epochs_ser=max(round(share * EPOCHS[SER]), 1))
     return replace(config, cml=cml, ser=ser, encoder=replace(config.encoder, hidden_size=256))
 
 
-def eager_decoder(config: Config, device: torch.device) -> dict[str, tuple[str, str]]:
-    """The fast paths but for the compiler, whose start a benchmark of training should not time."""
-    return {**fast_paths(config, device), "decoder": ("eager", "")}
-
-
 def pretrain(clips: Clips, config: Config, device: torch.device) -> float:
-    """Seconds of training with a checkpoint after each epoch, the clips' way onto the device not counted."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        ops.use_backends("auto"),
-        patch.object(trainer, "fast_paths", eager_decoder),
-        patch.object(loop, "CHECKPOINT_EVERY", NTU_CLIPS // 32),
-    ):
+    """Seconds of training as `crrl train` does it, its checkpoints and the start of its compiler among them.
+
+    The clips' way onto the device is not counted.
+    """
+    with tempfile.TemporaryDirectory() as folder, ops.use_backends("auto"):
         run = RunFolder(Path(folder) / "run")
         run.create(config)
         prepared = Prepared(clips, Preprocessor(config.preprocessing, clips.num_joints), "random")
@@ -79,7 +71,7 @@ def main(arguments: list[str]) -> int:
     taken = pretrain(random_clips(), config, torch.device("cuda"))
     epochs = f"{config.cml.epochs_cml} + {config.ser.epochs_ser} epochs"
     bars = (PRETRAINING,) if share == 1 else ()
-    row = GpuRow("pretraining", f"{NTU_CLIPS:,} random clips, {epochs}", calls_ms={CAPTURED: [1e3 * taken]}, bars=bars)
+    row = Row("pretraining", f"{NTU_CLIPS:,} random clips, {epochs}", calls_ms={CAPTURED: [1e3 * taken]}, bars=bars)
     path.write_text(json.dumps([row.as_json()]))
     print(f"{row.title}: {taken:.1f} s")
     return 0

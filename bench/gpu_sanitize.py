@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import torch
 
-from bench import gpu_exchange, gpu_gru
+from bench import gpu_exchange, gru
 from bench.cases import Case, Problem, Run, by_policy, on_device, problem
 from bench.gpu_exchange import CLUSTER, L2, SCATTER, Exchange
 from bench.peers import crrl_gru
@@ -36,9 +36,9 @@ def ragged(device: torch.device) -> Problem:
 
 def gru_run(device: torch.device, mode: str, variant: str) -> Run:
     """Both passes of a mode by the kernels of a variant: y, dx and the gradients of the weights."""
-    gpu_gru.allow_tf32(mode == "tf32")
-    run = crrl_gru(ragged(device), gpu_gru.MODES[mode], True)
-    return gpu_gru.of_variant(gpu_gru.forced(run), variant)
+    gru.allow_tf32(mode == "tf32")
+    run = crrl_gru(ragged(device), gru.MODES[mode], True)
+    return gru.of_variant(gru.forced(run), variant)
 
 
 def expected() -> Run:
@@ -49,7 +49,7 @@ def expected() -> Run:
 def faults(device: torch.device) -> Iterator[str]:
     """Runs it all; what was wrong or could not run."""
     truth = expected()()
-    for mode in gpu_gru.MODES:
+    for mode in gru.MODES:
         for variant in VARIANTS:
             worst = max(errors(gru_run(device, mode, variant)(), truth))
             print(f"{mode}, {variant}: {worst:.1e}", flush=True)
@@ -66,7 +66,7 @@ def faults(device: torch.device) -> Iterator[str]:
 
 def main() -> int:
     cuda.PATIENCE_NS = PATIENCE_NS
-    with ops.use_backends(gpu_gru.FORCED):
+    with ops.use_backends(gru.FORCED):
         found = list(faults(torch.device("cuda")))
     print("; ".join(found) or "all of it is right")
     return 1 if found else 0

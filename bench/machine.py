@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from crrl import ops
 from crrl.doctor import processor
 from crrl.ops import cpu, cuda
 
+ROOT = Path(__file__).parents[1]
+NATIVE = ROOT / "bench" / "native"
 PEERS = ("onnxruntime", "openvino", "onnx")
 BF16_UNITS = ("avx512_bf16", "amx_bf16")
 
@@ -32,17 +36,28 @@ def machine() -> dict[str, Any]:
     }
 
 
+@cache
+def peak_module() -> Any:
+    """bench/native/peak.cpp; raises ImportError, OSError or RuntimeError where it cannot be compiled."""
+    from tests.cuda.build import build
+
+    folder = ROOT / "csrc" / "cpu"
+    sources = [NATIVE / "peak.cpp", *(folder / f"{name}.cpp" for name in ("amx", "isa", "parallel"))]
+    flags = ["-O3", "-fpeephole2", "-ffp-contract=fast", "-pthread", *(["-ldl"] if sys.platform == "linux" else [])]
+    return build("crrl_bench_peak", sources, flags=flags, include=[folder])
+
+
 def peak_gflops() -> dict[str, float]:
-    """GFLOP/s by unit on torch's number of threads, measured now; empty where crrl._cpu was not built.
+    """GFLOP/s by unit on torch's number of threads, measured now; empty, with a warning, where none can be compiled.
 
     Where CRRL_ISA holds the kernels to a unit, that one alone.
     """
     try:
-        from crrl._cpu import peak_gflops as measure
-    except ImportError:
+        peaks = peak_module().peak_gflops(torch.get_num_threads(), 0.25)
+    except (ImportError, OSError, RuntimeError) as error:
+        warnings.warn(f"no peaks: bench/native/peak.cpp cannot be compiled: {error}", stacklevel=2)
         return {}
-    peaks = measure(torch.get_num_threads(), seconds=0.25)
-    return {name: peak for name, peak in peaks.items() if cpu.isa in ("", name)}
+    return {name: peak for name, peak in peaks if cpu.isa in ("", name)}
 
 
 def peak_of(dtype: str, peaks: dict[str, float]) -> tuple[str, float] | None:

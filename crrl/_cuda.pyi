@@ -47,13 +47,3 @@ def gru_backward(
     device: int,
     stream: int,
 ) -> None: ...
-def exchange_workspace(case: tuple[str, int, int, int, int, int]) -> int: ...
-def exchange_bench(
-    case: tuple[str, int, int, int, int, int],
-    result: int,
-    workspace: int,
-    status: int,
-    patience_ns: int,
-    device: int,
-    stream: int,
-) -> None: ...

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
 import torch
 
-# As in bench/conftest.py: pytest alone does not look for modules in the repository root.
+# pytest alone, unlike python -m pytest, does not look for modules in the repository root.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench import cases, conftest, machine, peers, report, timing
+from bench import __main__ as command
+from bench import cases, groups, gru, machine, operators, peers, skeleton, streaming, timing, training
 from bench.machine import peak_of
-from bench.rows import Row
+from bench.report import Page
+from bench.rows import Row, to_beat
+from bench.timing import Contender, Entry, fill
 from crrl.ops import cpu
 
 PEAKS = {"avx512": 200.0, "avx2": 100.0, "amx_bf16": 2000.0}
@@ -25,7 +31,7 @@ PEAKS = {"avx512": 200.0, "avx2": 100.0, "amx_bf16": 2000.0}
 def row(**changes: object) -> Row:
     settings = {
         "flops": 1e9,
-        "bar": "torch",
+        "bars": to_beat("torch"),
         "calls_ms": {"crrl": [10.0, 20.0, 90.0], "torch": [30.0], "other": [16.0]},
     }
     return Row("GRU", **{"title": "a < b", **settings, **changes})  # type: ignore[arg-type]
@@ -51,11 +57,28 @@ def test_figures_of_a_row() -> None:
 
 def test_who_cannot_be_held_to_an_instruction_set_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "isa", "plain")
-    runs, absent = peers.gather(cases.problem(cases.Case("small", batch=2, frames=3, hidden=4)), "fp32", False)
-    assert {"crrl", "torch"} <= runs.keys()
-    assert absent["ONNX Runtime"] == absent["OpenVINO"] == "cannot be held to CRRL_ISA=plain"
-    pytest.importorskip("crrl._cpu", reason="the C++ extension is not built")
+    found = fill(gru.cpu_entry(cases.Case("small", batch=2, frames=3, hidden=4), "fp32", False), rounds=1)
+    assert {"crrl", "torch"} <= found.calls_ms.keys()
+    assert found.absent["ONNX Runtime"] == found.absent["OpenVINO"] == "cannot be held to CRRL_ISA=plain"
+
+
+def test_peaks_are_measured_by_the_module_that_is_compiled_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    if sys.platform != "linux" or not shutil.which("g++"):
+        pytest.skip("needs g++ on Linux")
+    assert all(gflops > 0 for gflops in machine.peak_gflops().values())
+    monkeypatch.setattr(cpu, "isa", "plain")
     assert machine.peak_gflops().keys() == {"plain"}
+    with pytest.raises(ValueError, match="at least one thread"):
+        machine.peak_module().peak_gflops(0, 1.0)
+
+
+def test_without_a_compiler_there_are_no_peaks_and_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise FileNotFoundError("no g++")
+
+    monkeypatch.setattr(machine, "peak_module", missing)
+    with pytest.warns(UserWarning, match=r"peak\.cpp cannot be compiled: no g\+\+"):
+        assert machine.peak_gflops() == {}
 
 
 def test_a_wrong_result_is_named() -> None:
@@ -68,7 +91,7 @@ def test_a_wrong_result_is_named() -> None:
     measured = {name: timing.errors(got, truth) for name, got in runs.items()}
 
     def wrong(name: str, limit: float, relative_to: str | None = None) -> str | None:
-        return timing.wrong(timing.Contender(name, lambda: runs[name], limit, relative_to), measured)
+        return timing.wrong(name, Contender(lambda: runs[name], limit, relative_to), measured)
 
     assert wrong("torch", 0.2) is None
     assert wrong("ours", 3, relative_to="torch") is None
@@ -76,19 +99,27 @@ def test_a_wrong_result_is_named() -> None:
     assert "nan" in (wrong("nan", 1e9) or "")
 
 
-def test_a_peer_that_is_wrong_is_left_out_and_ours_is_not() -> None:
-    def of(name: str, value: float) -> timing.Contender:
-        return timing.Contender(name, lambda: [torch.full((3,), value)], limit=1e-5)
+@pytest.mark.parametrize("series", [0, 2])
+def test_a_peer_that_is_wrong_is_left_out_and_ours_is_refused(series: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WARM_S", "SERIES_S", "SETTLE_S", "BURST_S"):
+        monkeypatch.setattr(timing, name, 0.0)
 
-    expected = [torch.ones(3)]
-    found = row()
-    usual = conftest.judge(found, [of("crrl", 1), of("torch", 1), of("other", torch.nan)], expected)
-    assert list(usual) == ["crrl", "torch"]
+    def filled(**values: float) -> Row:
+        builds = {
+            name: lambda value=value: Contender(lambda: [torch.full((3,), value)], 1e-5)  # type: ignore[misc]
+            for name, value in values.items()
+        }
+        return fill(Entry(row(calls_ms={}), builds, lambda: [torch.ones(3)], series), rounds=2)
+
+    found = filled(crrl=1, torch=1, other=torch.nan)
+    assert [*found.calls_ms] == ["crrl", "torch"]
     assert found.absent == {"other": "wrong (other: result 0 is off by nan of its norm, allowed are 1.0e-05)"}
-    assert found.refused is None
-    with pytest.raises(AssertionError, match=r"crrl: result 0 is off .* nothing is timed"):
-        conftest.judge(found, [of("crrl", 2), of("torch", 1)], expected)
-    assert found.refused
+    assert (found.refused, found.broken) == (None, False)
+    found = filled(crrl=2, torch=1)
+    assert "crrl: result 0 is off" in (found.refused or "")
+    assert found.broken
+    assert [*found.calls_ms] == ["torch"]
+    assert filled(**{"first": 1, "crrl, other": 2}).broken
 
 
 def test_rounds_fit_the_time() -> None:
@@ -99,55 +130,137 @@ def test_rounds_fit_the_time() -> None:
 
 @pytest.mark.parametrize("stepwise", [False, True])
 def test_peers_agree_or_say_why_they_are_absent(stepwise: bool) -> None:
-    case = cases.Case(
-        "small", batch=3, frames=5, inputs=7, hidden=6, shortest=None if stepwise else 2, stepwise=stepwise
-    )
+    shortest = None if stepwise else 2
+    case = cases.Case("small", batch=3, frames=5, inputs=7, hidden=6, shortest=shortest, stepwise=stepwise)
     for backward in cases.truth(case):
-        runs, absent = peers.gather(cases.problem(case), "fp32", backward)
-        assert {*runs, *absent} == {*peers.PEERS} - {"torch fp32"}
-        assert {"crrl", "torch"} <= runs.keys()
-        assert all(absent.values())
-        for run in runs.values():
-            assert max(timing.errors(run(), cases.truth(case)[backward])) < 1e-5
+        found = fill(gru.cpu_entry(case, "fp32", backward), rounds=1)
+        assert {*found.calls_ms, *found.absent} == {*peers.ON_CPU} - {"torch fp32"}
+        assert {"crrl", "torch"} <= found.calls_ms.keys()
+        assert not any("wrong" in reason or not reason for reason in found.absent.values())
+        assert max(found.errors.values()) < 1e-5
+
+
+TINY = ("any", 4, 14)
+ENTRIES = {
+    "gather": lambda: operators.cpu_gather_entry("any", 6, 12),
+    "info_nce": lambda: operators.cpu_info_nce_entry(12, 3, 8),
+    "linear": lambda: operators.linear_entry(64, 20, "a few steps"),
+    "stream": lambda: streaming.entry(streaming.STREAM, 2, 3),
+    "module": lambda: streaming.entry(streaming.MODULE, 1, 1),
+    "trained": lambda: streaming.entry(streaming.TRAINED, 2, 1),
+    "bf16": lambda: gru.cpu_entry(cases.Case("small", batch=3, frames=5, inputs=7, hidden=6), "bf16", True),
+    "cml": lambda: training.cpu_step_entry("CML", partial(training.contrast_phase, hidden=8), TINY),
+    "ser": lambda: training.cpu_step_entry("SER", partial(training.reconstruction_phase, hidden=8), TINY),
+    "ser, bf16": lambda: training.cpu_bf16_step_entry("S", partial(training.reconstruction_phase, hidden=32), TINY),
+}
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_every_contender_of_a_row_is_right(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But peers that are not there, and those without the arithmetic of the row."""
+    pytest.importorskip("crrl._cpu", reason="the C++ extension is not built")
+    monkeypatch.setattr(training, "set_up_process", lambda device: None)
+    entry = ENTRIES[name]()
+    found = fill(entry, rounds=1)
+    assert (found.refused, found.failed, found.broken) == (None, None, False)
+    assert {*found.absent} <= {"ONNX Runtime", "OpenVINO", "torch.compile"}
+    assert not any("wrong" in reason for reason in found.absent.values())
+    assert [*found.calls_ms] == [peer for peer in entry.builds if peer not in found.absent]
+
+
+def test_a_skeleton_file_is_read_alike_by_everybody() -> None:
+    (make,) = skeleton.entries()
+    assert make.func is skeleton.entry
+    for make in skeleton.entries():
+        found = fill(make(), rounds=1)
+    assert (found.refused, found.failed) == (None, None)
+    assert {"crrl without C++", "line by line, all 12 numbers", "line by line, x y z alone"} <= found.calls_ms.keys()
+
+
+def test_threads_are_as_before_once_all_frames_were_streamed() -> None:
+    before = torch.get_num_threads()
+    seen = {torch.get_num_threads() for _ in streaming.entries()}
+    assert seen == {1, before}
+    assert torch.get_num_threads() == before
 
 
 def test_the_report_says_it_all(tmp_path: Path) -> None:
     machine = {"processor": "any", "gru_layer": {"fp32": "cpu"}, "openvino": None}
-    refused = row(calls_ms={}, bar=None, refused="crrl: result 0 is off")
+    refused = row(calls_ms={"torch": [1.0]}, bars=(), refused="crrl: result 0 is off")
     later = row(rank=-1, absent={"ONNX Runtime": "inference only"})
-    report.write(tmp_path, machine, PEAKS, [row(), later, refused])
+    Page("cpu", machine, [row(), later, refused], PEAKS).write(tmp_path)
     kept = json.loads((tmp_path / "cpu.json").read_text())
     first = kept["rows"][0]
-    assert (first["absent"], first["best_peer"], first["times_as_fast"]) == (
-        {"ONNX Runtime": "inference only"},
-        "other",
-        0.8,
-    )
-    assert first["peers"]["crrl"]["median_ms"] == 20
+    absent = {"ONNX Runtime": "inference only"}
+    assert (first["absent"], first["best_peer"], first["times_as_fast"]) == (absent, "other", 0.8)
+    assert first["contenders"]["crrl"]["median_ms"] == 20
+    assert first["contenders"]["crrl"]["percent_of_peak"] == 25
+    assert first["bars"][0]["reached"] == 1.5
     assert kept["peak_gflops"] == PEAKS
     text = (tmp_path / "cpu.md").read_text()
-    for said in ("**1.50×**", "other 0.80×", "| openvino | not installed |", "crrl: result 0 is off", "inference only"):
-        assert said in text
+    for said in (
+        "| GRU: a < b | crrl | 20 | at least 1× as fast as torch | 1.50× | reached |",
+        *("| a < b | 20 | 30 | 16 | 50 | 25 | other 0.80× |", "| peak, avx512 | 200 GFLOP/s |"),
+        *("| openvino | not here |", "| gru_layer, fp32 | cpu |", "- GRU, a < b: crrl: result 0 is off"),
+        "- **ONNX Runtime**: inference only. In: GRU (a < b).",
+    ):
+        assert said in text, said
     assert len(ElementTree.parse(tmp_path / "cpu.svg").getroot()) == 3 + 3 * 2
 
 
 def test_the_report_begins_with_the_rows_in_which_others_are_faster(tmp_path: Path) -> None:
     rows = [row(calls_ms={"crrl": [20.0], "torch": [peer]}, title=f"of {peer}") for peer in (19.0, 10.0, 21.0)]
-    report.write(tmp_path, {}, PEAKS, rows)
-    lost = (tmp_path / "cpu.md").read_text().partition("## Where others are faster")[2].partition("## Headlines")[0]
+    Page("cpu", {}, rows, PEAKS).write(tmp_path)
+    lost = (tmp_path / "cpu.md").read_text().partition("## Where others are faster")[2].partition("## Bars")[0]
     assert [line.split(" | ")[0] for line in lost.strip().splitlines()[2:]] == ["| GRU: of 10.0", "| GRU: of 19.0"]
 
 
-@pytest.mark.parametrize(("status", "kept"), [(0, True), (1, False), (2, False)])
+def ends(error: BaseException) -> Callable[[], list[torch.Tensor]]:
+    def run() -> list[torch.Tensor]:
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("run", "kept"),
+    [
+        (lambda: [torch.ones(3)], True),
+        (lambda: [torch.zeros(3)], False),
+        (ends(RuntimeError("broken")), False),
+        (ends(KeyboardInterrupt()), False),
+    ],
+)
 def test_a_run_that_was_stopped_or_failed_writes_over_no_page(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, kept: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[[], list[torch.Tensor]], kept: bool
 ) -> None:
-    folders: list[Path] = []
-    monkeypatch.setattr(conftest.report, "write", lambda folder, *_: folders.append(folder))
-    monkeypatch.setattr(conftest, "machine", dict)
-    monkeypatch.setattr(conftest.Session, "measure_peaks", lambda self: None)
-    session = conftest.Session(0.0, 1, rows=[row()])
-    config = SimpleNamespace(stash={conftest.SESSION: session}, getoption=lambda name: tmp_path)
-    said = SimpleNamespace(section=lambda title: None, write_line=lambda line: None)
-    conftest.pytest_terminal_summary(said, status, config)  # type: ignore[arg-type]
-    assert folders == [tmp_path if kept else conftest.SCRATCH]
+    def entry(run: Callable[[], list[torch.Tensor]]) -> Entry:
+        return Entry(row(calls_ms={}), {"crrl": lambda: Contender(run, 1e-5)}, lambda: [torch.ones(3)])
+
+    monkeypatch.setattr(command, "SCRATCH", tmp_path / "scratch")
+    monkeypatch.setattr(command, "peak_gflops", lambda: PEAKS)
+    monkeypatch.setitem(groups.CPU, "any", lambda: iter([partial(entry, lambda: [torch.ones(3)]), partial(entry, run)]))
+    arguments = ["--groups", "any", "--rounds", "1", "--results", str(tmp_path / "results")]
+    with suppress(KeyboardInterrupt):
+        assert command.main(arguments) == (0 if kept else 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["results" if kept else "scratch"]
+
+
+def test_peaks_are_the_best_of_a_run_and_rows_share_the_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    measured = iter([{"avx2": 3.0, "plain": 1.0}, {"avx2": 2.0, "plain": 4.0}])
+    shares: list[float] = []
+
+    def filled(entry: Entry, rounds: int, share_s: float) -> Row:
+        shares.append(share_s)
+        return entry.row
+
+    monkeypatch.setattr(command, "peak_gflops", lambda: next(measured))
+    monkeypatch.setattr(command, "fill", filled)
+    entries = [partial(Entry, row(), {}, lambda: [])] * 3
+    monkeypatch.setitem(groups.CPU, "any", lambda: iter(entries))
+    run = command.Run(["any"], minutes=1)
+    assert run.measure(tmp_path)
+    assert run.peaks == {"avx2": 3.0, "plain": 4.0}
+    assert shares == [pytest.approx(60 / left, abs=1) for left in (3, 2, 1)]
+    with pytest.raises(SystemExit):
+        command.main(["--groups", "any,nothing"])

@@ -14,33 +14,33 @@ import pytest
 import torch
 from torch import Tensor
 
-# As in bench/conftest.py: pytest alone does not look for modules in the repository root.
+# pytest alone, unlike python -m pytest, does not look for modules in the repository root.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench import bench_gpu, gpu_check, gpu_models, gpu_operators, gpu_report, gpu_timing, processes
+from bench import gpu_check, gpu_exchange, groups, gru, operators, processes, report, timing, training
 from bench.cases import Case, Run
-from bench.gpu_models import CAPTURED
-from bench.gpu_rows import Bar, GpuRow, Stage
-from bench.gpu_timing import Entry, GpuContender
 from bench.machine import gpu_machine
-from bench.steps import Training, contrast_phase, reconstruction_phase
+from bench.report import Page
+from bench.rows import Bar, Row, Stage
+from bench.timing import Contender, Entry
+from bench.training import CAPTURED, Training, contrast_phase, reconstruction_phase
 
 CPU = torch.device("cpu")
 SMALL = Case("small", batch=3, frames=5, inputs=7, hidden=6, shortest=2)
 FLOOR, PEER = Bar("ours", 1.5), Bar("ours", 3.0, "theirs")
 
 
-def row(**changes: object) -> GpuRow:
+def row(**changes: object) -> Row:
     calls = {"ours": [0.010, 0.012, 0.9], "theirs": [0.042]}
-    return GpuRow("InfoNCE", "K=64", **{"calls_ms": calls, "bytes": 8e6, "bars": (FLOOR, PEER), **changes})  # type: ignore[arg-type]
+    return Row("InfoNCE", "K=64", **{"calls_ms": calls, "bytes": 8e6, "bars": (FLOOR, PEER), **changes})  # type: ignore[arg-type]
 
 
-def copy_row() -> GpuRow:
-    return GpuRow(gpu_report.COPY, "4 GiB", calls_ms={"copy_": [2.0]}, bytes=2e9)
+def copy_row() -> Row:
+    return Row(report.COPY, "4 GiB", calls_ms={"copy_": [2.0]}, bytes=2e9)
 
 
 def test_floors_and_bars() -> None:
-    speed = gpu_report.bandwidth([row(), copy_row()])
+    speed = report.bandwidth([row(), copy_row()])
     assert speed == pytest.approx(1e12)
     assert row().floor_us(speed) == pytest.approx(8)
     assert (row().reached(FLOOR, speed), row().reached(PEER, speed)) == (pytest.approx(1.5), pytest.approx(3.5))
@@ -54,12 +54,12 @@ def test_floors_and_bars() -> None:
 def test_a_bar_whose_figure_is_missing_is_neither_reached_nor_missed(bar: Bar) -> None:
     assert row().holds(bar, None) is None
     assert row(calls_ms={}).holds(bar, 1e12) is None
-    assert gpu_report.bandwidth([row()]) is None
+    assert report.bandwidth([row()]) is None
 
 
 def test_a_row_survives_json() -> None:
     made = row(absent={"torch.compile": "not here"}, predicted_us=4.0)
-    assert GpuRow.from_json(json.loads(json.dumps(made.as_json()))) == made
+    assert Row.from_json(json.loads(json.dumps(made.as_json()))) == made
 
 
 def test_the_page_says_it_all(tmp_path: Path) -> None:
@@ -67,19 +67,20 @@ def test_the_page_says_it_all(tmp_path: Path) -> None:
         Stage("tests", False, 12.3, "1 failed, 2 passed", "E  assert 0"),
         Stage("sanitizer", None, detail="not | here"),
     ]
-    broken = GpuRow("steps", "CML", bars=(PEER,), failed="RuntimeError: out of luck")
-    wrong = GpuRow("steps", "SER", refused="ours: result 0 is off", absent={"theirs": "ValueError: no"})
-    gpu_report.write(tmp_path, {"GPU": "any", "driver": None}, stages, [copy_row(), row(predicted_us=4), broken, wrong])
+    broken = Row("steps", "CML", bars=(PEER,), failed="RuntimeError: out of luck")
+    wrong = Row("steps", "SER", refused="ours: result 0 is off", absent={"theirs": "ValueError: no"})
+    rows = [copy_row(), row(predicted_us=4), broken, wrong]
+    Page("gpu", {"GPU": "any", "driver": None}, rows, stages=stages).write(tmp_path)
     text = (tmp_path / "gpu.md").read_text()
     for said in (
-        *("| copy bandwidth | 1.00 TB/s", "| driver | not known |", "| tests | **failed** | 12 | 1 failed, 2 passed |"),
+        *("| copy bandwidth | 1.00 TB/s", "| driver | not here |", "| tests | **failed** | 12 | 1 failed, 2 passed |"),
         *(
             "| sanitizer | not run | 0 | not / here |",
             "E  assert 0",
-            "at least 3× as fast as theirs | 3.50× | reached |",
+            "| ours | 12 | at least 3× as fast as theirs | 3.50× | reached |",
         ),
         *("| K=64 | 12 | 42 | 8 | 1.50× | 4 | 3.00× |", "steps, CML: RuntimeError: out of luck", "| not known |"),
-        *("steps, SER: ours: result 0 is off", "steps, SER: theirs: ValueError: no"),
+        *("steps, SER: ours: result 0 is off", "- **theirs**: ValueError: no. In: steps (SER)."),
     ):
         assert said in text, said
     kept = json.loads((tmp_path / "gpu.json").read_text())
@@ -89,32 +90,34 @@ def test_the_page_says_it_all(tmp_path: Path) -> None:
 
 
 def test_a_page_without_any_row_or_stage_is_written(tmp_path: Path) -> None:
-    gpu_report.write(tmp_path, {}, [], [])
+    Page("gpu", {}, []).write(tmp_path)
     assert json.loads((tmp_path / "gpu.json").read_text())["copy_bytes_per_second"] is None
 
 
-def test_who_is_wrong_or_breaks_is_not_timed_and_the_others_are() -> None:
-    def contender(name: str, value: float) -> GpuContender:
-        return GpuContender(name, lambda: [torch.full((3,), value)], 1e-3, calls=2)
+def test_who_is_wrong_or_breaks_is_not_timed_and_the_others_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    def contender(value: float) -> Contender:
+        return Contender(lambda: [torch.full((3,), value)], 1e-3, calls=2)
 
-    def breaks() -> GpuContender:
+    def breaks() -> Contender:
         raise ValueError("no graph\nof this")
 
-    builds = {"ours": partial(contender, "ours", 1.0), "off": partial(contender, "off", 1.1), "broken": breaks}
-    found = gpu_timing.fill(Entry(row(calls_ms={}), builds, lambda: [torch.ones(3)]), rounds=2)
+    monkeypatch.setattr(timing, "WARM_S", 0.0)
+    monkeypatch.setattr(timing, "SERIES_S", 0.0)
+    builds = {"ours": partial(contender, 1.0), "off": partial(contender, 1.1), "broken": breaks}
+    found = timing.fill(Entry(row(calls_ms={}), builds, lambda: [torch.ones(3)], series=2))
     assert [len(calls) for calls in found.calls_ms.values()] == [2]
-    assert "off: result 0 is off by 1.0e-01" in (found.refused or "")
+    assert found.absent.pop("off").startswith("wrong (off: result 0 is off by 1.0e-01")
     assert found.absent == {"broken": "ValueError: no graph"}
-    late = gpu_timing.fill(Entry(row(calls_ms={}), builds, breaks), rounds=2)  # type: ignore[arg-type]
+    late = timing.fill(Entry(row(calls_ms={}), builds, breaks, series=2))  # type: ignore[arg-type]
     assert late.failed == "ValueError: no graph"
 
 
 def test_series_and_turns() -> None:
     said: list[int] = []
-    run = gpu_timing.in_turn([lambda: said.append(1) or [], lambda: said.append(2) or []])  # type: ignore[func-returns-value]
-    assert gpu_timing.series_s(run, 5) > 0
+    run = timing.in_turn([lambda: said.append(1) or [], lambda: said.append(2) or []])  # type: ignore[func-returns-value]
+    assert timing.series_s(run, 5) > 0
     assert said == [1, 2, 1, 2, 1]
-    assert [gpu_timing.runs_within(s) for s in (1.0, gpu_timing.SERIES_S / 10, 0.0)] == [1, 10, gpu_timing.MOST_CALLS]
+    assert [timing.runs_within(s) for s in (1.0, timing.SERIES_S / 10, 0.0)] == [1, 10, timing.MOST_CALLS]
 
 
 @pytest.fixture
@@ -131,25 +134,23 @@ def _no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     def uncaptured(*arguments: object, capture: bool = False) -> Training:
         return Training(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(gpu_timing, "replayed", replayed)
-    monkeypatch.setattr(gpu_models, "Training", uncaptured)
-    monkeypatch.setattr(gpu_timing, "WARM_S", 0.0)
-    monkeypatch.setattr(gpu_timing, "SERIES_S", 0.0)
+    monkeypatch.setattr(timing, "replayed", replayed)
+    monkeypatch.setattr(training, "Training", uncaptured)
+    monkeypatch.setattr(timing, "WARM_S", 0.0)
+    monkeypatch.setattr(timing, "SERIES_S", 0.0)
 
 
 ENTRIES: dict[str, Callable[[], Entry]] = {
-    "copy": lambda: gpu_operators.copy_entry(CPU, 10_000),
-    "info_nce": lambda: gpu_operators.info_nce_entry(CPU, 12, "fp32", 4.0, (FLOOR,), batch=3, features=8),
-    "adam": lambda: gpu_operators.optimizer_entry(CPU, True, 3.0, channels=6, hidden=4),
-    "sgd": lambda: gpu_operators.optimizer_entry(CPU, False, 3.0, channels=6, hidden=4),
-    "gather": lambda: gpu_operators.gather_entry(CPU, "any", 6, 12, 3.0, clips=20, batch=4),
-    "gru": lambda: gpu_models.gru_entry(CPU, False, 3.0, SMALL),
-    "gru backward": lambda: gpu_models.gru_entry(CPU, True, 3.0, SMALL),
-    "decoder": lambda: gpu_models.decoder_entry(CPU, False, 3.0, (3, 4, 6, 5)),
-    "cml": lambda: gpu_models.step_entry(CPU, "CML", partial(contrast_phase, hidden=8), ("any", 4, 14), 3.0, batch=6),
-    "ser": lambda: gpu_models.step_entry(
-        CPU, "S", partial(reconstruction_phase, hidden=8), ("any", 4, 14), 3.0, batch=6
-    ),
+    "copy": lambda: operators.copy_entry(CPU, 10_000),
+    "info_nce": lambda: operators.info_nce_entry(CPU, 12, "fp32", 4.0, (FLOOR,), batch=3, features=8),
+    "adam": lambda: operators.optimizer_entry(CPU, True, 3.0, channels=6, hidden=4),
+    "sgd": lambda: operators.optimizer_entry(CPU, False, 3.0, channels=6, hidden=4),
+    "gather": lambda: operators.gather_entry(CPU, "any", 6, 12, 3.0, clips=20, batch=4),
+    "gru": lambda: gru.ragged_entry(CPU, False, 3.0, SMALL),
+    "gru backward": lambda: gru.ragged_entry(CPU, True, 3.0, SMALL),
+    "decoder": lambda: training.decoder_entry(CPU, False, 3.0, (3, 4, 6, 5)),
+    "cml": lambda: training.step_entry(CPU, "CML", partial(contrast_phase, hidden=8), ("any", 4, 14), 3.0, batch=6),
+    "ser": lambda: training.step_entry(CPU, "S", partial(reconstruction_phase, hidden=8), ("any", 4, 14), 3.0, batch=6),
 }
 
 
@@ -159,34 +160,34 @@ def test_every_contender_of_a_row_is_right(monkeypatch: pytest.MonkeyPatch, name
     pytest.importorskip("crrl._cpu", reason="the C++ extension is not built")
     monkeypatch.setattr(torch, "compile", lambda function, **settings: function)
     entry = ENTRIES[name]()
-    found = gpu_timing.fill(entry, rounds=1)
+    found = timing.fill(entry, rounds=1)
     assert (found.refused, found.failed, found.absent) == (None, None, {})
     assert list(found.calls_ms) == list(entry.builds)
     assert max(found.errors.values()) < 1e-5  # on the CPU all of them are exact
 
 
 def test_the_decoder_is_compiled_in_a_row_of_its_own() -> None:
-    assert [*gpu_models.decoder_entry(CPU, True, 3.0, (3, 4, 6, 5)).builds] == ["crrl, torch.compile", "crrl, eager"]
+    assert [*training.decoder_entry(CPU, True, 3.0, (3, 4, 6, 5)).builds] == ["crrl, torch.compile", "crrl, eager"]
 
 
 def test_bytes_of_the_rows() -> None:
-    assert gpu_operators.queue_bytes(65_536, 32, 512, 4) == 4 * 512 * (65_536 + 96)
-    numbers = sum(tensor.numel() for tensor in gpu_operators.optimizer_tensors(CPU, 150, 256)[0])
+    assert operators.queue_bytes(65_536, 32, 512, 4) == 4 * 512 * (65_536 + 96)
+    numbers = sum(tensor.numel() for tensor in operators.optimizer_tensors(CPU, 150, 256)[0])
     assert numbers == pytest.approx(2.3e6, rel=0.02)
 
 
 def test_every_prediction_is_a_rows() -> None:
-    made = [entry for group in bench_gpu.GROUPS.values() for entry in group(torch.device("meta"))]
+    made = [entry for group in groups.GPU.values() for entry in group(torch.device("meta"))]
     centre, grid, exchange, peers = 1 + 3 + 3 * 2, 2 * 9, 3 * 4 + 2, 2 * 4 + 2
     assert len(made) == 5 + 4 + 3 + 4 + centre + exchange + grid + 1 + peers
-    assert set(bench_gpu.PREDICTED.values()) <= {value for entry in made for value in entry.args}
+    assert set(groups.PREDICTED.values()) <= {value for entry in made for value in entry.args}
 
 
 def test_an_entry_that_cannot_be_made_is_a_row_that_says_so() -> None:
     def entry() -> Entry:
         raise RuntimeError("no memory")
 
-    assert bench_gpu.run_row("steps", partial(entry)).failed == "RuntimeError: no memory"
+    assert groups.run_row("steps", partial(entry)).failed == "RuntimeError: no memory"
 
 
 def test_a_command_and_its_children_end_with_its_time() -> None:
@@ -254,11 +255,11 @@ RIGHT = "all of it is right"
 def test_the_checkers_of_the_cuda_gru_want_a_clean_verdict_on_right_results(
     monkeypatch: pytest.MonkeyPatch, check: gpu_check.Check, code: int | None, output: str, passed: bool
 ) -> None:
-    monkeypatch.setattr(gpu_check.shutil, "which", lambda *arguments, **settings: "/any/compute-sanitizer")
+    monkeypatch.setattr(gpu_exchange.shutil, "which", lambda *arguments, **settings: "/any/compute-sanitizer")
     monkeypatch.setattr(gpu_check, "run", finished(code, output))
     for stage in (gpu_check.memcheck_gru, gpu_check.racecheck_gru):
         assert stage(check).passed is passed
-    monkeypatch.setattr(gpu_check.shutil, "which", lambda *arguments, **settings: None)
+    monkeypatch.setattr(gpu_exchange.shutil, "which", lambda *arguments, **settings: None)
     assert gpu_check.racecheck_gru(check).passed is None
 
 
@@ -275,10 +276,10 @@ def test_the_checkers_of_the_cuda_gru_want_a_clean_verdict_on_right_results(
 def test_the_memory_checker_passes_only_with_a_clean_verdict_on_tests_that_ran(
     monkeypatch: pytest.MonkeyPatch, check: gpu_check.Check, code: int | None, output: str, passed: bool
 ) -> None:
-    monkeypatch.setattr(gpu_check.shutil, "which", lambda *arguments, **settings: "/any/compute-sanitizer")
+    monkeypatch.setattr(gpu_exchange.shutil, "which", lambda *arguments, **settings: "/any/compute-sanitizer")
     monkeypatch.setattr(gpu_check, "run", finished(code, output))
     assert gpu_check.sanitizer(check).passed is passed
-    monkeypatch.setattr(gpu_check.shutil, "which", lambda *arguments, **settings: None)
+    monkeypatch.setattr(gpu_exchange.shutil, "which", lambda *arguments, **settings: None)
     assert gpu_check.sanitizer(check).passed is None
 
 
@@ -287,13 +288,13 @@ def test_a_group_that_is_ended_leaves_its_rows_and_a_reason(
 ) -> None:
     def run(command: Sequence[str], limit_s: float) -> processes.Finished:
         group, path = command[-2:]
-        Path(path).write_text(json.dumps([GpuRow("any", group).as_json()]))
+        Path(path).write_text(json.dumps([Row("any", group).as_json()]))
         return processes.Finished(None if group == "steps" else 0, "the end", 1.0)
 
     monkeypatch.setattr(gpu_check, "run", run)
     stage = gpu_check.bench(check)
     assert (stage.passed, stage.detail) == (False, "steps: time was up")
-    assert [found.title for found in check.rows] == list(bench_gpu.GROUPS)
+    assert [found.title for found in check.rows] == list(groups.GPU)
 
 
 def test_stages_of_tests_and_of_the_build(monkeypatch: pytest.MonkeyPatch, check: gpu_check.Check) -> None:
@@ -307,7 +308,7 @@ def test_stages_of_tests_and_of_the_build(monkeypatch: pytest.MonkeyPatch, check
 
 
 def test_the_cuda_build_is_for_the_gpu_that_is_there(monkeypatch: pytest.MonkeyPatch, check: gpu_check.Check) -> None:
-    assert [gpu_check.target(c) for c in ((8, 0), (8, 9), (9, 0), (10, 0))] == ["8.0", "8.9", "9.0a", "10.0a"]
+    assert [gpu_exchange.target(c) for c in ((8, 0), (8, 9), (9, 0), (10, 0))] == ["8.0", "8.9", "9.0a", "10.0a"]
     said: list[object] = []
 
     def run(*arguments: object) -> processes.Finished:
@@ -316,11 +317,11 @@ def test_the_cuda_build_is_for_the_gpu_that_is_there(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(gpu_check, "run", run)
     monkeypatch.setattr(gpu_check.torch.cuda, "get_device_capability", lambda: (9, 0))
-    monkeypatch.setattr(gpu_check.shutil, "which", lambda *arguments, **settings: "/any/nvcc")
+    monkeypatch.setattr(gpu_exchange.shutil, "which", lambda *arguments, **settings: "/any/nvcc")
     stage = gpu_check.build_cuda(check)
     assert (stage.passed, stage.tail) == (False, "error: no such header")
     assert {"CRRL_CPU": "0", "CRRL_CUDA": "1", "TORCH_CUDA_ARCH_LIST": "9.0a"} in said
-    monkeypatch.setattr(gpu_check.shutil, "which", lambda *arguments, **settings: None)
+    monkeypatch.setattr(gpu_exchange.shutil, "which", lambda *arguments, **settings: None)
     assert gpu_check.build_cuda(check).passed is None
 
 
@@ -363,10 +364,10 @@ def test_groups_run_in_their_time_and_leave_what_follows_from_them(
 ) -> None:
     limits: dict[str, float] = {}
 
-    def run_group(group: str, limit_s: float) -> tuple[processes.Finished, list[GpuRow]]:
+    def run_group(group: str, limit_s: float) -> tuple[processes.Finished, list[Row]]:
         limits[group] = limit_s
-        steps = [(gpu_models.CML, 0.3), (gpu_models.SER, 0.4)] if group == "steps" else []
-        rows = [GpuRow(gpu_models.step_group("NTU"), name, calls_ms={CAPTURED: [ms]}) for name, ms in steps]
+        steps = [(training.CML, 0.3), (training.SER, 0.4)] if group == "steps" else []
+        rows = [Row(training.step_group("NTU"), name, calls_ms={CAPTURED: [ms]}) for name, ms in steps]
         return processes.Finished(0, "", 1.0), rows
 
     monkeypatch.setattr(gpu_check, "run_group", run_group)
@@ -381,7 +382,7 @@ def test_groups_run_in_their_time_and_leave_what_follows_from_them(
 
 def test_pretraining_runs_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch, check: gpu_check.Check) -> None:
     def run(command: Sequence[str], limit_s: float) -> processes.Finished:
-        Path(command[-1]).write_text(json.dumps([GpuRow("pretraining", "any", calls_ms={"any": [75e3]}).as_json()]))
+        Path(command[-1]).write_text(json.dumps([Row("pretraining", "any", calls_ms={"any": [75e3]}).as_json()]))
         return processes.Finished(0, "", 80.0)
 
     monkeypatch.setattr(gpu_check, "run", run)
@@ -391,8 +392,8 @@ def test_pretraining_runs_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_the_page_shows_the_errors_of_grus(tmp_path: Path) -> None:
-    wrong = GpuRow("GRU encoder, tf32", "B=1: forward", errors={"ours": 0.5, "cuDNN": 3e-4}, refused="ours: off")
-    gpu_report.write(tmp_path, {}, [], [wrong])
+    wrong = Row("GRU encoder, tf32", "B=1: forward", errors={"ours": 0.5, "cuDNN": 3e-4}, refused="ours: off")
+    Page("gpu", {}, [wrong]).write(tmp_path)
     text = (tmp_path / "gpu.md").read_text()
     assert "| GRU encoder, tf32: B=1: forward | ours | 5.0e-01 | cuDNN 3.0e-04 | **refused** |" in text
     assert "GRU encoder, tf32, B=1: forward: ours: off" in text

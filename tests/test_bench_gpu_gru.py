@@ -14,14 +14,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-# As in bench/conftest.py: pytest alone does not look for modules in the repository root.
+# pytest alone, unlike python -m pytest, does not look for modules in the repository root.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench import bench_gpu, gpu_floors, gpu_gru, gpu_peers, gpu_pretrain, gpu_timing
+from bench import gpu_floors, gpu_pretrain, groups, gru, peers, timing
 from bench.cases import Case, Run, problem
-from bench.gpu_models import CAPTURED, CML, NTU_CLIPS, SER, extrapolated, step_group
-from bench.gpu_rows import REPLAYED, Bar, GpuRow
-from bench.gpu_timing import Entry, GpuContender
+from bench.rows import REPLAYED, Bar, Row
+from bench.timing import Contender, Entry
+from bench.training import CAPTURED, CML, NTU_CLIPS, SER, extrapolated, step_group
 
 CPU = torch.device("cpu")
 SMALL = Case("small", batch=3, frames=5, inputs=7, hidden=6)
@@ -35,24 +35,24 @@ def _on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return lambda: next(run() for run in runs)
 
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    monkeypatch.setattr(gpu_timing, "replayed", replayed)
+    monkeypatch.setattr(timing, "replayed", replayed)
     monkeypatch.setattr(torch, "compile", lambda module, **settings: module)
-    monkeypatch.setattr(gpu_gru, "FORCED", "auto")
-    monkeypatch.setattr(gpu_timing, "WARM_S", 0.0)
-    monkeypatch.setattr(gpu_timing, "SERIES_S", 0.0)
+    monkeypatch.setattr(gru, "FORCED", "auto")
+    monkeypatch.setattr(timing, "WARM_S", 0.0)
+    monkeypatch.setattr(timing, "SERIES_S", 0.0)
     yield
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 ENTRIES: dict[str, Callable[[], Entry]] = {
-    **{kind: partial(gpu_gru.gru_entry, CPU, SMALL, "tf32", kind) for kind in (gpu_gru.FORWARD, gpu_gru.KEPT)},
-    "both": lambda: gpu_gru.gru_entry(CPU, SMALL, "fp32", gpu_gru.BOTH, rounds=2, with_compiled=True),
-    "unrolled": lambda: gpu_gru.unrolled_entry(CPU, True, SMALL),
+    **{kind: partial(gru.gru_entry, CPU, SMALL, "tf32", kind) for kind in (gru.FORWARD, gru.KEPT)},
+    "both": lambda: gru.gru_entry(CPU, SMALL, "fp32", gru.BOTH, series=2, with_compiled=True),
+    "unrolled": lambda: gru.unrolled_entry(CPU, True, SMALL),
 }
 
 
-def right(entry: Entry) -> GpuRow:
-    found = gpu_timing.fill(entry, rounds=1)
+def right(entry: Entry) -> Row:
+    found = timing.fill(entry, rounds=1)
     assert (found.refused, found.failed, found.absent) == (None, None, {})
     assert list(found.calls_ms) == list(entry.builds)
     assert max(found.errors.values()) < 1e-5  # on the CPU all of them are exact
@@ -67,46 +67,46 @@ def test_every_contender_of_a_row_is_right(name: str) -> None:
 
 @pytest.mark.usefixtures("_on_a_cpu")
 def test_every_contender_of_the_pair_is_right() -> None:
-    right(gpu_gru.pair_entry(CPU, "tf32", 3.0, case=SMALL))
+    right(gru.pair_entry(CPU, "tf32", 3.0, case=SMALL))
 
 
 @pytest.mark.usefixtures("_on_a_cpu")
 @pytest.mark.parametrize("mode", ["bf16", "fp16"])
 def test_16_bit_modes_are_held_to_the_errors_of_the_peer(mode: str) -> None:
-    found = gpu_timing.fill(gpu_gru.gru_entry(CPU, SMALL, mode, gpu_gru.BOTH), rounds=1)
+    found = timing.fill(gru.gru_entry(CPU, SMALL, mode, gru.BOTH), rounds=1)
     assert (found.refused, found.failed, found.absent) == (None, None, {})
-    assert 1e-4 < found.errors[gpu_gru.CUDNN] < gpu_gru.SOUND[mode]
+    assert 1e-4 < found.errors[gru.CUDNN] < gru.SOUND[mode]
 
 
 @pytest.mark.usefixtures("_on_a_cpu")
 def test_a_kernel_that_cannot_be_forced_is_absent_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_gru, "FORCED", "gru_layer=nobody")
-    found = gpu_timing.fill(gpu_gru.gru_entry(CPU, SMALL, "tf32", gpu_gru.FORWARD), rounds=1)
+    monkeypatch.setattr(gru, "FORCED", "gru_layer=nobody")
+    found = timing.fill(gru.gru_entry(CPU, SMALL, "tf32", gru.FORWARD), rounds=1)
     assert "nobody" in found.absent[REPLAYED]
-    assert list(found.calls_ms) == [gpu_gru.CUDNN, gpu_gru.CUDNN_REPLAYED]
+    assert list(found.calls_ms) == [gru.CUDNN, gru.CUDNN_REPLAYED]
 
 
 def test_ours_may_be_off_by_a_multiple_of_a_peers_error_and_no_more() -> None:
-    def contender(name: str, value: float, **settings: Any) -> GpuContender:
-        return GpuContender(name, lambda: [torch.full((3,), value)], **settings)
+    def contender(value: float, **settings: Any) -> Contender:
+        return Contender(lambda: [torch.full((3,), value)], **settings)
 
     def entry(ours: float, peer: float | None) -> Entry:
         settings = {"limit": 3.0, "relative_to": "peer", "least": 1e-3}
-        builds = {"ours": partial(contender, "ours", ours, **settings)}
+        builds = {"ours": partial(contender, ours, **settings)}
         if peer is not None:
-            builds["peer"] = partial(contender, "peer", peer, limit=0.5)
-        return Entry(GpuRow("any", "any"), builds, lambda: [torch.ones(3)])
+            builds["peer"] = partial(contender, peer, limit=0.5)
+        return Entry(Row("any", "any"), builds, lambda: [torch.ones(3)])
 
     cases = ((1.02, 1.01, True), (1.04, 1.01, False), (1.0005, 1.0, True), (1.0005, None, True), (1.02, None, False))
     for ours, peer, holds in cases:
-        found = gpu_timing.fill(entry(ours, peer), rounds=1)
+        found = timing.fill(entry(ours, peer), rounds=1)
         assert (found.refused is None) is holds, (ours, peer)
         assert ("ours" in found.calls_ms) is holds
 
 
 def test_a_variant_is_forced_through_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     native = SimpleNamespace(gru_plan=lambda *arguments: arguments, abi=1)
-    one = gpu_gru.OneVariant(native, "l2")
+    one = gru.OneVariant(native, "l2")
     assert one.gru_plan("tf32", False, 2) == ("tf32", False, 2, "l2")
     assert one.abi == 1
 
@@ -177,17 +177,17 @@ def _packages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_packages", "_on_a_cpu")
 @pytest.mark.parametrize("backward", [False, True])
-@pytest.mark.parametrize("name", gpu_peers.PEERS)
+@pytest.mark.parametrize("name", peers.OPEN)
 def test_peers_are_given_the_same_gru(name: str, backward: bool) -> None:
-    right(gpu_gru.open_peer_entry(CPU, name, "tf32", backward, SMALL))
+    right(gru.open_peer_entry(CPU, name, "tf32", backward, SMALL))
 
 
 @pytest.mark.usefixtures("_on_a_cpu")
-@pytest.mark.parametrize("name", gpu_peers.PEERS)
+@pytest.mark.parametrize("name", peers.OPEN)
 def test_peers_that_are_not_there_are_absent_by_name(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     for package in ("haste_pytorch", "flashrnn", "torchrl"):
         monkeypatch.setitem(sys.modules, package, None)
-    found = gpu_timing.fill(gpu_gru.open_peer_entry(CPU, name, "tf32", False, SMALL), rounds=1)
+    found = timing.fill(gru.open_peer_entry(CPU, name, "tf32", False, SMALL), rounds=1)
     assert "ModuleNotFoundError" in found.absent[name]
     assert list(found.calls_ms) == [REPLAYED]
 
@@ -196,45 +196,43 @@ def test_peers_that_are_not_there_are_absent_by_name(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("name", ["Haste", "TorchRL"])
 def test_a_peer_without_a_dtype_says_so(name: str) -> None:
     with pytest.raises(NotImplementedError, match="float32"):
-        gpu_peers.stacked(gpu_peers.PEERS[name], problem(SMALL), "bf16", False)
+        peers.stacked(peers.OPEN[name], problem(SMALL), "bf16", False)
 
 
 # --- Rows that follow from others, and what was predicted ------------------------------------------------------------
 
 
 def test_the_backward_pass_is_a_difference() -> None:
-    title = gpu_gru.CENTRE.title
+    title = gru.CENTRE.title
     rows = [
-        GpuRow(gpu_gru.group_of("tf32"), f"{title}: {gpu_gru.KEPT}", calls_ms={"ours": [0.1], "cuDNN": [1.0]}),
-        GpuRow(gpu_gru.group_of("tf32"), f"{title}: {gpu_gru.BOTH}", calls_ms={"ours": [0.25, 0.2, 0.3], "else": [9]}),
-        GpuRow(gpu_gru.group_of("bf16"), f"{title}: {gpu_gru.BOTH}", calls_ms={"ours": [5.0]}),
+        Row(gru.group_of("tf32"), f"{title}: {gru.KEPT}", calls_ms={"ours": [0.1], "cuDNN": [1.0]}),
+        Row(gru.group_of("tf32"), f"{title}: {gru.BOTH}", calls_ms={"ours": [0.25, 0.2, 0.3], "else": [9]}),
+        Row(gru.group_of("bf16"), f"{title}: {gru.BOTH}", calls_ms={"ours": [5.0]}),
     ]
-    (found,) = gpu_gru.differences(rows, 190.0, (Bar("ours", 180, absolute=True),))
+    (found,) = gru.differences(rows, 190.0, (Bar("ours", 180, absolute=True),))
     assert found.median_us() == {"ours": pytest.approx(150)}
     assert found.holds(found.bars[0], None)
-    assert gpu_gru.differences(rows[:1]) == []
-    assert bench_gpu.derived("cuda_gru", rows)[0].predicted_us == pytest.approx(
-        gpu_floors.backward_us(gpu_gru.CENTRE, "tf32")
-    )
+    assert gru.differences(rows[:1]) == []
+    assert groups.derived("cuda_gru", rows)[0].predicted_us == pytest.approx(gpu_floors.backward_us(gru.CENTRE, "tf32"))
 
 
 def test_pretraining_is_extrapolated_from_both_steps() -> None:
-    rows = [GpuRow(step_group("NTU"), name, calls_ms={CAPTURED: [ms]}) for name, ms in ((CML, 0.3), (SER, 0.5))]
-    rows.append(GpuRow(step_group("NW-UCLA"), CML, calls_ms={CAPTURED: [99.0]}))
-    (found,) = bench_gpu.derived("steps", rows)
+    rows = [Row(step_group("NTU"), name, calls_ms={CAPTURED: [ms]}) for name, ms in ((CML, 0.3), (SER, 0.5))]
+    rows.append(Row(step_group("NW-UCLA"), CML, calls_ms={CAPTURED: [99.0]}))
+    (found,) = groups.derived("steps", rows)
     steps = NTU_CLIPS // 32
     assert found.median_us() == {CAPTURED: pytest.approx(steps * (100 * 300 + 60 * 500))}
     assert "extrapolated" in found.title
     assert found.holds(found.bars[0], None)
     assert str(found.bars[0]) == "at most 180 s"
     assert extrapolated(rows[:1], "NTU", {}) == []
-    assert bench_gpu.derived("operators", rows) == []
+    assert groups.derived("operators", rows) == []
 
 
 def test_absolute_bars_are_written_as_times() -> None:
     bar = Bar("ours", 120, absolute=True)
     assert [bar.figure(value) for value in (0.25, 99.6, 1234.5, 75e6)] == ["0.25 µs", "99.6 µs", "1234 µs", "75 s"]
-    row = GpuRow("any", "any", calls_ms={"ours": [0.119]})
+    row = Row("any", "any", calls_ms={"ours": [0.119]})
     assert row.holds(bar, None)
     assert not row.holds(Bar("ours", 118, absolute=True), None)
     assert row.holds(Bar("nobody", 118, absolute=True), None) is None
@@ -242,12 +240,12 @@ def test_absolute_bars_are_written_as_times() -> None:
 
 def test_predictions_grow_with_the_work() -> None:
     forward = partial(gpu_floors.forward_us, mode="tf32")
-    centre = forward(gpu_gru.CENTRE)
+    centre = forward(gru.CENTRE)
     assert centre - forward(Case("B=1", batch=1)) == pytest.approx(25, abs=10)  # products over all frames
-    for case in gpu_gru.GRID:
+    for case in gru.GRID:
         assert (forward(case) > centre) is (case.title not in ("B=1", "B=8", "H=128")), case
-    assert gpu_floors.forward_us(gpu_gru.CENTRE, "tf32", 2) < 2 * centre
-    assert gpu_floors.step_us(gpu_gru.CENTRE, "tf32") == pytest.approx(gpu_floors.STEP_US["tf32"])
+    assert gpu_floors.forward_us(gru.CENTRE, "tf32", 2) < 2 * centre
+    assert gpu_floors.step_us(gru.CENTRE, "tf32") == pytest.approx(gpu_floors.STEP_US["tf32"])
 
 
 def test_pretraining_runs_by_the_trainer() -> None:

@@ -23,7 +23,6 @@
 #include "infonce.hpp"
 #include "linear.hpp"
 #include "parallel.hpp"
-#include "peak.hpp"
 #include "skeleton.hpp"
 #include "step.hpp"
 
@@ -482,17 +481,6 @@ void keep_memory() {
 #endif
 }
 
-// GFLOP/s by the unit's name.
-py::dict peak_gflops(int threads, double seconds) {
-  const auto measured = [&] {
-    py::gil_scoped_release release;
-    return crrl::peak_gflops(threads, seconds);
-  }();
-  py::dict peaks;
-  for (const auto& [unit, gflops] : measured) peaks[unit.c_str()] = gflops;
-  return peaks;
-}
-
 // (frames, [(id, frames as int64 bytes, joints as float32 bytes)])
 py::tuple parse_skeleton(const py::bytes& text) {
   const std::string_view view(text);
@@ -533,8 +521,6 @@ Raises:
 )");
   m.def("thread_runtime", &crrl::thread_runtime, "Who runs the threads: \"omp\", torch's runtime, or \"pool\", ours.");
   m.def("keep_memory", &keep_memory, "Have the C library keep what the process frees, where it is glibc.");
-  m.def("peak_gflops", &peak_gflops, py::arg("threads"), py::arg("seconds") = 0.2,
-        "The measured peak of each arithmetic unit, GFLOP/s by name, seconds spent on each; see csrc/cpu/peak.hpp.");
   m.def("gru_isa", &crrl::gru_isa, py::arg("bf16"), "The instruction set that the GRU kernels use here, or None.");
   m.def(
       "gru_crew", &gru_crew, py::arg("batch"), py::arg("frames"), py::arg("hidden"), py::arg("directions"),

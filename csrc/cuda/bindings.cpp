@@ -9,7 +9,6 @@
 #include <tuple>
 #include <vector>
 
-#include "exchange_bench.hpp"
 #include "gru.hpp"
 #include "machine.hpp"
 
@@ -31,13 +30,6 @@ using Strided = std::tuple<Address, int64_t, int64_t>;  // address, elements fro
 using Shape = std::array<int, 3>;                       // batch, steps, hidden
 using ForwardTuple = std::tuple<Strided, Address, Address, Address, Address, Strided, Address, Strided, bool>;
 using BackwardTuple = std::tuple<Address, Address, Strided, Strided, Address, Strided, Address, bool>;
-
-using ExchangeTuple = std::tuple<std::string, int, int, int, int, int>;
-
-ExchangeCase exchange(const ExchangeTuple& tuple) {
-  const auto& [way, itemsize, gates, blocks, teams, rounds] = tuple;
-  return {way, itemsize, gates, blocks, teams, rounds};
-}
 
 Mode mode_of(const std::string& name) {
   if (name == "tf32") return Mode::kTF32;
@@ -118,15 +110,6 @@ PYBIND11_MODULE(CRRL_MODULE, module) {
                call<BackwardTuple, BackwardChain>(backward, mode, shape, chains, plan, workspace, status, patience_ns,
                                                   device, stream);
              });
-
-  // For the bench: (way, itemsize, gates, blocks, teams, rounds) as in exchange_bench.hpp.
-  module.def("exchange_workspace", [](const ExchangeTuple& which) { return exchange_workspace(exchange(which)); });
-  module.def("exchange_bench", [](const ExchangeTuple& which, Address result, Address workspace, Address status,
-                                  int64_t patience_ns, int device, Address stream) {
-    const std::string error = exchange_bench(exchange(which), pointer(result), pointer(workspace),
-                                             static_cast<int*>(pointer(status)), patience_ns, device, pointer(stream));
-    if (!error.empty()) throw std::runtime_error(error);
-  });
 
 #ifdef CRRL_EMULATED
   namespace host = crrl::gpu::host;

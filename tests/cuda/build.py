@@ -1,4 +1,4 @@
-"""Compiles C++ and CUDA sources with g++ into a Python module, whose threads of a GPU are then fibers.
+"""Compiles C++ and CUDA sources into a Python module, by g++, for which the threads of a GPU are fibers, or by nvcc.
 
 What was compiled once is kept in build/, named by a hash of all that went into it.
 """
@@ -16,11 +16,12 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import pybind11
 
 ROOT = Path(__file__).parents[2]
-CACHE = ROOT / "build" / "emulated"
+CACHE = ROOT / "build" / "modules"
 KERNELS, HOST = ROOT / "csrc" / "cuda", Path(__file__).parent / "host"
 
 # g++ 12.2 takes another register's contents for a bit mask's in its second peephole pass (seen in choose_warp of
@@ -29,38 +30,49 @@ FLAGS = ["-std=c++17", "-O2", "-fno-peephole2", "-Wall", "-Wextra", "-fPIC", "-f
 HEADERS = {".hpp", ".h", ".cuh"}
 
 
+class Compiler(NamedTuple):
+    """path: of the program. compiling, linking: its options."""
+
+    path: str
+    compiling: tuple[str, ...]
+    linking: tuple[str, ...] = ()
+
+
+GXX = Compiler("g++", (*FLAGS, "-x", "c++"))
+
+
 def build(
     module_name: str,
     sources: Sequence[Path],
     defines: Sequence[str] = (),
     flags: Sequence[str] = (),
     system: Sequence[Path] = (),
+    include: Sequence[Path] = (HOST, KERNELS),
+    compiler: Compiler = GXX,
 ) -> ModuleType:
     """The module `module_name` of these sources (.cpp and .cu), which find their headers beside themselves, in
-    tests/cuda/host, in csrc/cuda and in `system`. Raises RuntimeError with the compiler's words."""
+    `include` and in `system`, which is taken as it is. Raises RuntimeError with the compiler's words."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    include = [HOST, KERNELS]
     headers = _digest(sorted({path for folder in include for path in folder.rglob("*") if path.suffix in HEADERS}))
-    include += system
+    folders = [*map(str, (*include, *system)), pybind11.get_include(), sysconfig.get_paths()["include"]]
     with (CACHE / "lock").open("w") as lock:  # nobody compiles what somebody else is compiling
         fcntl.flock(lock, fcntl.LOCK_EX)
-        options = [*flags, *(f"-D{name}" for name in defines)]
-        objects = [_object(source, include, options, headers) for source in sources]
-        command = ["g++", "-shared", *flags, *map(str, objects)]
+        options = [*flags, *(f"-D{name}" for name in defines), *(f"-I{folder}" for folder in folders)]
+        objects = [_object(source, compiler, options, headers) for source in sources]
+        command = [compiler.path, "-shared", *compiler.linking, *flags, *map(str, objects)]
         library = _once(module_name, sysconfig.get_config_var("EXT_SUFFIX"), command)
     return _load(module_name, library)
 
 
-def _object(source: Path, include: Iterable[Path], options: Iterable[str], headers: str) -> Path:
-    folders = [*map(str, include), pybind11.get_include(), sysconfig.get_paths()["include"]]
+def _object(source: Path, compiler: Compiler, options: Iterable[str], headers: str) -> Path:
     beside = sorted(path for path in source.parent.iterdir() if path.suffix in HEADERS)
-    command = ["g++", *FLAGS, *options, *(f"-I{folder}" for folder in folders), "-c", "-x", "c++", str(source)]
+    command = [compiler.path, *compiler.compiling, *options, "-c", str(source)]
     return _once(source.stem, ".o", command, headers, _digest([source, *beside]))
 
 
 def _once(stem: str, suffix: str, command: list[str], *inputs: str) -> Path:
     """What `command` makes of these inputs; all that its name depends on is in the arguments and the compiler."""
-    name = hashlib.sha256("\0".join([_compiler(), sys.version, *command, *inputs]).encode()).hexdigest()[:16]
+    name = hashlib.sha256("\0".join([_version(command[0]), sys.version, *command, *inputs]).encode()).hexdigest()[:16]
     target = CACHE / f"{stem}-{name}{suffix}"
     if not target.exists():
         draft = target.with_suffix(f".{os.getpid()}.draft")
@@ -77,8 +89,8 @@ def _digest(paths: Iterable[Path]) -> str:
 
 
 @cache
-def _compiler() -> str:
-    return subprocess.run(["g++", "--version"], capture_output=True, text=True, check=True).stdout
+def _version(compiler: str) -> str:
+    return subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-# As in bench/conftest.py: pytest alone does not look for modules in the repository root.
+# pytest alone, unlike python -m pytest, does not look for modules in the repository root.
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from bench import gpu_exchange, gpu_timing
+from bench import gpu_exchange, timing
 from bench.gpu_exchange import CLUSTER, L2, SCATTER, Exchange
+from bench.machine import NATIVE
 
 CPU = torch.device("cpu")
 CASES = [
@@ -28,11 +29,18 @@ CASES = [
 ]
 
 
+@pytest.fixture(scope="module")
+def emulated_exchange(build: Callable[..., ModuleType]) -> ModuleType:
+    """bench/native/exchange.cu with its kernels on this processor."""
+    sources = [NATIVE / "exchange.cu", NATIVE / "exchange_module.cpp", Path(__file__).parent / "host/primitives.cpp"]
+    return build("crrl_bench_exchange", sources, ["CRRL_EMULATED"])
+
+
 @pytest.fixture
-def native(emulated: ModuleType) -> Iterator[ModuleType]:
-    yield emulated
-    emulated.set_fault()
-    emulated.set_schedule(0)
+def native(emulated_exchange: ModuleType) -> Iterator[ModuleType]:
+    yield emulated_exchange
+    emulated_exchange.set_fault()
+    emulated_exchange.set_schedule(0)
 
 
 def ended(native: ModuleType, case: Exchange) -> np.ndarray:
@@ -64,9 +72,9 @@ def test_what_it_cannot_do_is_said(native: ModuleType) -> None:
 
 def test_a_row_of_the_bench_is_proven_before_it_is_timed(native: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_exchange, "ROUNDS", 3)
-    monkeypatch.setattr(gpu_timing, "WARM_S", 0.0)
-    monkeypatch.setattr(gpu_timing, "SERIES_S", 0.0)
+    monkeypatch.setattr(timing, "WARM_S", 0.0)
+    monkeypatch.setattr(timing, "SERIES_S", 0.0)
     entry = gpu_exchange.exchange_entry(CPU, 4, 3, 4, teams=2, module=lambda: native)
-    found = gpu_timing.fill(entry, rounds=1)
+    found = timing.fill(entry, rounds=1)
     assert (found.refused, found.failed, found.absent) == (None, None, {})
     assert list(found.calls_ms) == [CLUSTER, L2, SCATTER]

@@ -1,9 +1,15 @@
-#include "peak.hpp"
+// What this processor's arithmetic units reach at most, measured: the ceiling that the bench states its figures
+// against. A Python module by itself.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <chrono>
 #include <cstdint>
 #include <numeric>
 #include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "amx.hpp"
 #include "isa.hpp"
@@ -165,8 +171,10 @@ double measure(const Unit& unit, int threads, double seconds) {
   return unit.flops * static_cast<double>(steps) * threads / best / 1e9;
 }
 
-}  // namespace
-
+// The units that this processor has and the operating system allows, each with its GFLOP/s on `threads` threads: the
+// best of several bursts that take about `seconds` for each unit. fp32 multiply-add: "avx512", "avx2", "neon", "plain";
+// dot products of bf16 pairs summed in fp32: "avx512_bf16", "amx_bf16". Throws std::invalid_argument for less than one
+// thread or no time.
 std::vector<std::pair<std::string, double>> peak_gflops(int threads, double seconds) {
   if (threads < 1 || !(seconds > 0)) throw std::invalid_argument("a peak takes at least one thread and some time");
   std::vector<std::pair<std::string, double>> peaks;
@@ -176,4 +184,9 @@ std::vector<std::pair<std::string, double>> peak_gflops(int threads, double seco
   return peaks;
 }
 
+}  // namespace
 }  // namespace crrl
+
+PYBIND11_MODULE(crrl_bench_peak, module) {
+  module.def("peak_gflops", &crrl::peak_gflops, pybind11::call_guard<pybind11::gil_scoped_release>());
+}

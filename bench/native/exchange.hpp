@@ -26,7 +26,7 @@ size_t exchange_workspace(const ExchangeCase& which);
 
 // On `stream` of `device`. result: uint32 [teams, blocks, 256], what each thread made of all it read. `status` and the
 // patience as in gru.hpp. Returns what went wrong, or an empty string.
-std::string exchange_bench(const ExchangeCase& which, void* result, void* workspace, int* status, int64_t patience_ns,
-                           int device, void* stream);
+std::string exchange(const ExchangeCase& which, void* result, void* workspace, int* status, int64_t patience_ns,
+                     int device, void* stream);
 
 }  // namespace crrl::gru_cuda

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from torch import Tensor
 
-from bench.rows import Row
-from bench.timing import Contender
+from bench.rows import CRRL, Row, to_beat
+from bench.timing import Absent, Contender, Entry
 from crrl.data.readers import skeleton
 from crrl.ops import cpu
 
@@ -43,19 +44,28 @@ def by_line(path: Path, fields: int) -> Tensor:
     return torch.tensor(np.array(bodies, np.float32)[:, :, :3])
 
 
-@pytest.mark.skipif(cpu.missing is not None, reason=cpu.missing or "")
-def test_skeleton_file(compare: Callable[..., None], tmp_path: Path) -> None:
-    path = tmp_path / "clip.skeleton"
-    path.write_text(skeleton_text())
+def entries() -> Iterator[partial[Entry]]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.skeleton"
+        path.write_text(skeleton_text())
+        yield partial(entry, path)
 
+
+def entry(path: Path) -> Entry:
     def joints_of(parse: Callable[[bytes], skeleton.Skeleton]) -> list[Tensor]:
         return [torch.tensor(body.joints) for body in parse(path.read_bytes()).bodies]
 
-    runs = {
-        "crrl": lambda: joints_of(skeleton.parse),
-        "line by line, all 12 numbers": lambda: [by_line(path, 12)],
-        "line by line, x y z alone": lambda: [by_line(path, 3)],
-        "crrl without C++": lambda: joints_of(skeleton.parse_by_line),
+    def native() -> Contender:
+        if cpu.missing is not None:
+            raise Absent(cpu.missing)
+        return Contender(lambda: joints_of(skeleton.parse), limit=0)
+
+    by_hand = "line by line, all 12 numbers"
+    builds = {
+        CRRL: native,
+        by_hand: lambda: Contender(lambda: [by_line(path, 12)], limit=0),
+        "line by line, x y z alone": lambda: Contender(lambda: [by_line(path, 3)], limit=0),
+        "crrl without C++": lambda: Contender(lambda: joints_of(skeleton.parse_by_line), limit=0),
     }
-    row = Row(".skeleton file", f"one body, {FRAMES} frames; one core", bar="line by line, all 12 numbers")
-    compare(row, [Contender(name, run, limit=0) for name, run in runs.items()], [by_line(path, 12)])
+    row = Row(".skeleton file", f"one body, {FRAMES} frames; one core", bars=to_beat(by_hand))
+    return Entry(row, builds, lambda: [by_line(path, 12)])

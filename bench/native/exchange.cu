@@ -1,4 +1,4 @@
-#include "exchange_bench.hpp"
+#include "exchange.hpp"
 #include "gru_exchange.hpp"
 #include "gru_params.hpp"
 #include "primitives.hpp"
@@ -184,8 +184,8 @@ size_t exchange_workspace(const ExchangeCase& which) {
   return static_cast<size_t>(which.teams) * (kCounterBytes + kernel_of(which).memory);
 }
 
-std::string exchange_bench(const ExchangeCase& which, void* result, void* workspace, int* status, int64_t patience_ns,
-                           int device, void* stream) {
+std::string exchange(const ExchangeCase& which, void* result, void* workspace, int* status, int64_t patience_ns,
+                     int device, void* stream) {
   const Kernel kernel = kernel_of(which);
   if (kernel.run == nullptr) return "there is no such exchange";
   gpu::Device facts;
