@@ -74,12 +74,12 @@ pictures: $(READY) ## Draw docs/pictures anew, of the report of the run RUN
 	$(BIN)/python -m tests.reporting.pictures $(RUN) --out docs/pictures
 
 bench: $(READY) $(PEERS) ## Run the benchmarks of CPUs
-	$(BIN)/python -m bench --results bench/results
+	$(BIN)/python -m pytest bench/ --results bench/results
 
 # What most desktops have: everybody held to AVX2, each by a switch of its own, and those left out who have none.
 AVX2 := CRRL_ISA=avx2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2
 bench-avx2: $(READY) $(PEERS) ## Run the GRU's benchmarks in float32 as on a processor without AVX-512
-	$(AVX2) $(BIN)/python -m bench --groups gru_fp32 --results bench/results/avx2
+	$(AVX2) $(BIN)/python -m pytest bench/ -k gru_fp32 --results bench/results/avx2
 
 # With the python3 there is and what it has: no virtual environment, no network. STAGES="tests bench" runs these alone,
 # GROUPS=cuda_gru,exchange these of the bench; the page keeps what runs of the same sources found before. COMMIT says

@@ -45,15 +45,19 @@ def by_line(path: Path, fields: int) -> Tensor:
 
 
 def entries() -> Iterator[partial[Entry]]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "clip.skeleton"
-        path.write_text(skeleton_text())
-        yield partial(entry, path)
+    yield partial(entry)
 
 
-def entry(path: Path) -> Entry:
+def entry() -> Entry:
+    folder = tempfile.TemporaryDirectory()  # goes with the last of its readers
+
+    def path() -> Path:
+        return Path(folder.name) / "clip.skeleton"
+
+    path().write_text(skeleton_text())
+
     def joints_of(parse: Callable[[bytes], skeleton.Skeleton]) -> list[Tensor]:
-        return [torch.tensor(body.joints) for body in parse(path.read_bytes()).bodies]
+        return [torch.tensor(body.joints) for body in parse(path().read_bytes()).bodies]
 
     def native() -> Contender:
         if cpu.missing is not None:
@@ -63,9 +67,9 @@ def entry(path: Path) -> Entry:
     by_hand = "line by line, all 12 numbers"
     builds = {
         CRRL: native,
-        by_hand: lambda: Contender(lambda: [by_line(path, 12)], limit=0),
-        "line by line, x y z alone": lambda: Contender(lambda: [by_line(path, 3)], limit=0),
+        by_hand: lambda: Contender(lambda: [by_line(path(), 12)], limit=0),
+        "line by line, x y z alone": lambda: Contender(lambda: [by_line(path(), 3)], limit=0),
         "crrl without C++": lambda: Contender(lambda: joints_of(skeleton.parse_by_line), limit=0),
     }
     row = Row(".skeleton file", f"one body, {FRAMES} frames; one core", bars=to_beat(by_hand))
-    return Entry(row, builds, lambda: [by_line(path, 12)])
+    return Entry(row, builds, lambda: [by_line(path(), 12)])

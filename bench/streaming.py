@@ -25,17 +25,15 @@ LIMIT = 1e-5
 
 
 def entries() -> Iterator[partial[Entry]]:
-    """On one of torch's threads, then on all of them; the other peers take over how many it has."""
-    before = torch.get_num_threads()
-    for threads in sorted({1, before}):
-        torch.set_num_threads(threads)
+    """On one of torch's threads, then on all of them."""
+    for threads in sorted({1, torch.get_num_threads()}):
         for what in (STREAM, MODULE, TRAINED):
-            yield from (partial(entry, what, frames, rows) for frames in FRAMES for rows in ROWS)
-    torch.set_num_threads(before)
+            yield from (partial(entry, what, frames, rows, threads) for frames in FRAMES for rows in ROWS)
 
 
-def entry(what: str, frames: int, rows: int) -> Entry:
-    """A layer on x [B, T, I] and the state [1, B, H]."""
+def entry(what: str, frames: int, rows: int, threads: int) -> Entry:
+    """A layer on x [B, T, I] and the state [1, B, H]. It sets torch's threads; the other peers take over how many."""
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
     gru = nn.GRU(INPUTS, HIDDEN, batch_first=True)
     inputs = torch.randn(rows, frames, INPUTS), torch.rand(1, rows, HIDDEN)
@@ -47,7 +45,6 @@ def entry(what: str, frames: int, rows: int) -> Entry:
     if what != TRAINED:
         runs |= {"ONNX Runtime": lambda: runtime(peers.onnx_runtime, gru, *inputs)}
         runs |= {"OpenVINO": lambda: runtime(peers.openvino, gru, *inputs)}
-    threads = torch.get_num_threads()
     row = Row(
         group=f"{what}, state carried, fp32, {threads} thread{'s' * (threads > 1)}",
         title=f"T={frames}, B={rows}",

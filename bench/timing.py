@@ -110,10 +110,20 @@ def why(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
 
 
-def fill(entry: Entry, rounds: int = 0, share_s: float = 0.0) -> Row:
+Repeat = Callable[[Callable[[], None], int], object]
+"""repeat(turn, rounds) calls turn() so many times."""
+
+
+def again(turn: Callable[[], None], rounds: int) -> None:
+    for _ in range(rounds):
+        turn()
+
+
+def fill(entry: Entry, rounds: int = 0, share_s: float = 0.0, repeat: Repeat = again) -> Row:
     """Check every contender against what is expected, then time in turns those that are right. Raises nothing.
 
     rounds: turns of each contender, instead of what the entry or the time gives. share_s: seconds for single calls.
+    repeat: does the turns.
     """
     row, take_turn = entry.row, _take_series if entry.series else _take_single_calls
     try:
@@ -122,9 +132,12 @@ def fill(entry: Entry, rounds: int = 0, share_s: float = 0.0) -> Row:
             name: warmed_s(c.run) if entry.series else _usual_s(c, first_s) for name, (c, first_s) in ready.items()
         }
         calls: dict[str, list[float]] = {name: [] for name in ready}
-        for _ in range(rounds or entry.series or rounds_within(share_s, usual.values())):
+
+        def turn() -> None:
             for name, (contender, _first_s) in ready.items():
                 calls[name] += take_turn(contender, usual[name])
+
+        repeat(turn, rounds or entry.series or rounds_within(share_s, usual.values()))
         row.calls_ms = calls
     except Exception as error:
         row.failed = why(error)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -17,8 +17,7 @@ import torch
 # pytest alone, unlike python -m pytest, does not look for modules in the repository root.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench import __main__ as command
-from bench import cases, groups, gru, machine, operators, peers, skeleton, streaming, timing, training
+from bench import cases, conftest, gru, machine, operators, peers, skeleton, streaming, timing, training
 from bench.machine import peak_of
 from bench.report import Page
 from bench.rows import Row, to_beat
@@ -145,9 +144,9 @@ ENTRIES = {
     "gather": lambda: operators.cpu_gather_entry("any", 6, 12),
     "info_nce": lambda: operators.cpu_info_nce_entry(12, 3, 8),
     "linear": lambda: operators.linear_entry(64, 20, "a few steps"),
-    "stream": lambda: streaming.entry(streaming.STREAM, 2, 3),
-    "module": lambda: streaming.entry(streaming.MODULE, 1, 1),
-    "trained": lambda: streaming.entry(streaming.TRAINED, 2, 1),
+    "stream": lambda: streaming.entry(streaming.STREAM, 2, 3, 1),
+    "module": lambda: streaming.entry(streaming.MODULE, 1, 1, 1),
+    "trained": lambda: streaming.entry(streaming.TRAINED, 2, 1, 1),
     "bf16": lambda: gru.cpu_entry(cases.Case("small", batch=3, frames=5, inputs=7, hidden=6), "bf16", True),
     "cml": lambda: training.cpu_step_entry("CML", partial(training.contrast_phase, hidden=8), TINY),
     "ser": lambda: training.cpu_step_entry("SER", partial(training.reconstruction_phase, hidden=8), TINY),
@@ -170,18 +169,9 @@ def test_every_contender_of_a_row_is_right(name: str, monkeypatch: pytest.Monkey
 
 def test_a_skeleton_file_is_read_alike_by_everybody() -> None:
     (make,) = skeleton.entries()
-    assert make.func is skeleton.entry
-    for make in skeleton.entries():
-        found = fill(make(), rounds=1)
+    found = fill(make(), rounds=1)
     assert (found.refused, found.failed) == (None, None)
     assert {"crrl without C++", "line by line, all 12 numbers", "line by line, x y z alone"} <= found.calls_ms.keys()
-
-
-def test_threads_are_as_before_once_all_frames_were_streamed() -> None:
-    before = torch.get_num_threads()
-    seen = {torch.get_num_threads() for _ in streaming.entries()}
-    assert seen == {1, before}
-    assert torch.get_num_threads() == before
 
 
 def test_the_report_says_it_all(tmp_path: Path) -> None:
@@ -215,34 +205,17 @@ def test_the_report_begins_with_the_rows_in_which_others_are_faster(tmp_path: Pa
     assert [line.split(" | ")[0] for line in lost.strip().splitlines()[2:]] == ["| GRU: of 10.0", "| GRU: of 19.0"]
 
 
-def ends(error: BaseException) -> Callable[[], list[torch.Tensor]]:
-    def run() -> list[torch.Tensor]:
-        raise error
-
-    return run
-
-
-@pytest.mark.parametrize(
-    ("run", "kept"),
-    [
-        (lambda: [torch.ones(3)], True),
-        (lambda: [torch.zeros(3)], False),
-        (ends(RuntimeError("broken")), False),
-        (ends(KeyboardInterrupt()), False),
-    ],
-)
+@pytest.mark.parametrize(("exit_status", "kept"), [(0, True), (1, False), (2, False)])
 def test_a_run_that_was_stopped_or_failed_writes_over_no_page(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[[], list[torch.Tensor]], kept: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exit_status: int, kept: bool
 ) -> None:
-    def entry(run: Callable[[], list[torch.Tensor]]) -> Entry:
-        return Entry(row(calls_ms={}), {"crrl": lambda: Contender(run, 1e-5)}, lambda: [torch.ones(3)])
-
-    monkeypatch.setattr(command, "SCRATCH", tmp_path / "scratch")
-    monkeypatch.setattr(command, "peak_gflops", lambda: PEAKS)
-    monkeypatch.setitem(groups.CPU, "any", lambda: iter([partial(entry, lambda: [torch.ones(3)]), partial(entry, run)]))
-    arguments = ["--groups", "any", "--rounds", "1", "--results", str(tmp_path / "results")]
-    with suppress(KeyboardInterrupt):
-        assert command.main(arguments) == (0 if kept else 1)
+    monkeypatch.setattr(conftest, "SCRATCH", tmp_path / "scratch")
+    monkeypatch.setattr(conftest, "peak_gflops", lambda: PEAKS)
+    run = conftest.Run(minutes=1)
+    run.rows.append(row())
+    config = SimpleNamespace(stash={conftest.RUN: run}, getoption=lambda name: tmp_path / "results")
+    said = SimpleNamespace(section=lambda title: None, write_line=lambda line: None)
+    conftest.pytest_terminal_summary(said, exit_status, config)  # type: ignore[arg-type]
     assert [path.name for path in tmp_path.iterdir()] == ["results" if kept else "scratch"]
 
 
@@ -250,17 +223,29 @@ def test_peaks_are_the_best_of_a_run_and_rows_share_the_time(monkeypatch: pytest
     measured = iter([{"avx2": 3.0, "plain": 1.0}, {"avx2": 2.0, "plain": 4.0}])
     shares: list[float] = []
 
-    def filled(entry: Entry, rounds: int, share_s: float) -> Row:
+    def filled(entry: Entry, *, share_s: float, **_: object) -> Row:
         shares.append(share_s)
         return entry.row
 
-    monkeypatch.setattr(command, "peak_gflops", lambda: next(measured))
-    monkeypatch.setattr(command, "fill", filled)
-    entries = [partial(Entry, row(), {}, lambda: [])] * 3
-    monkeypatch.setitem(groups.CPU, "any", lambda: iter(entries))
-    run = command.Run(["any"], minutes=1)
-    assert run.measure(tmp_path)
+    monkeypatch.setattr(conftest, "peak_gflops", lambda: next(measured))
+    monkeypatch.setattr(conftest, "fill", filled)
+    run = conftest.Run(minutes=1)
+    run.begin(3)
+    for _ in range(3):
+        run.measure("any", lambda: Entry(row(), {}, list), timing.again)
+    run.write(tmp_path, went_through=True)
     assert run.peaks == {"avx2": 3.0, "plain": 4.0}
     assert shares == [pytest.approx(60 / left, abs=1) for left in (3, 2, 1)]
-    with pytest.raises(SystemExit):
-        command.main(["--groups", "any,nothing"])
+
+
+def test_pytest_bench_times_its_rows_as_benchmarks_and_writes_their_page(tmp_path: Path) -> None:
+    pytest.importorskip("pytest_benchmark", reason="pytest-benchmark is not installed")
+    command = [sys.executable, "-m", "pytest", "bench/", "-k", "skeleton", "--rounds", "2", "-p", "no:cacheprovider"]
+    kept = ["--results", str(tmp_path), "--benchmark-json", str(tmp_path / "benchmark.json")]
+    done = subprocess.run([*command, *kept], cwd=machine.ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (benchmark,) = json.loads((tmp_path / "benchmark.json").read_text())["benchmarks"]
+    assert benchmark["stats"]["rounds"] == 2
+    (found,) = json.loads((tmp_path / "cpu.json").read_text())["rows"]
+    assert found["group"] == ".skeleton file"
+    assert benchmark["extra_info"]["median_ms"].keys() == found["contenders"].keys()
