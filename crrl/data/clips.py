@@ -17,6 +17,7 @@ from crrl.files import explain_damage, open_input, read_json, write_json
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
 GROWTH = 1 << 20
 """Bytes by which the flat array grows, at least, while clips are joined; a large one grows by an eighth."""
@@ -290,7 +291,7 @@ def join(named: Iterable[tuple[str, object]], allow_empty: bool = False) -> tupl
     return frames, np.array(ends, np.int64)
 
 
-def mark_present(frames: FloatArray, present: npt.NDArray[np.bool_]) -> None:
+def mark_present(frames: FloatArray, present: BoolArray) -> None:
     """Shift joints that are `present` (bool [T, J]) but at exactly (0, 0, 0), the mark of an absent one, by 1 µm.
 
     In place. Motion capture puts a hip at the origin, and public preparations a spine.

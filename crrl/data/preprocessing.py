@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from crrl.data.clips import FloatArray, IntArray
+from crrl.data.clips import BoolArray, FloatArray, IntArray
 from crrl.errors import CrrlError
 
 CHUNK_FRAMES = 1 << 17
@@ -103,10 +103,9 @@ def _chunks(frames: FloatArray, offsets: IntArray) -> Iterator[tuple[FloatArray,
         first = last
 
 
-def absent_joints(frames: FloatArray) -> npt.NDArray[np.bool_]:
+def absent_joints(frames: FloatArray) -> BoolArray:
     """bool [F, J]: joints that are exactly (0, 0, 0), the mark of a missing joint or body."""
-    absent: npt.NDArray[np.bool_] = np.all(frames == 0, axis=2)
-    return absent
+    return np.logical_not(frames.any(axis=2))
 
 
 def clip_of_frame(offsets: IntArray) -> IntArray:
@@ -147,7 +146,7 @@ def view_transform(frames: FloatArray, offsets: IntArray, joints: tuple[int, int
     return np.where(absent_joints(frames)[:, :, None], 0, turned).astype(np.float32)
 
 
-def _body_axes(frames: FloatArray, joints: tuple[int, int, int, int]) -> tuple[FloatMatrix, npt.NDArray[np.bool_]]:
+def _body_axes(frames: FloatArray, joints: tuple[int, int, int, int]) -> tuple[FloatMatrix, BoolArray]:
     base, spine, left, right = (frames[:, joint].astype(np.float64) for joint in joints)
     x, up = left - right, spine - base
     z = np.cross(x, up)
@@ -158,9 +157,7 @@ def _body_axes(frames: FloatArray, joints: tuple[int, int, int, int]) -> tuple[F
     return np.stack([x, np.cross(z, x), z], axis=1), usable
 
 
-def _clip_range(
-    frames: FloatArray, offsets: IntArray, absent: npt.NDArray[np.bool_]
-) -> tuple[FloatMatrix, FloatMatrix]:
+def _clip_range(frames: FloatArray, offsets: IntArray, absent: BoolArray) -> tuple[FloatMatrix, FloatMatrix]:
     """Minimum and maximum of each clip and axis over its present joints, [N, 3] each; 0 and 0 if there are none."""
     low = np.where(absent[:, :, None], np.inf, frames).min(axis=1).astype(np.float64)
     high = np.where(absent[:, :, None], -np.inf, frames).max(axis=1).astype(np.float64)
@@ -169,7 +166,7 @@ def _clip_range(
     return np.where(empty, 0, low), np.where(empty, 0, high)
 
 
-def _normalise(frames: FloatArray, offsets: IntArray, absent: npt.NDArray[np.bool_], isotropic: bool) -> FloatArray:
+def _normalise(frames: FloatArray, offsets: IntArray, absent: BoolArray, isotropic: bool) -> FloatArray:
     low, high = _clip_range(frames, offsets, absent)
     centre, half = (low + high) / 2, (high - low) / 2
     if isotropic:

@@ -22,15 +22,7 @@ from crrl.data.readers import folder
 from crrl.data.registry import FORMATS, SOURCES, Source
 from crrl.errors import CrrlError, command
 from crrl.facts import read_facts
-from crrl.files import (
-    ELSEWHERE,
-    cache_folder,
-    content_hash,
-    discard,
-    explain_os_errors,
-    write_folder,
-    write_json,
-)
+from crrl.files import ELSEWHERE, cache_folder, content_hash, discard, explain_os_errors, write_folder, write_json
 
 CACHED = {*(f"{name}.npy" for name in ARRAYS), "meta.json", "prepared.json"}
 """The files of a prepared set in the cache, besides their hashes."""

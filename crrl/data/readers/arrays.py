@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from crrl.data.clips import Clips, FloatArray, mark_present
+from crrl.data.clips import BoolArray, Clips, FloatArray, mark_present
 from crrl.data.naming import wrong_name
 from crrl.errors import CrrlError
 from crrl.files import explain_damage, open_input, shown
@@ -140,7 +140,7 @@ def open_member(path: Path, archive: zipfile.ZipFile, name: str, beside: int = 0
     return archive.open(member)
 
 
-def join_bodies(bodies: npt.NDArray[np.floating], present: npt.NDArray[np.bool_] | None = None) -> FloatArray:
+def join_bodies(bodies: npt.NDArray[np.floating], present: BoolArray | None = None) -> FloatArray:
     """Bodies [T, M, V, 3] side by side, float32 [T, M·V, 3]; present joints at the origin are shifted (`mark_present`).
 
     `present` is bool [T, M, V]; None: `all_joints_of(bodies)`.
@@ -153,7 +153,7 @@ def join_bodies(bodies: npt.NDArray[np.floating], present: npt.NDArray[np.bool_]
     return joined
 
 
-def all_joints_of(bodies: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+def all_joints_of(bodies: npt.NDArray[Any]) -> BoolArray:
     """bool [..., V] for bodies [..., V, C]: every joint of a body counts as present if any number of it is not zero."""
     shown = np.asarray(bodies.any(axis=(-2, -1)))
     return np.broadcast_to(shown[..., None], bodies.shape[:-1])

@@ -16,17 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crrl.data.clips import Clips, FloatArray, IntArray, Split
-from crrl.data.readers.arrays import (
-    array_header,
-    join_bodies,
-    leave_out_empty,
-    ntu_split,
-    only_file,
-    open_member,
-    warn_if_coarse,
-    warn_if_scores,
-    without_padding,
-)
+from crrl.data.readers import arrays
 from crrl.errors import CrrlError
 from crrl.files import explain_damage, open_input
 
@@ -42,7 +32,7 @@ def find_files(root: Path) -> list[Path]:
     Raises:
         CrrlError: there is none, or several: each is a split of its own, to be given itself.
     """
-    return [only_file(root, ["*.npz"], "CTR-GCN file (NTU60_CS.npz, say)", itself=True)]
+    return [arrays.only_file(root, ["*.npz"], "CTR-GCN file (NTU60_CS.npz, say)", itself=True)]
 
 
 def load(files: list[Path]) -> Clips:
@@ -83,11 +73,11 @@ def _read(path: Path, archive: zipfile.ZipFile) -> Clips:
         names=names,
         places=[f"{path}, x_{name}" for name in names],
         class_names=[str(number) for number in range(1, classes + 1)],
-        splits={ntu_split(path.stem.rpartition("_")[2], "default"): Split(train, {"all": test + len(train)})},
+        splits={arrays.ntu_split(path.stem.rpartition("_")[2], "default"): Split(train, {"all": test + len(train)})},
         allow_empty=True,
     )
-    warn_if_scores(path, clips.frames)
-    return leave_out_empty(path, clips)
+    arrays.warn_if_scores(path, clips.frames)
+    return arrays.leave_out_empty(path, clips)
 
 
 def _labels(path: Path, archive: zipfile.ZipFile, side: str) -> tuple[IntArray, int]:
@@ -112,9 +102,9 @@ def _clips(path: Path, archive: zipfile.ZipFile, side: str, count: int) -> Itera
                 f"{path}: {name} is {chunk.dtype} [N, T, {chunk.shape[2]}], not float [N, T, 150]: "
                 f"two bodies of 25 joints, as CTR-GCN prepares NTU RGB+D, are needed"
             )
-        warn_if_coarse(path, chunk.dtype)
+        arrays.warn_if_coarse(path, chunk.dtype)
         for clip in chunk.reshape(len(chunk), -1, BODIES, NUM_JOINTS, 3):
-            yield join_bodies(without_padding(clip))
+            yield arrays.join_bodies(arrays.without_padding(clip))
 
 
 def _chunks(
@@ -130,8 +120,8 @@ def _chunks(
         raise CrrlError(f"{path} has no array {name}: x_train, y_train, x_test and y_test are needed; restore the file")
     clips = f"x_{name[2:]}.npy"  # one-hot labels compress well, but are smaller than their clips
     beside = archive.getinfo(clips).file_size if name[0] == "y" and clips in archive.namelist() else 0
-    with open_member(path, archive, member, beside) as stream:
-        shape, fortran, dtype = array_header(stream)
+    with arrays.open_member(path, archive, member, beside) as stream:
+        shape, fortran, dtype = arrays.array_header(stream)
         if len(shape) != form.count(",") + 1 or 0 in shape or dtype.kind not in "fiub" or fortran:
             order = " in Fortran order" if fortran else ""
             raise CrrlError(

@@ -95,5 +95,4 @@ def joint_positions(parents: Sequence[int], rotations: Matrix, shifts: Matrix) -
 
 def apply_rotation(rotations: Matrix, vectors: Matrix) -> Matrix:
     """rotations [..., 3, 3] times vectors [..., 3]."""
-    product: Matrix = (rotations @ vectors[..., None])[..., 0]
-    return product
+    return np.asarray((rotations @ vectors[..., None])[..., 0])

@@ -16,9 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from crrl.data.clips import Clips, FloatArray, IntArray, Split
+from crrl.data.clips import BoolArray, Clips, FloatArray, IntArray, Split
 from crrl.data.naming import by_stem, files_below
 from crrl.data.readers.skeleton import NUM_JOINTS, Body, parse
 from crrl.data.readers.text import line_error, read_lines
@@ -212,11 +211,10 @@ def motion(joints: FloatArray) -> float:
     return float(joints.reshape(-1, 3).var(axis=0, dtype=np.float64).sum())
 
 
-def _is_wide(joints: FloatArray) -> npt.NDArray[np.bool_]:
+def _is_wide(joints: FloatArray) -> BoolArray:
     """bool [T]: frames in which a body [T, 25, 3] is wider than 0.8 of its height."""
     width, height = (np.ptp(joints[:, :, axis], axis=1) for axis in (0, 1))
-    wide: npt.NDArray[np.bool_] = width > WIDE * height
-    return wide
+    return np.asarray(width > WIDE * height)
 
 
 def arrange(bodies: Sequence[Body], frames: int) -> tuple[FloatArray, int]:

@@ -111,7 +111,7 @@ class _Array(np.ndarray[Any, np.dtype[Any]]):
 
 
 class _Dtype:
-    """The dtype of an array under construction; with NumPy's own, a pickle could change a dtype that all arrays share."""
+    """The dtype of an array under construction: a pickle could change NumPy's own, which all arrays share."""
 
     def __init__(self, code: object):
         name = _text(code)

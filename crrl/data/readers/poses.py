@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crrl.data.chunks import Files, Shown, read_in_order
-from crrl.data.clips import Clips, FloatArray
+from crrl.data.clips import BoolArray, Clips, FloatArray
 from crrl.data.readers import folder, text
 from crrl.data.readers.arrays import RATIO, UNPACKED, described, join_bodies
 from crrl.errors import CrrlError
@@ -66,10 +66,9 @@ class Frame:
     points: Matrix
     places: Matrix | None = None
 
-    def seen(self) -> npt.NDArray[np.bool_]:
+    def seen(self) -> BoolArray:
         """Which joints are not missing, bool [N, J]."""
-        seen: npt.NDArray[np.bool_] = (self.points[..., 3] >= LOWEST_SCORE) & self.points[..., :3].any(axis=2)
-        return seen
+        return np.logical_and(self.points[..., 3] >= LOWEST_SCORE, self.points[..., :3].any(axis=2))
 
 
 @dataclass
@@ -82,10 +81,10 @@ class _Track:
     """
 
     last: Matrix
-    known: npt.NDArray[np.bool_]
+    known: BoolArray
     sightings: list[tuple[int, int]] = field(default_factory=list)
 
-    def add(self, frame: int, person: int, places: Matrix, seen: npt.NDArray[np.bool_]) -> None:
+    def add(self, frame: int, person: int, places: Matrix, seen: BoolArray) -> None:
         self.sightings.append((frame, person))
         self.last[seen] = places[seen]
         self.known |= seen
@@ -140,13 +139,13 @@ def _follow(frames: Iterable[Frame]) -> list[_Track]:
     return tracks
 
 
-def _surest(scores: Matrix, seen: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+def _surest(scores: Matrix, seen: BoolArray) -> npt.NDArray[np.int64]:
     """The people with a visible joint, at most the MOST_PEOPLE with the highest scores, in the file's order."""
     sure = np.where(seen, scores, 0).sum(axis=1)
     return np.sort(np.argsort(-sure, kind="stable")[: min(MOST_PEOPLE, int((sure > 0).sum()))])
 
 
-def _match(live: list[_Track], places: Matrix, seen: npt.NDArray[np.bool_]) -> dict[int, int]:
+def _match(live: list[_Track], places: Matrix, seen: BoolArray) -> dict[int, int]:
     """Match N people, [N, J, 3] and bool [N, J], to tracks, nearest first, each once: {person: track}."""
     if not live or not len(places):
         return {}
@@ -163,12 +162,11 @@ def _match(live: list[_Track], places: Matrix, seen: npt.NDArray[np.bool_]) -> d
     return matched
 
 
-def _size(points: Matrix, seen: npt.NDArray[np.bool_]) -> Matrix:
+def _size(points: Matrix, seen: BoolArray) -> Matrix:
     """The diagonals of the bounding boxes of the visible joints among [..., J, 3]."""
     each = seen[..., None]
     sides = np.where(each, points, -np.inf).max(axis=-2) - np.where(each, points, np.inf).min(axis=-2)
-    size: Matrix = np.linalg.norm(np.where(seen.any(axis=-1, keepdims=True), sides, 0), axis=-1)
-    return size
+    return np.asarray(np.linalg.norm(np.where(seen.any(axis=-1, keepdims=True), sides, 0), axis=-1))
 
 
 def _places(tracks: Sequence[_Track]) -> list[list[_Track]]:
@@ -190,7 +188,7 @@ def _places(tracks: Sequence[_Track]) -> list[list[_Track]]:
     return [place for place in places if place and sightings(place) >= SECOND * sightings(places[0])]
 
 
-def _filled(frames: Sequence[Frame], track: _Track) -> tuple[Matrix, npt.NDArray[np.bool_]]:
+def _filled(frames: Sequence[Frame], track: _Track) -> tuple[Matrix, BoolArray]:
     """A person's joints from first to last sighting, [T, J, 3], and which are seen or interpolated, bool [T, J]."""
     first, end = track.span
     times = np.array([frame for frame, _ in track.sightings]) - first

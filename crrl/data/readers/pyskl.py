@@ -17,22 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from crrl.data.clips import Clips, FloatArray, IntArray, Split
-from crrl.data.readers.arrays import (
-    MOST_CLASSES,
-    UNPACKED,
-    all_joints_of,
-    as_list,
-    check_unique,
-    described,
-    is_score,
-    join_bodies,
-    leave_out_empty,
-    ntu_facts,
-    ntu_split,
-    only_file,
-    warn_if_coarse,
-    warn_of_actions,
-)
+from crrl.data.readers import arrays
+from crrl.data.readers.arrays import described
 from crrl.data.readers.pickles import read_pickle
 from crrl.errors import CrrlError
 from crrl.files import shown
@@ -59,7 +45,7 @@ def find_files(root: Path) -> list[Path]:
         rest = set(root.glob("*.pkl")) - {train}
         if len(rest) == 1 and rest <= others:
             return [train, *rest]
-    return [only_file(root, ["*.pkl"], "pyskl annotation file (ntu60_3danno.pkl, say)", itself=True)]
+    return [arrays.only_file(root, ["*.pkl"], "pyskl annotation file (ntu60_3danno.pkl, say)", itself=True)]
 
 
 def load(files: list[Path]) -> Clips:
@@ -84,12 +70,12 @@ def load(files: list[Path]) -> Clips:
     _check_size(source, annotations, sum(path.stat().st_size for path in files))
     names: list[str] = [item["frame_dir"] for item in annotations]
     labels = np.array([item["label"] for item in annotations], np.int64)
-    check_unique(source, names)
-    warn_of_actions(source, names, labels.tolist())
+    arrays.check_unique(source, names)
+    arrays.warn_of_actions(source, names, labels.tolist())
     splits = _splits(source, split, names)
     _take_scores(source, annotations)
     for dtype in sorted({item["keypoint"].dtype.name for item in annotations}):
-        warn_if_coarse(source, dtype)
+        arrays.warn_if_coarse(source, dtype)
     shown = [_shows_body(item["keypoint"], item["keypoint_score"]) for item in annotations]
     most = max(len(item["keypoint"]) if shows else 1 for item, shows in zip(annotations, shown, strict=True))
     clips = Clips.from_arrays(
@@ -99,10 +85,10 @@ def load(files: list[Path]) -> Clips:
         places=[f"{place} ({name})" for place, name in zip(places, names, strict=True)],
         class_names=[str(number) for number in range(1, int(labels.max()) + 2)],
         splits=splits,
-        **ntu_facts(names),
+        **arrays.ntu_facts(names),
         allow_empty=True,
     )
-    return leave_out_empty(source, clips)
+    return arrays.leave_out_empty(source, clips)
 
 
 def _of_one_file(path: Path) -> tuple[list[str], list[Any], object]:
@@ -113,7 +99,7 @@ def _of_one_file(path: Path) -> tuple[list[str], list[Any], object]:
             f"{path} is a list of annotations, as MMAction2 0.x has one for training and one for validation: give "
             f"--data a folder with these two alone (NAME_train.pkl, NAME_val.pkl)"
         )
-    annotations = as_list(content.get("annotations")) if isinstance(content, dict) else None
+    annotations = arrays.as_list(content.get("annotations")) if isinstance(content, dict) else None
     if not annotations:
         found = f"a dict of {_keys(content)}" if isinstance(content, dict) else described(content)
         raise CrrlError(
@@ -129,7 +115,7 @@ def _keys(content: dict[Any, Any]) -> str:
 def _of_two_files(*files: Path) -> tuple[list[str], list[Any], object]:
     """The same for the two lists of MMAction2 0.x."""
     places, annotations, split = [], [], {}
-    called = next((word for word in files[0].stem.split("_") if ntu_split(word, "")), "")
+    called = next((word for word in files[0].stem.split("_") if arrays.ntu_split(word, "")), "")
     for path, side in zip(files, ("train", "val"), strict=True):
         content = read_pickle(path)
         if not _is_list(content):
@@ -154,8 +140,8 @@ def _check(where: str, item: object) -> None:
     if not isinstance(name, str) or not name:
         raise CrrlError(f"{where} has no name (frame_dir), but {described(name)}: add it to its {_keys(item)}")
     where = f"{where} ({shown(name)})"
-    if type(label) is not int or not 0 <= label < MOST_CLASSES:
-        least_and_most = f"0 to {MOST_CLASSES - 1}"
+    if type(label) is not int or not 0 <= label < arrays.MOST_CLASSES:
+        least_and_most = f"0 to {arrays.MOST_CLASSES - 1}"
         raise CrrlError(
             f"{where} has no label that is a class's number, {least_and_most}, but {described(label)}: give it one"
         )
@@ -167,7 +153,7 @@ def _check(where: str, item: object) -> None:
 def _check_size(source: Path, annotations: list[Any], size: int) -> None:
     """Raise if keypoints are so much larger than the file that most of them must be one array."""
     total = sum(item["keypoint"].nbytes for item in annotations)
-    if total > max(UNPACKED, size):
+    if total > max(arrays.UNPACKED, size):
         raise CrrlError(
             f"{source} has {total:,} bytes of keypoints, more than it can hold: the annotations are of the same few "
             f"arrays again and again; restore it, or write each clip once"
@@ -231,7 +217,7 @@ def _take_scores(source: Path, annotations: list[dict[str, Any]]) -> None:
     low, high = min(float(third.min()) for third in thirds), max(float(third.max()) for third in thirds)
     farthest = max(float(np.abs(item["keypoint"][..., :2]).max()) for item in items)
     again = all(_equal(third, item["keypoint_score"]) for third, item in zip(thirds, items, strict=True))
-    if not again and not is_score(low, high, farthest):
+    if not again and not arrays.is_score(low, high, farthest):
         return
     why = "is keypoint_score again" if again else f"is {low:.3g} to {high:.3g} where x and y reach {farthest:.4g}"
     warnings.warn(
@@ -258,7 +244,7 @@ def _clip(keypoint: Array, score: Array | None, bodies: int) -> FloatArray:
     """[M, T, V, C] as float32 [T, bodies·V, 3]; T is 0 if it shows nobody."""
     if not _shows_body(keypoint, score):
         return np.zeros((0, bodies * keypoint.shape[2], 3), np.float32)
-    present = all_joints_of(keypoint) if score is None else score > 0
+    present = arrays.all_joints_of(keypoint) if score is None else score > 0
     points = np.zeros((*keypoint.shape[:3], 3), np.float32)
     points[..., : keypoint.shape[3]] = np.where(present[..., None], keypoint, 0)
     kept = np.arange(len(points))
@@ -267,7 +253,7 @@ def _clip(keypoint: Array, score: Array | None, bodies: int) -> FloatArray:
     filled = np.zeros((bodies, *points.shape[1:]), np.float32)
     shown = np.zeros(filled.shape[:3], bool)
     filled[: len(kept)], shown[: len(kept)] = points[kept], present[kept]
-    return join_bodies(filled.transpose(1, 0, 2, 3), shown.transpose(1, 0, 2))
+    return arrays.join_bodies(filled.transpose(1, 0, 2, 3), shown.transpose(1, 0, 2))
 
 
 def _shows_body(keypoint: Array, score: Array | None) -> bool:
@@ -297,7 +283,7 @@ def _splits(path: Path, split: object, names: list[str]) -> dict[str, Split]:
         if np.intersect1d(sides[name], sides[other]).size:
             raise CrrlError(f"{path}: split {shown(name)!r} and its counterpart for testing share clips; part them")
         called = re.sub(r"[_-]?train[_-]?", "", name) or "default"
-        splits[ntu_split(called, called)] = Split(sides[name], {"all": sides[other]})
+        splits[arrays.ntu_split(called, called)] = Split(sides[name], {"all": sides[other]})
         used += [name, other]
     if not splits:
         raise CrrlError(f'{path}: "split" names no training clips (xsub_train, train, ...): add them')
@@ -315,7 +301,7 @@ def _tell_unused(path: Path, sides: dict[str, IntArray], used: list[str], clips:
 
 
 def _members(path: Path, name: str, members: object, place: dict[str, int]) -> IntArray:
-    listed = as_list(members)
+    listed = arrays.as_list(members)
     if listed is None:
         raise CrrlError(
             f"{path}: split {shown(name)!r} is no list of clips, but {described(members)}: list their names"

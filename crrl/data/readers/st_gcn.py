@@ -16,22 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from crrl.data.clips import Clips, FloatArray, IntArray, Split
-from crrl.data.readers.arrays import (
-    MOST_CLASSES,
-    array_header,
-    as_list,
-    check_unique,
-    described,
-    join_bodies,
-    leave_out_empty,
-    ntu_facts,
-    ntu_split,
-    only_file,
-    warn_if_coarse,
-    warn_if_scores,
-    warn_of_actions,
-    without_padding,
-)
+from crrl.data.readers import arrays
+from crrl.data.readers.arrays import described
 from crrl.data.readers.pickles import read_pickle
 from crrl.errors import CrrlError
 from crrl.files import explain_damage, open_input
@@ -51,9 +37,9 @@ def find_files(root: Path) -> list[Path]:
     files = []
     for sides, what in ((["train"], "training"), (["val", "test"], "validation")):
         data = [f"{side}_{kind}.npy" for side in sides for kind in ("data", "data_joint", "position")]
-        files.append(only_file(root, data, f"ST-GCN file of {what} data ({data[0]}, {data[1]} or {data[2]})"))
+        files.append(arrays.only_file(root, data, f"ST-GCN file of {what} data ({data[0]}, {data[1]} or {data[2]})"))
         labels = [f"{side}_label.pkl" for side in sides]
-        files.append(only_file(root, labels, f"ST-GCN file of {what} labels ({labels[0]})"))
+        files.append(arrays.only_file(root, labels, f"ST-GCN file of {what} labels ({labels[0]})"))
     return files
 
 
@@ -73,7 +59,7 @@ def load(files: list[Path]) -> Clips:
     data = [_open(path) for path in files[::2]]
     sides = [_labels(path, len(array)) for path, array in zip(files[1::2], data, strict=True)]
     names, labels = sides[0][0] + sides[1][0], np.concatenate([sides[0][1], sides[1][1]])
-    check_unique(files[3], names)
+    arrays.check_unique(files[3], names)
     folder = files[0].parent
     train, test = np.arange(len(data[0])), np.arange(len(data[0]), len(names))
     clips = Clips.from_arrays(
@@ -82,19 +68,19 @@ def load(files: list[Path]) -> Clips:
         names=names,
         places=[f"{path}, {name}" for path, side in zip(files[::2], sides, strict=True) for name in side[0]],
         class_names=[str(number) for number in range(1, int(labels.max()) + 2)],
-        splits={ntu_split(os.path.basename(os.path.abspath(folder)), "default"): Split(train, {"all": test})},
-        **ntu_facts(names),
+        splits={arrays.ntu_split(os.path.basename(os.path.abspath(folder)), "default"): Split(train, {"all": test})},
+        **arrays.ntu_facts(names),
         allow_empty=True,
     )
-    warn_of_actions(folder, names, labels.tolist())
-    warn_if_scores(files[0], clips.frames)
-    return leave_out_empty(folder, clips)
+    arrays.warn_of_actions(folder, names, labels.tolist())
+    arrays.warn_if_scores(files[0], clips.frames)
+    return arrays.leave_out_empty(folder, clips)
 
 
 def _open(path: Path) -> npt.NDArray[Any]:
     with explain_damage(path, "damaged, cut short or no .npy file", "restore it"):
         with open_input(path, "a .npy array", "npy", only=True) as file:
-            array_header(file)
+            arrays.array_header(file)
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     shape = array.shape
     fits = len(shape) == 5 and (shape[1], *shape[3:]) == (3, NUM_JOINTS, BODIES) and 0 not in shape
@@ -105,13 +91,13 @@ def _open(path: Path) -> npt.NDArray[Any]:
         )
     if path.stat().st_size != array.offset + array.nbytes:
         raise CrrlError(f"{path} is damaged: it is longer than its {list(shape)} numbers; restore it")
-    warn_if_coarse(path, array.dtype)
+    arrays.warn_if_coarse(path, array.dtype)
     return array
 
 
 def _labels(path: Path, count: int) -> tuple[list[str], IntArray]:
-    content = as_list(read_pickle(path))
-    names, labels = map(as_list, content) if content is not None and len(content) == 2 else (None, None)
+    content = arrays.as_list(read_pickle(path))
+    names, labels = map(arrays.as_list, content) if content is not None and len(content) == 2 else (None, None)
     if names is None or labels is None or not len(names) == len(labels) == count:
         found = f", but of {len(names)} and {len(labels)}" if names is not None and labels is not None else ""
         raise CrrlError(f"{path} is no pair of {count} names and {count} labels, as many as clips{found}: restore it")
@@ -119,14 +105,14 @@ def _labels(path: Path, count: int) -> tuple[list[str], IntArray]:
         if not isinstance(name, str):
             raise CrrlError(f"{path} holds names that are no text, but {described(name)}: restore it")
     for label in labels:
-        if type(label) is not int or not 0 <= label < MOST_CLASSES:
+        if type(label) is not int or not 0 <= label < arrays.MOST_CLASSES:
             raise CrrlError(f"{path} holds labels that are no numbers of classes, but {described(label)}: restore it")
     return names, np.array(labels, np.int64)
 
 
 def _clips(array: npt.NDArray[Any]) -> Iterator[FloatArray]:
     for clip in array:
-        yield join_bodies(without_padding(without_repetition(np.asarray(clip).transpose(1, 3, 2, 0))))
+        yield arrays.join_bodies(arrays.without_padding(without_repetition(np.asarray(clip).transpose(1, 3, 2, 0))))
 
 
 def without_repetition(bodies: npt.NDArray[Any]) -> npt.NDArray[Any]:

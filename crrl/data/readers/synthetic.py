@@ -19,7 +19,7 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
-from crrl.data.clips import Clips, IntArray, Split
+from crrl.data.clips import BoolArray, Clips, IntArray, Split
 from crrl.data.folds import validation_folds
 
 Array = npt.NDArray[np.float64]
@@ -266,7 +266,7 @@ def generate(seed: int = 0) -> Clips:
 
 
 def _splits(labels: IntArray, subjects: IntArray, views: IntArray) -> dict[str, Split]:
-    def split(train: npt.NDArray[np.bool_], test: npt.NDArray[np.bool_]) -> Split:
+    def split(train: BoolArray, test: BoolArray) -> Split:
         return Split(np.flatnonzero(train), {"all": np.flatnonzero(test)})
 
     known = {
