@@ -102,15 +102,6 @@ def _open_streams() -> None:
         sys.stderr = _Patient(raw, encoding, "backslashreplace", write_through=True)
 
 
-def _is_memory(error: BaseException) -> bool:
-    """Whether an error of Python, PyTorch or CUDA means that memory ran out."""
-    return isinstance(error, MemoryError) or bool(re.search("allocate memory|out of memory|size calc", str(error)))
-
-
-def _one_line(message: Warning | str, category: type[Warning], *_: object, **__: object) -> str:
-    return f"warning: {message}\n"
-
-
 def _thread_line(failed: threading.ExceptHookArgs) -> None:
     """Print an OSError of a thread (TensorBoard's on a full disk) as one line: whoever waits for the thread gets it
     again.
@@ -133,7 +124,7 @@ def run_command(main: Callable[[], int | None]) -> int:
     """Run a command's `main`; returns the exit code: 2 after an error (one line on stderr), 128 + N after signal N."""
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _interrupt)
-    warnings.formatwarning = _one_line
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     threading.excepthook = _thread_line
     _open_streams()
     try:
@@ -154,8 +145,8 @@ def run_command(main: Callable[[], int | None]) -> int:
         print(f"error: {error}; {remedy}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
-        if not _is_memory(error):
-            raise
+        if not (isinstance(error, MemoryError) or re.search("allocate memory|out of memory|size calc", str(error))):
+            raise  # a bug, not a lack of memory
         reason = str(error).partition("\n")[0][:150]
         print(f"error: not enough memory ({reason}): give smaller sizes, or another machine", file=sys.stderr)
         return 2

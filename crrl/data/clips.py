@@ -402,10 +402,9 @@ def _unmasked(clip: object) -> object:
 
 
 def _numbers(clip: npt.ArrayLike) -> npt.NDArray[Any]:
-    """`clip` as an array of real numbers; NumPy alone would also convert text, dates and truth values.
+    """`clip` as an array of real numbers; TypeError for text, dates and truth values, which NumPy would convert.
 
-    Raises:
-        TypeError: it holds anything else; None in lists passes, and becomes NaN. ValueError: lists are ragged.
+    None in lists passes, and becomes NaN.
     """
     array = np.asarray(clip)
     if isinstance(clip, list | tuple):  # `array` hides truth values among numbers; None and 2**64 make it objects

@@ -116,11 +116,7 @@ def _remove_chunks(folder: Path) -> None:
 
 
 def _load_whole(source: Source, place: Place, folder: Path) -> tuple[Clips, Found]:
-    """Load the clips and save them in `folder`.
-
-    Raises:
-        CrrlError: a file changed while it was read; its chunks are removed.
-    """
+    """Load the clips and save them in `folder`; raises if a file changed in the meantime, and then removes the chunks."""
     inputs = Inputs(source.find_files(place.root), digest)
     digests = {below(place.root, path): value for path, value in inputs.digests.items()}
     assert source.load is not None
@@ -176,11 +172,7 @@ def _read_clip_files(
 
 
 def _gather(chunks: Iterable[Chunk], root: Path, found: Found, skip_damaged: bool) -> dict[str, int]:
-    """Add the facts of the chunks to `found`; returns the length of each clip by name.
-
-    Raises:
-        CrrlError: a file is damaged, and `skip_damaged` is False.
-    """
+    """Add the facts of the chunks to `found`, unless a file is damaged; returns the length of each clip by name."""
     lengths: dict[str, int] = {}
     damaged: list[str] = []
     for chunk in chunks:

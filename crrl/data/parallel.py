@@ -93,11 +93,7 @@ def compute(
 
 @contextmanager
 def _worker_pool(processes: int, remedy: str) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes; at the end of the block they finish what they have begun, and the rest is cancelled.
-
-    Raises:
-        CrrlError: one of them was killed; ends with `remedy`.
-    """
+    """Worker processes; at the end of the block they finish what they have begun, and the rest is cancelled."""
     pool = ProcessPoolExecutor(processes, initializer=_follow_the_parent)
     try:
         yield pool

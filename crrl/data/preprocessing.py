@@ -81,16 +81,12 @@ class Preprocessor:
 
     def pieces(self, frames: FloatArray, offsets: IntArray) -> Iterator[FloatArray]:
         """The preprocessed frames of `apply` in pieces of whole clips, so that they are never all in memory."""
-        for chunk in _chunks(frames, offsets):
-            yield self._apply(*chunk)
-
-    def _apply(self, frames: FloatArray, offsets: IntArray) -> FloatArray:
-        frames, offsets = downsample(frames, offsets, self.steps.max_frames)
-        # From raw coordinates, because the view transform moves the spine base, which is present, to (0, 0, 0).
-        absent = absent_joints(frames)
-        if self.steps.view_joints is not None:
-            frames = view_transform(frames, offsets, self.steps.view_joints)
-        return _normalise(frames, offsets, absent, isotropic=self.steps.normalization == "clip")
+        for raw, at in _chunks(frames, offsets):
+            piece, kept = downsample(raw, at, self.steps.max_frames)
+            absent = absent_joints(piece)  # before the view transform, which moves the spine base to (0, 0, 0)
+            if self.steps.view_joints is not None:
+                piece = view_transform(piece, kept, self.steps.view_joints)
+            yield _normalise(piece, kept, absent, isotropic=self.steps.normalization == "clip")
 
 
 def _chunks(frames: FloatArray, offsets: IntArray) -> Iterator[tuple[FloatArray, IntArray]]:
@@ -157,17 +153,11 @@ def _body_axes(frames: FloatArray, joints: tuple[int, int, int, int]) -> tuple[F
     return np.stack([x, np.cross(z, x), z], axis=1), usable
 
 
-def _clip_range(frames: FloatArray, offsets: IntArray, absent: BoolArray) -> tuple[FloatMatrix, FloatMatrix]:
-    """Minimum and maximum of each clip and axis over its present joints, [N, 3] each; 0 and 0 if there are none."""
+def _normalise(frames: FloatArray, offsets: IntArray, absent: BoolArray, isotropic: bool) -> FloatArray:
     low = np.where(absent[:, :, None], np.inf, frames).min(axis=1).astype(np.float64)
     high = np.where(absent[:, :, None], -np.inf, frames).max(axis=1).astype(np.float64)
     low, high = np.minimum.reduceat(low, offsets[:-1]), np.maximum.reduceat(high, offsets[:-1])
-    empty = low > high
-    return np.where(empty, 0, low), np.where(empty, 0, high)
-
-
-def _normalise(frames: FloatArray, offsets: IntArray, absent: BoolArray, isotropic: bool) -> FloatArray:
-    low, high = _clip_range(frames, offsets, absent)
+    low, high = np.where(low > high, 0, (low, high))  # a clip without present joints
     centre, half = (low + high) / 2, (high - low) / 2
     if isotropic:
         half = np.broadcast_to(half.max(axis=1, keepdims=True), half.shape)

@@ -330,9 +330,7 @@ def _keywords(path: Path, lines: list[Line]) -> dict[str, float]:
 
 
 def _frames(path: Path, lines: list[Line], moving: Collection[str]) -> list[dict[str, Line]]:
-    """The frames, each the lines of the moving joints by name; checks that they are complete and numbered
-    consecutively.
-    """
+    """The lines of the moving joints of each frame, by name; raises if a frame is incomplete or has another number."""
     frames: list[dict[str, Line]] = []
     start = 0
     for line in lines:

@@ -86,11 +86,7 @@ def _frames(path: Path, content: Any) -> list[Frame]:
 
 
 def frame_of(value: Any, where: str) -> Frame:
-    """A frame of MMPose, Ultralytics or rtmlib.
-
-    Raises:
-        CrrlError: it is something else; names `where`.
-    """
+    """A frame of MMPose, Ultralytics or rtmlib; else a CrrlError names `where`."""
     if isinstance(value, dict) and "instances" in value:
         value = value["instances"]
     elif isinstance(value, dict) and "scores" in value:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from crrl.data.clips import BoolArray, Clips, FloatArray, IntArray, Split
+from crrl.data.clips import Clips, FloatArray, IntArray, Split
 from crrl.data.naming import by_stem, files_below
 from crrl.data.readers.skeleton import NUM_JOINTS, Body, parse
 from crrl.data.readers.text import line_error, read_lines
@@ -196,7 +196,8 @@ def denoise(bodies: Sequence[Body]) -> tuple[list[Body], Counter[str]]:
     long = [body for body in bodies if len(body.frames) > SHORT_FRAMES] or bodies
     kept: list[tuple[float, Body]] = []
     for place, body in enumerate(long):
-        wide = _is_wide(body.joints)
+        width, height = (np.ptp(body.joints[:, :, axis], axis=1) for axis in (0, 1))
+        wide = width > WIDE * height
         if wide.mean() >= WIDE_SHARE and (kept or place < len(long) - 1):
             continue
         calm = body.joints if wide.all() else body.joints[~wide]
@@ -209,12 +210,6 @@ def denoise(bodies: Sequence[Body]) -> tuple[list[Body], Counter[str]]:
 def motion(joints: FloatArray) -> float:
     """The motion energy of a body [T, 25, 3]: the variances of x, y and z over all frames and joints, added."""
     return float(joints.reshape(-1, 3).var(axis=0, dtype=np.float64).sum())
-
-
-def _is_wide(joints: FloatArray) -> BoolArray:
-    """bool [T]: frames in which a body [T, 25, 3] is wider than 0.8 of its height."""
-    width, height = (np.ptp(joints[:, :, axis], axis=1) for axis in (0, 1))
-    return np.asarray(width > WIDE * height)
 
 
 def arrange(bodies: Sequence[Body], frames: int) -> tuple[FloatArray, int]:

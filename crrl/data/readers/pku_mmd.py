@@ -187,12 +187,8 @@ def _read_video(paths: Files) -> Shown:
     lines = _frames(skeleton_path)
     late = next((action for action in actions if action.end > len(lines)), None)
     if late:
-        raise line_error(
-            label_path,
-            late.line,
-            f"the action ends at frame {late.end}, but {skeleton_path} has {len(lines)}",
-            "the one or the other is cut short; restore it",
-        )
+        problem = f"the action ends at frame {late.end}, but {skeleton_path} has {len(lines)}"
+        raise line_error(label_path, late.line, problem, "the one or the other is cut short; restore it")
     total = sum(action.end - action.start for action in actions)
     if total > OVERLAP * len(lines):
         raise CrrlError(
@@ -220,12 +216,8 @@ def read_labels(path: Path) -> list[Action]:
             raise line_error(path, line, f"{line.text[:60]!r} is not action (1 to {len(ACTIONS)}),start,end,confidence")
         action = Action(path.stem, line.number, *(int(match[place]) for place in (1, 2, 3)))
         if action.start >= action.end:
-            raise line_error(
-                path,
-                line,
-                f"the action starts at frame {action.start} and ends before frame {action.end}, so that it has none",
-                "restore or remove the line",
-            )
+            times = f"the action starts at frame {action.start} and ends before frame {action.end}, so that it has none"
+            raise line_error(path, line, times, "restore or remove the line")
         actions.append(action)
     return actions
 

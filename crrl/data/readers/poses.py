@@ -277,22 +277,14 @@ def _read(read: Callable[..., FloatArray], files: Files) -> Shown:
 
 
 def table(value: object, rows: int, columns: int, where: str) -> Matrix:
-    """A list of `rows` lists of `columns` finite numbers, float64 [rows, columns].
-
-    Raises:
-        CrrlError: it is something else; names `where`.
-    """
+    """A list of `rows` lists of `columns` finite numbers, float64 [rows, columns]; else a CrrlError names `where`."""
     if not isinstance(value, list) or len(value) != rows or any(_length(row) != columns for row in value):
         raise not_as_expected(where, f"{rows} joints of {columns} numbers", value)
     return row_of([each for row in value for each in row], rows * columns, where).reshape(rows, columns)
 
 
 def row_of(value: object, count: int, where: str) -> Matrix:
-    """A list of `count` finite numbers, float64 [count].
-
-    Raises:
-        CrrlError: it is something else; names `where`.
-    """
+    """A list of `count` finite numbers, float64 [count]; else a CrrlError names `where`."""
     if not isinstance(value, list) or len(value) != count:
         raise not_as_expected(where, f"{count} numbers", value)
     for each in value:
@@ -302,14 +294,14 @@ def row_of(value: object, count: int, where: str) -> Matrix:
 
 
 def fields(value: object, where: str, expected: str) -> dict[str, Any]:
-    """A JSON object; raises a CrrlError that names `where` and what is `expected` if it is something else."""
+    """A JSON object; else a CrrlError names `where` and what is `expected`."""
     if not isinstance(value, dict):
         raise not_as_expected(where, expected, value)
     return value
 
 
 def items(value: object, where: str, expected: str) -> list[Any]:
-    """A JSON list; raises a CrrlError that names `where` and what is `expected` if it is something else."""
+    """A JSON list; else a CrrlError names `where` and what is `expected`."""
     if not isinstance(value, list):
         raise not_as_expected(where, expected, value)
     return value

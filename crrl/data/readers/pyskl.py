@@ -67,7 +67,12 @@ def load(files: list[Path]) -> Clips:
     places, annotations, split = _of_one_file(*files) if len(files) == 1 else _of_two_files(*files)
     for place, item in zip(places, annotations, strict=True):
         _check(place, item)
-    _check_size(source, annotations, sum(path.stat().st_size for path in files))
+    total = sum(item["keypoint"].nbytes for item in annotations)
+    if total > max(arrays.UNPACKED, sum(path.stat().st_size for path in files)):
+        raise CrrlError(
+            f"{source} has {total:,} bytes of keypoints, more than it can hold: the annotations are of the same few "
+            f"arrays again and again; restore it, or write each clip once"
+        )
     names: list[str] = [item["frame_dir"] for item in annotations]
     labels = np.array([item["label"] for item in annotations], np.int64)
     arrays.check_unique(source, names)
@@ -76,10 +81,10 @@ def load(files: list[Path]) -> Clips:
     _take_scores(source, annotations)
     for dtype in sorted({item["keypoint"].dtype.name for item in annotations}):
         arrays.warn_if_coarse(source, dtype)
-    shown = [_shows_body(item["keypoint"], item["keypoint_score"]) for item in annotations]
-    most = max(len(item["keypoint"]) if shows else 1 for item, shows in zip(annotations, shown, strict=True))
+    seen = (item["keypoint"] for item in annotations if _shows_body(item["keypoint"], item["keypoint_score"]))
+    bodies = max(map(len, seen), default=1)
     clips = Clips.from_arrays(
-        _clips(annotations, min(most, BODIES)),
+        _clips(annotations, min(bodies, BODIES)),
         labels=labels,
         names=names,
         places=[f"{place} ({name})" for place, name in zip(places, names, strict=True)],
@@ -150,16 +155,6 @@ def _check(where: str, item: object) -> None:
     item["keypoint_score"] = _score(where, item.get("keypoint_score"), keypoint)
 
 
-def _check_size(source: Path, annotations: list[Any], size: int) -> None:
-    """Raise if keypoints are so much larger than the file that most of them must be one array."""
-    total = sum(item["keypoint"].nbytes for item in annotations)
-    if total > max(arrays.UNPACKED, size):
-        raise CrrlError(
-            f"{source} has {total:,} bytes of keypoints, more than it can hold: the annotations are of the same few "
-            f"arrays again and again; restore it, or write each clip once"
-        )
-
-
 def _keypoint(where: str, keypoint: object) -> Array:
     """Check that the keypoint is an array of the right shape, and return it."""
     remedy = "give it that shape"
@@ -216,7 +211,11 @@ def _take_scores(source: Path, annotations: list[dict[str, Any]]) -> None:
     thirds = [item["keypoint"][..., 2] for item in items]
     low, high = min(float(third.min()) for third in thirds), max(float(third.max()) for third in thirds)
     farthest = max(float(np.abs(item["keypoint"][..., :2]).max()) for item in items)
-    again = all(_equal(third, item["keypoint_score"]) for third, item in zip(thirds, items, strict=True))
+    scores = [item["keypoint_score"] for item in items]
+    again = all(
+        score is not None and score.any() and np.allclose(third, score, rtol=1e-3)  # rounded, perhaps
+        for third, score in zip(thirds, scores, strict=True)
+    )
     if not again and not arrays.is_score(low, high, farthest):
         return
     why = "is keypoint_score again" if again else f"is {low:.3g} to {high:.3g} where x and y reach {farthest:.4g}"
@@ -227,11 +226,6 @@ def _take_scores(source: Path, annotations: list[dict[str, Any]]) -> None:
     )
     for item, third in zip(items, thirds, strict=True):
         item["keypoint"], item["keypoint_score"] = item["keypoint"][..., :2], third
-
-
-def _equal(third: Array, score: Array | None) -> bool:
-    """Whether a third channel is the score, up to rounding."""
-    return score is not None and bool(score.any()) and np.allclose(third, score, rtol=1e-3)
 
 
 def _clips(annotations: list[Any], bodies: int) -> Iterator[FloatArray]:
@@ -247,13 +241,12 @@ def _clip(keypoint: Array, score: Array | None, bodies: int) -> FloatArray:
     present = arrays.all_joints_of(keypoint) if score is None else score > 0
     points = np.zeros((*keypoint.shape[:3], 3), np.float32)
     points[..., : keypoint.shape[3]] = np.where(present[..., None], keypoint, 0)
-    kept = np.arange(len(points))
     if len(points) > bodies:
         kept = np.sort(np.argsort(-_motion(points), kind="stable")[:bodies])
-    filled = np.zeros((bodies, *points.shape[1:]), np.float32)
-    shown = np.zeros(filled.shape[:3], bool)
-    filled[: len(kept)], shown[: len(kept)] = points[kept], present[kept]
-    return arrays.join_bodies(filled.transpose(1, 0, 2, 3), shown.transpose(1, 0, 2))
+        points, present = points[kept], present[kept]
+    lacking = ((0, bodies - len(points)), (0, 0), (0, 0))
+    points, present = np.pad(points, (*lacking, (0, 0))), np.pad(present, lacking)
+    return arrays.join_bodies(points.transpose(1, 0, 2, 3), present.transpose(1, 0, 2))
 
 
 def _shows_body(keypoint: Array, score: Array | None) -> bool:

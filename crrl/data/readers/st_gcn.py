@@ -8,7 +8,6 @@ repeating it from its first frame. The folder's name is the split (xsub, xview, 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +62,7 @@ def load(files: list[Path]) -> Clips:
     folder = files[0].parent
     train, test = np.arange(len(data[0])), np.arange(len(data[0]), len(names))
     clips = Clips.from_arrays(
-        (clip for array in data for clip in _clips(array)),
+        (_clip(clip) for array in data for clip in array),
         labels=labels,
         names=names,
         places=[f"{path}, {name}" for path, side in zip(files[::2], sides, strict=True) for name in side[0]],
@@ -110,9 +109,8 @@ def _labels(path: Path, count: int) -> tuple[list[str], IntArray]:
     return names, np.array(labels, np.int64)
 
 
-def _clips(array: npt.NDArray[Any]) -> Iterator[FloatArray]:
-    for clip in array:
-        yield arrays.join_bodies(arrays.without_padding(without_repetition(np.asarray(clip).transpose(1, 3, 2, 0))))
+def _clip(clip: npt.NDArray[Any]) -> FloatArray:
+    return arrays.join_bodies(arrays.without_padding(without_repetition(np.asarray(clip).transpose(1, 3, 2, 0))))
 
 
 def without_repetition(bodies: npt.NDArray[Any]) -> npt.NDArray[Any]:
