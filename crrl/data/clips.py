@@ -37,6 +37,11 @@ class Split:
     train: IntArray
     test: dict[str, IntArray]
 
+    @classmethod
+    def of(cls, train: BoolArray, test: BoolArray | None = None) -> Split:
+        """The split of masks over all clips, bool [N]; by default all other clips test."""
+        return cls(np.flatnonzero(train), {"all": np.flatnonzero(~train if test is None else test)})
+
 
 @dataclass(frozen=True)
 class Tree:

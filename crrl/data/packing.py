@@ -116,7 +116,7 @@ def _remove_chunks(folder: Path) -> None:
 
 
 def _load_whole(source: Source, place: Place, folder: Path) -> tuple[Clips, Found]:
-    """Load the clips and save them in `folder`; raises if a file changed in the meantime, and then removes the chunks."""
+    """Load the clips and save them in `folder`. If a file changed in the meantime, raise and remove its chunks."""
     inputs = Inputs(source.find_files(place.root), digest)
     digests = {below(place.root, path): value for path, value in inputs.digests.items()}
     assert source.load is not None

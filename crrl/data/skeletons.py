@@ -41,41 +41,30 @@ class Skeleton:
         return Skeleton(f"two of {self.name}", 2 * self.joints, self.bones + second, self.base, self.head)
 
 
-def _known(name: str, joints: int, base: int, head: int, chains: str) -> Skeleton:
-    """A skeleton from chains of joints, "0-1-2": consecutive joints are bones."""
-    ways = [[int(joint) for joint in chain.split("-")] for chain in chains.split()]
-    return Skeleton(name, joints, tuple(pair for way in ways for pair in pairwise(way)), base, head)
-
-
-KNOWN = (
-    _known(
-        *("Kinect v1, hips first (NW-UCLA)", 20, 0, 3),
-        "0-1-2-3 2-4-5-6-7 2-8-9-10-11 0-12-13-14-15 0-16-17-18-19",
+_CHAINS = {
+    ("Kinect v1, hips first (NW-UCLA)", 20, 0, 3): "0-1-2-3 2-4-5-6-7 2-8-9-10-11 0-12-13-14-15 0-16-17-18-19",
+    ("Kinect v1, head first (UTD-MHAD)", 20, 3, 0): "3-2-1-0 1-4-5-6-7 1-8-9-10-11 3-12-13-14-15 3-16-17-18-19",
+    ("Kinect v2 (NTU RGB+D, PKU-MMD)", 25, 0, 3): (
+        "0-1-20-2-3 20-4-5-6-7-21 7-22 20-8-9-10-11-23 11-24 0-12-13-14-15 0-16-17-18-19"
     ),
-    _known(
-        *("Kinect v1, head first (UTD-MHAD)", 20, 3, 0),
-        "3-2-1-0 1-4-5-6-7 1-8-9-10-11 3-12-13-14-15 3-16-17-18-19",
+    ("Florence 3D", 15, 2, 0): "2-1-0 1-3-4-5 1-6-7-8 2-9-10-11 2-12-13-14",
+    ("COCO", 17, 11, 0): "0-1-3 0-2-4 5-6 5-7-9 6-8-10 5-11-13-15 6-12-14-16 11-12",
+    ("COCO with a neck (OpenPose)", 18, 8, 0): "1-0-14-16 0-15-17 1-2-3-4 1-5-6-7 1-8-9-10 1-11-12-13",
+    ("BODY_25 (OpenPose)", 25, 8, 0): (
+        "8-1-0-15-17 0-16-18 1-2-3-4 1-5-6-7 8-9-10-11-22-23 11-24 8-12-13-14-19-20 14-21"
     ),
-    _known(
-        *("Kinect v2 (NTU RGB+D, PKU-MMD)", 25, 0, 3),
-        "0-1-20-2-3 20-4-5-6-7-21 7-22 20-8-9-10-11-23 11-24 0-12-13-14-15 0-16-17-18-19",
-    ),
-    _known("Florence 3D", 15, 2, 0, "2-1-0 1-3-4-5 1-6-7-8 2-9-10-11 2-12-13-14"),
-    _known("COCO", 17, 11, 0, "0-1-3 0-2-4 5-6 5-7-9 6-8-10 5-11-13-15 6-12-14-16 11-12"),
-    _known("COCO with a neck (OpenPose)", 18, 8, 0, "1-0-14-16 0-15-17 1-2-3-4 1-5-6-7 1-8-9-10 1-11-12-13"),
-    _known(
-        *("BODY_25 (OpenPose)", 25, 8, 0),
-        "8-1-0-15-17 0-16-18 1-2-3-4 1-5-6-7 8-9-10-11-22-23 11-24 8-12-13-14-19-20 14-21",
-    ),
-    _known(
-        *("BlazePose (MediaPipe)", 33, 23, 0),
+    ("BlazePose (MediaPipe)", 33, 23, 0): (
         "0-1-2-3-7 0-4-5-6-8 9-10 11-12 11-13-15-17-19-15-21 12-14-16-18-20-16-22 "
-        "11-23-24-12 23-25-27-29-31-27 24-26-28-30-32-28",
+        "11-23-24-12 23-25-27-29-31-27 24-26-28-30-32-28"
     ),
-    _known(
-        *("CMU mocap", 31, 0, 16),
-        "0-1-2-3-4-5 0-6-7-8-9-10 0-11-12-13-14-15-16 13-17-18-19-20-21-22 20-23 13-24-25-26-27-28-29 27-30",
+    ("CMU mocap", 31, 0, 16): (
+        "0-1-2-3-4-5 0-6-7-8-9-10 0-11-12-13-14-15-16 13-17-18-19-20-21-22 20-23 13-24-25-26-27-28-29 27-30"
     ),
+}
+"""Name, joint count, base and head of each known skeleton; consecutive joints of its chains are bones."""
+KNOWN = tuple(
+    Skeleton(name, joints, tuple(bone for way in chains.split() for bone in pairwise(map(int, way.split("-")))), *ends)
+    for (name, joints, *ends), chains in _CHAINS.items()
 )
 
 

@@ -7,7 +7,7 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -153,15 +153,11 @@ def _check_joints(dataset: str, root: Path, clips: Clips) -> None:
 def _key(source: Source, inputs: Inputs, steps: Preprocessing) -> str:
     """The hash of all that a prepared set depends on: files, settings, and the code that reads and preprocesses."""
 
-    def parts() -> Iterator[bytes | str]:
-        yield json.dumps(asdict(steps), sort_keys=True)
-        yield from source.code_parts()
-        yield from (Path(str(file)).read_bytes() for file in (preprocessing.__file__, registry.__file__, __file__))
-        root = os.path.commonpath([path.parent for path in inputs.digests]) if inputs.digests else ""
-        for path, digest in inputs.digests.items():  # paths too: without a labels.csv they are the names of the clips
-            yield from (os.path.relpath(path, root), digest)
-
-    return content_hash(parts())
+    own = [Path(str(file)).read_bytes() for file in (preprocessing.__file__, registry.__file__, __file__)]
+    root = os.path.commonpath([path.parent for path in inputs.digests]) if inputs.digests else ""
+    # Paths are part of the key because they are the names of clips that no labels.csv lists.
+    files = [part for path, digest in inputs.digests.items() for part in (os.path.relpath(path, root), digest)]
+    return content_hash([json.dumps(asdict(steps), sort_keys=True), *source.code_parts(), *own, *files])
 
 
 def _hash(*parts: str | FloatArray | IntArray) -> str:

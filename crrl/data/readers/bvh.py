@@ -26,7 +26,7 @@ from crrl.data.clips import Clips, FloatArray, Tree
 from crrl.data.naming import wrong_name
 from crrl.data.readers import folder
 from crrl.data.readers.kinematics import Matrix, check_size, euler_rotation, in_pieces, joint_positions, warn_of_rates
-from crrl.data.readers.text import CUT_SHORT, Line, line_error, numbers, read_lines, remarks_on, tell
+from crrl.data.readers.text import CUT_SHORT, MEND, Line, line_error, numbers, read_lines, remarks_on, tell
 from crrl.errors import CrrlError
 from crrl.files import shown
 
@@ -303,8 +303,8 @@ class _Hierarchy:
         if word.casefold() != expected.casefold():
             raise self._error(f"{expected} should stand here, not {shown(word)!r}")
 
-    def _error(self, problem: str, remedy: str = "") -> CrrlError:
-        return line_error(self._path, self._line, problem, *filter(None, [remedy]))
+    def _error(self, problem: str, remedy: str = MEND) -> CrrlError:
+        return line_error(self._path, self._line, problem, remedy)
 
 
 def _header(path: Path, lines: list[Line]) -> list[tuple[Line, float]]:

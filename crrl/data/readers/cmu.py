@@ -125,11 +125,7 @@ def load(files: list[Path]) -> Clips:
         raise CrrlError(f"{labels_path}: {FOLDS} folds need {FOLDS} sequences, two of each class ({rare}): list more")
     fold = np.empty(len(clips), np.int64)
     fold[np.lexsort((np.array(clips.names), clips.labels))] = np.arange(len(clips)) % FOLDS
-    splits = {
-        f"fold-{number + 1}": Split(np.flatnonzero(fold != number), {"all": np.flatnonzero(fold == number)})
-        for number in range(FOLDS)
-    }
-    return replace(clips, splits=splits)
+    return replace(clips, splits={f"fold-{number + 1}": Split.of(fold != number) for number in range(FOLDS)})
 
 
 def _frames(shown: Iterable[Shown], facts: list[tuple[float, list[str]]]) -> Iterator[FloatArray]:

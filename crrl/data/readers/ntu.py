@@ -110,10 +110,7 @@ class Edition:
             setups=setups,
             names=tuple(names),
             class_names=ACTIONS[: self.actions],
-            splits={
-                name: Split(np.flatnonzero(training[name]), {"all": np.flatnonzero(~training[name])})
-                for name in self.official
-            },
+            splits={name: Split.of(training[name]) for name in self.official},
         )
 
 

@@ -107,15 +107,15 @@ def read_clip(path: Path) -> list[Any]:
 
 
 def _splits(clips: Clips) -> dict[str, Split]:
-    train, test = np.flatnonzero(clips.views != 3), np.flatnonzero(clips.views == 3)
+    subjects, views = clips.subjects, clips.views
+    train, test = np.flatnonzero(views != 3), np.flatnonzero(views == 3)
     splits = {
         "cross-view": Split(train, {"all": test, "clean": without_copies(clips, test, train)}),
-        "validation-view": Split(np.flatnonzero(clips.views == 1), {"all": np.flatnonzero(clips.views == 2)}),
+        "validation-view": Split.of(views == 1, views == 2),
     }
-    for number, (subjects, view) in enumerate(product(HELD_OUT, (1, 2)), 1):
-        held_out, seen = np.isin(clips.subjects, subjects), clips.views == view
-        other = np.flatnonzero(held_out & ~seen & (clips.views != 3))
-        splits[f"validation-{number}"] = Split(np.flatnonzero(~held_out & seen), {"all": other})
+    for number, (people, view) in enumerate(product(HELD_OUT, (1, 2)), 1):
+        held_out = np.isin(subjects, people)
+        splits[f"validation-{number}"] = Split.of(~held_out & (views == view), held_out & (views == 3 - view))
     return splits
 
 

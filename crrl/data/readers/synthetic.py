@@ -19,7 +19,7 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
-from crrl.data.clips import BoolArray, Clips, IntArray, Split
+from crrl.data.clips import Clips, IntArray, Split
 from crrl.data.folds import validation_folds
 
 Array = npt.NDArray[np.float64]
@@ -266,13 +266,10 @@ def generate(seed: int = 0) -> Clips:
 
 
 def _splits(labels: IntArray, subjects: IntArray, views: IntArray) -> dict[str, Split]:
-    def split(train: BoolArray, test: BoolArray) -> Split:
-        return Split(np.flatnonzero(train), {"all": np.flatnonzero(test)})
-
     known = {
-        "cross-subject": split(subjects <= 8, subjects > 8),
-        "cross-view": split(views != 1, views == 1),
-        "validation": split(subjects <= 6, (subjects > 6) & (subjects <= 8)),
+        "cross-subject": Split.of(subjects <= 8),
+        "cross-view": Split.of(views != 1),
+        "validation": Split.of(subjects <= 6, (subjects > 6) & (subjects <= 8)),
     }
     return known | validation_folds(known["cross-subject"].train, labels, subjects)
 
