@@ -103,9 +103,7 @@ def _open_streams() -> None:
 
 
 def _thread_line(failed: threading.ExceptHookArgs) -> None:
-    """Print an OSError of a thread (TensorBoard's on a full disk) as one line: whoever waits for the thread gets it
-    again.
-    """
+    """Print an OSError of a thread (TensorBoard's on a full disk) as one line; it is raised again where it is awaited."""
     if isinstance(failed.exc_value, OSError):
         print(f"warning: {failed.exc_value}", file=sys.stderr)
     else:

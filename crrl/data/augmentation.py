@@ -19,9 +19,7 @@ from crrl.data.clips import IntArray
 from crrl.reference.motion import velocity
 
 NOISE_STD = 0.05
-"""The 0.05 of N(0, 0.05) is a standard deviation, as in the public code of the paper's [51]; as a variance it would
-give 0.22.
-"""
+"""N(0, 0.05) gives a standard deviation, as in the public code of the paper's [51]; a variance would make it 0.22."""
 MAX_ANGLE = math.pi / 4
 """Largest rotation about each axis, radians."""
 

@@ -185,9 +185,7 @@ def leave_out_empty(path: Path, clips: Clips) -> Clips:
 
 
 def warn_if_coarse(path: Path, dtype: npt.DTypeLike) -> None:
-    """Warn of float16 coordinates: at a few metres they are rounded to millimetres, as much as a joint moves in a
-    frame.
-    """
+    """Warn of float16 coordinates: at a few metres they are rounded by as much as a joint moves in a frame."""
     if np.dtype(dtype).kind == "f" and np.dtype(dtype).itemsize < 4:
         warnings.warn(
             f"{path} holds float16 coordinates: too coarse for velocities (Eq. 2); use a float32 file if there is one",

@@ -162,9 +162,7 @@ def _positions(skeleton: Skeleton, motion: Matrix) -> FloatArray:
 
 
 def _sections(path: Path) -> dict[str, list[Line]]:
-    """The lines of each section, with the rest of its keyword's line; comments are removed, commas and brackets are
-    space.
-    """
+    """The lines of each section, with the rest of its keyword's line, without comments, commas and brackets."""
     sections: dict[str, list[Line]] = {}
     current: list[Line] | None = None
     for line in read_lines(path, "an .asf file"):

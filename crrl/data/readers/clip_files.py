@@ -56,9 +56,7 @@ ESTIMATED: dict[str, Callable[[Path, int | None], npt.ArrayLike]] = {
     ".csv": mediapipe.read_clip,
     "": lambda path, bodies: _in_pixels(openpose.read_clip(path, bodies)),
 }
-"""The readers of pose estimators' files, "" for a folder; their second argument is the number of bodies, None: as
-found.
-"""
+"""The readers of pose estimators' files, "" for a folder. Their second argument is the number of bodies."""
 
 BODIES = {
     bodies * joints: bodies

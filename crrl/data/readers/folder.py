@@ -275,9 +275,7 @@ def load(files: list[Path], contents: Iterable[object] | None = None) -> Clips:
 
 
 def _unlabelled_rows(paths: Sequence[Path]) -> list[dict[str, str]]:
-    """Rows like those of `read_labels` for clips without a labels.csv, each named by its path below their common
-    folder.
-    """
+    """The rows of clips without a labels.csv, each named by its path below the common folder."""
     root = Path(os.path.commonpath([path.parent for path in paths]))
     for path in paths:
         if wrong := _wrong_file(path.relative_to(root).as_posix(), root):

@@ -34,9 +34,7 @@ _ADMITTED = """
 """
 _INSTRUCTIONS = {ord(code.code): code.name for code in pickletools.opcodes}
 _FEW, _SHARE = 1_000_000, 4
-"""Reads of a single byte (an instruction, a short length, a small number) allowed for any file, and one more for this
-many bytes of it.
-"""
+"""Reads of a single byte (an instruction, a short length, ...) allowed for any file, and one more for so many bytes."""
 _DEEPEST = 1000
 _LARGEST_KEY = 2**32
 """Only integers below this may be keys of a dict: larger ones can be chosen to collide, which takes Python long."""

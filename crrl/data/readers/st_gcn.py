@@ -133,9 +133,7 @@ def without_repetition(bodies: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _period(values: list[int]) -> int:
-    """The smallest P for which values[P:] equals values[:-P], or len(values), in linear time (Knuth-Morris-Pratt
-    borders).
-    """
+    """The smallest P with values[P:] == values[:-P], else len(values), in linear time (Knuth-Morris-Pratt borders)."""
     borders = [0] * len(values)
     border = 0
     for place in range(1, len(values)):
