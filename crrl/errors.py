@@ -103,7 +103,7 @@ def _open_streams() -> None:
 
 
 def _thread_line(failed: threading.ExceptHookArgs) -> None:
-    """Print an OSError of a thread (TensorBoard's on a full disk) as one line; who waits for the thread meets it again."""
+    """Print an OSError of a thread (TensorBoard's on a full disk) as one line; it is met again by who waits for it."""
     if isinstance(failed.exc_value, OSError):
         print(f"warning: {failed.exc_value}", file=sys.stderr)
     else:
