@@ -1,4 +1,4 @@
-"""The one error a user sees: what is wrong, with which file, and what to do about it."""
+"""CrrlError, the one error a user sees, and how a command ends on errors and signals."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from typing import NoReturn
 
 
 class CrrlError(Exception):
-    """Bad input, a damaged file or a machine that cannot go on. Commands print it as one line and exit with 2."""
+    """Bad input, a damaged file or a machine that cannot go on. A command prints it as one line and exits with 2."""
 
 
 def command(name: str, *arguments: object) -> str:
-    """A command of crrl as a shell takes it: paths with spaces in quotes."""
+    """The shell command that runs `crrl.NAME` with these arguments, quoted."""
     return shlex.join(["python", "-m", f"crrl.{name}", *map(str, arguments)])
 
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM came. Like KeyboardInterrupt it passes through all but what must be cleaned up."""
+    """SIGINT or SIGTERM arrived. Like KeyboardInterrupt it is no Exception, so that only cleanup code catches it."""
 
     def __init__(self, signum: int):
         super().__init__(signal.Signals(signum).name)
@@ -39,10 +39,10 @@ def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
 
 @contextmanager
 def catch_stop_signals() -> Iterator[list[int]]:
-    """Within the block SIGINT and SIGTERM are noted in the list given, not acted upon; a second one acts as usual.
+    """During the block, record SIGINT and SIGTERM in the yielded list instead of acting on them; a second one acts.
 
     Raises:
-        Interrupted: one was noted; raised at the end of the block at the latest.
+        Interrupted: a signal was recorded; raised when the block ends.
     """
     caught: list[int] = []
     before = {int(signum): signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
@@ -63,10 +63,10 @@ def catch_stop_signals() -> Iterator[list[int]]:
 
 
 def environment_number(name: str, default: int) -> int:
-    """The whole number, not negative, that an environment variable of torchrun holds.
+    """The non-negative integer in an environment variable that torchrun sets; `default` if it is unset or empty.
 
     Raises:
-        CrrlError: it holds something else.
+        CrrlError: it holds anything else.
     """
     text = os.environ.get(name) or str(default)
     if not (text.isascii() and text.isdigit()):
@@ -75,7 +75,7 @@ def environment_number(name: str, default: int) -> int:
 
 
 class _Patient(io.TextIOWrapper):
-    """A stderr that goes on where it cannot be written, on a full disk, say: what is said there is not the work."""
+    """A stderr that ignores write errors, as on a full disk: a lost message must not end the work."""
 
     def write(self, text: str) -> int:
         with suppress(OSError):
@@ -88,8 +88,8 @@ class _Patient(io.TextIOWrapper):
 
 
 def _open_streams() -> None:
-    """Have stdin, stdout and stderr open, and able to write all text; what the terminal lacks is escaped."""
-    while (free := os.open(os.devnull, os.O_RDWR)) <= 2:  # a closed one, whose number the next file would get
+    """Open stdin, stdout and stderr if they are closed, and escape the characters that the terminal cannot show."""
+    while (free := os.open(os.devnull, os.O_RDWR)) <= 2:  # else the next file opened would become a standard stream
         pass
     os.close(free)
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
@@ -102,17 +102,8 @@ def _open_streams() -> None:
         sys.stderr = _Patient(raw, encoding, "backslashreplace", write_through=True)
 
 
-def _is_memory(error: BaseException) -> bool:
-    """Whether an error, of Python, PyTorch or CUDA, says that memory is used up."""
-    return isinstance(error, MemoryError) or bool(re.search("allocate memory|out of memory|size calc", str(error)))
-
-
-def _one_line(message: Warning | str, category: type[Warning], *_: object, **__: object) -> str:
-    return f"warning: {message}\n"
-
-
 def _thread_line(failed: threading.ExceptHookArgs) -> None:
-    """What a thread of TensorBoard meets, as on a full disk, is met again by who waits for it: here it is a line."""
+    """Print an OSError of a thread (TensorBoard's on a full disk) as one line; it is met again by who waits for it."""
     if isinstance(failed.exc_value, OSError):
         print(f"warning: {failed.exc_value}", file=sys.stderr)
     else:
@@ -120,7 +111,7 @@ def _thread_line(failed: threading.ExceptHookArgs) -> None:
 
 
 def _end_output() -> None:
-    """Write what standard output still holds, so that an error is the last line of a log; if it cannot be, drop it."""
+    """Flush stdout, so that an error is the last line of a log; what cannot be written is dropped."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -128,16 +119,16 @@ def _end_output() -> None:
 
 
 def run_command(main: Callable[[], int | None]) -> int:
-    """Run a command's `main`: a mistake becomes one line on stderr and exit code 2, a signal exit code 128 + signal."""
+    """Run a command's `main`; returns the exit code: 2 after an error (one line on stderr), 128 + N after signal N."""
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _interrupt)
-    warnings.formatwarning = _one_line
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     threading.excepthook = _thread_line
     _open_streams()
     try:
         try:
             code = main() or 0
-            sys.stdout.flush()  # while it can be told that this fails
+            sys.stdout.flush()  # here, so that a failure is still reported
             return code
         except BaseException:
             _end_output()
@@ -145,15 +136,15 @@ def run_command(main: Callable[[], int | None]) -> int:
     except CrrlError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # who reads the output has enough of it, as head has
+    except BrokenPipeError:  # the reader of the output has closed it, as head does
         return 128 + signal.SIGPIPE
     except OSError as error:
         remedy = "check that path and your permissions" if error.filename else "check where the output goes"
         print(f"error: {error}; {remedy}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
-        if not _is_memory(error):
-            raise
+        if not (isinstance(error, MemoryError) or re.search("allocate memory|out of memory|size calc", str(error))):
+            raise  # a bug, not a lack of memory
         reason = str(error).partition("\n")[0][:150]
         print(f"error: not enough memory ({reason}): give smaller sizes, or another machine", file=sys.stderr)
         return 2

@@ -1,8 +1,9 @@
-"""Dataclasses of plain values, out of what JSON holds of them: every field is there, and of its type."""
+"""Dataclasses of plain values, built from JSON: every field must be there and of its type."""
 
 from __future__ import annotations
 
 import types
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -13,14 +14,14 @@ from crrl.files import read_json, shown
 T = TypeVar("T")
 
 LARGEST = 2**63
-"""Whole numbers are smaller, as tensors count by int64."""
+"""Integers must be smaller than this, because tensors count in int64."""
 
 
 def read_facts(path: Path, kind: type[T], remedy: str) -> T:
-    """The dataclass that the JSON file `path` holds.
+    """Build the dataclass `kind` from the JSON file `path`.
 
     Raises:
-        CrrlError: the file is missing, damaged or of another version; it names the file and ends with `remedy`.
+        CrrlError: the file is missing, damaged or of another version; names the file and ends with `remedy`.
     """
     value = read_json(path)
     try:
@@ -30,14 +31,14 @@ def read_facts(path: Path, kind: type[T], remedy: str) -> T:
 
 
 def build(kind: type[T], value: Any) -> T:
-    """The inverse of `dataclasses.asdict`, after a way through JSON: lists are tuples again, strings paths.
+    """The inverse of `dataclasses.asdict` followed by JSON: lists become tuples again, strings paths.
 
     Args:
-        kind: a dataclass whose fields are int, float, str, bool, None, Path, Literal of strings, tuple or list of
-            such, a union of them, or such a dataclass.
+        kind: a dataclass whose fields are int, float, str, bool, None, Path, Literal of strings, a tuple or list of
+            these, a union of these, or such a dataclass.
 
     Raises:
-        CrrlError: a field is unknown, missing, of another type or out of its range; the dataclass refuses it.
+        CrrlError: a field is unknown, missing, of another type or out of range, or the dataclass refuses it.
     """
     if not isinstance(value, dict):
         raise CrrlError(f"{shown(repr(value))} stands in place of {kind.__name__}")
@@ -58,10 +59,13 @@ def _field(name: str, hint: Any, item: Any) -> Any:
 
 
 def _value(hint: Any, item: Any) -> Any:
-    """`item` as `hint` says; raises TypeError where it is something else."""
+    """`item` as the type `hint`; raises TypeError where it is something else."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return _first(inner, item)
+        for each in inner:
+            with suppress(TypeError):
+                return _value(each, item)
+        raise TypeError
     if is_dataclass(hint):
         return build(hint, item)  # type: ignore[arg-type]
     if origin is Literal and isinstance(item, str) and item in inner:
@@ -72,18 +76,7 @@ def _value(hint: Any, item: Any) -> Any:
             return origin(_value(kind, each) for kind, each in zip(kinds, item, strict=True))
     if hint is Path and type(item) is str and "\0" not in item:
         return Path(item)
-    if hint is float and type(item) is int and abs(item) < LARGEST:
+    fits = type(item) is hint or (hint is float and type(item) is int)
+    if fits and (type(item) is not int or abs(item) < LARGEST):
         return item
-    if type(item) is hint and (hint is not int or abs(item) < LARGEST):
-        return item
-    raise TypeError
-
-
-def _first(hints: tuple[Any, ...], item: Any) -> Any:
-    """`item` as the first of `hints` that it is."""
-    for hint in hints:
-        try:
-            return _value(hint, item)
-        except TypeError:
-            continue
     raise TypeError

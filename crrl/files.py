@@ -1,6 +1,6 @@
-"""Files that are either whole or absent: every write goes to a temporary neighbour first and is renamed into place.
+"""Atomic files, locks and the cache: a file or folder is whole or absent, because it is written beside and renamed.
 
-Files that others wrote are opened by `open_input`, which waits for no pipe and says what a file of another kind is.
+`open_input` opens the files of others: it never waits for a pipe, and names the kind of a file that is the wrong one.
 """
 
 from __future__ import annotations
@@ -24,80 +24,79 @@ from typing import Any, BinaryIO, NamedTuple
 from crrl.errors import CrrlError
 
 HEAD = 512
-"""Bytes by which a kind of file is told."""
+"""Bytes from which the kind of a file is recognised."""
 SHOWN = 24
-"""Characters of a file that a message repeats."""
+"""Characters of a file that an error message repeats."""
 ELSEWHERE = "set CRRL_CACHE to another folder"
-"""What to do where the cache is of no use."""
+"""The remedy where the cache folder cannot be used."""
 LOCK = ".lock"
 FRESH = 60
-"""Seconds within which a new folder has its lock."""
+"""Seconds after which a temporary folder whose lock is free counts as abandoned."""
 
 
 class Kind(NamedTuple):
-    """A kind of file that its first bytes tell: its name here, what it is in words, and what to do with it."""
+    """A kind of file: its name here, how a message calls it, and the remedy where another kind is expected."""
 
     name: str
     words: str
     remedy: str
 
 
-def _kinds() -> dict[re.Pattern[bytes], Kind]:
-    pointed = "fetch the file that it stands for, by git"
-    again = "download the file again, as this came in its place"
-    unpack = "unpack it"
-    other = "give the file that is meant"
-    table = (
-        (rb".{4}\0{4}\{\"", "safetensors", "a safetensors file", other),  # first: its length may begin as others do
-        (rb"version https://git-lfs", "git-lfs", "a git-lfs pointer", f"{pointed} lfs pull"),
-        (rb"[^\n]{0,300}/annex/objects/", "git-annex", "a git-annex pointer", f"{pointed} annex get"),
-        (rb"(\xef\xbb\xbf)?\s*<(!doctype\s+html|html|head|body|title)", "html", "a web page (HTML)", again),
-        (rb"(\xef\xbb\xbf)?\s*<([?!]?[a-z]|!--)", "xml", "XML", again),
-        (rb"404: not found|(not found|access denied|forbidden)\.?\s*\Z", "answer", "the answer of a server", again),
-        (rb"\x1f[\x8b\x9d]", "gzip", "compressed (gzip)", unpack),
-        (rb"BZh[1-9]", "bzip2", "compressed (bzip2)", unpack),
-        (rb"\xfd7zXZ\0", "xz", "compressed (xz)", unpack),
-        (rb"\x28\xb5\x2f\xfd", "zstd", "compressed (zstd)", unpack),
-        (rb"7z\xbc\xaf", "7z", "a 7z archive", unpack),
-        (rb"Rar!\x1a", "rar", "a RAR archive", unpack),
-        (rb".{257}ustar", "tar", "a tar archive", unpack),
-        (rb"PK(\x03\x04|\x05\x06)", "zip", "a zip archive (.npz, .pt, .xlsx)", other),
-        (rb"\x93NUMPY", "npy", "a NumPy array (.npy)", other),
-        (rb"\x80[\x02-\x05]", "pickle", "a pickle", other),
-        (rb"(\xef\xbb\xbf)?\s*[\[{]", "json", "JSON", other),
+_POINTED = "fetch the file that it stands for, by git"
+_AGAIN = "download the file again, as this came in its place"
+_UNPACK = "unpack it"
+_OTHER = "give the file that is meant"
+_KINDS = {
+    re.compile(pattern, re.DOTALL | re.IGNORECASE): Kind(*kind)
+    for pattern, *kind in (
+        (rb".{4}\0{4}\{\"", "safetensors", "a safetensors file", _OTHER),  # first: its length may begin as others do
+        (rb"version https://git-lfs", "git-lfs", "a git-lfs pointer", f"{_POINTED} lfs pull"),
+        (rb"[^\n]{0,300}/annex/objects/", "git-annex", "a git-annex pointer", f"{_POINTED} annex get"),
+        (rb"(\xef\xbb\xbf)?\s*<(!doctype\s+html|html|head|body|title)", "html", "a web page (HTML)", _AGAIN),
+        (rb"(\xef\xbb\xbf)?\s*<([?!]?[a-z]|!--)", "xml", "XML", _AGAIN),
+        (rb"404: not found|(not found|access denied|forbidden)\.?\s*\Z", "answer", "the answer of a server", _AGAIN),
+        (rb"\x1f[\x8b\x9d]", "gzip", "compressed (gzip)", _UNPACK),
+        (rb"BZh[1-9]", "bzip2", "compressed (bzip2)", _UNPACK),
+        (rb"\xfd7zXZ\0", "xz", "compressed (xz)", _UNPACK),
+        (rb"\x28\xb5\x2f\xfd", "zstd", "compressed (zstd)", _UNPACK),
+        (rb"7z\xbc\xaf", "7z", "a 7z archive", _UNPACK),
+        (rb"Rar!\x1a", "rar", "a RAR archive", _UNPACK),
+        (rb".{257}ustar", "tar", "a tar archive", _UNPACK),
+        (rb"PK(\x03\x04|\x05\x06)", "zip", "a zip archive (.npz, .pt, .xlsx)", _OTHER),
+        (rb"\x93NUMPY", "npy", "a NumPy array (.npy)", _OTHER),
+        (rb"\x80[\x02-\x05]", "pickle", "a pickle", _OTHER),
+        (rb"(\xef\xbb\xbf)?\s*[\[{]", "json", "JSON", _OTHER),
         (rb"(\xef\xbb\xbf)?\s*HIERARCHY\b", "bvh", "a BVH file", "such files are read by python -m crrl.prepare bvh"),
         (rb"Kaydara FBX", "fbx", "an FBX file", "export it as BVH"),
         (rb"\x89HDF\r\n", "hdf5", "an HDF5 file", "save what it holds as .npy"),
         (rb"MATLAB [57]\.", "mat", "a MATLAB file", "save what it holds as .npy"),
         (rb"\xff\xfe[^\0]\0|\xfe\xff\0[^\0]", "utf-16", "text in UTF-16", "save it as UTF-8"),
         (rb"\xd0\xcf\x11\xe0", "office", "a document of Office", "save it as text in UTF-8"),
-        (rb"%PDF-", "pdf", "a PDF document", other),
-        (rb"\x89PNG|\xff\xd8\xff|GIF8", "image", "a picture", other),
-        (rb"RIFF.{4}AVI |.{4}ftyp|\x1a\x45\xdf\xa3", "video", "a video", other),
-        (rb"SQLite format 3\0", "sqlite", "an SQLite database", other),
-        (rb"PAR1[\0-\x1f]", "parquet", "a Parquet file", other),
-        (rb"\x7fELF|MZ.\0", "program", "a program", other),
+        (rb"%PDF-", "pdf", "a PDF document", _OTHER),
+        (rb"\x89PNG|\xff\xd8\xff|GIF8", "image", "a picture", _OTHER),
+        (rb"RIFF.{4}AVI |.{4}ftyp|\x1a\x45\xdf\xa3", "video", "a video", _OTHER),
+        (rb"SQLite format 3\0", "sqlite", "an SQLite database", _OTHER),
+        (rb"PAR1[\0-\x1f]", "parquet", "a Parquet file", _OTHER),
+        (rb"\x7fELF|MZ.\0", "program", "a program", _OTHER),
     )
-    return {re.compile(pattern, re.DOTALL | re.IGNORECASE): Kind(*kind) for pattern, *kind in table}
-
-
-_KINDS = _kinds()
+}
+"""The kinds by what their files begin with. The first match counts."""
 
 
 def kind_of(head: bytes) -> Kind | None:
-    """What a file is that begins so; None: text, or nothing that is known."""
+    """The kind of a file that begins with `head`; None for text and anything unknown."""
     return next((kind for pattern, kind in _KINDS.items() if pattern.match(head[:HEAD])), None)
 
 
 def check_kind(path: Path, head: bytes, what: str, *kinds: str, only: bool = False) -> None:
-    """Raise where a file that begins so is known to be of another kind than it should.
+    """Check that a file which begins with `head` is of an expected kind.
 
     Args:
-        what: it should be, in words. kinds: names of kinds that it may be. only: it must be one of these,
-            unless it is empty.
+        what: the expected kind, in words. kinds: the names of the kinds allowed. only: refuse unknown content too,
+            unless the file is empty; otherwise unknown content passes.
 
     Raises:
-        CrrlError: says what it is, and what to do.
+        CrrlError: the file is of another kind; says which, and the remedy.
     """
     kind = kind_of(head)
     if kind and kind.name not in kinds:
@@ -108,26 +107,21 @@ def check_kind(path: Path, head: bytes, what: str, *kinds: str, only: bool = Fal
 
 
 def shown(text: str | bytes) -> str:
-    """What a message repeats of a file: its first characters, those that cannot be printed as ?."""
+    """The first characters of a text, as a message repeats them; unprintable ones become "?"."""
     start = text[:SHOWN].decode("ascii", "replace") if isinstance(text, bytes) else text[:SHOWN]
     return "".join(char if char.isprintable() and char != "\ufffd" else "?" for char in start)
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    """Open without waiting for the other end of a pipe."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
 def open_input(path: Path, what: str = "", *kinds: str, only: bool = False) -> BufferedReader:
-    """Open a file that others wrote, of the kind that `check_kind` is told; without `what` of any.
+    """Open a regular file for reading, and check its kind as `check_kind` does; without `what` every kind passes.
 
     Raises:
-        CrrlError: it cannot be opened, is of another kind, or is no regular file: a pipe may never have anything to
-            read, and a device no end.
+        CrrlError: the file cannot be opened, is of another kind, or is a pipe, a device or a socket, which may block
+            or never end.
     """
     with explain_os_errors(path, "read"):
         try:
-            file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115
+            file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
         except ValueError as error:
             raise CrrlError(f"{shown(str(path))!r} ... names no file ({error}): give it another name") from error
     try:
@@ -145,10 +139,10 @@ def open_input(path: Path, what: str = "", *kinds: str, only: bool = False) -> B
 
 @contextmanager
 def explain_os_errors(path: Path, doing: str, elsewhere: str = "choose another folder") -> Iterator[None]:
-    """Turn an OSError met while `doing` something with `path` into one line that names the file and the remedy.
+    """Turn an OSError raised in the block into a CrrlError with the path and a remedy.
 
     Args:
-        elsewhere: how to have it done in another place, where this one is of no use.
+        doing: the verb of the message: read, write, lock, ... elsewhere: how to use another place than this one.
     """
     try:
         yield
@@ -169,10 +163,10 @@ def explain_os_errors(path: Path, doing: str, elsewhere: str = "choose another f
 
 @contextmanager
 def explain_damage(path: Path, what: str, remedy: str) -> Iterator[None]:
-    """Turn whatever fails while the file `path` is read into one line: that it is `what`, why, and the remedy.
+    """Turn any error raised while the file `path` is read into a CrrlError: "PATH is `what` (reason): `remedy`".
 
-    A damaged file fails in zipfile, zlib, tokenize, mmap, ..., each in its own way. A CrrlError passes as it is; an
-    OSError is explained as such.
+    Libraries report a damaged file by many exception types (zipfile, zlib, tokenize, mmap, ...), so all are caught. A
+    CrrlError passes unchanged; an OSError is explained by `explain_os_errors`.
     """
     with explain_os_errors(path, "read"):
         try:
@@ -185,26 +179,25 @@ def explain_damage(path: Path, what: str, remedy: str) -> Iterator[None]:
 
 
 class Busy(CrrlError):
-    """Another process works in a folder that this one needs for itself."""
+    """Another process holds the lock of a folder."""
 
 
 @contextmanager
 def alone(folder: Path, busy: str, name: str = LOCK, shared: bool = False) -> Iterator[int]:
-    """Within the block no other process is in a block of its own by this folder and name; yields the lock's descriptor.
+    """Hold the lock file `name` of a folder during the block; yields its descriptor.
 
-    The folder is made where it is missing; the file `name` in it stays. The lock is the kernel's: it ends with the
-    process, however that ends, or with the last of the processes begun with the descriptor; forked workers do not hold
-    it.
+    The folder is made if missing, and the lock file stays. The kernel frees the lock when this process, and those
+    started with the descriptor, have ended, however they end. Forked workers do not hold it.
 
     Args:
-        busy: what is said of the folder where another process is in such a block, and the remedy.
-        shared: others that share it may be in their blocks too.
+        busy: the message for a folder that is locked, after its path, with the remedy.
+        shared: take a lock that other processes may share.
 
     Raises:
-        Busy: another process is there: the folder and `busy`.
+        Busy: another process holds the lock.
         CrrlError: the folder cannot be written.
     """
-    import fcntl  # here, so that what locks nothing goes without a POSIX system
+    import fcntl  # imported here because only locking needs a POSIX system
 
     with explain_os_errors(folder, "write"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -226,7 +219,7 @@ _held: set[int] = set()
 
 
 def _hold_nothing() -> None:
-    """What a forked process does: a worker lives on for a moment when its parent is killed."""
+    """Close the locks in a forked process: a worker may outlive a parent that was killed."""
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()
@@ -237,10 +230,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def open_own(path: Path, flags: int) -> int:
-    """A descriptor of a file of ours that is made, appended to or cut, by the flags of os.open.
+    """Open a file of ours for writing, making it if missing, with the flags of os.open; returns the descriptor.
 
     Raises:
-        CrrlError: it cannot be opened, or is a symbolic link or no regular file: what it stands for is not ours.
+        CrrlError: it cannot be opened, or is a symbolic link or no regular file.
     """
     with explain_os_errors(path, "write"):
         if path.is_symlink():
@@ -253,10 +246,10 @@ def open_own(path: Path, flags: int) -> int:
 
 
 def refuse_place(out: Path) -> None:
-    """Raise where a file cannot be written, before much is computed for it.
+    """Check that a file can be written to `out`, before anything is computed for it.
 
     Raises:
-        CrrlError: its folder is not there or may not be written to, or it is a folder itself, a device, ...
+        CrrlError: its folder is missing or not writable, or `out` is itself a folder, a device, ...
     """
     _check_place(out)
     if out.is_dir():
@@ -266,7 +259,7 @@ def refuse_place(out: Path) -> None:
 
 
 def _check_place(path: Path) -> None:
-    """Raise where a file moved to `path` would take the place of a device, a pipe or a socket, for all who use it."""
+    """Refuse a path that is a device, a pipe or a socket, or lies in /dev, /proc or /sys: a rename would replace it."""
     with explain_os_errors(path, "write"):
         special = path.exists() and not path.is_file() and not path.is_dir()
         folder = os.path.realpath(path.parent)
@@ -275,7 +268,7 @@ def _check_place(path: Path) -> None:
 
 
 def refuse_inputs(out: Path, inputs: Iterable[Path]) -> None:
-    """Raise CrrlError where the file to be written is one of those that are read."""
+    """Raise CrrlError if the output `out` is one of the input files."""
     for path in inputs:
         with suppress(OSError):
             if os.path.samefile(out, path):
@@ -283,11 +276,10 @@ def refuse_inputs(out: Path, inputs: Iterable[Path]) -> None:
 
 
 def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Call `write(file)` with a new file, then move that to `path` in one step; it is on the disk afterwards.
+    """Call `write(file)` on a temporary file, flush it to the disk and rename it to `path` in one step.
 
     Raises:
-        CrrlError: the disk is full, the folder may not be written to, `path` is a device, ...; it then is what it was
-            before.
+        CrrlError: the disk is full, the folder is not writable, `path` is a device, ...; `path` is then unchanged.
     """
     _check_place(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
@@ -306,7 +298,7 @@ def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk, where its file system can."""
+    """Flush the entries of a folder to the disk, where the file system supports that."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with suppress(OSError):
@@ -316,7 +308,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sweep(folder: Path, *names: str) -> None:
-    """Remove what killed processes left of writing the files of these names, patterns of fnmatch, in a folder."""
+    """Remove temporary files that killed processes left of files with these names (fnmatch patterns) in a folder."""
     for name in names:
         for path in folder.glob(f".{name}.*.tmp"):
             with explain_os_errors(path, "remove"):
@@ -329,12 +321,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, atomically; what is none, as in a path, is escaped."""
+    """Write `text` as UTF-8, atomically; characters without an encoding, as in some paths, are escaped."""
     write_file(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 def read_bytes(path: Path, what: str = "", *kinds: str) -> bytes:
-    """The content of a file that `open_input` opens.
+    """The content of a file, opened by `open_input`.
 
     Raises:
         CrrlError: it is missing, unreadable, no regular file or of another kind.
@@ -344,7 +336,7 @@ def read_bytes(path: Path, what: str = "", *kinds: str) -> bytes:
 
 
 def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, none of whose names stands twice: JSON's own reader takes the last."""
+    """A JSON object; a key that occurs twice is an error, where `json` alone would take the last value."""
     value = dict(pairs)
     if len(value) != len(pairs):
         twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
@@ -356,9 +348,8 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        CrrlError: it is missing, unreadable, another kind of file, not JSON (truncated, say), nested too deep to be
-            read, names a thing twice in one object, or has a carriage return without a line feed, which one changed bit
-            makes of a minus sign.
+        CrrlError: it is missing, unreadable, of another kind, not valid JSON, nested too deep, has an object with a key
+            twice, or a carriage return without a line feed, which one flipped bit makes of a minus sign.
     """
     content = read_bytes(path, "JSON", "json", "utf-16")
     try:
@@ -372,14 +363,18 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def work_folder(folder: Path, busy: str) -> Iterator[Path]:
-    """A new folder in `folder`, for a process that is alone there (`alone`, which has `busy` explained).
+    """Make `folder/whole`, hold the lock of `folder` during the block (see `alone`), and yield `folder/whole`.
 
-    At the end of the block it is removed where it is still there; so is `folder` where nothing else is in it. What a
-    killed process has left of its own goes at the start.
+    At the start, the remains of a killed process are removed. At the end, `whole` is removed if it is still there, and
+    so is `folder` if it is empty.
 
     Raises:
-        Busy: another process is there.
+        Busy: another process holds the lock.
         CrrlError: `folder` cannot be written, or is a symbolic link.
+                shutil
+    ====
+                    raise Busy(f"{folder} {busy}")
+                shutil
     """
     if folder.is_symlink():
         raise CrrlError(f"{folder} is a symbolic link, and nothing is written through one: remove it")
@@ -400,12 +395,12 @@ def work_folder(folder: Path, busy: str) -> Iterator[Path]:
 
 
 def write_folder(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write(temporary folder)`, then move that folder into the cache, to `path`; a folder already there stays.
+    """Call `write(temporary folder)`, then rename that folder to `path` in the cache; an existing `path` stays.
 
-    Two processes may do this at once: the first to finish wins, both then read the same content.
+    If two processes do this at once, the first to finish wins, and both read the same content afterwards.
 
     Raises:
-        CrrlError: the disk is full, the cache may not be written to, ...
+        CrrlError: the disk is full, the cache is not writable, ...
     """
     with explain_os_errors(path, "write", ELSEWHERE):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -419,7 +414,7 @@ def write_folder(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def discard(path: Path) -> None:
-    """Remove a folder from the cache: first out of the way in one step, then from the disk.
+    """Remove a folder from the cache: it is renamed away in one step, then deleted.
 
     Raises:
         CrrlError: it may not be removed.
@@ -434,7 +429,7 @@ def discard(path: Path) -> None:
 
 @contextmanager
 def _temporary_folder(path: Path) -> Iterator[Path]:
-    """A new folder below that of `path`, removed at the end of the block; so are those that killed processes left."""
+    """A new folder beside `path`, removed at the end of the block; also removes those that killed processes left."""
     for old in path.parent.glob(".*.partial"):
         with suppress(OSError, CrrlError):
             if time.time() - old.stat().st_mtime > FRESH:
@@ -447,7 +442,7 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
 
 
 def move_folder(folder: Path, path: Path) -> None:
-    """Move a folder of files to `path` in one step, once the disk holds them, and have the disk hold that too."""
+    """Flush the files of a folder to the disk, rename the folder to `path` in one step, and flush that too."""
     for each in folder.iterdir():
         with open(each, "rb") as file:
             os.fsync(file.fileno())
@@ -467,7 +462,7 @@ def content_hash(parts: Iterable[bytes | memoryview | str]) -> str:
 
 
 def cache_folder() -> Path:
-    """Where prepared sets are kept: $CRRL_CACHE, else ~/.cache/crrl.
+    """The folder of the cache of prepared sets: $CRRL_CACHE, else ~/.cache/crrl.
 
     Raises:
         CrrlError: the user has no home folder.

@@ -1,7 +1,7 @@
 """Data sets in one in-memory form: sources, preprocessing, splits and batches.
 
-The readers of foreign files are in `crrl.data.readers`. Those that were once beside this file go by their old names as
-well, which scripts have: `crrl.data.bvh` is `crrl.data.readers.bvh`.
+The readers of foreign files are in `crrl.data.readers`. Those in MOVED were once beside this file; scripts may still
+use their old names, so that `crrl.data.bvh` is `crrl.data.readers.bvh`.
 """
 
 import sys
@@ -18,7 +18,7 @@ MOVED = (
     *("arrays", "asf", "bvh", "clip_files", "cmu", "coco", "ctr_gcn", "folder", "kinematics", "mediapipe", "ntu"),
     *("nw_ucla", "openpose", "pickles", "pku_mmd", "poses", "pyskl", "skeleton", "st_gcn", "synthetic", "text"),
 )
-"""The readers with two names; a new reader has the one in `crrl.data.readers` alone."""
+"""The readers with two names; a new reader has only the one in `crrl.data.readers`."""
 
 for _name in MOVED:
     globals()[_name] = sys.modules[f"{__name__}.{_name}"] = import_module(f"{__name__}.readers.{_name}")

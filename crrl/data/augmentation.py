@@ -1,8 +1,7 @@
 """Augmentations of coordinates (Section IV-D2): Gaussian noise, shear (Eq. 9), rotation (Eqs. 10-13); random turns.
 
-Each takes x [B, T, J·3] and gives the same shape, drawn anew for every clip on x's device, without reading from it;
-`replay` and `another_take` alone change lengths. What is exactly zero stays zero: absent joints
-and bodies, and padded frames.
+Each maps x [B, T, J·3] to the same shape, with random numbers drawn for every clip on x's device and no transfer to the
+CPU; only `replay` and `another_take` change lengths. Exact zeros, which are absent joints and padded frames, stay zero.
 """
 
 from __future__ import annotations
@@ -20,41 +19,41 @@ from crrl.data.clips import IntArray
 from crrl.reference.motion import velocity
 
 NOISE_STD = 0.05
-"""Of N(0, 0.05), whose second figure is read as in the public code of the paper's [51]; as a variance it gave 0.22."""
+"""N(0, 0.05) gives a standard deviation, as in the public code of the paper's [51]; a variance would make it 0.22."""
 MAX_ANGLE = math.pi / 4
 """Largest rotation about each axis, radians."""
 
 WIDER = 3.0
-"""How much farther clips are turned than they face apart."""
+"""Clips are turned by this times the deviation of the directions in which they face."""
 MOST_YAW = 90.0
-"""And how far at most, degrees."""
+"""Largest standard deviation of these turns, degrees."""
 PROCRUSTES_ROUNDS = 10
-"""How often the mean pose is made anew, by which the facing of clips is measured."""
+"""Iterations of the mean pose, from which the facing of clips is measured."""
 
 TAKE_TILT = 10.0
-"""How another take is tilted: a standard deviation in degrees, as of `RandomTurn`."""
+"""Tilt of another take: the standard deviation in degrees, as in `RandomTurn`."""
 TAKE_STRETCH = 0.1
-"""And how it is stretched."""
+"""Stretch of another take, as in `RandomTurn`."""
 TAKE_KEPT = 0.7
-"""Smallest part of the frames that is kept."""
+"""Smallest share of the frames that another take keeps."""
 TAKE_PACE = 0.2
-"""Standard deviation of the logarithm of how much longer it lasts."""
+"""Standard deviation of the logarithm of its relative duration."""
 
 
 def noise(x: Tensor) -> Tensor:
-    """Independent N(0, 0.05) on every coordinate of the joints that are there."""
+    """Independent N(0, 0.05) on every coordinate of the present joints."""
     joints = x.reshape(*x.shape[:2], -1, 3)
     present = (joints != 0).any(3, keepdim=True)
     return torch.where(present, joints + NOISE_STD * torch.randn_like(joints), 0).flatten(2)
 
 
 def shear(x: Tensor) -> Tensor:
-    """The clip's points p as S p, one S for all its frames."""
+    """S p for each point p, with one shear matrix S for each clip."""
     return _transformed(x, shear_matrix(2 * torch.rand(len(x), 6, dtype=x.dtype, device=x.device) - 1))
 
 
 def rotation(x: Tensor) -> Tensor:
-    """The clip's points p as R p, one R for all its frames."""
+    """R p for each point p, with one rotation R for each clip."""
     return _transformed(x, rotation_matrix(MAX_ANGLE * (2 * torch.rand(len(x), 3, dtype=x.dtype, device=x.device) - 1)))
 
 
@@ -76,25 +75,25 @@ def rotation_matrix(angles: Tensor) -> Tensor:
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
-    """Matrices [B, 3, 3] multiplied in their own precision, under autocast too."""
+    """Products of matrices [B, 3, 3] in their own precision, under autocast too."""
     return (a[:, :, :, None] * b[:, None]).sum(2)
 
 
 def _transformed(x: Tensor, matrices: Tensor) -> Tensor:
-    """Each point of x [B, T, J·3] by its clip's matrix [B, 3, 3], in their own precision, under autocast too."""
+    """Each point of x [B, T, J·3] times the matrix [B, 3, 3] of its clip, in its own precision, under autocast too."""
     return (x.reshape(*x.shape[:2], -1, 1, 3) * matrices[:, None, None]).sum(4).flatten(2)
 
 
 @dataclass(frozen=True)
 class RandomTurn:
-    """Stretches and turns each clip of a batch, by factors and angles of its own; all 0: leaves them as they are.
+    """Stretches and turns each clip of a batch at random; with all settings 0 it changes nothing.
 
-    The view transform goes by one frame, which every camera measures differently: this makes up for it.
+    The view transform relies on one frame, which each camera measures differently; this makes up for it.
 
     Attributes:
         yaw: standard deviation of the angle about the vertical axis Y, degrees.
         tilt: standard deviation of the angles about Z and then X, degrees.
-        stretch: standard deviation of the logarithm of what each axis is stretched by, before the turns.
+        stretch: standard deviation of the logarithm of each axis's scale, applied before the turns.
     """
 
     yaw: float = 0.0
@@ -105,7 +104,7 @@ class RandomTurn:
         return self.yaw > 0 or self.tilt > 0 or self.stretch > 0
 
     def __call__(self, clips: Tensor) -> Tensor:
-        """clips [B, T, J·3], coordinates or velocities, each stretched and turned as a whole."""
+        """clips [B, T, J·3], coordinates or velocities; each clip is stretched and turned as a whole."""
         if not self:
             return clips
         joints = clips.reshape(*clips.shape[:2], -1, 3)
@@ -119,20 +118,20 @@ class RandomTurn:
 
 
 def _turned(a: Tensor, b: Tensor, deviation: float) -> tuple[Tensor, Tensor]:
-    """Coordinates a, b [B, T, J] of clips, each turned in their plane by an angle of its own."""
+    """Coordinates a, b [B, T, J], turned in their plane by a random angle for each clip."""
     angle = math.radians(deviation) * torch.randn(len(a), 1, 1, device=a.device)
     cos, sin = angle.cos(), angle.sin()
     return cos * a - sin * b, sin * a + cos * b
 
 
 def replay(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Clips, each cut to a piece that is played at another pace, between its frames by linear interpolation.
+    """Cut each clip to a random piece and play it at a random pace, linearly interpolated between frames.
 
     Args:
         lengths: int64 [B], valid frames, at least 1.
 
     Returns:
-        [B, T, J·3], 0 at padded frames, and their int64 [B]: what would be longer than T frames is played faster.
+        [B, T, J·3], 0 in padded frames, and their lengths, int64 [B], at most T.
     """
 
     def draw(of: Callable[..., Tensor]) -> Tensor:
@@ -147,26 +146,26 @@ def replay(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def replayed(batch: Batch) -> Batch:
-    """`replay` of a batch's clips, and where it has velocities those (Eq. 2) of what is played."""
+    """`replay` of a batch; if it has velocities, they are computed anew (Eq. 2)."""
     x, lengths = replay(batch.x, batch.lengths)
     return Batch(x, None if batch.v is None else velocity(x, lengths), lengths, batch.index)
 
 
 def take_turn(yaw: float) -> RandomTurn:
-    """How another take is turned and stretched; yaw: standard deviation of the angle about the vertical, degrees."""
+    """The turn and stretch of another take; yaw: standard deviation of the angle about the vertical, degrees."""
     return RandomTurn(yaw, TAKE_TILT, TAKE_STRETCH)
 
 
 def another_take(x: Tensor, lengths: Tensor, yaw: float) -> tuple[Tensor, Tensor]:
-    """Clips as another camera, body, cut and pace might have given them: `take_turn`, then `replay`."""
+    """Clips as another camera, body, cut and pace might have recorded them: `take_turn`, then `replay`."""
     return replay(take_turn(yaw)(x), lengths)
 
 
 def choose_yaw(setting: float | Literal["auto"], tensors: ClipTensors, train: IntArray) -> float:
-    """The standard deviation, degrees, by which clips are turned about the vertical: the setting, or as they face.
+    """The standard deviation, degrees, of turns about the vertical: the setting, or for "auto" from the training clips.
 
-    A camera that nobody has trained with may see people from farther aside than all of the training clips show, and
-    turns cost what is told apart by its direction alone: hence WIDER times as far as the training clips face apart.
+    An unseen camera may view people from angles that no training clip shows, but turns remove the information in
+    directions. Hence "auto" turns WIDER times as far as the training clips face apart, at most MOST_YAW.
 
     Args:
         setting: degrees, or auto. train: int64 [N], the training clips.
@@ -178,13 +177,13 @@ def choose_yaw(setting: float | Literal["auto"], tensors: ClipTensors, train: In
 
 
 def facing_deviation(poses: Tensor) -> float:
-    """How far clips face apart: the standard deviation, degrees, of the angles about Y that bring poses together.
+    """The standard deviation, degrees, of the angles about Y that align poses with each other.
 
-    Each pose is turned onto the mean of all, and the mean made anew from the turned poses, until it stands still
-    (Procrustes analysis in the horizontal plane). Joints that are exactly zero are absent and do not count.
+    Procrustes analysis in the horizontal plane: each pose is turned onto the mean pose, which is then computed anew,
+    PROCRUSTES_ROUNDS times. Joints that are exactly zero are absent and do not count.
 
     Args:
-        poses: [N, J, 3], one of each clip, such as its first frame; at least 1.
+        poses: [N, J, 3], one for each clip, such as its first frame; at least 1.
     """
     present = (poses != 0).any(2)
     centre = poses.sum(1, keepdim=True) / present.sum(1).clamp(min=1)[:, None, None]

@@ -1,4 +1,4 @@
-"""Batches straight from the flat array: an index gather, no loop over clips and no worker processes."""
+"""Batches gathered from the flat array by index, without a loop over clips or worker processes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Batch:
     """A padded batch.
 
     Attributes:
-        x: [B, T, J·3] coordinates, 0 at padded frames.
-        v: [B, T, J·3] velocities (Eq. 2), or None when not asked for.
+        x: [B, T, J·3] coordinates, 0 in padded frames.
+        v: [B, T, J·3] velocities (Eq. 2), or None if not requested.
         lengths: int64 [B], valid frames per row.
         index: int64 [B], the clips.
     """
@@ -30,7 +30,7 @@ class Batch:
 
 
 class ClipTensors:
-    """A data set's frames as tensors on one device, and the batches gathered from them.
+    """The frames of a data set as tensors on one device, from which batches are gathered.
 
     Attributes:
         frames: float32 [ΣT, J·3]. offsets: int64 [N + 1]. labels, lengths: int64 [N], on the CPU.
@@ -51,7 +51,7 @@ class ClipTensors:
     def batch(self, index: Tensor, with_velocity: bool = False) -> Batch:
         """Gather the clips `index`, int64 [B], padded to the longest of them.
 
-        An index on a GPU is not looked at, which would wait for the device: all are padded to the longest of all.
+        With an index on a GPU they are padded to the longest clip of all: reading the index would wait for the device.
         """
         longest = int(self.lengths[index].max()) if index.device.type == "cpu" else self.longest
         index = index.to(self.frames.device)
@@ -60,11 +60,11 @@ class ClipTensors:
 
 
 def played(x: Tensor, start: Tensor, kept: Tensor, position: Tensor) -> Tensor:
-    """A piece of each clip, between its frames by linear interpolation: x [B, T, C] → [B, T', C].
+    """A piece of each clip, linearly interpolated between its frames: x [B, T, C] → [B, T', C].
 
     Args:
-        start, kept: int64 [B], its first frame and how many it has, at least 1.
-        position: [B, T'], when to look, in frames from `start` on; at most kept - 1.
+        start, kept: int64 [B], the first frame of the piece and its number of frames, at least 1.
+        position: [B, T'], sampling times in frames from `start`; at most kept - 1.
     """
     left = position.long()
     right = (left + 1).minimum(kept[:, None] - 1)
@@ -73,19 +73,19 @@ def played(x: Tensor, start: Tensor, kept: Tensor, position: Tensor) -> Tensor:
 
 
 def resampled(x: Tensor, lengths: Tensor, frames: int) -> Tensor:
-    """Clips at one length: x [B, T, C] → [B, frames, C], at evenly spaced times from the first frame to the last.
+    """Clips resampled to one length: x [B, T, C] → [B, frames, C], evenly spaced from the first frame to the last.
 
     Args:
-        lengths: int64 [B], valid frames, at least 1; of a clip of one frame that is repeated. frames: 2 or more.
+        lengths: int64 [B], valid frames, at least 1; a single frame is repeated. frames: 2 or more.
     """
     position = torch.arange(frames, device=x.device) * (lengths[:, None] - 1) / (frames - 1)
     return played(x, torch.zeros_like(lengths), lengths, position)
 
 
 def epoch_order(train: Tensor, seed: int, epoch: int) -> Tensor:
-    """The training clips, int64 [N_train], in the order of one epoch: a function of seed and epoch alone.
+    """The training clips, int64 [N_train], in the order of an epoch, which depends only on seed and epoch.
 
-    The clips are sorted by hashes of their places, made where `train` lies; the order is the same on every device.
+    They are sorted by hashes of their positions, computed on the device of `train`; every device gives the same order.
     """
     places = torch.arange(len(train), device=train.device)
     start = _signed((seed * 1_000_003 + epoch) * 0x9E3779B97F4A7C15)
@@ -93,12 +93,12 @@ def epoch_order(train: Tensor, seed: int, epoch: int) -> Tensor:
 
 
 def _mixed(x: Tensor) -> Tensor:
-    """SplitMix64's last steps: every bit of x, int64, changes about half of the bits of the result."""
+    """The final mixing steps of SplitMix64 on int64: each input bit flips about half of the output bits."""
     x = (x ^ (x >> 30 & (1 << 34) - 1)) * _signed(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> 27 & (1 << 37) - 1)) * _signed(0x94D049BB133111EB)
     return x ^ (x >> 31 & (1 << 33) - 1)
 
 
 def _signed(number: int) -> int:
-    """The int64 with the last 64 bits of `number`."""
+    """The int64 with the lowest 64 bits of `number`."""
     return (number + 2**63) % 2**64 - 2**63

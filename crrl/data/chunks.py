@@ -1,9 +1,8 @@
-"""What is read of many files, kept in chunks, so that a command that was stopped goes on where it was.
+"""Chunks: what a few files hold is kept in one file, so that a command that was stopped can continue.
 
-A chunk is what a few files hold, in a file of its own, called by a hash of all that it depends on: the code that reads,
-and the files' names and contents, or sizes and times. One that is there and whole is not made again. `crrl prepare`
-keeps chunks of all data sets whose files are many and slow to read: of one clip a file by itself (`packing`), of others
-in `read_in_order`.
+A chunk's name is a hash of all that it depends on: the code that reads, and the names of the files with their contents,
+or their sizes and times. A chunk that exists and is whole is not made again. `crrl prepare` keeps chunks for data sets
+of many files: `packing` for those of one clip a file, `read_in_order` for the others.
 """
 
 from __future__ import annotations
@@ -25,33 +24,33 @@ from crrl.data.parallel import compute, in_order, processes_for, progress
 from crrl.files import content_hash, explain_os_errors, write_file
 
 CHUNK_ITEMS = 8
-"""What `read_in_order` has a worker read at a time: what is under way when the command is stopped is read again."""
+"""Items in a chunk of `read_in_order`; only the chunks being read when a command is stopped are read again."""
 
 Files = tuple[Path, ...]
 """Files that are read together: one item."""
 Shown = list[tuple[Any, FloatArray]]
-"""What an item shows: clips, float32 [T, J, 3] (T may be 0), each after facts that JSON holds as they are."""
+"""What an item holds: clips, float32 [T, J, 3] (T may be 0), each after facts that JSON can hold."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some items, and where what they show is kept: an array and facts, as .npz without pickles."""
+    """Some items, and the .npz file that keeps what they hold: an array and facts, without pickles."""
 
     items: Sequence[Files]
     path: Path
 
     @cached_property
     def is_done(self) -> bool:
-        """Whether it was made before, and what was kept is whole."""
+        """Whether the chunk was made before and is whole."""
         try:
             self.facts()
             self.frames()
-        except Exception:  # what is damaged fails in zipfile, NumPy, JSON, ..., each in its own way
+        except Exception:  # zipfile, NumPy, JSON, ... each report damage by exceptions of their own
             return False
         return True
 
     def write(self, frames: FloatArray, facts: Any) -> None:
-        """Keep `frames` (float32, any shape) and `facts` (JSON), whole or not at all."""
+        """Write `frames` (float32, any shape) and `facts` (JSON) atomically."""
         arrays: dict[str, Any] = {"frames": frames, "facts": np.frombuffer(json.dumps(facts).encode(), np.uint8)}
         write_file(self.path, lambda file: np.savez(file, **arrays))
 
@@ -67,12 +66,12 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Place:
-    """Where chunks are kept, and what they depend on beside their files.
+    """Where chunks are kept, and what they depend on besides their files.
 
     Attributes:
-        folder: an existing folder. root: that of the data set: a file is known by its path below it.
-        code: a hash of the code that reads. digests: a hash of a file's content, by its path below the root; of a file
-            that is not there, size and time of the last change stand for it.
+        folder: an existing folder. root: the folder of the data set; a file is identified by its path below it.
+        code: a hash of the code that reads. digests: the hash of a file's content, by its path below the root; a file
+            that is not among them is identified by its size and modification time.
     """
 
     folder: Path
@@ -81,7 +80,7 @@ class Place:
     digests: Mapping[str, str] = field(default_factory=dict)
 
     def chunks(self, items: Sequence[Files], size: int) -> list[Chunk]:
-        """Items in their order, `size` to a chunk. A file that is changed or replaced gives its chunk another name."""
+        """Chunks of `size` items each, in order. A change of a file changes the name of its chunk."""
         chunks = []
         for start in range(0, len(items), size):
             some = items[start : start + size]
@@ -104,7 +103,7 @@ _place: ContextVar[Place | None] = ContextVar("place", default=None)
 
 @contextmanager
 def keep_in(place: Place) -> Iterator[None]:
-    """Within the block `read_in_order` keeps what it reads, and takes up what is kept; outside of any it does not."""
+    """During the block `read_in_order` keeps chunks in `place`; outside of any block it keeps none."""
     before = _place.set(place)
     try:
         yield
@@ -113,14 +112,14 @@ def keep_in(place: Place) -> Iterator[None]:
 
 
 def read_in_order(read: Callable[[Files], Shown], items: Sequence[Files], what: str) -> Generator[Shown, None, None]:
-    """read(item) for all items in their order, by worker processes as `in_order` has them, with a bar called `what`.
+    """Yield read(item) for all items in their order, by worker processes (`in_order`), with a bar named `what`.
 
     Args:
-        read: of a module. What it gives depends on the content of an item's files and their paths below the root alone.
+        read: defined at the top level of a module; its result depends only on the contents of an item's files and
+            their paths below the root.
 
     Raises:
-        CrrlError: a worker was killed, or `read` raised it for an item, in the place of what the item (where chunks
-            are kept: its chunk) shows.
+        CrrlError: a worker was killed, or `read` raised it, in place of the item's result (or that of its chunk).
     """
     place = _place.get()
     if place is None:
@@ -132,15 +131,15 @@ def read_in_order(read: Callable[[Files], Shown], items: Sequence[Files], what: 
 
 
 def make_in_order(make: Callable[[Chunk], None], chunks: Sequence[Chunk], what: str) -> Generator[Chunk, None, None]:
-    """The chunks in their order, each once it is there; make(chunk) writes one that is not done, in a worker process.
+    """Yield the chunks in their order, each once it is done; make(chunk) writes a missing one in a worker process.
 
-    Close the generator (contextlib.closing) to end the workers before the last chunk.
+    Close the generator (contextlib.closing) to end the workers early.
 
     Args:
-        make: of a module, or a partial of such a function.
+        make: defined at the top level of a module, or a partial of such a function.
 
     Raises:
-        CrrlError: a worker was killed. What `make` raises comes in the place of its chunk.
+        CrrlError: a worker was killed. An error of `make` is raised in place of its chunk.
     """
     todo = [chunk for chunk in chunks if not chunk.is_done]
     total, left = (sum(len(chunk.items) for chunk in some) for some in (chunks, todo))
@@ -155,15 +154,15 @@ def make_in_order(make: Callable[[Chunk], None], chunks: Sequence[Chunk], what: 
 
 
 def _make(read: Callable[[Files], Shown], chunk: Chunk) -> None:
-    """Keep what the chunk's items show: all frames in one flat array, facts and shapes of each item's clips."""
+    """Read the items of a chunk and keep all frames in one flat array, with the facts and the shape of each clip."""
     shown = [read(files) for files in chunk.items]
-    flat = [frames.ravel() for clips in shown for _, frames in clips]  # joints may differ: the reader will say so
+    flat = [frames.ravel() for clips in shown for _, frames in clips]  # flat, because numbers of joints may differ
     facts = [[(about, frames.shape) for about, frames in clips] for clips in shown]
     chunk.write(np.concatenate([np.empty(0, np.float32), *flat]), facts)
 
 
 def _shown(chunk: Chunk) -> Iterator[Shown]:
-    """What `_make` kept, item by item."""
+    """The items that `_make` kept."""
     flat, first = chunk.frames(), 0
     for clips in chunk.facts():
         shown: Shown = []
@@ -175,7 +174,7 @@ def _shown(chunk: Chunk) -> Iterator[Shown]:
 
 
 def below(root: Path, path: Path) -> str:
-    """A file's path below `root`, or its name where `root` is that file."""
+    """A file's path below `root`; its name if it is `root`."""
     if path == root:
         return path.name
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()

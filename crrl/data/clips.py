@@ -1,4 +1,4 @@
-"""The one in-memory form of a data set: a flat array of frames, offsets, labels and facts about each clip."""
+"""The in-memory form of a data set: a flat array of frames, offsets, labels and facts about each clip."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from crrl.files import explain_damage, open_input, read_json, write_json
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
 GROWTH = 1 << 20
 """Bytes by which the flat array grows, at least, while clips are joined; a large one grows by an eighth."""
@@ -26,7 +27,7 @@ ARRAYS = ("frames", "offsets", "labels", "subjects", "views", "setups")
 
 @dataclass(frozen=True)
 class Split:
-    """Which clips train and which test, as clip indices.
+    """The clips that train and those that test, as clip indices.
 
     Attributes:
         train: int64 [N_train].
@@ -36,14 +37,18 @@ class Split:
     train: IntArray
     test: dict[str, IntArray]
 
+    @classmethod
+    def of(cls, train: BoolArray, test: BoolArray | None = None) -> Split:
+        """The split of masks over all clips, bool [N]; by default all other clips test."""
+        return cls(np.flatnonzero(train), {"all": np.flatnonzero(~train if test is None else test)})
+
 
 @dataclass(frozen=True)
 class Tree:
-    """How the joints of a body hang together, as a file says it.
+    """The joint hierarchy of a body, as a file describes it.
 
     Attributes:
-        names: of J joints. parents: of each the joint, before it in this order, that it hangs on; -1 of the first one,
-            the root.
+        names: of J joints. parents: the parent of each joint, which comes before it; -1 for the first, the root.
 
     Raises:
         ValueError: it is no such tree.
@@ -66,16 +71,16 @@ class Clips:
     """Skeleton clips of different lengths, one after the other.
 
     Attributes:
-        frames: float32 [ΣT, J, 3] joint coordinates (metres from a sensor, [-1, 1] after preprocessing); a joint that
-            is exactly (0, 0, 0) is absent.
+        frames: float32 [ΣT, J, 3] joint coordinates (metres from a sensor, [-1, 1] after preprocessing); a joint at
+            exactly (0, 0, 0) is absent.
         offsets: int64 [N + 1]; clip i is frames[offsets[i]:offsets[i + 1]].
-        labels: int64 [N], an index into class_names; all -1 where there are none.
+        labels: int64 [N], an index into class_names; all -1 without labels.
         subjects, views, setups: int64 [N], -1 where unknown.
         names: N clip names, unique.
-        class_names: the names of the classes; () where the clips have no labels.
+        class_names: the names of the classes; () without labels.
         splits: named splits.
-        tree: how the J joints hang together, where the files say it; None: they do not.
-        dropped: clips that the reader has left out, by name, with the reason; for the report, not kept by `save`.
+        tree: the hierarchy of the J joints, if the files describe one.
+        dropped: the reason for each clip that the reader left out, by name; for the report, not written by `save`.
     """
 
     frames: FloatArray
@@ -127,16 +132,21 @@ class Clips:
         subjects: npt.ArrayLike | None = None,
         views: npt.ArrayLike | None = None,
         setups: npt.ArrayLike | None = None,
+        splits: dict[str, Split] | None = None,
+        places: Sequence[str] = (),
         allow_empty: bool = False,
     ) -> Clips:
-        """Join separate clips, each [T_i, J, 3], into the flat form, checking every one.
+        """Check separate clips, each [T_i, J, 3], and join them into the flat form.
 
         Clips may come from a generator: see `join`. With `allow_empty` T_i may be 0, until `without_empty` is called.
+
+        Args:
+            places: where each clip lies, for error messages; by default its name.
 
         Raises:
             CrrlError: a clip is empty, not [T, J, 3], not finite, or has another joint count than the first.
         """
-        frames, offsets = join(zip(names, clips, strict=True), allow_empty)
+        frames, offsets = join(zip(places or names, clips, strict=True), allow_empty)
         unknown = np.full(len(names), -1, np.int64)
         return cls(
             frames=frames,
@@ -147,23 +157,24 @@ class Clips:
             setups=unknown if setups is None else np.asarray(setups, np.int64),
             names=tuple(names),
             class_names=tuple(class_names),
+            splits=splits or {},
         )
 
     @classmethod
     def unlabelled(cls, named: Sequence[tuple[str, object]]) -> Clips:
-        """Join clips of which no more than their names is known."""
+        """Join clips that have only names."""
         names, clips = zip(*named, strict=True)
         return cls.from_arrays(clips, labels=np.full(len(clips), -1), names=names, class_names=())
 
     def untrained(self, name: str) -> list[str]:
-        """The classes of test clips of the split `name` that none of its training clips shows."""
+        """The classes with test clips in the split `name` that none of its training clips has."""
         split = self.split(name)
         tested = np.concatenate([self.labels[:0], *(self.labels[index] for index in split.test.values())])
         labels = np.setdiff1d(tested, self.labels[split.train]) if self.class_names else ()
         return [self.class_names[label] for label in labels]
 
     def without_empty(self, reason: str) -> Clips:
-        """The clips that have frames, in all splits; the names of the others are in `dropped`, with the reason."""
+        """The clips that have frames; the others leave all splits, and `dropped` gives the reason by their names."""
         kept = self.lengths > 0
         place = np.cumsum(kept) - 1
 
@@ -185,12 +196,12 @@ class Clips:
         )
 
     def save(self, folder: Path) -> None:
-        """Write .npy arrays and meta.json into `folder`, which exists (make it with crrl.files.write_folder)."""
+        """Write .npy arrays and meta.json into `folder`, which exists (made by crrl.files.write_folder)."""
         write_frames(folder, self.frames.shape, [self.frames])
         self.save_facts(folder)
 
     def save_facts(self, folder: Path) -> None:
-        """All that `save` writes but frames.npy, for which there is `write_frames`."""
+        """Write what `save` writes, except frames.npy, for which there is `write_frames`."""
         for name in ARRAYS[1:]:
             np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
         splits = {
@@ -202,7 +213,7 @@ class Clips:
 
     @classmethod
     def open(cls, folder: Path) -> Clips:
-        """Open what `save` wrote; arrays are memory-mapped (copy on write), so that nothing is read before it is used.
+        """Open what `save` wrote; arrays are memory-mapped (copy on write), so that only the frames used are read.
 
         Raises:
             CrrlError: a file is missing, cut short or does not fit the others.
@@ -231,27 +242,22 @@ class Clips:
         return clips
 
     def _fits(self) -> bool:
-        """Whether arrays, names and splits are of the same clips, labels of the classes, and the tree of the joints."""
+        """Whether the arrays, names and splits belong to the same clips, with all indices in range."""
         count, offsets = len(self), self.offsets
         if self.tree and len(self.tree.names) != self.num_joints:
             return False
-        if any(len(getattr(self, name)) != count for name in ("labels", "subjects", "views", "setups")):
+        if {len(self.labels), len(self.subjects), len(self.views), len(self.setups), len(offsets) - 1} != {count}:
             return False
-        if (
-            len(offsets) != count + 1
-            or offsets[0] != 0
-            or offsets[-1] != len(self.frames)
-            or (np.diff(offsets) < 0).any()
-        ):
+        if offsets[0] != 0 or offsets[-1] != len(self.frames) or (self.lengths < 0).any():
             return False
         indices = [index for split in self.splits.values() for index in (split.train, *split.test.values())]
-        labels = self.labels if self.class_names else self.labels + 1  # -1, each, where there are no classes
+        labels = self.labels if self.class_names else self.labels + 1  # without classes all are -1
         limits = [(labels, len(self.class_names) or 1), *((index, count) for index in indices)]
         return all(len(values) == 0 or 0 <= values.min() <= values.max() < limit for values, limit in limits)
 
 
 def _index(values: object) -> IntArray:
-    """Places in a list, int64 [N], from JSON."""
+    """Clip indices, int64 [N], from JSON."""
     index = np.asarray(values)
     if index.ndim != 1 or (index.dtype.kind != "i" and index.size):
         raise ValueError("no list of places")
@@ -259,16 +265,16 @@ def _index(values: object) -> IntArray:
 
 
 def join(named: Iterable[tuple[str, object]], allow_empty: bool = False) -> tuple[FloatArray, IntArray]:
-    """Check clips, each [T_i, J, 3] after its name, and lay them one after the other in memory that grows in place.
+    """Check clips, each [T_i, J, 3] after its name, and copy them one after the other into a growing array.
 
-    They are taken one at a time: from a generator, no more than one of them is in memory beside the flat array. With
+    A generator of clips is read one at a time, so that only one clip is in memory beside the flat array. With
     `allow_empty` T_i may be 0.
 
     Returns:
         frames float32 [ΣT, J, 3] and offsets int64 [N + 1].
 
     Raises:
-        CrrlError: there is none; one is empty, not [T, J, 3], not finite, or has another joint count than the first.
+        CrrlError: there is no clip; one is empty, not [T, J, 3], not finite, or has another joint count than the first.
     """
     frames = np.empty((0, 0, 3), np.float32)
     ends, first = [0], ""
@@ -280,7 +286,7 @@ def join(named: Iterable[tuple[str, object]], allow_empty: bool = False) -> tupl
             joints = frames.shape[1]
             raise CrrlError(f"{name} has {array.shape[1]} joints, but {first} has {joints}: one count per data set")
         ends.append(ends[-1] + len(array))
-        if ends[-1] > len(frames):  # realloc: what lies there is moved, not copied, and counts once
+        if ends[-1] > len(frames):  # resize is a realloc, which needs no second copy in memory
             step = max(len(frames) // 8, GROWTH // array[0].nbytes)
             frames.resize((ends[-1] + step, *array.shape[1:]), refcheck=False)
         frames[ends[-2] : ends[-1]] = array
@@ -290,24 +296,23 @@ def join(named: Iterable[tuple[str, object]], allow_empty: bool = False) -> tupl
     return frames, np.array(ends, np.int64)
 
 
-def mark_present(frames: FloatArray, present: npt.NDArray[np.bool_]) -> None:
-    """Move joints that are `present` (bool [T, J]) but lie exactly at (0, 0, 0), the mark of an absent one, in place.
+def mark_present(frames: FloatArray, present: BoolArray) -> None:
+    """Shift joints that are `present` (bool [T, J]) but at exactly (0, 0, 0), the mark of an absent one, by 1 µm.
 
-    By a micrometre: motion capture pins a hip, and public preparations a spine, to the origin.
+    In place. Motion capture puts a hip at the origin, and public preparations a spine.
     """
     at_origin = present & np.all(frames == 0, axis=2)
     frames[at_origin, 0] = 1e-6
 
 
 def of_joints(name: str, clip: FloatArray, expected: int, bodies: int | None) -> FloatArray:
-    """A clip [T, J, 3] with as many joints as the encoder was trained on that is to read it.
+    """Fit a clip [T, J, 3] to the joint count that an encoder was trained on.
 
     Args:
-        bodies: of how many that many joints are, where that is known: where they are two, a body alone gets a second
-            one behind it that is absent.
+        bodies: the number of bodies in `expected` joints, if known; if 2, a single body gets an absent second one.
 
     Raises:
-        CrrlError: it has another number of joints.
+        CrrlError: the clip has another number of joints.
     """
     found = clip.shape[1]
     if found == expected:
@@ -315,7 +320,7 @@ def of_joints(name: str, clip: FloatArray, expected: int, bodies: int | None) ->
     if 2 * found == expected and bodies == 2:
         return np.pad(clip, ((0, 0), (0, found), (0, 0)))
     problem = f"{name} has {found} joints, but the encoder was trained on {expected}"
-    if 2 * found == expected:  # those of two bodies, the clip of one
+    if 2 * found == expected:  # the encoder may expect two bodies
         problem += (
             f", two bodies side by side: give a body alone with {found} joints of zeros behind it, "
             f"np.pad(clip, ((0, 0), (0, {found}), (0, 0)))"
@@ -324,9 +329,7 @@ def of_joints(name: str, clip: FloatArray, expected: int, bodies: int | None) ->
 
 
 def warn_of_classes(clips: Clips, splits: Iterable[str]) -> None:
-    """Warn where no test can tell much: there is one class, or test clips of these splits are of classes that no
-    training clip shows.
-    """
+    """Warn where a test says little: there is one class, or test clips of these splits are of untrained classes."""
     if len(clips.class_names) == 1:
         warnings.warn(
             f"all clips are of one class, {clips.class_names[0]}, so that their accuracy says nothing: label them, or "
@@ -344,10 +347,10 @@ def warn_of_classes(clips: Clips, splits: Iterable[str]) -> None:
 
 
 def write_frames(folder: Path, shape: tuple[int, ...], pieces: Iterable[FloatArray]) -> FloatArray:
-    """Write frames.npy from pieces [F_i, J, 3] as they come, so that they need not fit into memory together.
+    """Write frames.npy from pieces [F_i, J, 3] one by one, so that they need not be in memory together.
 
     Args:
-        folder: an existing folder. shape: of all together, [ΣT, J, 3].
+        folder: an existing folder. shape: of all pieces together, [ΣT, J, 3].
 
     Returns:
         The frames, memory-mapped.
@@ -362,16 +365,16 @@ def write_frames(folder: Path, shape: tuple[int, ...], pieces: Iterable[FloatArr
 
 
 def check_clip(clip: object, name: str, allow_empty: bool = False) -> FloatArray:
-    """A user's or a file's clip as float32 [T, J, 3]. Joints of a masked array of which any number is masked are zeros.
+    """A clip of a user or a file as float32 [T, J, 3]. In a masked array a joint with a masked number becomes zeros.
 
     Raises:
         CrrlError: it is not [T, J, 3], has no frame (unless `allow_empty`) or no joint, or holds NaN, infinity or
-            anything else than real numbers.
+            something that is no real number.
     """
     try:
-        with np.errstate(over="ignore"):  # what is too large for float32 is infinity, and refused as that
+        with np.errstate(over="ignore"):  # numbers too large for float32 become infinity, which is refused below
             array = np.ascontiguousarray(_numbers(cast(npt.ArrayLike, _unmasked(clip))), dtype=np.float32)
-    except (ValueError, TypeError, OverflowError, RuntimeError) as error:  # the last: lists nested too deep
+    except (ValueError, TypeError, OverflowError, RuntimeError) as error:  # RuntimeError: lists nested too deep
         raise CrrlError(f"{name} is no array of numbers of shape [frames, joints, 3]: {error}") from error
     check_shape(array.shape, name, allow_empty)
     if not np.isfinite(array).all():
@@ -384,7 +387,7 @@ def check_clip(clip: object, name: str, allow_empty: bool = False) -> FloatArray
 
 
 def check_shape(shape: tuple[int, ...], name: str, allow_empty: bool = False) -> None:
-    """Raise CrrlError where a clip is not [T, J, 3], or has no frame (unless `allow_empty`) or no joint."""
+    """Raise CrrlError if a clip is not [T, J, 3], has no frame (unless `allow_empty`) or no joint."""
     if len(shape) != 3 or shape[2] != 3:
         raise CrrlError(f"{name} has shape {list(shape)}, not [frames, joints, 3]")
     if (shape[0] == 0 and not allow_empty) or shape[1] == 0:
@@ -392,7 +395,7 @@ def check_shape(shape: tuple[int, ...], name: str, allow_empty: bool = False) ->
 
 
 def _unmasked(clip: object) -> object:
-    """`clip` with zeros for the joints that a mask hides, also where masked arrays lie in lists; NumPy drops masks."""
+    """`clip` with zeros for masked joints, also in masked arrays inside lists: NumPy drops their masks."""
     if isinstance(clip, np.ma.MaskedArray):
         mask = np.ma.getmaskarray(clip)
         return np.where(mask.any(axis=-1, keepdims=True) if mask.ndim else mask, 0, clip.data)
@@ -404,13 +407,12 @@ def _unmasked(clip: object) -> object:
 
 
 def _numbers(clip: npt.ArrayLike) -> npt.NDArray[Any]:
-    """`clip` as an array, where it holds real numbers: NumPy would make some of text, dates and truth values as well.
+    """`clip` as an array of real numbers; TypeError for text, dates and truth values, which NumPy would convert.
 
-    Raises:
-        TypeError: it holds anything else; in lists None, which becomes NaN, passes. ValueError: lists are ragged.
+    None in lists passes, and becomes NaN.
     """
     array = np.asarray(clip)
-    if isinstance(clip, list | tuple):  # among numbers True is 1.0 by now; None and 2**64 make Python objects of all
+    if isinstance(clip, list | tuple):  # `array` hides truth values among numbers; None and 2**64 make it objects
         types = {type(value) for value in np.array(clip, object).flat}
         if array.dtype == object and types <= {int, float, type(None)}:
             return array

@@ -1,4 +1,4 @@
-"""Folds of training clips alone, by which settings are chosen without a look at a data set's test clips."""
+"""Folds of the training clips, to choose settings without the test clips of a data set."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from crrl.data.clips import IntArray, Split
 
 FOLDS = 4
 UNKNOWN = -1
-"""The subject of a clip of which it is not known."""
+"""The subject of a clip whose subject is not known."""
 
 _NAME = re.compile(r"validation-\d+")
 
 
 def validation_folds(train: IntArray, labels: IntArray, subjects: IntArray) -> dict[str, Split]:
-    """The splits "validation-1", "validation-2", ...: each tests on one fold of `train` and trains on its other folds.
+    """The splits "validation-1", "validation-2", ...: each tests on one fold of `train` and trains on the other folds.
 
-    There are FOLDS of them, or as many as subjects, or clips, if these are fewer. Subjects are dealt so that the folds
-    hold about equally many clips; where the subject of a training clip is unknown, clips are dealt so that every class
-    is spread evenly. The same clips are dealt the same way.
+    There are FOLDS of them, or fewer if there are fewer subjects (or clips). A subject's clips are all in one fold, and
+    folds hold about equally many clips. If the subject of a training clip is unknown, each class is spread evenly
+    instead. The same clips always give the same folds.
 
     Args:
-        train: int64 [M], the clips to fold, in ascending order.
-        labels, subjects: int64 [N], of all clips; subject UNKNOWN: not known.
+        train: int64 [M], the clips to fold, ascending.
+        labels, subjects: int64 [N], of all clips; an unknown subject is UNKNOWN.
 
     Returns:
-        None of them where there would be one alone, as with one subject.
+        No splits if there is only one fold, as with one subject.
     """
     known = not np.any(subjects[train] == UNKNOWN)
     fold = by_subject(subjects[train], FOLDS) if known else by_class(labels[train], FOLDS)
@@ -41,15 +41,15 @@ def validation_folds(train: IntArray, labels: IntArray, subjects: IntArray) -> d
 
 
 def fold_names(splits: Iterable[str]) -> tuple[str, ...]:
-    """Those of the names of splits that are folds of training clips: "validation-1", "validation-2", ..."""
+    """The names among `splits` that are folds of training clips."""
     return tuple(name for name in splits if _NAME.fullmatch(name))
 
 
 def by_subject(subjects: IntArray, folds: int) -> IntArray:
-    """The fold of each clip, int64 [N]: subjects, those of most clips first, go to the fold that has the fewest so far.
+    """The fold of each clip, int64 [N]: subjects go, most clips first, to the fold with the fewest clips so far.
 
     Args:
-        subjects: int64 [N], all of them known. folds: how many; with fewer subjects, as many as these.
+        subjects: int64 [N], all known. folds: how many; at most one for each subject.
     """
     _, person, clips = np.unique(subjects, return_inverse=True, return_counts=True)
     homes, filled = np.zeros(len(clips), np.int64), np.zeros(min(folds, len(clips)), np.int64)
@@ -60,7 +60,7 @@ def by_subject(subjects: IntArray, folds: int) -> IntArray:
 
 
 def by_class(labels: IntArray, folds: int) -> IntArray:
-    """The fold of each clip, int64 [N]: class by class, labels int64 [N], they are dealt out in turn."""
+    """The fold of each clip, int64 [N]: the clips of each class in labels, int64 [N], are dealt out in turn."""
     fold = np.empty(len(labels), np.int64)
     fold[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % folds
     return fold

@@ -1,4 +1,4 @@
-"""Files held against their hashes: what is kept when it is opened, what is read of others once it was read."""
+"""Hashes of files: a folder of ours is checked when it is opened, the files of others after they were read."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from crrl.files import explain_os_errors, open_input, read_json, write_json
 
 SEAL = "hashes.json"
 LARGE = 1 << 30
-"""Bytes from which on a file whose time of last change is still the same is held against a sample of it alone."""
+"""Bytes from which a file with an unchanged modification time is checked by a sample alone."""
 BLOCK, BLOCKS = 1 << 20, 64
-"""Bytes of a block of such a sample, and how many blocks there are, the file's first and last among them."""
+"""Bytes of a block of such a sample, and the number of blocks, which include the file's first and last."""
 
 Digest = Callable[[Path], str]
 
@@ -27,7 +27,7 @@ def sha256(path: Path) -> str:
 
 
 def _sample(path: Path) -> str:
-    """SHA-256 of a file's size and of blocks that lie evenly in it; of a small file that is all of it."""
+    """SHA-256 of a file's size and of blocks spread evenly over it; they cover all of a small file."""
     with open_input(path) as file, explain_os_errors(path, "read"):
         size = os.fstat(file.fileno()).st_size
         hashed = hashlib.sha256(size.to_bytes(8, "little"))
@@ -40,7 +40,7 @@ def _sample(path: Path) -> str:
 
 
 def seal(folder: Path) -> None:
-    """Write down the hashes of all files of a folder, in a file beside them that `damage` reads."""
+    """Write the hashes of all files of a folder into the file SEAL beside them, for `damage`."""
     write_json(
         folder / SEAL,
         {
@@ -51,13 +51,13 @@ def seal(folder: Path) -> None:
 
 
 def damage(folder: Path, names: Collection[str]) -> str:
-    """What of a folder of files with these names is not as it was when it was sealed, in words; "": nothing.
+    """How a folder with files of these names differs from what `seal` saw, in words; "" if it does not.
 
-    A file of LARGE and more is held against a sample where its time of last change is the same. With CRRL_CHECK=full
-    in the environment all files are read from end to end.
+    A file of at least LARGE bytes with an unchanged modification time is checked by a sample. With CRRL_CHECK=full in
+    the environment every file is read from end to end.
 
     Raises:
-        OSError: a file that is there cannot be read.
+        OSError: an existing file cannot be read.
     """
     try:
         sealed = read_json(folder / SEAL)
@@ -84,20 +84,20 @@ def _is_sealed(path: Path, known: Any) -> bool:
 
 
 class Inputs:
-    """Files that are to be read, by their hashes; `check` finds what was replaced or written to in the meantime."""
+    """The hashes of files that are about to be read; `check` finds files that changed in the meantime."""
 
     def __init__(self, files: Iterable[Path], digest: Digest = sha256):
         self.digest = digest
         self._stamps, self.digests = {}, {}
         for path in files:
-            self._stamps[path] = _stamp(path)  # before the content: a change between the two shows in `check`
+            self._stamps[path] = _stamp(path)  # before the digest, so that `check` sees a change between the two
             self.digests[path] = digest(path)
 
     def check(self) -> None:
-        """Raise where a file is no longer what was hashed, or was exchanged for another and back.
+        """Check that no file changed since it was hashed, not even to another content and back.
 
         Raises:
-            CrrlError: it names the file.
+            CrrlError: one did; names it.
         """
         for path, digest in self.digests.items():
             if _stamp(path) != self._stamps[path] or self.digest(path) != digest:

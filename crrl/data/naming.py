@@ -1,4 +1,4 @@
-"""Names: files found by theirs, in whichever folder they lie, and what may be a name at all."""
+"""Finding files by name in a tree of folders, and what is allowed as a name."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from crrl.errors import CrrlError
 from crrl.files import explain_os_errors
 
 LONGEST = 255
-"""Characters of a name."""
+"""Characters of a name, at most."""
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 
 
 def files_below(root: Path, *endings: str) -> Iterator[Path]:
-    """The files below `root` whose names end so, in any case; links to folders are followed, each folder once.
+    """The files below `root` with one of these endings, in any case. Links to folders are followed, each folder once.
 
-    Names that begin with a dot are passed over, as archivers leave them beside a file.
+    Names that begin with a dot are skipped, because archivers leave such files beside the real ones.
 
     Raises:
         CrrlError: a folder cannot be read.
@@ -33,11 +33,9 @@ def files_below(root: Path, *endings: str) -> Iterator[Path]:
                 continue
             seen.add((state.st_dev, state.st_ino))
             below.sort()
-            yield from (Path(folder, name) for name in sorted(names) if _ends(name, endings))
-
-
-def _ends(name: str, endings: tuple[str, ...]) -> bool:
-    return name.lower().endswith(endings) and not name.startswith(".")
+            for name in sorted(names):
+                if name.lower().endswith(endings) and not name.startswith("."):
+                    yield Path(folder, name)
 
 
 def _raise(error: OSError) -> None:
@@ -45,10 +43,10 @@ def _raise(error: OSError) -> None:
 
 
 def by_stem(paths: Iterable[Path], wanted: Container[str] | None = None) -> dict[str, Path]:
-    """Files by their names without ending: of those `wanted`, or of all.
+    """Files by their names without ending; if `wanted` is given, only those in it.
 
     Raises:
-        CrrlError: two are called the same, so that there is no telling which is meant.
+        CrrlError: two files have the same name, so that it is unclear which is meant.
     """
     found: dict[str, Path] = {}
     for path in paths:
@@ -61,11 +59,10 @@ def by_stem(paths: Iterable[Path], wanted: Container[str] | None = None) -> dict
 
 
 def wrong_name(name: str) -> str:
-    """What keeps `name` from being one of a clip, a class or a joint, after the word "name"; "" where nothing does."""
+    """Why `name` cannot name a clip, a class or a joint, to follow the word "name"; "" if it can."""
     if not name.strip():
         return "is empty"
     if len(name) > LONGEST:
         return f"has {len(name):,} characters, more than {LONGEST}"
-    if odd := _UNPRINTABLE.search(name):
-        return f"holds an unprintable character (U+{ord(odd[0]):04X})"
-    return ""
+    odd = _UNPRINTABLE.search(name)
+    return f"holds an unprintable character (U+{ord(odd[0]):04X})" if odd else ""

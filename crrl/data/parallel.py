@@ -1,4 +1,4 @@
-"""Many files read by worker processes: results in the order of the files, and a bar that knows when it will be over."""
+"""Reading many files by worker processes: results in the order of the files, with a progress bar."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from crrl.bars import bar
 from crrl.errors import CrrlError
 
 FEW = 16
-"""Fewer files than this are read by the process itself, without a bar: they are done before workers have started."""
+"""Fewer files than this are read by the process itself, without a bar: workers would take longer to start."""
 AHEAD = 2
-"""Results for each worker that may be under way or wait to be taken; more would fill the memory."""
+"""Results for each worker that are computed ahead of the one taken next; more would fill the memory."""
 
 MOST_WORKERS = 16
-"""Worker processes for each core: reading may wait for a disk, but each takes memory."""
+"""Worker processes for each core, at most: a disk may be slow, but each process takes memory."""
 
 _workers: ContextVar[int] = ContextVar("workers", default=0)
 
@@ -33,10 +33,10 @@ Result = TypeVar("Result")
 
 @contextmanager
 def use_workers(count: int) -> Iterator[None]:
-    """Within the block `in_order` takes so many processes; 0: one for each core, as it does outside of any.
+    """During the block `in_order` uses `count` worker processes; 0, as outside of any block: one for each core.
 
     Raises:
-        CrrlError: they are fewer than none, or more than MOST_WORKERS for each core.
+        CrrlError: count is negative, or more than MOST_WORKERS for each core.
     """
     if not 0 <= count <= MOST_WORKERS * cores():
         raise CrrlError(f"--workers is {count}: it must be from 0, one for each core, to {MOST_WORKERS * cores()}")
@@ -48,16 +48,16 @@ def use_workers(count: int) -> Iterator[None]:
 
 
 def in_order(function: Callable[[Item], Result], items: Sequence[Item], what: str) -> Generator[Result, None, None]:
-    """function(item) for all items in their order, computed by worker processes, with a bar called `what`.
+    """Yield function(item) for all items in their order, computed by worker processes, with a bar named `what`.
 
-    The process itself does it where the items are few, where there is one core, and where it is a worker of another.
-    Close the generator (contextlib.closing) to end the workers before the last result.
+    Few items, or a machine with one core, need no workers, and a worker starts none of its own. Close the generator
+    (contextlib.closing) to end the workers early.
 
     Args:
-        function: of a module, not of another function: workers are sent its name. Its results are pickled.
+        function: defined at the top level of a module, because workers import it by name. Its results are pickled.
 
     Raises:
-        CrrlError: a worker was killed. What `function` raises for an item comes in the place of its result.
+        CrrlError: a worker was killed. An error of `function` is raised in place of the item's result.
     """
     processes = processes_for(len(items), len(items))
     results = compute(function, items, processes, "run the same command again, with fewer workers")
@@ -68,7 +68,7 @@ def in_order(function: Callable[[Item], Result], items: Sequence[Item], what: st
 
 
 def processes_for(files: int, tasks: int) -> int:
-    """How many processes are to read so many files in so many tasks; 1: none but this one."""
+    """How many processes read so many files in so many tasks; 1: only this one."""
     if files < FEW or multiprocessing.parent_process():
         return 1
     return min(_workers.get() or cores(), tasks)
@@ -77,7 +77,7 @@ def processes_for(files: int, tasks: int) -> int:
 def compute(
     function: Callable[[Item], Result], items: Sequence[Item], processes: int, remedy: str
 ) -> Generator[Result, None, None]:
-    """What `in_order` gives, by so many processes and without a bar; `remedy`: for who has had a worker killed."""
+    """`in_order` with a given number of processes and without a bar; `remedy`: what to do if a worker is killed."""
     if processes == 1:
         yield from map(function, items)
         return
@@ -93,11 +93,7 @@ def compute(
 
 @contextmanager
 def _worker_pool(processes: int, remedy: str) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes, gone at the end of the block; what they have not begun by then is not done.
-
-    Raises:
-        CrrlError: one of them was killed; `remedy` says what to do.
-    """
+    """Worker processes; at the end of the block they finish what they have begun, and the rest is cancelled."""
     pool = ProcessPoolExecutor(processes, initializer=_follow_the_parent)
     try:
         yield pool
@@ -108,10 +104,7 @@ def _worker_pool(processes: int, remedy: str) -> Iterator[ProcessPoolExecutor]:
 
 
 def progress(what: str, total: int, initial: int = 0) -> Any:
-    """A bar over `total` files on stderr, `initial` of them done; a line now and then where stderr is no terminal.
-
-    Few files have none.
-    """
+    """A progress bar on stderr over `total` files, of which `initial` are done; none if they are few."""
     return bar(total, what, "file", initial=initial, disable=total < FEW)
 
 
@@ -121,7 +114,7 @@ def cores() -> int:
 
 
 def _follow_the_parent() -> None:
-    """Set up a worker: Ctrl-C, which reaches all processes, is the parent's to handle, whose end is the worker's."""
+    """Set up a worker: it ignores Ctrl-C, which the parent handles, and ends when the parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_the_parent, daemon=True).start()

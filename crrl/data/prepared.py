@@ -1,4 +1,4 @@
-"""A prepared folder, what `crrl prepare` leaves: clips in their flat form, a manifest with a hash of every file."""
+"""A prepared folder, written by `crrl prepare`: clips in their flat form, and a manifest with a hash of every file."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from crrl.files import explain_os_errors, open_input, read_json, shown
 FORMAT = 1
 MANIFEST = "manifest.json"
 NEEDED = (MANIFEST, "meta.json", "frames.npy")
-"""The files by which a prepared folder is known: others have a manifest.json too."""
+"""The files that make a folder a prepared one: other programs write a manifest.json too."""
 HELD = {f"{name}.npy" for name in ARRAYS} | {"meta.json"}
-"""The files that a manifest holds the hashes of, among others."""
+"""Files whose hashes every manifest holds."""
 
 _blake2b = partial(hashlib.blake2b, digest_size=16)
 
@@ -55,20 +55,20 @@ def read_manifest(root: Path) -> dict[str, Any]:
 
 
 def find_files(root: Path) -> list[Path]:
-    """The manifest alone: it holds the hash of all that it stands for."""
+    """The manifest alone: it holds the hashes of the other files."""
     read_manifest(root)
     return [root / MANIFEST]
 
 
 def load(files: list[Path]) -> Clips:
-    """Open the folder of the manifest that `find_files` found, memory-mapped, once every file has its hash.
+    """Check every file of the folder of the manifest against its hash, then open the clips, memory-mapped.
 
     Raises:
-        CrrlError: a file is missing or is no longer what was prepared.
+        CrrlError: a file is missing or differs from what was prepared.
     """
     root = files[0].parent
     for name, expected in read_manifest(root)["files"].items():
-        open_input(root / name, "a file of a prepared folder", "npy", "json").close()  # a pointer to it, say
+        open_input(root / name, "a file of a prepared folder", "npy", "json").close()  # refuses a git-lfs pointer, say
         if digest(root / name) != expected:
             raise CrrlError(f"{root / name} is no longer what was prepared: restore it or prepare the data set again")
     return Clips.open(root)

@@ -1,4 +1,4 @@
-"""Preprocessing (Section IV-B): downsampling, view transform and normalisation, each once, in this order."""
+"""Preprocessing (Section IV-B): downsampling, view transform and normalisation, in this order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from crrl.data.clips import FloatArray, IntArray
+from crrl.data.clips import BoolArray, FloatArray, IntArray
 from crrl.errors import CrrlError
 
 CHUNK_FRAMES = 1 << 17
@@ -20,7 +20,7 @@ FloatMatrix = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What is done to every clip before the network sees it."""
+    """The preprocessing steps, applied to every clip."""
 
     max_frames: int = 60
     """Longest clip, in frames: longer ones keep this many, evenly spaced over the whole clip (the paper: NTU 60, CMU
@@ -41,7 +41,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """Preprocessing made ready for one data set: the steps and the joint count.
+    """The preprocessing steps for one data set.
 
     Attributes:
         steps: what to do.
@@ -62,12 +62,12 @@ class Preprocessor:
         return asdict(self)
 
     def apply(self, frames: FloatArray, offsets: IntArray) -> tuple[FloatArray, IntArray]:
-        """Preprocess clips: frames float32 [ΣT, J, 3] and offsets int64 [N + 1] in, the same forms out.
+        """Preprocess clips, frames float32 [ΣT, J, 3] and offsets int64 [N + 1]; returns the same forms.
 
-        Joints that are exactly (0, 0, 0) are absent: they stay zero and do not count for the ranges.
+        Joints that are exactly (0, 0, 0) are absent: they stay zero, and ranges leave them out.
 
         Raises:
-            CrrlError: the joint count is another.
+            CrrlError: the clips have another number of joints.
         """
         if frames.shape[1] != self.num_joints:
             raise CrrlError(
@@ -76,25 +76,21 @@ class Preprocessor:
         return np.concatenate(list(self.pieces(frames, offsets))), self.offsets(offsets)
 
     def offsets(self, offsets: IntArray) -> IntArray:
-        """Where clips that lay at `offsets`, int64 [N + 1], lie when they are preprocessed."""
+        """The offsets, int64 [N + 1], that clips at `offsets` have after preprocessing."""
         return _kept_offsets(offsets, self.steps.max_frames)
 
     def pieces(self, frames: FloatArray, offsets: IntArray) -> Iterator[FloatArray]:
-        """The preprocessed frames of `apply` in pieces, each some whole clips, so that never all are in memory."""
-        for chunk in _chunks(frames, offsets):
-            yield self._apply(*chunk)
-
-    def _apply(self, frames: FloatArray, offsets: IntArray) -> FloatArray:
-        frames, offsets = downsample(frames, offsets, self.steps.max_frames)
-        # Told from raw coordinates: the view transform puts the first spine base, which is there, at (0, 0, 0) too.
-        absent = absent_joints(frames)
-        if self.steps.view_joints is not None:
-            frames = view_transform(frames, offsets, self.steps.view_joints)
-        return _normalise(frames, offsets, absent, isotropic=self.steps.normalization == "clip")
+        """The preprocessed frames of `apply` in pieces of whole clips, so that they are never all in memory."""
+        for raw, at in _chunks(frames, offsets):
+            piece, kept = downsample(raw, at, self.steps.max_frames)
+            absent = absent_joints(piece)  # before the view transform, which moves the spine base to (0, 0, 0)
+            if self.steps.view_joints is not None:
+                piece = view_transform(piece, kept, self.steps.view_joints)
+            yield _normalise(piece, kept, absent, isotropic=self.steps.normalization == "clip")
 
 
 def _chunks(frames: FloatArray, offsets: IntArray) -> Iterator[tuple[FloatArray, IntArray]]:
-    """Groups of whole clips of about CHUNK_FRAMES frames: intermediate results are several times their size."""
+    """Groups of whole clips with about CHUNK_FRAMES frames: intermediate results take several times their memory."""
     first = 0
     while first < len(offsets) - 1:
         last = int(np.searchsorted(offsets, offsets[first] + CHUNK_FRAMES, side="right")) - 1
@@ -103,10 +99,9 @@ def _chunks(frames: FloatArray, offsets: IntArray) -> Iterator[tuple[FloatArray,
         first = last
 
 
-def absent_joints(frames: FloatArray) -> npt.NDArray[np.bool_]:
+def absent_joints(frames: FloatArray) -> BoolArray:
     """bool [F, J]: joints that are exactly (0, 0, 0), the mark of a missing joint or body."""
-    absent: npt.NDArray[np.bool_] = np.all(frames == 0, axis=2)
-    return absent
+    return np.logical_not(frames.any(axis=2))
 
 
 def clip_of_frame(offsets: IntArray) -> IntArray:
@@ -126,14 +121,14 @@ def downsample(frames: FloatArray, offsets: IntArray, max_frames: int) -> tuple[
 
 
 def _kept_offsets(offsets: IntArray, max_frames: int) -> IntArray:
-    """The offsets, int64 [N + 1], of clips of which at most `max_frames` frames each are kept."""
+    """The offsets, int64 [N + 1], of clips that keep at most `max_frames` frames each."""
     return np.concatenate([[0], np.cumsum(np.minimum(np.diff(offsets), max_frames))])
 
 
 def view_transform(frames: FloatArray, offsets: IntArray, joints: tuple[int, int, int, int]) -> FloatArray:
-    """Turn each clip into the body's own axes at its first usable frame (Section IV-B); see Preprocessing.view_joints.
+    """Turn each clip into the body's axes in its first usable frame (Section IV-B); see Preprocessing.view_joints.
 
-    The shoulder line is followed exactly; Y is made perpendicular to it. A clip without a usable frame stays as it is.
+    X follows the shoulders exactly, and Y is made perpendicular to it. A clip without a usable frame is unchanged.
     """
     axes, usable = _body_axes(frames, joints)
     first = np.minimum.reduceat(np.where(usable, np.arange(len(frames)), len(frames)), offsets[:-1])
@@ -147,7 +142,7 @@ def view_transform(frames: FloatArray, offsets: IntArray, joints: tuple[int, int
     return np.where(absent_joints(frames)[:, :, None], 0, turned).astype(np.float32)
 
 
-def _body_axes(frames: FloatArray, joints: tuple[int, int, int, int]) -> tuple[FloatMatrix, npt.NDArray[np.bool_]]:
+def _body_axes(frames: FloatArray, joints: tuple[int, int, int, int]) -> tuple[FloatMatrix, BoolArray]:
     base, spine, left, right = (frames[:, joint].astype(np.float64) for joint in joints)
     x, up = left - right, spine - base
     z = np.cross(x, up)
@@ -158,19 +153,11 @@ def _body_axes(frames: FloatArray, joints: tuple[int, int, int, int]) -> tuple[F
     return np.stack([x, np.cross(z, x), z], axis=1), usable
 
 
-def _clip_range(
-    frames: FloatArray, offsets: IntArray, absent: npt.NDArray[np.bool_]
-) -> tuple[FloatMatrix, FloatMatrix]:
-    """Minimum and maximum of each clip and axis over its present joints, [N, 3] each; a clip with none: 0, 0."""
+def _normalise(frames: FloatArray, offsets: IntArray, absent: BoolArray, isotropic: bool) -> FloatArray:
     low = np.where(absent[:, :, None], np.inf, frames).min(axis=1).astype(np.float64)
     high = np.where(absent[:, :, None], -np.inf, frames).max(axis=1).astype(np.float64)
     low, high = np.minimum.reduceat(low, offsets[:-1]), np.maximum.reduceat(high, offsets[:-1])
-    empty = low > high
-    return np.where(empty, 0, low), np.where(empty, 0, high)
-
-
-def _normalise(frames: FloatArray, offsets: IntArray, absent: npt.NDArray[np.bool_], isotropic: bool) -> FloatArray:
-    low, high = _clip_range(frames, offsets, absent)
+    low, high = np.where(low > high, 0, (low, high))  # a clip without present joints
     centre, half = (low + high) / 2, (high - low) / 2
     if isotropic:
         half = np.broadcast_to(half.max(axis=1, keepdims=True), half.shape)

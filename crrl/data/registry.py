@@ -1,4 +1,4 @@
-"""All data sets and formats, an entry each: how it is read, and what its presets are made of."""
+"""All data sets and formats in one table: how each is read, and the data for its presets."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from crrl.data.readers import (
 
 @dataclass(frozen=True)
 class ClipFiles:
-    """How a data set is read of which each file is a clip: apart, so many at once, and too large to be read twice.
+    """How to read a data set of one clip a file. Its files are many, and are read in parallel and only once.
 
     Attributes:
-        read: a file's content to float32 [T, J, 3] (T is 0 where it shows nothing) and how much was left out of it, by
+        read: from a file's content to float32 [T, J, 3] (T is 0 if it shows nobody), and how much was left out, by
             reason. Raises ValueError, "line N: what is wrong there".
-        join: frames float32 [ΣT, J, 3], offsets int64 [N + 1] and the files' stems to clips with labels and splits.
-        missing_names: the clips that a list of clips to leave out names.
-        official: clips on each side of each split, as the field counts them.
+        join: from frames float32 [ΣT, J, 3], offsets int64 [N + 1] and the stems of the files to clips.
+        missing_names: the clips named by a list of clips to leave out.
+        official: the published clip counts of each side of each split.
     """
 
     read: Callable[[bytes], tuple[FloatArray, Counter[str]]]
@@ -49,14 +49,13 @@ class ClipFiles:
 
 @dataclass(frozen=True)
 class Presets:
-    """What the presets of a data set are made of.
+    """The data for the presets of a data set.
 
     Attributes:
-        splits: those whose results stand side by side, in the order of the paper's columns; `fold-1` and so on are
-            one cross validation.
-        view_joints: spine base, spine, left and right shoulder; None: not known, no view transform.
+        splits: the splits to report, in the order of the paper's columns; `fold-1`, ... are one cross validation.
+        view_joints: spine base, spine, left and right shoulder; None: unknown, so no view transform.
         max_frames: frames kept of a longer clip (Section IV-B).
-        lr_cml, lr_ser: the paper's learning rates of step 1 and step 2; a data set that it lacks takes NW-UCLA's.
+        lr_cml, lr_ser: the paper's learning rates of step 1 and step 2; NW-UCLA's for a data set that it lacks.
     """
 
     splits: tuple[str, ...]
@@ -67,22 +66,22 @@ class Presets:
 
     @property
     def split(self) -> str:
-        """The split to use where none is named: cross-subject, else the first."""
+        """The default split: cross-subject if there is one, else the first."""
         return "cross-subject" if "cross-subject" in self.splits else self.splits[0]
 
 
 @dataclass(frozen=True)
 class Source:
-    """One data set, or one format.
+    """A data set or a format.
 
     Attributes:
-        code: the module that reads it, with what that imports.
-        find_files: the files of the data set below a folder. load: reads them; None: `clip_files` says how.
-        presets: of training on it by its name; None: it is prepared first, and trained on as what it then is.
-        joints: how many its skeletons may have; empty: any number.
-        one_file: it is one file, which `find_files` takes as well, in place of its folder.
-        is_format: it says how files are written, not whose skeletons they hold: prepared, they serve as any data set.
-        embedded: it has no files; its clips are drawn.
+        code: the module that reads it.
+        find_files: the files of the data set below a folder. load: reads them; None: `clip_files` does.
+        presets: for training on it by its name; None: it is first prepared, and trained on under the name "prepared".
+        joints: the joint counts allowed; empty: any.
+        one_file: it is one file, and `find_files` takes that as well as its folder.
+        is_format: a file format rather than a data set; what is prepared from it may serve as any data set.
+        embedded: its clips are generated, not read from files.
     """
 
     code: ModuleType
@@ -101,13 +100,13 @@ class Source:
         return self.code is prepared
 
     def code_parts(self) -> Iterator[bytes]:
-        """The code that reads it, to be hashed."""
+        """The source code that reads it, for a hash: `code` and all of crrl.data that it imports."""
         for name in sorted(_with_imports(self.code.__name__)):
             yield Path(str(sys.modules[name].__file__)).read_bytes()
 
 
 def _with_imports(name: str, known: frozenset[str] = frozenset()) -> frozenset[str]:
-    """The module `name` and all of crrl.data that it takes anything from, by name."""
+    """The names of the module `name` and of all modules of crrl.data that it imports from."""
     known |= {name}
     for value in vars(sys.modules[name]).values():
         other = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
@@ -132,7 +131,7 @@ def _format(module: Any, presets: Presets | None = None, one_file: bool = False)
 KINECT_V2 = (0, 1, 4, 8)
 SUBJECT_VIEW, VIEW_SUBJECT = ("cross-subject", "cross-view"), ("cross-view", "cross-subject")
 OWN = Presets(("default",), None)
-"""Of clips of the user's own, or that others have prepared: nothing is known of them."""
+"""For clips of the user's own, or prepared by others: nothing is known of them."""
 
 SOURCES = {
     "synthetic": Source(
@@ -144,13 +143,12 @@ SOURCES = {
     ),
     "ntu60": _ntu(ntu.NTU60, Presets(VIEW_SUBJECT, KINECT_V2, lr_cml=0.005, lr_ser=0.05)),
     "ntu120": _ntu(ntu.NTU120, Presets(("cross-setup", "cross-subject"), KINECT_V2, lr_cml=0.001, lr_ser=0.05)),
-    # CMU's joints are the far ends of bones.
+    # A joint of CMU is the far end of a bone.
     "cmu": _whole(
         cmu, Presets(("fold-1", "fold-2", "fold-3", "fold-4"), (0, 12, 17, 24), max_frames=100, lr_ser=0.01), 31
     ),
     "pku-mmd": _whole(pku_mmd, Presets(SUBJECT_VIEW, KINECT_V2), 25, 50),
-    # Kinect v1 puts the spine of NW-UCLA a few centimetres above the hips, too near to tell a direction: the shoulder
-    # centre takes its place.
+    # The shoulder centre replaces the spine, which Kinect v1 puts too near to the hips to give a direction.
     "nw-ucla": _whole(nw_ucla, Presets(("cross-view",), (0, 2, 4, 8), max_frames=50), 20),
     "folder": _format(folder, OWN),
     "bvh": _format(bvh),
@@ -164,11 +162,11 @@ SOURCES = {
 }
 
 Dataset = Literal["synthetic", "ntu60", "ntu120", "cmu", "pku-mmd", "nw-ucla", "folder", "prepared"]
-"""The names of those with presets, for the command line and the type checker, which read no table."""
+"""The names with presets, for the command line and the type checker, which cannot read the table."""
 PRESETS: dict[str, Presets] = {name: source.presets for name, source in SOURCES.items() if source.presets}
 assert tuple(PRESETS) == get_args(Dataset), "Dataset names the entries of SOURCES that have presets"
 
 FORMATS = [name for name, source in SOURCES.items() if source.is_format]
 DATA_SETS = [name for name, source in SOURCES.items() if not (source.is_format or source.is_prepared)]
 NAMED_BY_FOLDER = {name for name, presets in PRESETS.items() if presets is OWN}
-"""Names that do not say which clips these are: the folder does."""
+"""Names that do not identify the clips; their folder does."""

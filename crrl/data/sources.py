@@ -1,4 +1,4 @@
-"""Data sets by name: find the files, load, preprocess, and keep the prepared set in a cache keyed by content."""
+"""Data sets by name: find the files, load and preprocess them, and cache the result by a hash of all its inputs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,20 +22,12 @@ from crrl.data.readers import folder
 from crrl.data.registry import FORMATS, SOURCES, Source
 from crrl.errors import CrrlError, command
 from crrl.facts import read_facts
-from crrl.files import (
-    ELSEWHERE,
-    cache_folder,
-    content_hash,
-    discard,
-    explain_os_errors,
-    write_folder,
-    write_json,
-)
+from crrl.files import ELSEWHERE, cache_folder, content_hash, discard, explain_os_errors, write_folder, write_json
 
 CACHED = {*(f"{name}.npy" for name in ARRAYS), "meta.json", "prepared.json"}
-"""The files of a prepared set in the cache, beside their hashes."""
+"""The files of a prepared set in the cache, besides their hashes."""
 A_DAY = 24 * 3600
-"""Seconds: nobody works on what is older in the cache."""
+"""Seconds after which nobody works on a cache folder any more."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +35,8 @@ class Prepared:
     """A preprocessed data set.
 
     Attributes:
-        clips: the clips. preprocessor: what made them. fingerprint: a hash of frames, labels and the split asked for,
-            by which a run knows its data again.
+        clips: the clips. preprocessor: what made them. fingerprint: a hash of frames, labels and the split, which a run
+            keeps to recognise its data.
     """
 
     clips: Clips
@@ -53,10 +45,10 @@ class Prepared:
 
 
 def data_root(dataset: str, data: Path | None) -> Path:
-    """The folder with the files of `dataset`, or its one file: `data`, else $CRRL_DATA.
+    """The folder (or the one file) of `dataset`: `data`, else $CRRL_DATA.
 
     Raises:
-        CrrlError: neither is given, or it is no folder, nor the file of a data set of one.
+        CrrlError: neither is given, or it is no folder, nor the file of a data set of one file.
     """
     if SOURCES[dataset].embedded:
         return Path()
@@ -69,10 +61,10 @@ def data_root(dataset: str, data: Path | None) -> Path:
 
 
 def own_folders(folders: Sequence[Path]) -> list[Path]:
-    """Those of `folders` (none: $CRRL_DATA) that are read as `folder`, whole or damaged: absolute, each once.
+    """Those of `folders` (if empty: $CRRL_DATA) that hold clips of the user's own: absolute paths, each once.
 
     Raises:
-        CrrlError: one is not there, or was prepared, and its manifest is damaged or of another version.
+        CrrlError: one does not exist, or is prepared and its manifest is damaged or of another version.
     """
     root = os.environ.get("CRRL_DATA")
     given = folders or ([Path(root)] if root else [])
@@ -88,10 +80,9 @@ def _is_own(root: Path) -> bool:
 
 
 def prepare(dataset: str, data: Path | None, split: str, steps: Preprocessing) -> Prepared:
-    """The preprocessed data set, from the cache when its content and these steps were prepared before.
+    """The preprocessed data set, from the cache if the same content was prepared with the same steps before.
 
-    What the cache holds is held against its hashes first (`integrity.damage`): a damaged set is made again, with a
-    warning.
+    A cached set is first checked against its hashes (`integrity.damage`); a damaged one is made again, with a warning.
 
     Args:
         dataset: a name of SOURCES. data: the folder of its files, else $CRRL_DATA.
@@ -118,7 +109,7 @@ def prepare(dataset: str, data: Path | None, split: str, steps: Preprocessing) -
 
 
 def load_raw(dataset: str, data: Path | None) -> Clips:
-    """A data set's clips as its files have them, not preprocessed.
+    """The clips of a data set as its files hold them, not preprocessed.
 
     Args:
         dataset: a name of SOURCES. data: the folder of its files, else $CRRL_DATA.
@@ -137,10 +128,13 @@ def load_raw(dataset: str, data: Path | None) -> Clips:
 
 
 def _source(dataset: str, root: Path) -> Source:
-    """The source that loads `dataset` from `root`, raw or prepared."""
+    """The source that loads `dataset` from `root`, which holds raw files or is a prepared folder."""
     source = SOURCES[dataset]
     if not source.embedded and prepared.is_prepared(root):
-        source = _prepared_source(dataset, root)
+        holds = prepared.read_manifest(root)["dataset"]
+        if dataset != holds and not source.is_prepared and holds not in FORMATS:
+            raise CrrlError(f"{root} was prepared from {holds}, not {dataset}: give --dataset {holds}, or prepared")
+        return SOURCES["prepared"]
     if source.load is None:
         first = command("prepare", dataset, "--data", root, "--out", "FOLDER")
         raise CrrlError(f"{dataset} is prepared once from its raw files: {first}; then give --data FOLDER")
@@ -156,26 +150,14 @@ def _check_joints(dataset: str, root: Path, clips: Clips) -> None:
         )
 
 
-def _prepared_source(dataset: str, root: Path) -> Source:
-    """The source that opens the prepared folder `root` as `dataset`."""
-    holds = prepared.read_manifest(root)["dataset"]
-    if dataset != holds and not SOURCES[dataset].is_prepared and holds not in FORMATS:
-        raise CrrlError(f"{root} was prepared from {holds}, not {dataset}: give --dataset {holds}, or prepared")
-    return SOURCES["prepared"]
-
-
 def _key(source: Source, inputs: Inputs, steps: Preprocessing) -> str:
-    """The hash of all that the prepared set depends on: files, settings, and the code that reads and prepares."""
+    """The hash of all that a prepared set depends on: files, settings, and the code that reads and preprocesses."""
 
-    def parts() -> Iterator[bytes | str]:
-        yield json.dumps(asdict(steps), sort_keys=True)
-        yield from source.code_parts()
-        yield from (Path(str(file)).read_bytes() for file in (preprocessing.__file__, registry.__file__, __file__))
-        root = os.path.commonpath([path.parent for path in inputs.digests]) if inputs.digests else ""
-        for path, digest in inputs.digests.items():  # the names of clips that no labels.csv lists are their paths
-            yield from (os.path.relpath(path, root), digest)
-
-    return content_hash(parts())
+    own = [Path(str(file)).read_bytes() for file in (preprocessing.__file__, registry.__file__, __file__)]
+    root = os.path.commonpath([path.parent for path in inputs.digests]) if inputs.digests else ""
+    # Paths are part of the key because they are the names of clips that no labels.csv lists.
+    files = [part for path, digest in inputs.digests.items() for part in (os.path.relpath(path, root), digest)]
+    return content_hash([json.dumps(asdict(steps), sort_keys=True), *source.code_parts(), *own, *files])
 
 
 def _hash(*parts: str | FloatArray | IntArray) -> str:
@@ -183,7 +165,7 @@ def _hash(*parts: str | FloatArray | IntArray) -> str:
 
 
 def _is_kept(target: Path) -> bool:
-    """Whether the cache holds this set and as it was written; one that is not is removed, with a warning."""
+    """Whether the cache holds this set undamaged; a damaged one is removed, with a warning."""
     with explain_os_errors(target, "read", ELSEWHERE):
         if not target.is_dir():
             return False
@@ -196,16 +178,16 @@ def _is_kept(target: Path) -> bool:
 
 @dataclass(frozen=True)
 class _Facts:
-    """What prepared.json holds: what made the clips, and a hash of them."""
+    """The content of prepared.json: what made the clips, and a hash of them."""
 
     preprocessor: Preprocessor
     clips: str
 
 
 def _sweep(cache: Path) -> None:
-    """Remove prepared sets without hashes, and halves of such, from the cache: those of versions that nobody runs now.
+    """Remove from the cache the folders of earlier versions of crrl: prepared sets without hashes, and unfinished ones.
 
-    Only a folder goes that is called as they were, holds nothing but their files, and has not changed for A_DAY.
+    A folder is removed only if its name is one of theirs, it holds only their files, and it is unchanged for A_DAY.
     """
     name = rf"({'|'.join(SOURCES)})-[0-9a-f]{{32}}"
     removed = 0
@@ -227,13 +209,12 @@ def _is_earlier(kept: Path) -> bool:
 
 
 def _open(target: Path) -> tuple[Clips, _Facts]:
-    """What the cache holds."""
     again = f"delete {target} to have it made again"
     return Clips.open(target), read_facts(target / "prepared.json", _Facts, again)
 
 
 def _write(source: Source, inputs: Inputs, steps: Preprocessing, target: Path) -> None:
-    """Read the data set and keep it preprocessed, if what was read is what was hashed."""
+    """Load and preprocess the data set and write it to the cache, provided that its files still have their hashes."""
     assert source.load is not None
     files = list(inputs.digests)
     raw = source.load(files)
@@ -248,7 +229,7 @@ def _write(source: Source, inputs: Inputs, steps: Preprocessing, target: Path) -
         write_json(folder / "prepared.json", asdict(facts))
         inputs.check()
         if source.is_prepared:
-            prepared.load(files)  # its files too are still what their manifest says
+            prepared.load(files)  # checks the files that the manifest stands for once more
         seal(folder)
 
     write_folder(target, write)

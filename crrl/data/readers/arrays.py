@@ -1,4 +1,4 @@
-"""What the readers of array files share: the one file, bodies side by side, padding, empty clips, names and facts."""
+"""Shared by the readers of array files: finding the one file, reading .npy, bodies, padding, scores, NTU's names."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from crrl.data.clips import Clips, FloatArray, IntArray, mark_present
+from crrl.data.clips import BoolArray, Clips, FloatArray, mark_present
 from crrl.data.naming import wrong_name
 from crrl.errors import CrrlError
 from crrl.files import explain_damage, open_input, shown
 
 PIXELS, HIGHEST_SCORE = 20, 1.5
-"""Coordinates beyond the one are pixels, not metres in a room; scores, of heat maps too, reach the other at most."""
+"""Coordinates beyond 20 are pixels, not metres in a room. Scores, which may come from heat maps, are at most 1.5."""
+MOST_CLASSES = 10_000
+"""Labels of array files must be smaller than this."""
 UNPACKED, RATIO = 1 << 24, 50
-"""Bytes that a compressed array may have however small it is, and how many times its compressed size beyond that."""
+"""A compressed array may always unpack to this many bytes; a larger one to this many times its compressed size."""
 
 LONGEST_HEADER = 10_000
-"""Bytes of what stands before the numbers of a .npy file: NumPy reads no more, but takes memory for all it is told."""
+"""Bytes of the header of a .npy file. NumPy accepts no more either, but allocates what the file asks for."""
 
 _NTU_NAME = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R\d{3}A(\d{3})(?:\.skeleton)?")
 
@@ -38,15 +40,15 @@ _NTU_SPLITS = {
 
 
 def ntu_split(short: str, other: str) -> str:
-    """The name that `ntu` gives the split which others call `short`, in any case (xsub, CSub, CS); else `other`."""
+    """`ntu`'s name of the split that others call `short` (xsub, CSub, CS, ... in any case); else `other`."""
     return _NTU_SPLITS.get(short.lower(), other)
 
 
 def only_file(root: Path, patterns: Sequence[str], what: str, itself: bool = False) -> Path:
-    """The only file of these patterns in the folder `root`, or, for a data set that is one file, `root` `itself`.
+    """The only file in the folder `root` that matches a pattern; with `itself`, `root` may also be that file.
 
     Raises:
-        CrrlError: there is none, or several; `root` is a file called otherwise.
+        CrrlError: there is none, or several; `root` is a file with another name.
     """
     remedy = f"give --data {'that file, or ' if itself else ''}a folder with that one alone"
     if itself and root.is_file():
@@ -61,10 +63,10 @@ def only_file(root: Path, patterns: Sequence[str], what: str, itself: bool = Fal
 
 
 def array_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, Fortran order and type of the .npy file that begins here; the stream then stands before its numbers.
+    """Shape, Fortran order and dtype of the .npy file that begins here; leaves the stream at its numbers.
 
     Raises:
-        ValueError: it is none, or holds anything else than numbers.
+        ValueError: it is no .npy file, or holds anything but numbers.
     """
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
@@ -87,7 +89,7 @@ def read_array(stream: IO[bytes], size: int) -> npt.NDArray[Any]:
     """The array of a .npy file of `size` bytes.
 
     Raises:
-        ValueError: it is none, holds anything else than numbers, or more or fewer than its shape says.
+        ValueError: it is no .npy file, holds anything but numbers, or more or fewer of them than its shape says.
     """
     shape, fortran, dtype = _sized_header(stream, size)
     array = np.frombuffer(stream.read(), dtype) if math.prod(shape) else np.empty(0, dtype)
@@ -95,10 +97,10 @@ def read_array(stream: IO[bytes], size: int) -> npt.NDArray[Any]:
 
 
 def map_array(path: Path) -> npt.NDArray[Any]:
-    """The array of a .npy file, memory-mapped: nothing is read before it is used.
+    """The array of a .npy file, memory-mapped.
 
     Raises:
-        CrrlError: the file is damaged or none, or holds anything else than numbers.
+        CrrlError: the file is damaged, no .npy file, or holds anything but numbers.
     """
     with (
         explain_damage(path, "damaged or no .npy array", "restore it or leave it out"),
@@ -111,7 +113,7 @@ def map_array(path: Path) -> npt.NDArray[Any]:
 
 
 def _sized_header(stream: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """What `array_header` gives, of a file of `size` bytes that has as many numbers as it says."""
+    """`array_header` of a file of `size` bytes, which must hold exactly the numbers that it announces."""
     shape, fortran, dtype = array_header(stream)
     needed, left = math.prod(shape) * dtype.itemsize, size - stream.tell()
     if needed != left:
@@ -120,13 +122,13 @@ def _sized_header(stream: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, 
 
 
 def open_member(path: Path, archive: zipfile.ZipFile, name: str, beside: int = 0) -> IO[bytes]:
-    """A file in the zip archive `path`, to be read.
+    """Open a file in the zip archive `path`.
 
     Args:
-        beside: bytes that it may have beside, however small it is compressed.
+        beside: bytes that it may unpack to, however small it is compressed.
 
     Raises:
-        CrrlError: it unpacks to so much that it must have been made for that.
+        CrrlError: it unpacks to so many bytes that it may be a zip bomb.
     """
     member = archive.getinfo(name)
     packed = min(member.compress_size, path.stat().st_size)
@@ -138,8 +140,8 @@ def open_member(path: Path, archive: zipfile.ZipFile, name: str, beside: int = 0
     return archive.open(member)
 
 
-def join_bodies(bodies: npt.NDArray[np.floating], present: npt.NDArray[np.bool_] | None = None) -> FloatArray:
-    """Bodies [T, M, V, 3] side by side, float32 [T, M·V, 3], joints that are present but at the origin moved off it.
+def join_bodies(bodies: npt.NDArray[np.floating], present: BoolArray | None = None) -> FloatArray:
+    """Bodies [T, M, V, 3] side by side, float32 [T, M·V, 3]; present joints at the origin are shifted (`mark_present`).
 
     `present` is bool [T, M, V]; None: `all_joints_of(bodies)`.
     """
@@ -151,23 +153,23 @@ def join_bodies(bodies: npt.NDArray[np.floating], present: npt.NDArray[np.bool_]
     return joined
 
 
-def all_joints_of(bodies: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """bool [..., V] of bodies [..., V, C]: all joints of a body any of which is not zero."""
+def all_joints_of(bodies: npt.NDArray[Any]) -> BoolArray:
+    """bool [..., V] for bodies [..., V, C]: every joint of a body counts as present if any number of it is not zero."""
     shown = np.asarray(bodies.any(axis=(-2, -1)))
     return np.broadcast_to(shown[..., None], bodies.shape[:-1])
 
 
 def without_padding(bodies: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    """Bodies [T, M, V, 3] without the zero frames after the last that shows one; zero frames before it stay."""
+    """Bodies [T, M, V, 3] without the zero frames at the end."""
     shown = np.flatnonzero(bodies.any(axis=(1, 2, 3)))
     return bodies[: shown[-1] + 1 if len(shown) else 0]
 
 
 def leave_out_empty(path: Path, clips: Clips) -> Clips:
-    """The clips of a file that show a body in any frame, that is, have frames; with a warning where some show none.
+    """The clips that have frames, with a warning if some have none.
 
     Raises:
-        CrrlError: none of them does.
+        CrrlError: no clip has frames.
     """
     shown = clips.without_empty("shows nobody")
     if len(shown) == 0:
@@ -183,7 +185,7 @@ def leave_out_empty(path: Path, clips: Clips) -> Clips:
 
 
 def warn_if_coarse(path: Path, dtype: npt.DTypeLike) -> None:
-    """Say so if coordinates are float16: a few metres are then rounded to millimetres, as much as a frame's motion."""
+    """Warn of float16 coordinates: at a few metres they are rounded by as much as a joint moves in a frame."""
     if np.dtype(dtype).kind == "f" and np.dtype(dtype).itemsize < 4:
         warnings.warn(
             f"{path} holds float16 coordinates: too coarse for velocities (Eq. 2); use a float32 file if there is one",
@@ -192,7 +194,7 @@ def warn_if_coarse(path: Path, dtype: npt.DTypeLike) -> None:
 
 
 def described(value: object) -> str:
-    """What stands where something else is expected, in words."""
+    """A value in words, for a message that something else was expected."""
     if isinstance(value, np.ndarray):
         return f"{value.dtype} {list(value.shape)}"
     if isinstance(value, str):
@@ -203,28 +205,22 @@ def described(value: object) -> str:
 
 
 def as_list(value: object) -> list[Any] | None:
-    """The items of a list, a tuple or an array of one axis; None of anything else."""
+    """The items of a list, a tuple or an array of one axis; None for anything else."""
     if isinstance(value, np.ndarray):
         return list(value.tolist()) if value.ndim == 1 else None
     return list(value) if isinstance(value, list | tuple) else None
 
 
 def is_score(low: float, high: float, farthest: float) -> bool:
-    """Whether a third channel from `low` to `high` is a score, not z, where x and y reach `farthest`."""
+    """Whether a third channel from `low` to `high` is a score, not z, where |x| and |y| reach `farthest`."""
     return low >= 0 and 0 < high <= HIGHEST_SCORE and farthest > PIXELS
 
 
-def take_scores(path: Path, frames: FloatArray) -> None:
-    """`drop_scores`, with a warning."""
-    if remark := drop_scores(frames):
-        warnings.warn(f"{path}: {remark}", stacklevel=3)
-
-
 def drop_scores(frames: FloatArray) -> str:
-    """Where the third numbers of joints [F, J, 3] are scores, make z 0 and joints of score 0 absent.
+    """If the third numbers of joints [F, J, 3] are scores, set z to 0 and make joints of score 0 absent, in place.
 
     Returns:
-        What there is to say about it, "" where they are none.
+        The message about it; "" if they are no scores.
     """
     scores = frames[..., 2].copy()
     low, high, farthest = float(scores.min()), float(scores.max()), float(np.abs(frames[..., :2]).max())
@@ -240,7 +236,7 @@ def drop_scores(frames: FloatArray) -> str:
 
 
 def warn_if_scores(path: Path, frames: FloatArray) -> None:
-    """Say so if the depths of Kinect's skeletons [F, J, 3] are all such that no sensor sees bodies there: scores?"""
+    """Warn if all depths of Kinect skeletons [F, J, 3] are too small for a sensor, and so are probably scores."""
     low, high = float(frames[..., 2].min(initial=1)), float(frames[..., 2].max(initial=0))
     if low >= 0 and 0 < high <= HIGHEST_SCORE:
         said = f"all z are from {low:.3g} to {high:.3g}: they may be scores of 2D joints, and are read as depths"
@@ -248,7 +244,7 @@ def warn_if_scores(path: Path, frames: FloatArray) -> None:
 
 
 def check_unique(path: Path, names: Sequence[str]) -> None:
-    """Raise CrrlError where a clip's name comes twice, or cannot be one."""
+    """Raise CrrlError if the name of a clip occurs twice, or is no valid name."""
     for name in names:
         if wrong := wrong_name(name):
             raise CrrlError(f"{path}: the name of a clip, {shown(name)!r}, {wrong}: rename it")
@@ -257,8 +253,8 @@ def check_unique(path: Path, names: Sequence[str]) -> None:
         raise CrrlError(f"{path} names {twice[0][:80]!r} twice: restore it, or give each clip a name of its own")
 
 
-def ntu_facts(names: Sequence[str]) -> dict[str, IntArray]:
-    """subjects, views and setups of clips named like S001C002P003R002A013, -1 for other names; each int64 [N]."""
+def ntu_facts(names: Sequence[str]) -> dict[str, Any]:
+    """subjects, views and setups of clips named like S001C002P003R002A013, int64 [N] each; -1 for other names."""
     facts = np.full((3, len(names)), -1, np.int64)
     for place, name in enumerate(names):
         if match := _NTU_NAME.fullmatch(name):
@@ -267,7 +263,7 @@ def ntu_facts(names: Sequence[str]) -> dict[str, IntArray]:
 
 
 def warn_of_actions(path: Path, names: Sequence[str], labels: Iterable[int]) -> None:
-    """Say so where clips of one action, by names like S001C002P003R002A013, have two labels: they may be mixed up."""
+    """Warn if clips of one action, by names like S001C002P003R002A013, have two labels."""
     known: dict[str, tuple[str, int]] = {}
     for name, label in zip(names, labels, strict=True):
         if match := _NTU_NAME.fullmatch(name):

@@ -1,11 +1,11 @@
-"""Acclaim motion capture: a skeleton (.asf), a motion (.amc), and where they put the joints.
+"""Acclaim motion capture: a skeleton (.asf), a motion (.amc), and the joint positions that they give.
 
-The format is that of the Acclaim Skeleton File Definition V1.10 (M. Schafer, 1995) and of the Acclaim Format line
-details at graphics.cs.cmu.edu. A bone is named by its far end, so that the root and N bones are N + 1 joints. In every
-frame a bone turns by C·M·C⁻¹ against its parent: M is the motion, about the axes of `dof` (the root: `order`) as they
-stand, one after the other; C is the constant turn of the bone's own axes, from `axis` (the root: `orientation`).
+The formats are the Acclaim Skeleton File Definition V1.10 (M. Schafer, 1995) and the line format described at
+graphics.cs.cmu.edu. A bone's name stands for its far end, so that the root and N bones are N + 1 joints. In each frame
+a bone is rotated by C·M·C⁻¹ relative to its parent. M is the motion, about the fixed axes in the order of `dof` (for
+the root, `order`); C is the constant rotation of the bone's own axes, from `axis` (for the root, `orientation`).
 
-Keywords, fields and the name of the root may be in any case; what a file says beyond the definition is refused by name.
+Keywords, field names and the name of the root may be in any case. Anything beyond the definition is refused by name.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ _BONE_NEEDS = ("id", "name", "direction", "length", "axis")
 _TURNS = ("rx", "ry", "rz")
 _MOVES = ("tx", "ty", "tz")
 _ANGLES = {"deg": True, "degree": True, "degrees": True, "rad": False, "radian": False, "radians": False}
-"""What a file may call its unit of angles, and whether that is degrees."""
+"""The names of the unit of angles, and whether it is degrees."""
 _RATE = ":SAMPLES-PER-SECOND"
 _KEYWORDS = (":FULLY-SPECIFIED", ":DEGREES", ":RADIANS", _RATE)
 _BELONGS = "restore the file, or put the skeleton it belongs to beside it"
 
 ROUNDED = 0.01
-"""By how much a direction's length differs from 1 where its numbers have two digits."""
+"""Largest error of a direction's length if its numbers have two digits."""
 
 Fields = dict[str, Line]
 
 
 @dataclass(frozen=True)
 class Skeleton:
-    """What an .asf file says; lengths in its own unit.
+    """The content of an .asf file; lengths in its own unit.
 
     Attributes:
-        unit: the file's `length`: so many of its lengths are one inch in CMU's files.
+        unit: the file's `length`; in CMU's files, lengths divided by it are inches.
         names: the joints: root, then the bones depth first, children in the hierarchy's order.
-        parents: each joint's parent, an index into names; -1 for the root.
-        channels: the numbers an .amc file gives of each joint, in order: tx, ..., rz; none for a fixed bone.
+        parents: the parent of each joint, an index into names; -1 for the root.
+        channels: the numbers that an .amc file gives for each joint, in order: tx, ..., rz; () for a fixed bone.
         axes: [J, 3, 3], C of each joint. offsets: [J, 3], each bone from end to end with all angles 0; the root's
             position.
     """
@@ -66,7 +66,7 @@ class Skeleton:
 
 
 class Recording(NamedTuple):
-    """An .amc file's content: motion, float64 [T, D]; frames a second, 0 where it does not say; remarks for `tell`."""
+    """The content of an .amc file: motion, float64 [T, D]; frames a second, 0 if not given; remarks for `tell`."""
 
     motion: Matrix
     rate: float
@@ -77,8 +77,8 @@ def read_skeleton(path: Path) -> Skeleton:
     """Read an .asf file.
 
     Raises:
-        CrrlError: it is damaged: a section, a field or a bone is missing, doubled or unknown, a number is none, a
-            direction has not length 1, or a bone does not hang on the root.
+        CrrlError: it is damaged: a section, a field or a bone is missing, repeated or unknown, a number is invalid, a
+            direction has not length 1, or a bone is not connected to the root.
     """
     sections = _sections(path)
     units = _fields(path, sections[":units"], _UNITS, ("length", "angle"))
@@ -108,8 +108,8 @@ def read_skeleton(path: Path) -> Skeleton:
 def read_motion(path: Path, skeleton: Skeleton) -> Matrix:
     """Read an .amc file: float64 [T, D], the channels of all joints in the skeleton's order, angles in radians.
 
-    Frames are numbered one by one, from any number; every frame gives every moving joint, in any order. Warns where the
-    last line is not ended.
+    Frames are numbered consecutively, from any number; each gives every moving joint, in any order. Warns if the last
+    line has no line break.
 
     Raises:
         CrrlError: the file is damaged, or of another skeleton.
@@ -120,7 +120,7 @@ def read_motion(path: Path, skeleton: Skeleton) -> Matrix:
 
 
 def read_recording(path: Path, skeleton: Skeleton) -> Recording:
-    """What `read_motion` reads, without its warnings, which are remarks here."""
+    """`read_motion` with its warnings as remarks."""
     lines = [line for line in read_lines(path, "an .amc file") if not line.text.startswith("#")]
     start = next((place for place, line in enumerate(lines) if not line.text.startswith(":")), len(lines))
     keywords = _keywords(path, lines[:start])
@@ -138,15 +138,13 @@ def read_recording(path: Path, skeleton: Skeleton) -> Recording:
 
 
 def positions(skeleton: Skeleton, motion: Matrix) -> FloatArray:
-    """Forward kinematics: float32 [T, J, 3] in the skeleton's unit, of a motion [T, D]."""
+    """Forward kinematics of a motion [T, D]: float32 [T, J, 3] in the skeleton's unit."""
     return in_pieces(lambda piece: _positions(skeleton, piece), motion, len(skeleton.names))
 
 
 def _positions(skeleton: Skeleton, motion: Matrix) -> FloatArray:
-    """All frames at once."""
-    frames = len(motion)
-    rotations = np.empty((frames, len(skeleton.names), 3, 3))
-    shifts = np.empty((frames, len(skeleton.names), 3))
+    rotations = np.empty((len(motion), len(skeleton.names), 3, 3))
+    shifts = np.empty((len(motion), len(skeleton.names), 3))
     first = 0
     for joint, kinds in enumerate(skeleton.channels):
         values = motion[:, first : first + len(kinds)]
@@ -164,7 +162,7 @@ def _positions(skeleton: Skeleton, motion: Matrix) -> FloatArray:
 
 
 def _sections(path: Path) -> dict[str, list[Line]]:
-    """The lines under each keyword, with what stands beside it, without comments; commas and brackets are space."""
+    """The lines of each section, with the rest of its keyword's line, without comments, commas and brackets."""
     sections: dict[str, list[Line]] = {}
     current: list[Line] | None = None
     for line in read_lines(path, "an .asf file"):
@@ -187,7 +185,7 @@ def _sections(path: Path) -> dict[str, list[Line]]:
 
 
 def _fields(path: Path, lines: list[Line], known: tuple[str, ...], needed: tuple[str, ...]) -> Fields:
-    """Lines "name values ..." by name; a line that starts with a number goes on with the limits before it."""
+    """Lines "name values ..." by name; lines that follow `limits` without a known name continue it."""
     fields: Fields = {}
     limits: list[str] = []
     last = ""
@@ -258,7 +256,7 @@ def _bone(path: Path, fields: Fields, degrees: bool) -> tuple[tuple[str, ...], M
 
 
 def _axes(path: Path, line: Line, degrees: bool) -> Matrix:
-    """C of three angles and the order they turn in: `0 0 20 XYZ` turns about the x axis first."""
+    """C from three angles and their order: `0 0 20 XYZ` rotates about x first."""
     words = line.text.rsplit(None, 1)
     if len(words) != 2 or sorted(words[1].lower()) != ["x", "y", "z"]:
         raise line_error(path, line, "axis is not three angles and their order (XYZ)")
@@ -311,7 +309,7 @@ def _positive(path: Path, line: Line) -> float:
 
 
 def _keywords(path: Path, lines: list[Line]) -> dict[str, float]:
-    """The keywords at the beginning of an .amc file, each with its number, or 0."""
+    """The keywords at the beginning of an .amc file, with the number of :SAMPLES-PER-SECOND and 0 for the others."""
     keywords: dict[str, float] = {}
     for line in lines:
         keyword, _, value = line.text.partition(" ")
@@ -330,7 +328,7 @@ def _keywords(path: Path, lines: list[Line]) -> dict[str, float]:
 
 
 def _frames(path: Path, lines: list[Line], moving: Collection[str]) -> list[dict[str, Line]]:
-    """The frames, each the lines of the moving joints by name, whole and numbered one by one."""
+    """The lines of the moving joints of each frame, by name; raises if a frame is incomplete or has another number."""
     frames: list[dict[str, Line]] = []
     start = 0
     for line in lines:
@@ -354,12 +352,12 @@ def _frames(path: Path, lines: list[Line], moving: Collection[str]) -> list[dict
 
 
 def _missing(frames: list[dict[str, Line]], moving: Collection[str]) -> str:
-    """What the last frame lacks."""
+    """The joints that the last frame lacks."""
     return ", ".join(name for name in moving if name not in frames[-1])[:200]
 
 
 def _add(path: Path, line: Line, name: str, frames: list[dict[str, Line]], moving: Collection[str]) -> None:
-    """Put the line of a joint into the last frame."""
+    """Add the line of a joint to the last frame."""
     if not frames or (name not in moving and name[0] in "+-.0123456789"):
         raise line_error(path, line, f"a frame's number should stand here, alone, not {shown(line.text)!r}")
     if name not in moving or name in frames[-1]:

@@ -1,12 +1,12 @@
-"""Biovision motion capture (.bvh): hierarchy and motion in one file, labelled by a labels.csv as a folder of arrays is.
+"""Biovision motion capture (.bvh): hierarchy and motion in one file; labels.csv lists the files as for `folder`.
 
 The format is that of J. Lander, "Working with Motion Capture File Formats" (Game Developer, 1998), as described at
-research.cs.wisc.edu/graphics/Courses/cs-838-1999/Jeff/BVH.html. The channels of a joint turn it, in their order, about
-axes that turn along. Position channels add to the root's offset; those of other joints take the offset's place, as the
-programs that write them mean it.
+research.cs.wisc.edu/graphics/Courses/cs-838-1999/Jeff/BVH.html. The channels of a joint rotate it, in their order,
+about axes that turn with it. Position channels of the root are added to its offset; those of other joints replace
+theirs, as the programs that write them intend.
 
-Programs differ in how they write it. Here keywords may be in any case, with any white space between words; a joint's
-name is the rest of its line; a joint may have no CHANNELS, and an End Site may have some, or a name.
+Dialects are accepted: keywords in any case, any white space between words, joint names with spaces, a joint without
+CHANNELS, and an End Site with CHANNELS or a name.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from crrl.data.clips import Clips, FloatArray, Tree
 from crrl.data.naming import wrong_name
 from crrl.data.readers import folder
 from crrl.data.readers.kinematics import Matrix, check_size, euler_rotation, in_pieces, joint_positions, warn_of_rates
-from crrl.data.readers.text import CUT_SHORT, Line, line_error, numbers, read_lines, remarks_on, tell
+from crrl.data.readers.text import CUT_SHORT, MEND, Line, line_error, numbers, read_lines, remarks_on, tell
 from crrl.errors import CrrlError
 from crrl.files import shown
 
 LONGER = "longer than its line Frames: says; all of its frames are read"
-"""The remark on a file that has more frames than it announces, as recorders of live motion write them."""
+"""The remark on a file with more frames than it announces, as recorders of live motion write."""
 
 _CHANNELS = tuple(f"{axis}{kind}" for kind in ("position", "rotation") for axis in "xyz")
 _WORD = re.compile(r"[{}]|[^\s{}]+")
@@ -40,17 +40,17 @@ _HEADER = {
     "Frame Time:": re.compile(r"frame\s*time\s*:?\s*(.*)", re.IGNORECASE),
 }
 _PREFIX = re.compile(r".*:|mixamorig\d*_|bip\d+[ _]?", re.IGNORECASE)
-"""What programs put before the names of one and the same body, differently from file to file."""
+"""Prefixes that programs put before joint names, which may differ between files of the same body."""
 
 find_files = partial(folder.find_files, endings=(".bvh",))
 
 
 @dataclass
 class Skeleton:
-    """The joints of a HIERARCHY in the file's order, an End Site among them as "<its joint>_end" where it has no name.
+    """The joints of a HIERARCHY in the file's order; an End Site without a name is called "<its joint>_end".
 
     Attributes:
-        names, parents: of each joint; the root's parent is -1. offsets: each [3], from the parent's joint.
+        names, parents: of each joint; the root's parent is -1. offsets: [3] each, from the parent.
         channels: of each joint in order, "xposition" to "zrotation".
     """
 
@@ -73,41 +73,36 @@ class Recording(NamedTuple):
 
 
 def load(files: list[Path]) -> Clips:
-    """Read the clips that `find_files` found, classes and splits as `folder` has them.
+    """Read the clips that `find_files` found, with classes and splits as in `folder`.
 
-    Joints, in the file's unit of length, are all of the file's, End Sites (tips of head, hands and feet) included.
-    Warns of what was read though a file differs from what it says, and of files of different frame times.
+    The joints, in the file's unit of length, are all of the file's, with End Sites (tips of head, hands and feet).
+    Warns of files that differ from what they announce, and of differing frame times.
 
     Raises:
         CrrlError: a file is damaged or has another skeleton than the first.
     """
     _, paths = folder.apart(files)
-    said: list[tuple[Path, str]] = []
-    times: list[tuple[Path, float]] = []
+    facts: list[tuple[float, list[str]]] = []
     joints: list[tuple[str, int]] = []
     with closing(read_in_order(_read_clip, [(path,) for path in paths], "read bvh")) as clips:
-        found = folder.load(files, _of_one_skeleton(paths, clips, joints, said, times))
-    tell(said)
-    warn_of_rates([(path, 1 / time) for path, time in times])
+        found = folder.load(files, _of_one_skeleton(paths, clips, joints, facts))
+    tell((path, remark) for path, (_, remarks) in zip(paths, facts, strict=True) for remark in remarks)
+    warn_of_rates([(path, 1 / frame_time) for path, (frame_time, _) in zip(paths, facts, strict=True)])
     return replace(found, tree=Tree(*zip(*joints, strict=True)))
 
 
 def _read_clip(files: Files) -> Shown:
-    """The clip of a file, after names and parents of its joints, its frame time and remarks."""
+    """The clip of a file, after the names and parents of its joints, its frame time and its remarks."""
     skeleton, motion, frame_time, remarks = read_recording(files[0])
     return [([skeleton.names, skeleton.parents, frame_time, remarks], positions(skeleton, motion))]
 
 
 def _of_one_skeleton(
-    paths: list[Path],
-    clips: Iterable[Shown],
-    joints: list[tuple[str, int]],
-    said: list[tuple[Path, str]],
-    times: list[tuple[Path, float]],
+    paths: list[Path], clips: Iterable[Shown], joints: list[tuple[str, int]], facts: list[tuple[float, list[str]]]
 ) -> Iterator[FloatArray]:
-    """The clips alone, whose joints are all like those of the first.
+    """The frames of the clips, whose skeletons must be equal.
 
-    Those get into `joints`, each a name and its parent, remarks into `said`, and frame times into `times`.
+    `joints` gets the name and parent of each joint of the first, `facts` the frame time and remarks of each clip.
     """
     for path, [((names, parents, frame_time, remarks), frames)] in zip(paths, clips, strict=True):
         own = list(zip(names, parents, strict=True))
@@ -116,13 +111,12 @@ def _of_one_skeleton(
             raise CrrlError(
                 f"{path} has another skeleton than {paths[0]}, {difference}: one per data set; convert or remove it"
             )
-        said += [(path, remark) for remark in remarks]
-        times.append((path, frame_time))
+        facts.append((frame_time, remarks))
         yield frames
 
 
 def _difference(joints: list[tuple[str, int]], others: list[tuple[str, int]]) -> str:
-    """Where two skeletons differ first, in words, "" where they do not. What a program puts before names is none."""
+    """The first difference of two skeletons, in words; "" if they differ in the prefixes of names at most."""
     for place, ((name, parent), (other, above)) in enumerate(zip(joints, others, strict=False), 1):
         if _PREFIX.sub("", name) != _PREFIX.sub("", other):
             return f"joint {place} is {name!r}, not {other!r}"
@@ -135,12 +129,12 @@ def _difference(joints: list[tuple[str, int]], others: list[tuple[str, int]]) ->
 
 
 def read_file(path: Path) -> tuple[Skeleton, Matrix]:
-    """The skeleton and its motion, float64 [T, D]: the channels of all joints in order, degrees.
+    """The skeleton and the motion, float64 [T, D]: the channels of all joints in order, degrees.
 
-    Warns where the last line is not ended, or more frames follow than are announced.
+    Warns if the last line has no line break, or if there are more frames than announced.
 
     Raises:
-        CrrlError: the file is damaged: braces, offsets, channels, a number or a frame are missing or too many.
+        CrrlError: the file is damaged: braces, offsets, channels, numbers or frames are missing or too many.
     """
     recording = read_recording(path)
     tell((path, remark) for remark in recording.remarks)
@@ -148,7 +142,7 @@ def read_file(path: Path) -> tuple[Skeleton, Matrix]:
 
 
 def read_recording(path: Path) -> Recording:
-    """What `read_file` reads, without its warnings, which are remarks here."""
+    """`read_file` with its warnings as remarks."""
     lines = read_lines(path, "a BVH file", "bvh")
     if lines[0].text.split()[0].casefold() != "hierarchy":
         raise line_error(path, lines[0], f"HIERARCHY should stand here, not {shown(lines[0].text)!r}")
@@ -170,12 +164,11 @@ def read_recording(path: Path) -> Recording:
 
 
 def positions(skeleton: Skeleton, motion: Matrix) -> FloatArray:
-    """Forward kinematics: float32 [T, J, 3] of a motion [T, D]."""
+    """Forward kinematics of a motion [T, D]: float32 [T, J, 3]."""
     return in_pieces(lambda piece: _positions(skeleton, piece), motion, len(skeleton.names))
 
 
 def _positions(skeleton: Skeleton, motion: Matrix) -> FloatArray:
-    """All frames at once."""
     shifts = np.tile(np.array(skeleton.offsets), (len(motion), 1, 1))
     rotations = np.empty((*shifts.shape, 3))
     first = 0
@@ -193,16 +186,15 @@ def _positions(skeleton: Skeleton, motion: Matrix) -> FloatArray:
 
 
 class _Hierarchy:
-    """The words of a HIERARCHY, taken one after the other."""
+    """The parser of a HIERARCHY, which reads it word by word."""
 
     def __init__(self, path: Path, lines: list[Line]):
-        self._path = path
-        self._lines = iter(lines)
-        self._line = next(self._lines)
+        self._path, self._lines = path, lines
+        self._text = "\n".join(line.text for line in lines)
         self._at = len("hierarchy")
         self._skeleton = Skeleton()
         self._open: list[int] = []
-        """The joints whose braces are open, from the root down."""
+        """The joints with open braces, from the root down."""
         self._tips: set[int] = set()
 
     def read(self) -> Skeleton:
@@ -221,7 +213,7 @@ class _Hierarchy:
         return self._skeleton
 
     def _inside(self, keyword: str, word: str) -> None:
-        """What may stand between the braces of a joint."""
+        """Read one statement between the braces of a joint."""
         joint = self._open[-1]
         if keyword == "}":
             self._check_offset(joint)
@@ -257,8 +249,9 @@ class _Hierarchy:
             raise self._error(f"OFFSET should stand before this, in {shown(self._skeleton.names[joint])!r}")
 
     def _offset(self) -> Matrix:
-        """Three numbers on the line of their keyword."""
-        words = _WORD.findall(self._line.text, self._at)[:3]
+        """The three numbers on the line of their keyword."""
+        end = self._text.find("\n", self._at)
+        words = _WORD.findall(self._text, self._at, end if end >= 0 else len(self._text))[:3]
         offset: Matrix = numbers(self._path, [Line(self._line.number, " ".join(words))], 3)[0]
         for _ in words:
             self._next()
@@ -279,47 +272,43 @@ class _Hierarchy:
         return tuple(channels)
 
     def _name(self, keyword: str) -> str:
-        """The rest of the line, or of the next where the keyword stands alone on its own."""
+        """The rest of the line, or the next line if the keyword stands alone."""
         name = self._rest()
-        if not name and self._at == len(self._line.text) and self._turn():
+        if not name and self._text.startswith("\n", self._at):
+            self._at += 1
             name = self._rest()
         if not name:
             raise self._error(f"a name should stand after {keyword.upper()}")
         return name
 
     def _rest(self) -> str:
-        """What is left of this line before a brace, which may be nothing."""
-        text = self._line.text[self._at :]
-        name = re.split(r"[{}]", text, maxsplit=1)[0]
+        """The rest of the line up to a brace, which may be empty."""
+        name = re.split(r"[{}\n]", self._text[self._at :], maxsplit=1)[0]
         self._at += len(name)
         return name.strip()
 
     def _next(self) -> str:
         """The next word, "" at the end."""
-        while not (match := _WORD.search(self._line.text, self._at)):
-            if not self._turn():
-                return ""
-        self._at = match.end()
-        return match[0]
+        match = _WORD.search(self._text, self._at)
+        self._at = match.end() if match else len(self._text)
+        return match[0] if match else ""
 
-    def _turn(self) -> bool:
-        """Go to the next line, if there is one."""
-        line = next(self._lines, None)
-        if line is not None:
-            self._line, self._at = line, 0
-        return line is not None
+    @property
+    def _line(self) -> Line:
+        """The line of the last word read."""
+        return self._lines[self._text.count("\n", 0, self._at)]
 
     def _take(self, expected: str) -> None:
         word = self._next()
         if word.casefold() != expected.casefold():
             raise self._error(f"{expected} should stand here, not {shown(word)!r}")
 
-    def _error(self, problem: str, remedy: str = "") -> CrrlError:
-        return line_error(self._path, self._line, problem, *filter(None, [remedy]))
+    def _error(self, problem: str, remedy: str = MEND) -> CrrlError:
+        return line_error(self._path, self._line, problem, remedy)
 
 
 def _header(path: Path, lines: list[Line]) -> list[tuple[Line, float]]:
-    """The lines Frames: and Frame Time:, whichever comes first, with their numbers."""
+    """The lines Frames: and Frame Time:, in either order, with their numbers."""
     found = {}
     for name, pattern in _HEADER.items():
         matches = [(line, match) for line in lines if (match := pattern.fullmatch(line.text))]

@@ -1,4 +1,4 @@
-"""Files that are a clip each, by the endings of their names: what `predict`, `embed` and `view` are given.
+"""Files that are a clip each, read by their endings: the input of `predict`, `embed` and `view`.
 
 A folder of OpenPose's frames is a clip as well.
 """
@@ -29,20 +29,12 @@ def _read_ntu(path: Path) -> FloatArray:
     return clip
 
 
-def _read_bvh(path: Path) -> FloatArray:
-    return bvh.positions(*bvh.read_file(path))
-
-
 def _read_json(path: Path, bodies: int | None) -> npt.ArrayLike:
-    """Of NW-UCLA, or of a pose estimator: MediaPipe, else coco."""
+    """A clip of NW-UCLA, MediaPipe or an estimator of COCO's joints, by the file's content."""
     content = read_bytes(path)
     if b'"skeletons"' in content:
         return nw_ucla.read_clip(path)
     return mediapipe.read_clip(path, bodies) if b"andmarks" in content else _in_pixels(coco.read_clip(path, bodies))
-
-
-def _read_openpose(path: Path, bodies: int | None) -> FloatArray:
-    return _in_pixels(openpose.read_clip(path, bodies))
 
 
 def _in_pixels(clip: FloatArray) -> FloatArray:
@@ -54,33 +46,36 @@ READERS: dict[str, Callable[[Path], npt.ArrayLike]] = {
     ".npy": map_array,
     ".npz": folder.read_clip,
     ".skeleton": _read_ntu,
-    ".bvh": _read_bvh,
+    ".bvh": lambda path: bvh.positions(*bvh.read_file(path)),
     ".amc": cmu.read_clip,
 }
-"""How a file is read, by its ending in lower case: to an array of numbers [T, J, 3], or lists of them."""
+"""The reader of each ending in lower case; it gives numbers [T, J, 3], as an array or lists."""
 
 ESTIMATED: dict[str, Callable[[Path, int | None], npt.ArrayLike]] = {
     ".json": _read_json,
     ".csv": mediapipe.read_clip,
-    "": _read_openpose,
+    "": lambda path, bodies: _in_pixels(openpose.read_clip(path, bodies)),
 }
-"""How what pose estimators write is read, by the ending, of a folder "": with so many bodies; None: as are there."""
+"""The readers of pose estimators' files, "" for a folder. Their second argument is the number of bodies."""
 
 BODIES = {
     bodies * joints: bodies
     for joints in (coco.NUM_JOINTS, mediapipe.NUM_JOINTS, *openpose.JOINTS)
     for bodies in range(1, poses.BODIES + 1)
 }
-"""How many of an estimator's people have so many joints together."""
+"""The number of bodies of an estimator that have so many joints together."""
+
+_ENDINGS = [ending for ending in (*READERS, *ESTIMATED) if ending]
+_READ = f"{', '.join(_ENDINGS)} and folders of OpenPose's frames are read"
 
 
 def find_clip_files(given: Iterable[Path]) -> list[Path]:
-    """The files and folders of OpenPose's frames that are given, or lie below the folders given, each once.
+    """The clip files, and folders of OpenPose's frames, among `given` or below the folders in it, each once.
 
-    Files of other endings, labels.csv, and what else is in a folder of frames, are passed over below a folder.
+    Below a folder, labels.csv and files with other endings are skipped, as are other files beside frames.
 
     Raises:
-        CrrlError: a file that is given has another ending, or is a frame; a folder holds no clip, or a prepared set.
+        CrrlError: a given file has another ending, or is a frame; a folder holds no clip, or a prepared set.
     """
     found: dict[Path, None] = {}
     for path in given:
@@ -91,40 +86,32 @@ def find_clip_files(given: Iterable[Path]) -> list[Path]:
 def _below(root: Path) -> list[Path]:
     if is_prepared(root):
         raise CrrlError(f"{root} is a prepared set: give --dataset prepared --data {root}")
-    files = [path for path in files_below(root, *_endings()) if path.name != folder.LABELS]
+    files = [path for path in files_below(root, *_ENDINGS) if path.name != folder.LABELS]
     frames: set[Path] = set()
     for path in files:
         if path.parent not in frames and openpose.is_frame(path):
             frames.add(path.parent)
     clips = list(dict.fromkeys(path.parent if path.parent in frames else path for path in files))
     if not clips:
-        raise CrrlError(f"{root} holds no clip: {_read()}")
+        raise CrrlError(f"{root} holds no clip: {_READ}")
     return clips
 
 
 def _known(path: Path) -> Path:
-    """A file, if its name is one of a clip."""
+    """`path`, if its name is that of a clip."""
     if openpose.is_frame(path):
         raise CrrlError(f"{path} is a frame of OpenPose's: give the folder of all of the clip's frames, {path.parent}")
-    if path.suffix.lower() not in _endings() or path.name == folder.LABELS:
-        raise CrrlError(f"{path} is no file of a clip that is known by its name: {_read()}")
+    if path.suffix.lower() not in _ENDINGS or path.name == folder.LABELS:
+        raise CrrlError(f"{path} is no file of a clip that is known by its name: {_READ}")
     return path
 
 
-def _endings() -> list[str]:
-    return [ending for ending in (*READERS, *ESTIMATED) if ending]
-
-
-def _read() -> str:
-    return f"{', '.join(_endings())} and folders of OpenPose's frames are read"
-
-
 def read_clip_file(path: Path, joints: int | None = None) -> npt.ArrayLike:
-    """What a file, or folder, of `find_clip_files` holds, to be checked by `check_clip`; .npy memory-mapped.
+    """The content of a file or folder of `find_clip_files`, for `check_clip`; .npy is memory-mapped.
 
     Args:
-        joints: how many the clip should have, which tells whether one person or two of an estimator's file are taken
-            (a second one who is not there is zeros); None: as many as are there.
+        joints: the joint count that the clip should have, which decides whether one or two people of an estimator's
+            file are read (an absent second one is zeros); None: as many as found.
 
     Raises:
         CrrlError: it is missing, damaged or of another kind.
@@ -136,7 +123,7 @@ def read_clip_file(path: Path, joints: int | None = None) -> npt.ArrayLike:
 
 
 def read_body(path: Path) -> tuple[FloatArray, Tree | None]:
-    """A clip, float32 [T, J, 3] in its file's (or folder's) unit, and how joints hang together, if said: .bvh, .amc.
+    """A clip, float32 [T, J, 3] in the unit of its file or folder, and the joint hierarchy of a .bvh or .amc file.
 
     Raises:
         CrrlError: as `read_clip_file` and `check_clip`.

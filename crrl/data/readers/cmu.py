@@ -1,7 +1,6 @@
 """CMU motion capture (mocap.cs.cmu.edu): ASF/AMC files, 31 joints, 120 frames a second, 4-fold cross validation.
 
-The paper's list of 2,235 sequences in 45 classes was never published: a labels.csv says which trials to take, and what
-they show.
+The paper's list of 2,235 sequences in 45 classes was never published: a labels.csv lists the trials and their classes.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from crrl.data.chunks import Files, Shown, read_in_order
-from crrl.data.clips import Clips, FloatArray, IntArray, Split
+from crrl.data.clips import Clips, FloatArray, Split
 from crrl.data.naming import by_stem, files_below
 from crrl.data.readers import asf
 from crrl.data.readers.folder import LABELS, classes_of, read_rows
@@ -32,21 +31,22 @@ JOINTS = (
     *("lclavicle", "lhumerus", "lradius", "lwrist", "lhand", "lfingers", "lthumb"),
     *("rclavicle", "rhumerus", "rradius", "rwrist", "rhand", "rfingers", "rthumb"),
 )
-"""The joints in order: that of the hierarchy in CMU's files, depth first. A joint is the far end of the bone it names:
-"lfemur" is the left knee, "lclavicle" the left shoulder."""
+"""The joints, in the depth-first order of the hierarchy in CMU's files. A joint is the far end of the bone it is named
+after: "lfemur" is the left knee, "lclavicle" the left shoulder.
+"""
 COLUMNS = ("file", "subject", "trial", "label")
 FOLDS = 4
 INCH = 0.0254
-"""Metres. CMU's documentation: an ASF file's lengths divided by its `length` (0.45) are inches."""
+"""Metres. By CMU's documentation, the lengths of an ASF file divided by its `length` (0.45) are inches."""
 
 _NAME = re.compile(r"(\d{1,3})_(\d{1,3})\.amc", re.ASCII)
 
 
 def find_files(root: Path) -> list[Path]:
-    """labels.csv in `root` or `root/cmu`, and the .amc and .asf files, anywhere below it, of the trials it lists.
+    """labels.csv in `root` or `root/cmu`, and the .amc and .asf files below it of the trials that it lists.
 
     Raises:
-        CrrlError: there is no labels.csv, or it lists a trial whose files are not there, or there twice.
+        CrrlError: there is no labels.csv, or a file of a trial is missing or found twice.
     """
     folder = next((place for place in (root, root / "cmu") if (place / LABELS).is_file()), None)
     if folder is None:
@@ -69,10 +69,10 @@ def find_files(root: Path) -> list[Path]:
 
 
 def read_trials(path: Path) -> list[tuple[int, str, str]]:
-    """The rows of labels.csv: line number, name of the .amc file, label. A trial is named by file or by its numbers.
+    """The rows of labels.csv: line number, name of the .amc file, label. A trial is named by its file or its numbers.
 
     Raises:
-        CrrlError: the file is damaged, a row names no trial or no label, or a trial comes twice.
+        CrrlError: the file is damaged, a row names no trial or no label, or a trial occurs twice.
     """
     trials: dict[str, tuple[int, str, str]] = {}
     for line, row in read_rows(path, {"label"}, COLUMNS, "subject,trial,label or file,label"):
@@ -90,12 +90,12 @@ def read_trials(path: Path) -> list[tuple[int, str, str]]:
 def load(files: list[Path]) -> Clips:
     """Read the trials that `find_files` found: metres, Y up, joints as in JOINTS.
 
-    The splits "fold-1" to "fold-4" test on a quarter of the sequences each and train on the others: the sequences,
+    The splits "fold-1" to "fold-4" each test on a quarter of the sequences and train on the others. The sequences,
     sorted by class and then by name, are dealt out in turn, so that every class is spread evenly.
 
     Raises:
         CrrlError: a file is damaged, a skeleton has not the 31 joints, there are fewer than four sequences, or a class
-            has but one.
+            has only one.
     """
     labels_path, *paths = files
     trials = read_trials(labels_path)
@@ -105,27 +105,34 @@ def load(files: list[Path]) -> Clips:
     _read_skeleton.cache_clear()
     for path in paths:
         if path.suffix == ".asf":
-            _read_skeleton(path)  # a damaged one is told before any trial is read
-    names = [name for _, name, _ in trials]
-    pairs = [(motions[name], skeleton_path(motions[name])) for name in names]
-    said: list[tuple[Path, str]] = []
-    rates: list[tuple[Path, float]] = []
+            _read_skeleton(path)  # so that a damaged skeleton is reported before any trial is read
+    pairs = [(motions[name], skeleton_path(motions[name])) for _, name, _ in trials]
+    facts: list[tuple[float, list[str]]] = []
     with closing(read_in_order(_read_clip, pairs, "read cmu")) as shown:
         clips = Clips.from_arrays(
-            _frames(pairs, shown, said, rates),
+            _frames(shown, facts),
             labels=[places[label] for _, _, label in trials],
-            names=[str(motions[name]) for name in names],
+            names=[Path(name).stem for _, name, _ in trials],
+            places=[str(path) for path, _ in pairs],
             class_names=class_names,
-            subjects=[int(name.partition("_")[0]) for name in names],
+            subjects=[int(name.partition("_")[0]) for _, name, _ in trials],
         )
-    tell(said)
-    warn_of_rates(rates)
-    clips = replace(clips, names=tuple(Path(name).stem for name in names))
+    tell((path, remark) for (path, _), (_, remarks) in zip(pairs, facts, strict=True) for remark in remarks)
+    warn_of_rates([(path, rate) for (path, _), (rate, _) in zip(pairs, facts, strict=True) if rate])
     counts = np.bincount(clips.labels)
     if len(clips) < FOLDS or counts.min() < 2:
         rare = f"class {class_names[int(counts.argmin())]!r} has one sequence" if counts.min() < 2 else "too few"
         raise CrrlError(f"{labels_path}: {FOLDS} folds need {FOLDS} sequences, two of each class ({rare}): list more")
-    return replace(clips, splits=_folds(clips))
+    fold = np.empty(len(clips), np.int64)
+    fold[np.lexsort((np.array(clips.names), clips.labels))] = np.arange(len(clips)) % FOLDS
+    return replace(clips, splits={f"fold-{number + 1}": Split.of(fold != number) for number in range(FOLDS)})
+
+
+def _frames(shown: Iterable[Shown], facts: list[tuple[float, list[str]]]) -> Iterator[FloatArray]:
+    """The frames of the trials; `facts` gets the frames a second and the remarks of each."""
+    for [(about, frames)] in shown:
+        facts.append(about)
+        yield frames
 
 
 def _name(subject: str, trial: str) -> str:
@@ -133,12 +140,12 @@ def _name(subject: str, trial: str) -> str:
 
 
 def skeleton_path(motion: Path) -> Path:
-    """The skeleton of a motion: of its own name, else of its subject's, as 02.asf is of 02_01.amc."""
+    """The skeleton of a motion: the .asf file of its own name, else of its subject, as 02.asf for 02_01.amc."""
     own = motion.with_suffix(".asf")
     return own if own.exists() else motion.with_name(f"{motion.stem.partition('_')[0]}.asf")
 
 
-@cache  # emptied by `load`: a subject's trials share their skeleton
+@cache  # the trials of a subject share their skeleton; `load` empties this
 def _read_skeleton(path: Path) -> asf.Skeleton:
     skeleton = asf.read_skeleton(path)
     different = sorted(set(JOINTS).symmetric_difference(skeleton.names))
@@ -148,7 +155,7 @@ def _read_skeleton(path: Path) -> asf.Skeleton:
 
 
 def read_clip(path: Path) -> FloatArray:
-    """One trial, float32 [T, 31, 3] in metres, of its .amc file, beside which its .asf file lies.
+    """One trial, float32 [T, 31, 3] in metres, from its .amc file and the .asf file beside it.
 
     Raises:
         CrrlError: a file is missing or damaged, or the skeleton has not the 31 joints.
@@ -159,32 +166,9 @@ def read_clip(path: Path) -> FloatArray:
 
 
 def _read_clip(pair: Files) -> Shown:
-    """One trial, float32 [T, 31, 3] in metres, of its .amc file and its .asf file, after its frames a second and
-    remarks."""
+    """One trial, float32 [T, 31, 3] in metres, from its .amc and .asf file, after its frames a second and remarks."""
     path, body_path = pair
     skeleton = _read_skeleton(body_path)
     motion, rate, remarks = asf.read_recording(path, skeleton)
     frames = asf.positions(skeleton, motion)[:, [skeleton.names.index(name) for name in JOINTS]]
     return [([rate, remarks], frames * np.float32(INCH / skeleton.unit))]
-
-
-def _frames(
-    pairs: Iterable[Files], shown: Iterable[Shown], said: list[tuple[Path, str]], rates: list[tuple[Path, float]]
-) -> Iterator[FloatArray]:
-    """The trials alone; `said` gets the remarks on them, `rates` the frames a second of those that say them."""
-    for (path, _), [((rate, remarks), frames)] in zip(pairs, shown, strict=True):
-        said += [(path, remark) for remark in remarks]
-        rates += [(path, rate)] if rate else []
-        yield frames
-
-
-def _folds(clips: Clips) -> dict[str, Split]:
-    order = sorted(range(len(clips)), key=lambda i: (clips.labels[i], clips.names[i]))
-    fold = np.empty(len(clips), np.int64)
-    fold[order] = np.arange(len(clips)) % FOLDS
-
-    def split(number: int) -> Split:
-        test: IntArray = np.flatnonzero(fold == number)
-        return Split(np.flatnonzero(fold != number), {"all": test})
-
-    return {f"fold-{number + 1}": split(number) for number in range(FOLDS)}

@@ -1,22 +1,22 @@
-"""What estimators of COCO's 17 joints write, a clip a JSON file, labelled by a labels.csv as a folder of arrays is.
+"""Poses of COCO's 17 joints, one clip a JSON file; labels.csv lists the files as for a folder of arrays.
 
-Four forms are told apart by what stands in them, each a list of frames but for the last:
+Four formats are recognised by their content, each a list of frames except the last:
 
 - MMPose's inferencer and demos: {"frame_id", "instances"}, the list alone or as "instance_info"; an instance has
-  "keypoints", [17][2], and "keypoint_scores", [17] (mmpose.readthedocs.io, user_guides/inference). A frame stands where
-  its frame_id says, and those that are left out between show nobody.
-- Ultralytics: what `Results.to_json` gives of each frame, a list of objects whose "keypoints" have "x", "y" and, where
-  the model tells it, "visible", each [17] (docs.ultralytics.com, reference/engine/results).
-- rtmlib and RTMPose: what a call returns of each frame, keypoints [N][17][2] and scores [N][17], as a pair or as
+  "keypoints", [17][2], and "keypoint_scores", [17] (mmpose.readthedocs.io, user_guides/inference). The frame_id gives a
+  frame's time; numbers that are skipped show nobody.
+- Ultralytics: `Results.to_json` of each frame, a list of objects whose "keypoints" have "x", "y" and, if the model
+  gives it, "visible", each [17] (docs.ultralytics.com, reference/engine/results).
+- rtmlib and RTMPose: the result of each frame, keypoints [N][17][2] and scores [N][17], as a pair or as
   {"keypoints", "scores"} (github.com/Tau-J/rtmlib).
-- COCO's results, which AlphaPose keeps to: {"image_id", "keypoints"} for each person, 17 times x, y, score in one row
-  (cocodataset.org, format of results); an image_id is the number of a frame, or a name that ends in it (frame_12.jpg)
-  and is else the same throughout. Images between the first and the last that are not named show nobody.
+- COCO's results, also written by AlphaPose: {"image_id", "keypoints"} for each person, x, y, score of 17 joints in one
+  row (cocodataset.org, format of results). An image_id is the number of a frame, or a name that ends in it
+  (frame_12.jpg) and is otherwise always the same. Numbers that are skipped show nobody.
 
-Joints: nose, left eye, right eye, ears, shoulders, elbows, wrists, hips, knees and ankles, left before right. Of more
-they are the first 17: of Halpe's 26 and 136 (rtmlib's BodyWithFeet, AlphaPose) and of COCO-WholeBody's 133 (rtmlib's
-Wholebody, MMPose). Numbers of tracks are not read: people are followed as `poses` says. Ultralytics' text files
-(save_txt) are not read: their coordinates are parts of an image whose size they do not tell.
+Joints: nose, left eye, right eye, ears, shoulders, elbows, wrists, hips, knees and ankles, left before right. Of larger
+skeletons the first 17 are read: Halpe's 26 and 136 (rtmlib's BodyWithFeet, AlphaPose) and COCO-WholeBody's 133
+(rtmlib's Wholebody, MMPose). Track numbers are not read: people are followed as in `poses`. Ultralytics' text files
+(save_txt) are not read: their coordinates are shares of an image of unknown size.
 """
 
 from __future__ import annotations
@@ -28,42 +28,36 @@ from typing import Any
 
 import numpy as np
 
-from crrl.data.chunks import Files, Shown
 from crrl.data.clips import Clips, FloatArray
 from crrl.data.readers import folder, poses
 from crrl.data.readers.arrays import described
-from crrl.data.readers.poses import Frame, Matrix, fields, items, row_of, table
+from crrl.data.readers.poses import Frame, Matrix, fields, frame_in_image, items, row_of, table
 from crrl.errors import CrrlError
 from crrl.files import read_json
 
 NUM_JOINTS = 17
 MORE = (26, 133, 136)
-"""Joints of which the first 17 are COCO's."""
+"""Joint counts of skeletons whose first 17 joints are COCO's."""
 
 find_files = partial(folder.find_files, endings=(".json",))
 
 
 def load(files: list[Path]) -> Clips:
-    """Read the clips that `find_files` found, classes and splits as `folder` has them, joints as `poses`.
+    """Read the clips that `find_files` found, with classes and splits as in `folder`, and joints as in `poses`.
 
     Raises:
-        CrrlError: a file is damaged, of another form or skeleton, or shows nobody.
+        CrrlError: a file is damaged, of another format or skeleton, or shows nobody.
     """
-    _, paths = folder.apart(files)
-    found = poses.load(files, _read, [(path,) for path in paths], paths, "read coco")
+    found = poses.load(files, read_clip, "read coco")
     poses.warn_of_parts(found.frames)
     return found
 
 
-def _read(files: Files) -> Shown:
-    return [(None, read_clip(files[0], poses.BODIES))]
-
-
 def read_clip(path: Path, bodies: int | None = None) -> FloatArray:
-    """One clip, float32 [T, bodies·17, 3] in pixels, y up; bodies None: 1 or 2, as are there.
+    """One clip, float32 [T, bodies·17, 3] in pixels, y up; bodies None: 1 or 2, as found.
 
     Raises:
-        CrrlError: the file is damaged, of another form or skeleton, or shows nobody.
+        CrrlError: the file is damaged, of another format or skeleton, or shows nobody.
     """
     return poses.clip_in(path, _frames(path, read_json(path)), path.stat().st_size, bodies)
 
@@ -92,11 +86,7 @@ def _frames(path: Path, content: Any) -> list[Frame]:
 
 
 def frame_of(value: Any, where: str) -> Frame:
-    """A frame of MMPose, Ultralytics or rtmlib.
-
-    Raises:
-        CrrlError: it is none; names `where`.
-    """
+    """A frame of MMPose, Ultralytics or rtmlib; else a CrrlError names `where`."""
     if isinstance(value, dict) and "instances" in value:
         value = value["instances"]
     elif isinstance(value, dict) and "scores" in value:
@@ -104,15 +94,8 @@ def frame_of(value: Any, where: str) -> Frame:
     people = items(value, where, "a list of people, or an object with instances, or with keypoints and scores")
     if len(people) == 2 and all(isinstance(each, list) for each in people):
         return _of_arrays(people[0], people[1], where)
-    return _frame([_person(each, f"{where}, person {number}") for number, each in enumerate(people)])
-
-
-def _frame(people: list[Matrix]) -> Frame:
-    """Of x, y and score of each person, [17, 3]."""
-    points = np.zeros((len(people), NUM_JOINTS, 4))
-    if people:
-        points[..., [0, 1, 3]] = people
-    return Frame(points)
+    found = [_person(each, f"{where}, person {number}") for number, each in enumerate(people)]
+    return frame_in_image(found, NUM_JOINTS)
 
 
 def _of_arrays(keypoints: Any, scores: Any, where: str) -> Frame:
@@ -120,7 +103,7 @@ def _of_arrays(keypoints: Any, scores: Any, where: str) -> Frame:
     if len(items(scores, where, "a list of people's scores")) != len(people):
         raise CrrlError(f"{where}: keypoints of {len(people)} people, but scores of {len(scores)}: save both as given")
     both = [_scored(*each, f"{where}, person {number}") for number, each in enumerate(zip(people, scores, strict=True))]
-    return _frame(both)
+    return frame_in_image(both, NUM_JOINTS)
 
 
 def _person(value: Any, where: str) -> Matrix:
@@ -148,12 +131,12 @@ def _scored(keypoints: Any, scores: Any, where: str) -> Matrix:
 
 
 def _joints(values: Any, numbers: int = 1) -> int:
-    """How many joints there should be in a list of so many numbers, or lists, of each: 17, or those of MORE."""
+    """The expected joint count of a list with `numbers` entries for each joint: 17, or one of MORE."""
     return next((more for more in MORE if isinstance(values, list) and len(values) == more * numbers), NUM_JOINTS)
 
 
 def _of_results(path: Path, results: list[dict[str, Any]]) -> list[Frame]:
-    """Frames by their numbers, from the first to the last."""
+    """The frames of COCO's results, from the first to the last."""
     people: dict[int, list[Matrix]] = {}
     kinds = [(_rest(result["image_id"]), result.get("category_id")) for result in results]
     for number, (result, (rest, category)) in enumerate(zip(results, kinds, strict=True)):
@@ -170,17 +153,17 @@ def _of_results(path: Path, results: list[dict[str, Any]]) -> list[Frame]:
         keypoints = result.get("keypoints")
         row = row_of(keypoints, 3 * _joints(keypoints, 3), f"{where} (image {image}), keypoints")
         people.setdefault(image, []).append(row.reshape(-1, 3)[:NUM_JOINTS])
-    seen = {image: _frame(rows) for image, rows in people.items()}
+    seen = {image: frame_in_image(rows, NUM_JOINTS) for image, rows in people.items()}
     return poses.at_their_times(path, seen, path.stat().st_size)
 
 
 def _rest(image: Any) -> tuple[str, ...]:
-    """What of an image_id is not the number of its frame: what stands before and after it in a name."""
+    """An image_id without its frame number: the text before and after it."""
     return tuple(re.split(r"\d+(?=\D*$)", image, maxsplit=1, flags=re.ASCII)) if isinstance(image, str) else ()
 
 
 def _number(image: Any, where: str) -> int:
-    """The number of a frame: an image_id, or the last number in it."""
+    """The frame number of an image_id: the id itself, or the last number in it."""
     digits = re.findall(r"\d{1,15}", image, re.ASCII) if isinstance(image, str) else []
     if type(image) is int and 0 <= image < 10**15:
         return image

@@ -1,7 +1,7 @@
 """The .npz files of CTR-GCN's preparation of NTU RGB+D: x_train, y_train, x_test, y_test.
 
-x is [N, 300, 150], a clip's frames of 2 × 25 joints x y z, filled up with zeros; y is one-hot, [N, classes]. The end of
-a file's name tells its split (NTU60_CS, NTU120_CSet).
+x is [N, 300, 150], the frames of a clip with 2 × 25 joints x y z, padded with zeros; y is one-hot, [N, classes]. The
+end of the file's name gives the split (NTU60_CS, NTU120_CSet).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import zipfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,44 +16,33 @@ import numpy as np
 import numpy.typing as npt
 
 from crrl.data.clips import Clips, FloatArray, IntArray, Split
-from crrl.data.readers.arrays import (
-    array_header,
-    join_bodies,
-    leave_out_empty,
-    ntu_split,
-    only_file,
-    open_member,
-    warn_if_coarse,
-    warn_if_scores,
-    without_padding,
-)
+from crrl.data.readers import arrays
 from crrl.errors import CrrlError
 from crrl.files import explain_damage, open_input
 
 BODIES, NUM_JOINTS = 2, 25
 SIDES = ("train", "test")
 CHUNK, CHUNK_BYTES = 64, 1 << 25
-"""Clips, or bytes, read at a time at most: 64 × 300 × 150 float32 are 11.5 MB."""
+"""Clips, or bytes, read at a time, at most: 64 × 300 × 150 float32 are 11.5 MB."""
 
 
 def find_files(root: Path) -> list[Path]:
     """The one .npz file in `root`, or `root` itself.
 
     Raises:
-        CrrlError: there is none, or several: each is a split of its own, to be named itself.
+        CrrlError: there is none, or several: each is a split of its own, to be given itself.
     """
-    return [only_file(root, ["*.npz"], "CTR-GCN file (NTU60_CS.npz, say)", itself=True)]
+    return [arrays.only_file(root, ["*.npz"], "CTR-GCN file (NTU60_CS.npz, say)", itself=True)]
 
 
 def load(files: list[Path]) -> Clips:
     """Read the file that `find_files` found: two bodies, [ΣT, 50, 3], and its split.
 
-    That is "cross-subject" in a file whose name ends in _CS or _CSub, "cross-view" after _CV or _CView, "cross-setup"
-    after _CSet or _CSetup, and else "default".
+    The split is "cross-subject" if the file's name ends in _CS or _CSub, "cross-view" for _CV or _CView, "cross-setup"
+    for _CSet or _CSetup, and else "default".
 
-    Zero frames at the end of a clip are taken for filling and left out; others stay. A clip of zeros alone is left out,
-    with a warning. The file is read a few clips at a time, so that memory holds little beside the clips without their
-    filling.
+    Zero frames at the end of a clip are padding and left out; others are kept. A clip of zeros alone is left out, with
+    a warning. The file is read a few clips at a time, so that memory holds little more than the clips without padding.
 
     Raises:
         CrrlError: the file is damaged, lacks one of the four arrays, one has another shape or type, or no clip shows a
@@ -78,18 +66,18 @@ def _read(path: Path, archive: zipfile.ZipFile) -> Clips:
             f"{path}: y_train and y_test have different numbers of classes, {classes} and {others}; restore the file"
         )
     train, test = (np.arange(len(side)) for side in labels)
+    names = [f"{side}[{i}]" for side, index in zip(SIDES, (train, test), strict=True) for i in index]
     clips = Clips.from_arrays(
         (clip for side, known in zip(SIDES, labels, strict=True) for clip in _clips(path, archive, side, len(known))),
         labels=np.concatenate(labels),
-        names=[f"{path}, x_{side}[{i}]" for side, index in zip(SIDES, (train, test), strict=True) for i in index],
+        names=names,
+        places=[f"{path}, x_{name}" for name in names],
         class_names=[str(number) for number in range(1, classes + 1)],
+        splits={arrays.ntu_split(path.stem.rpartition("_")[2], "default"): Split(train, {"all": test + len(train)})},
         allow_empty=True,
     )
-    warn_if_scores(path, clips.frames)
-    names = tuple(name.partition(", x_")[2] for name in clips.names)
-    split = ntu_split(path.stem.rpartition("_")[2], "default")
-    splits = {split: Split(train, {"all": test + len(train)})}
-    return leave_out_empty(path, replace(clips, names=names, splits=splits))
+    arrays.warn_if_scores(path, clips.frames)
+    return arrays.leave_out_empty(path, clips)
 
 
 def _labels(path: Path, archive: zipfile.ZipFile, side: str) -> tuple[IntArray, int]:
@@ -114,24 +102,26 @@ def _clips(path: Path, archive: zipfile.ZipFile, side: str, count: int) -> Itera
                 f"{path}: {name} is {chunk.dtype} [N, T, {chunk.shape[2]}], not float [N, T, 150]: "
                 f"two bodies of 25 joints, as CTR-GCN prepares NTU RGB+D, are needed"
             )
-        warn_if_coarse(path, chunk.dtype)
+        arrays.warn_if_coarse(path, chunk.dtype)
         for clip in chunk.reshape(len(chunk), -1, BODIES, NUM_JOINTS, 3):
-            yield join_bodies(without_padding(clip))
+            yield arrays.join_bodies(arrays.without_padding(clip))
 
 
 def _chunks(
     path: Path, archive: zipfile.ZipFile, name: str, form: str, count: int | None = None
 ) -> Iterator[npt.NDArray[Any]]:
-    """CHUNK rows of an array, of `count` if given, at a time, in its own type; the checksum is held at the end.
+    """An array CHUNK rows at a time, in its own type; reading to the end checks the archive's checksum.
 
     Args:
-        form: the axes it should have, in words.
+        form: the expected axes, in words. count: the expected number of rows.
     """
     member = f"{name}.npy"
     if member not in archive.namelist():
         raise CrrlError(f"{path} has no array {name}: x_train, y_train, x_test and y_test are needed; restore the file")
-    with open_member(path, archive, member, _beside(archive, name)) as stream:
-        shape, fortran, dtype = array_header(stream)
+    clips = f"x_{name[2:]}.npy"  # one-hot labels compress well, but are smaller than their clips
+    beside = archive.getinfo(clips).file_size if name[0] == "y" and clips in archive.namelist() else 0
+    with arrays.open_member(path, archive, member, beside) as stream:
+        shape, fortran, dtype = arrays.array_header(stream)
         if len(shape) != form.count(",") + 1 or 0 in shape or dtype.kind not in "fiub" or fortran:
             order = " in Fortran order" if fortran else ""
             raise CrrlError(
@@ -148,9 +138,3 @@ def _chunks(
             content = stream.read(math.prod(rows) * dtype.itemsize)
             yield np.frombuffer(content, dtype).reshape(rows)
         stream.read(1)
-
-
-def _beside(archive: zipfile.ZipFile, name: str) -> int:
-    """Bytes that an array may have however well it is compressed: one-hot labels are smaller than their clips."""
-    clips = f"x_{name[2:]}.npy"
-    return archive.getinfo(clips).file_size if name.startswith("y") and clips in archive.namelist() else 0

@@ -1,4 +1,4 @@
-"""A user's own clips: a folder of .npy/.npz files, and a labels.csv that lists them where they have labels."""
+"""Clips of the user's own: a folder of .npy/.npz files, and a labels.csv that lists them if they have labels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import numpy.typing as npt
 from crrl.data.clips import Clips, FloatArray, IntArray, Split, check_clip
 from crrl.data.folds import validation_folds
 from crrl.data.naming import files_below, wrong_name
-from crrl.data.readers.arrays import open_member, read_array, take_scores
+from crrl.data.readers.arrays import drop_scores, open_member, read_array
 from crrl.errors import CrrlError
 from crrl.files import explain_damage, explain_os_errors, open_input, read_bytes, shown
 
@@ -34,10 +34,10 @@ _FACT = re.compile(r"-?\d{1,9}|", re.ASCII)
 
 
 def find_files(root: Path, endings: Sequence[str] = (".npy", ".npz")) -> list[Path]:
-    """labels.csv and the clip files it lists, in its order; without it all files below that end so.
+    """labels.csv and the clip files that it lists, in its order; without it all files below `root` with these endings.
 
     Raises:
-        CrrlError: there is neither; labels.csv lists a file that is not there, or is no file.
+        CrrlError: there is neither; labels.csv lists a file that does not exist or is no regular file.
     """
     if not has_labels(root):
         files = [path for path in files_below(root, *endings) if path.name != LABELS]
@@ -55,12 +55,12 @@ def find_files(root: Path, endings: Sequence[str] = (".npy", ".npz")) -> list[Pa
 
 
 def has_labels(root: Path) -> bool:
-    """Whether there is a labels.csv, if only a link to one that is gone."""
+    """Whether there is a labels.csv, or a broken link of that name."""
     return os.path.lexists(root / LABELS)
 
 
 def no_clips(root: Path, kind: str) -> CrrlError:
-    """The error for a folder without a labels.csv, and without a clip of this kind; the caller raises it."""
+    """The error for a folder with neither labels.csv nor a clip of this kind; the caller raises it."""
     return CrrlError(
         f"{root} holds no {LABELS}, which lists clips after a first line file,label, nor any {kind}, which would be a "
         f"clip without a label: give the folder of the clips"
@@ -68,17 +68,17 @@ def no_clips(root: Path, kind: str) -> CrrlError:
 
 
 def apart(files: list[Path]) -> tuple[list[Path], list[Path]]:
-    """labels.csv, if it is among the files that `find_files` found, and the others."""
+    """labels.csv, if it is among the files that `find_files` found, and the other files."""
     labels = int(files[0].name == LABELS)
     return files[:labels], files[labels:]
 
 
 def read_labels(root: Path) -> list[dict[str, str]]:
-    """The rows of labels.csv: the column file and optionally label, split (train or test), subject, view, setup.
+    """The rows of labels.csv, with the column file and optionally label, split (train or test), subject, view, setup.
 
     Raises:
-        CrrlError: the file is missing, has no rows, lacks a column or a value, lists a clip twice or one outside of
-            its folder.
+        CrrlError: the file is missing, has no rows, lacks a column or a value, lists a clip twice or one outside its
+            folder.
     """
     path = root / LABELS
     rows = read_rows(path, {"file"}, COLUMNS, "file,label")
@@ -106,7 +106,7 @@ def read_labels(root: Path) -> list[dict[str, str]]:
 
 
 def _wrong_file(file: str, root: Path) -> str:
-    """What keeps a row from naming a file below `root`, "" where nothing does."""
+    """Why a row does not name a file below `root`; "" if it does."""
     parts = [part for part in file.split("/") if part]
     if wrong := next(filter(None, map(wrong_name, parts)), ""):
         return f"the name of a file {wrong}: rename it"
@@ -116,18 +116,18 @@ def _wrong_file(file: str, root: Path) -> str:
 
 
 def read_rows(path: Path, required: set[str], known: Sequence[str], columns: str) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a CSV file in UTF-8 whose first line names the columns, with their line numbers.
+    """The rows of a UTF-8 CSV file, with their line numbers; the first line names the columns.
 
-    Names of columns may be in any case; space around a field is no part of it, and rows without any are passed over. A
-    column of another name than `known` is told in a warning.
+    Column names may be in any case. Space around a field is removed, and empty rows are skipped. Unknown columns give a
+    warning.
 
     Args:
-        required: columns that every such file has. known: those that are read, in each row as far as the file has them.
-        columns: the first line to have, as it is told to who lacks one.
+        required: columns that the file must have. known: columns that are read; a row holds those that the file has.
+        columns: an example of the first line, for messages.
 
     Raises:
-        CrrlError: the file is missing, is no such file, has no rows, lacks a required column, has one twice or one that
-            is almost called as another, or a row has more fields than there are columns.
+        CrrlError: the file is missing, no CSV file or without rows; it lacks a required column, has one twice or one
+            that is almost named like another; or a row has more fields than there are columns.
     """
     content = read_bytes(path, "a list of clips (CSV)")
     try:
@@ -177,10 +177,10 @@ def _check_columns(path: Path, names: list[str], required: set[str], known: Sequ
 
 
 def classes_of(path: Path, labels: Iterable[str]) -> list[str]:
-    """The classes of these labels, sorted; with a warning where two differ so little that one may be meant.
+    """The classes among `labels`, sorted; warns if two of them differ so little that one may be meant.
 
     Raises:
-        CrrlError: one can be no class's name.
+        CrrlError: a label is no valid name.
     """
     classes = sorted(set(labels))
     alike: dict[str, list[str]] = {}
@@ -199,18 +199,17 @@ def classes_of(path: Path, labels: Iterable[str]) -> list[str]:
 
 
 def _plain(name: str) -> str:
-    """What is left of a class's name without case, accents' forms, separators and what has no width; of a number its
-    value."""
+    """A class's name without case, accent forms, separators and invisible characters; for a number, its value."""
     seen = "".join(char for char in unicodedata.normalize("NFKC", name) if unicodedata.category(char) != "Cf")
     plain = " ".join(re.split(r"[\s_-]+", seen.casefold().strip()))
     return str(float(plain)) if re.fullmatch(r"\d{1,9}(\.\d{0,9})?", plain, re.ASCII) else plain
 
 
 def read_clip(path: Path) -> FloatArray:
-    """One clip, float32 [T, J, 3], from .npy, or .npz with a single array, by what the file holds; never unpickles.
+    """One clip, float32 [T, J, 3], from .npy, or .npz with one array, whatever the ending says; never unpickles.
 
     Raises:
-        CrrlError: the file is damaged, or not such an array.
+        CrrlError: the file is damaged, or holds something else.
     """
     remedy = "restore it or remove its row"
     with (
@@ -235,19 +234,19 @@ def _only_array(path: Path, file: IO[bytes]) -> npt.NDArray[Any]:
 
 
 def load(files: list[Path], contents: Iterable[object] | None = None) -> Clips:
-    """Read the clips that `find_files` found, with the split "default" and folds of its training clips alone.
+    """Read the clips that `find_files` found, with the split "default" and folds of its training clips.
 
     The test clips of "default" are those marked test in the column split; without that column, every fifth clip of each
-    class. They are on neither side of the folds (`validation_folds`). Without labels there are no classes, and without
-    labels.csv all clips train. Joints (x, y, score) in pixels become (x, y, 0), with a warning, and those of score 0
-    absent. Warns of clips that are flat, or of zeros alone.
+    class. The folds (`validation_folds`) leave them out. Without labels there are no classes, and without labels.csv
+    all clips train. Joints (x, y, score) in pixels become (x, y, 0), absent if the score is 0, with a warning. Warns of
+    clips that are flat or all zeros.
 
     Args:
-        files: labels.csv, if there is one, then the clip files. contents: a clip, [T, J, 3], of each of these; None:
-            they hold arrays.
+        files: labels.csv, if there is one, then the clip files. contents: a clip [T, J, 3] for each of these files;
+            None: the files are arrays.
 
     Raises:
-        CrrlError: a clip is damaged, empty, not finite, or has another joint count than the first; none trains.
+        CrrlError: a clip is damaged, empty, not finite, or has another joint count than the first; no clip trains.
     """
     labels, clip_paths = apart(files)
     where = labels[0] if labels else clip_paths[0].parent
@@ -258,23 +257,25 @@ def load(files: list[Path], contents: Iterable[object] | None = None) -> Clips:
     clips = Clips.from_arrays(
         map(read_clip, clip_paths) if contents is None else contents,
         labels=[places[row["label"]] if places else -1 for row in rows],
-        names=[str(path) for path in clip_paths],
+        names=[row["file"] for row in rows],
+        places=list(map(str, clip_paths)),
         class_names=class_names,
         **facts,
     )
     if contents is None:
-        _warn_of_empty(where, clips)
-        take_scores(where, clips.frames)
+        _warn_of_empty(where, clips, clip_paths)
+        if remark := drop_scores(clips.frames):
+            warnings.warn(f"{where}: {remark}", stacklevel=2)
     test = np.array([row["split"] == "test" for row in rows]) if "split" in rows[0] else _every_fifth(clips.labels)
     if test.all():
         raise CrrlError(f"{where} marks all clips test, and needs some for training: mark these train")
     split = Split(np.flatnonzero(~test), {"all": np.flatnonzero(test)} if test.any() else {})
     splits = {"default": split, **validation_folds(split.train, clips.labels, clips.subjects)}
-    return replace(clips, names=tuple(row["file"] for row in rows), splits=splits)
+    return replace(clips, splits=splits)
 
 
 def _unlabelled_rows(paths: Sequence[Path]) -> list[dict[str, str]]:
-    """Rows as `read_labels` gives them, of clips without a labels.csv: each by its path below the folder of all."""
+    """The rows of clips without a labels.csv, each named by its path below the common folder."""
     root = Path(os.path.commonpath([path.parent for path in paths]))
     for path in paths:
         if wrong := _wrong_file(path.relative_to(root).as_posix(), root):
@@ -282,13 +283,13 @@ def _unlabelled_rows(paths: Sequence[Path]) -> list[dict[str, str]]:
     return [{"file": path.relative_to(root).as_posix()} for path in paths]
 
 
-def _warn_of_empty(path: Path, clips: Clips) -> None:
-    """Warn of clips that show nothing, and of an axis that is the same throughout."""
+def _warn_of_empty(path: Path, clips: Clips, files: Sequence[Path]) -> None:
+    """Warn of clips of zeros alone, and of an axis with one value in all clips."""
     low, high, empty = np.full(3, np.inf), np.full(3, -np.inf), []
-    for place, name in enumerate(clips.names):
+    for place, file in enumerate(files):
         clip = clips.clip(place)
         if not clip.any():
-            empty.append(name)
+            empty.append(file)
             continue
         seen = clip[clip.any(axis=2)]
         low, high = np.minimum(low, seen.min(axis=0)), np.maximum(high, seen.max(axis=0))

@@ -1,4 +1,4 @@
-"""Forward kinematics, over all frames at once: what the readers of ASF/AMC and of BVH share."""
+"""Forward kinematics over all frames at once, shared by the readers of ASF/AMC and BVH."""
 
 from __future__ import annotations
 
@@ -15,44 +15,40 @@ from crrl.errors import CrrlError
 Matrix = npt.NDArray[np.float64]
 
 PIECE = 1 << 17
-"""Joints of all frames together that are placed at a time: on the way to positions each takes some 300 bytes."""
+"""Joints times frames whose positions are computed at a time; each takes some 300 bytes."""
 MOST_JOINTS = 1000
 SPARSE = 1 << 16
-"""Joints of all frames together that a file may have beside one for each of its bytes: those that do not move."""
+"""Joints times frames that a file may have beyond its size in bytes: joints that do not move take no bytes."""
 SAME_RATE = 1.01
-"""Frames a second differ where they do by more than this factor: 29.97 and 30 are the same."""
+"""Frame rates within this factor count as the same, as 29.97 and 30 do."""
 
 
 def euler_rotation(angles: Matrix, axes: str) -> Matrix:
     """Rotations about fixed axes, one after the other: angles [..., K] in radians, `axes` as "xyz" (about x first).
 
-    The result, [..., 3, 3], multiplies column vectors from the left. About axes that turn along with the body, the same
-    rotation has the reverse order.
+    The result, [..., 3, 3], multiplies column vectors from the left. Rotations about axes that turn with the body are
+    the same in reverse order.
     """
     total = np.broadcast_to(np.eye(3), (*angles.shape[:-1], 3, 3))
-    for place, axis in enumerate(axes):
-        total = _axis_rotation(angles[..., place], "xyz".index(axis)) @ total
+    for place, axis in enumerate("xyz".index(name) for name in axes):
+        first, second = (axis + 1) % 3, (axis + 2) % 3
+        rotation = np.zeros(total.shape)
+        rotation[..., axis, axis] = 1
+        rotation[..., first, first] = rotation[..., second, second] = np.cos(angles[..., place])
+        rotation[..., second, first] = np.sin(angles[..., place])
+        rotation[..., first, second] = -rotation[..., second, first]
+        total = rotation @ total
     return total
 
 
-def _axis_rotation(angle: Matrix, axis: int) -> Matrix:
-    first, second = (axis + 1) % 3, (axis + 2) % 3
-    rotation = np.zeros((*angle.shape, 3, 3))
-    rotation[..., axis, axis] = 1
-    rotation[..., first, first] = rotation[..., second, second] = np.cos(angle)
-    rotation[..., second, first] = np.sin(angle)
-    rotation[..., first, second] = -np.sin(angle)
-    return rotation
-
-
 def in_pieces(place: Callable[[Matrix], FloatArray], motion: Matrix, joints: int) -> FloatArray:
-    """place(motion), float32 [T, J, 3] of a motion [T, D], computed for some frames at a time."""
+    """place(motion), float32 [T, J, 3] of a motion [T, D], computed some frames at a time."""
     step = max(1, PIECE // joints)
     return np.concatenate([place(motion[first : first + step]) for first in range(0, len(motion), step)])
 
 
 def check_size(path: Path, joints: int, frames: int) -> None:
-    """Raise where so many joints in so many frames are none of a body, or more than the file `path` can move."""
+    """Raise if so many joints are no body, or so many joints and frames are more than the file `path` can move."""
     if joints > MOST_JOINTS:
         raise CrrlError(f"{path} has more than {MOST_JOINTS} joints: this is no body; give another file")
     if joints * frames > SPARSE and joints * frames > path.stat().st_size + SPARSE:
@@ -63,7 +59,7 @@ def check_size(path: Path, joints: int, frames: int) -> None:
 
 
 def warn_of_rates(rates: Sequence[tuple[Path, float]]) -> None:
-    """Warn where files have different frames a second, so that velocities (Eq. 2) do not compare."""
+    """Warn if files differ in frames a second, because then their velocities (Eq. 2) cannot be compared."""
     groups: list[list[tuple[Path, float]]] = []
     for path, rate in sorted(rates, key=lambda item: item[1]):  # of equal rates the first file stays first
         if groups and rate <= SAME_RATE * groups[-1][0][1]:
@@ -79,12 +75,12 @@ def warn_of_rates(rates: Sequence[tuple[Path, float]]) -> None:
 
 
 def joint_positions(parents: Sequence[int], rotations: Matrix, shifts: Matrix) -> FloatArray:
-    """Where the joints are, float32 [T, J, 3].
+    """The positions of the joints, float32 [T, J, 3].
 
     Args:
-        parents: the parent of each joint, -1 for the root, which comes first; a parent comes before its children.
-        rotations: [T, J, 3, 3], of each joint against its parent. shifts: [T, J, 3], from the parent's joint, in the
-            parent's axes (the root: in space).
+        parents: the parent of each joint, which comes before it; -1 for the root, the first.
+        rotations: [T, J, 3, 3], of each joint relative to its parent. shifts: [T, J, 3], from the parent in the
+            parent's axes; the root's in space.
     """
     turned = rotations.copy()
     positions = shifts.copy()
@@ -99,5 +95,4 @@ def joint_positions(parents: Sequence[int], rotations: Matrix, shifts: Matrix) -
 
 def apply_rotation(rotations: Matrix, vectors: Matrix) -> Matrix:
     """rotations [..., 3, 3] times vectors [..., 3]."""
-    product: Matrix = (rotations @ vectors[..., None])[..., 0]
-    return product
+    return np.asarray((rotations @ vectors[..., None])[..., 0])

@@ -1,21 +1,20 @@
-"""What is saved of MediaPipe's pose landmarker, a clip a JSON or CSV file; a labels.csv lists the files.
+"""Saved results of MediaPipe's pose landmarker, one clip a JSON or CSV file; labels.csv lists the files.
 
-A frame has 33 landmarks of each person, each x, y, z and visibility: in the image (parts of its width and height), and
+A frame has 33 landmarks of each person, each x, y, z and visibility: in the image (shares of its width and height), and
 in the world (metres from the middle between the hips); see ai.google.dev/edge/mediapipe/solutions/vision/
-pose_landmarker. MediaPipe itself writes no files. Read are
+pose_landmarker. MediaPipe itself writes no files. These are read:
 
-- JSON: a list of frames, each a result as its fields are called in JavaScript (landmarks, worldLandmarks; older:
-  poseLandmarks, poseWorldLandmarks) or in Python (pose_landmarks, pose_world_landmarks): a list of people, or one
-  person's landmarks, alone or as {"landmark": [...]}. A landmark is an object, or a list of the four numbers; presence,
-  which the pose landmarker's Python has beside visibility, is not read. A frame
-  without anybody has an empty list, null, or none of these fields.
+- JSON: a list of frames. Each is a result with the field names of JavaScript (landmarks, worldLandmarks; older:
+  poseLandmarks, poseWorldLandmarks) or Python (pose_landmarks, pose_world_landmarks). A field holds a list of people,
+  or one person's landmarks, alone or as {"landmark": [...]}. A landmark is an object, or a list of the four numbers;
+  "presence", which Python adds, is not read. A frame without anybody has an empty list, null, or none of these fields.
 - CSV of one person: a row for each frame with columns x0, y0, z0, v0 to v32 (or from 1 to 33; "visibility0" for v0),
   empty where nobody is seen; or a row for each landmark, with columns frame, landmark (0 to 32), x, y, z, visibility.
 
-World coordinates are taken where a file has them in every frame that shows anybody; else those in the image, of which
-z, a guess, is left out: (x, y, 0), x in widths and y in heights, so that shapes are stretched unless the image is
-square. A CSV file is in world coordinates where the middle between its hips (23 and 24) stays at the origin. People are
-followed by where they are in the image, where that is known, as in the world all are at the origin.
+World coordinates are used if a file has them in every frame that shows somebody. Otherwise image coordinates are used
+without their z, which is a guess: (x, y, 0), x in widths and y in heights, so that shapes are stretched unless the
+image is square. A CSV file holds world coordinates if the middle between its hips (23 and 24) stays at the origin.
+People are followed by their image coordinates where these are known, because in the world everybody is at the origin.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ from typing import Any
 
 import numpy as np
 
-from crrl.data.chunks import Files, Shown
 from crrl.data.clips import Clips, FloatArray
 from crrl.data.readers import folder, poses
 from crrl.data.readers.folder import read_rows
@@ -38,13 +36,13 @@ from crrl.files import read_bytes, read_json, shown
 NUM_JOINTS = 33
 HIPS = [23, 24]
 AT_ORIGIN = 0.02
-"""How far from the origin, in metres, the middle between the hips may be in world coordinates, in the median."""
+"""Largest median distance, in metres, of the middle between the hips from the origin in world coordinates."""
 IMAGE = ("landmarks", "pose_landmarks", "poseLandmarks")
 WORLD = ("worldLandmarks", "pose_world_landmarks", "poseWorldLandmarks")
 BESIDE = ("segmentationMasks", "segmentation_masks", "segmentationMask", "segmentation_mask", "image", "timestamp")
-"""What else a result may hold: a frame without anybody may have nothing but these."""
+"""Other fields of a result; a frame without anybody may have only these."""
 SCORES = ("v", "visibility")
-"""What the visibility of a landmark is called in a table with a row for each frame, before the landmark's number."""
+"""Column names of a landmark's visibility in a table with a row for each frame, before its number."""
 LONG = ("frame", "landmark", "x", "y", "z", "visibility")
 MOST_FRAMES = 10**9
 
@@ -52,24 +50,19 @@ find_files = partial(folder.find_files, endings=(".json", ".csv"))
 
 
 def load(files: list[Path]) -> Clips:
-    """Read the clips that `find_files` found, classes and splits as `folder` has them, joints as `poses`.
+    """Read the clips that `find_files` found, with classes and splits as in `folder`, and joints as in `poses`.
 
     Raises:
-        CrrlError: a file is damaged, of another form or skeleton, or shows nobody.
+        CrrlError: a file is damaged, of another format or skeleton, or shows nobody.
     """
-    _, paths = folder.apart(files)
-    return poses.load(files, _read, [(path,) for path in paths], paths, "read mediapipe")
-
-
-def _read(files: Files) -> Shown:
-    return [(None, read_clip(files[0], poses.BODIES))]
+    return poses.load(files, read_clip, "read mediapipe")
 
 
 def read_clip(path: Path, bodies: int | None = None) -> FloatArray:
-    """One clip, float32 [T, bodies·33, 3], y up; metres in world coordinates; bodies None: 1 or 2, as are there.
+    """One clip, float32 [T, bodies·33, 3], y up; metres in world coordinates; bodies None: 1 or 2, as found.
 
     Raises:
-        CrrlError: the file is damaged, of another form or skeleton, or shows nobody.
+        CrrlError: the file is damaged, of another format or skeleton, or shows nobody.
     """
     frames = _of_csv(path) if path.suffix.lower() == ".csv" else _of_json(path)
     return poses.clip_in(path, frames, path.stat().st_size, bodies)
@@ -84,12 +77,12 @@ def _of_json(path: Path) -> list[Frame]:
 
 
 def _flat(points: Matrix) -> Matrix:
-    """Without z, which is 0."""
+    """Points with z = 0."""
     return points * (1, 1, 0, 1)
 
 
 def _result(value: Any, where: str) -> tuple[Matrix, Matrix]:
-    """The people of a frame in the image and in the world, [N, 33, 4] each; N is 0 where a field is missing."""
+    """The people of a frame in the image and in the world, [N, 33, 4] each; N is 0 without the field."""
     frame = fields({} if value is None else value, where, "an object with landmarks, or null")
     if frame and not frame.keys() & {*IMAGE, *WORLD, *BESIDE}:
         raise not_as_expected(where, "one of " + ", ".join(WORLD + IMAGE), value)
@@ -101,7 +94,7 @@ def _result(value: Any, where: str) -> tuple[Matrix, Matrix]:
 
 
 def _people(value: Any, where: str) -> Matrix:
-    """Of a list of people, or one person alone, or null."""
+    """A list of people, or one person alone, or null, as [N, 33, 4]."""
     people = [value] if _is_person(value) else items([] if value is None else value, where, "a list of people")
     found = [_landmarks(person, f"{where}, person {number}") for number, person in enumerate(people)]
     return np.array(found).reshape(-1, NUM_JOINTS, 4)
@@ -126,7 +119,7 @@ def _landmarks(value: Any, where: str) -> Matrix:
 
 
 def _landmark(value: Any, where: str) -> Matrix:
-    """One landmark, [4]; without visibility (or where that is null, not set) it is seen."""
+    """One landmark, [4]; without visibility, or where it is null, the landmark counts as seen."""
     if isinstance(value, dict):
         seen = len(value) == 3 or value.get("visibility", 0) is None
         value = [value.get(name) for name in (LONG[2:5] if seen else LONG[2:])]
@@ -146,7 +139,7 @@ def _of_csv(path: Path) -> list[Frame]:
 
 
 def _by_frame(path: Path) -> Matrix:
-    """A table with a row for each frame, [T, 33, 4]; all zeros where a row has no landmarks."""
+    """A table with a row for each frame, [T, 33, 4]; zeros for a row without landmarks."""
     known = ["frame", *(f"{axis}{number}" for number in range(NUM_JOINTS + 1) for axis in ("x", "y", "z", *SCORES))]
     columns = "x0,y0,z0,v0 to v32, or frame,landmark,x,y,z,visibility (joints but MediaPipe's: save an array, .npy)"
     rows = read_rows(path, {"x1", "y1", "z1"}, known, columns)
@@ -167,7 +160,7 @@ def _by_frame(path: Path) -> Matrix:
 
 
 def _numbers_of(path: Path, line: int, row: dict[str, str], names: list[str]) -> Line:
-    """The columns `names` of a row, which has a number in each of them, or nothing in any."""
+    """The numbers in the columns `names` of a row, which has one in each of them, or nothing in any."""
     cells = [row[name].split() for name in names]
     wrong = next((place for place, cell in enumerate(cells) if len(cell) != 1), None)
     if wrong is not None and any(cells):
@@ -177,7 +170,7 @@ def _numbers_of(path: Path, line: int, row: dict[str, str], names: list[str]) ->
 
 
 def _by_landmark(path: Path) -> Matrix:
-    """A table with a row for each landmark, [T, 33, 4]; all zeros where there is none."""
+    """A table with a row for each landmark, [T, 33, 4]; zeros for a frame without rows."""
     rows = read_rows(path, set(LONG[:5]), LONG, ",".join(LONG))
     names = [name for name in LONG if name in rows[0][1]]
     values = numbers(path, [_numbers_of(path, line, row, names) for line, row in rows], len(names))

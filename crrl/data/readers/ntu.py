@@ -1,9 +1,9 @@
-"""NTU RGB+D 60 and 120: names, labels and splits of their .skeleton files, and which bodies of a file make its clip.
+"""NTU RGB+D 60 and 120: names, labels and splits of their .skeleton files, and the bodies that make a clip.
 
-A file is called SsssCcccPpppRrrrAaaa.skeleton: setup, camera, performer (subject), replication, action. A clip shows
-two bodies, the one that moves most first, as the owners of the data set propose; what the sensor only took for a body
-is left out as in the preparation published with SGN and CTR-GCN. Unlike there a body stays in the frames in which it
-was seen: one that is lost and found again is absent in between.
+A file is called SsssCcccPpppRrrrAaaa.skeleton: setup, camera, performer (subject), replication, action. A clip has two
+bodies, the one that moves most first, as the owners of the data set propose. Bodies that are noise of the sensor are
+left out as in the preparation published with SGN and CTR-GCN. Unlike there, a body stays in the frames that show it:
+one that is lost and found again is absent in between.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from crrl.data.clips import Clips, FloatArray, IntArray, Split
 from crrl.data.naming import by_stem, files_below
@@ -26,9 +25,9 @@ from crrl.errors import CrrlError
 from crrl.files import kind_of
 
 SHORT_FRAMES = 11
-"""A body seen in no more frames than this is noise, where there is a longer one."""
+"""A body with at most this many frames is noise, if there is a longer one."""
 WIDE, WIDE_SHARE = 0.8, 0.69754
-"""So is one that is wider than 0.8 of its height in this share of its frames, where there is another."""
+"""A body that is wider than 0.8 of its height in this share of its frames is noise, if there is another."""
 
 _ACTIONS = """
     drink water; eat meal; brush teeth; brush hair; drop; pick up; throw; sit down; stand up; clap; read; write;
@@ -56,9 +55,9 @@ _TRAIN_120 = {45, 46, 47, 49, 50, *range(52, 60), 70, 74, 78, *range(80, 87), 89
 
 _NAME = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})", re.ASCII)
 _IN = re.compile(_NAME.pattern.replace("(", "").replace(")", ""), re.ASCII)
-"""A name wherever it stands: in a folder's, where a line break is lost, another clip's."""
+"""A clip's name anywhere in a text: a folder's name may hold another clip's if a line break was lost."""
 _NEAR = re.compile(r"\bS\d|S\d+C|C\d+P|P\d+R|R\d+A", re.ASCII | re.IGNORECASE)
-"""What a word has that is a name or a part of one."""
+"""Words that are, or contain a part of, a clip's name."""
 _MOST = (32, 3, 106, 2, 120)
 """The largest setup, camera, subject, replication and action of any edition."""
 
@@ -68,8 +67,8 @@ class Edition:
     """NTU RGB+D 60 or 120.
 
     Attributes:
-        name: as its owners call it. setups, subjects, actions: it has 1 to this. train_subjects: of cross-subject.
-        official: clips of each side of each split when the official list of missing skeletons is left out.
+        name: its official name. setups, subjects, actions: how many it has. train_subjects: those of cross-subject.
+        official: clips on each side of each split, without the official list of missing skeletons.
     """
 
     name: str
@@ -80,10 +79,10 @@ class Edition:
     official: dict[str, dict[str, int]]
 
     def find_files(self, root: Path) -> list[Path]:
-        """The edition's .skeleton files below `root`, by name; those that only NTU RGB+D 120 has are no part of 60.
+        """The .skeleton files of this edition below `root`, sorted by name; NTU RGB+D 60 skips those only 120 has.
 
         Raises:
-            CrrlError: there are none, one is called as none can be, or two are called the same.
+            CrrlError: there are none, one has an impossible name, or two have the same name.
         """
         found = by_stem(filter(self._has, files_below(root, ".skeleton")))
         if not found:
@@ -95,27 +94,24 @@ class Edition:
         return setup <= self.setups and subject <= self.subjects and action <= self.actions
 
     def join(self, frames: FloatArray, offsets: IntArray, names: Sequence[str]) -> Clips:
-        """Clips with all that their names say: frames float32 [ΣT, 50, 3], offsets int64 [N + 1], N names."""
-        facts = np.array([_numbers(Path(name)) for name in names], np.int64)
+        """Clips from frames float32 [ΣT, 50, 3], offsets int64 [N + 1] and N names, which give all other facts."""
+        setups, cameras, subjects, _, actions = np.array([_numbers(Path(name)) for name in names], np.int64).T.copy()
+        training = {
+            "cross-subject": np.isin(subjects, sorted(self.train_subjects)),
+            "cross-view": cameras != 1,
+            "cross-setup": setups % 2 == 0,
+        }
         return Clips(
             frames=frames,
             offsets=offsets,
-            labels=facts[:, 4] - 1,
-            subjects=facts[:, 2],
-            views=facts[:, 1],
-            setups=facts[:, 0],
+            labels=actions - 1,
+            subjects=subjects,
+            views=cameras,
+            setups=setups,
             names=tuple(names),
             class_names=ACTIONS[: self.actions],
-            splits={name: _split(train) for name, train in self._training(facts).items()},
+            splits={name: Split.of(training[name]) for name in self.official},
         )
-
-    def _training(self, facts: IntArray) -> dict[str, npt.NDArray[np.bool_]]:
-        """Per split, which clips train."""
-        setups, cameras, subjects = facts[:, 0], facts[:, 1], facts[:, 2]
-        by_subject = np.isin(subjects, sorted(self.train_subjects))
-        if "cross-view" in self.official:
-            return {"cross-subject": by_subject, "cross-view": cameras != 1}
-        return {"cross-subject": by_subject, "cross-setup": setups % 2 == 0}
 
 
 NTU60 = Edition(
@@ -128,12 +124,8 @@ NTU120 = Edition(
 )  # fmt: skip
 
 
-def _split(train: npt.NDArray[np.bool_]) -> Split:
-    return Split(np.flatnonzero(train), {"all": np.flatnonzero(~train)})
-
-
 def _numbers(path: Path) -> tuple[int, ...]:
-    """Setup, camera, subject, replication and action that a file's name says."""
+    """Setup, camera, subject, replication and action in a file's name."""
     numbers = _numbers_in(path.stem)
     if not numbers:
         raise CrrlError(f"{path} is not called as a clip of NTU RGB+D, SsssCcccPpppRrrrAaaa: rename or remove it")
@@ -141,20 +133,20 @@ def _numbers(path: Path) -> tuple[int, ...]:
 
 
 def _numbers_in(name: str) -> tuple[int, ...]:
-    """The five numbers in a clip's name; none where it cannot be one."""
+    """The five numbers in a clip's name; () if it is no such name."""
     found = _NAME.fullmatch(name)
     numbers = tuple(map(int, found.groups())) if found else ()
     return numbers if all(1 <= number <= most for number, most in zip(numbers, _MOST, strict=False)) else ()
 
 
 def missing_names(path: Path) -> list[str]:
-    """The clips that a list names, as the owners' lists of missing skeletons do; prose and numbers are passed over.
+    """The clips named by a list of missing skeletons, as the owners publish it; prose and numbers are skipped.
 
-    A clip may be named as its file is, with the folder before it or not (data/S001C002P005R002A008.skeleton), in any
-    case, in quotes, and beside others on a line, apart by space, commas or semicolons.
+    A clip may be named with or without its folder and ending (data/S001C002P005R002A008.skeleton), in any case, in
+    quotes, and several on a line, separated by space, commas or semicolons.
 
     Raises:
-        CrrlError: the file cannot be read, names none, or a word in it is almost a name.
+        CrrlError: the file cannot be read, names no clip, or has a word that is almost a name.
     """
     names = []
     for line in read_lines(path, "a list of names of clips", "json"):
@@ -172,8 +164,8 @@ def missing_names(path: Path) -> list[str]:
 def read(content: bytes) -> tuple[FloatArray, Counter[str]]:
     """A .skeleton file's clip, float32 [T, 50, 3] in metres, and how much was left out of it, by reason.
 
-    The first 25 joints are the main body's; whoever is absent is zeros, frames without anybody are left out, and T is 0
-    where there never was one.
+    The first 25 joints are the main body's. An absent body is zeros, and frames without a body are left out; T is 0 if
+    there is none.
 
     Raises:
         ValueError: "line N: what is wrong there".
@@ -183,7 +175,7 @@ def read(content: bytes) -> tuple[FloatArray, Counter[str]]:
     skeleton = parse(content.removeprefix(codecs.BOM_UTF8))
     bodies, left_out = denoise(skeleton.bodies)
     times = np.unique(np.concatenate([np.empty(0, np.int64), *(body.frames for body in bodies)]))
-    seen = [replace(body, frames=np.searchsorted(times, body.frames)) for body in bodies]  # no frame shows nobody
+    seen = [replace(body, frames=np.searchsorted(times, body.frames)) for body in bodies]  # numbered without gaps
     clip, unused = arrange(seen, len(times))
     shown = clip.any(axis=(1, 2))
     left_out["frames without a body"] = skeleton.frames - int(shown.sum())
@@ -194,14 +186,15 @@ def read(content: bytes) -> tuple[FloatArray, Counter[str]]:
 def denoise(bodies: Sequence[Body]) -> tuple[list[Body], Counter[str]]:
     """The bodies that are not noise, the one that moves most first, and how many were left out, by reason.
 
-    A body alone is never noise, and the last one left is kept.
+    A single body is never noise, and the last one left is kept.
     """
     if len(bodies) < 2:
         return list(bodies), Counter()
     long = [body for body in bodies if len(body.frames) > SHORT_FRAMES] or bodies
     kept: list[tuple[float, Body]] = []
     for place, body in enumerate(long):
-        wide = _is_wide(body.joints)
+        width, height = (np.ptp(body.joints[:, :, axis], axis=1) for axis in (0, 1))
+        wide = width > WIDE * height
         if wide.mean() >= WIDE_SHARE and (kept or place < len(long) - 1):
             continue
         calm = body.joints if wide.all() else body.joints[~wide]
@@ -216,18 +209,11 @@ def motion(joints: FloatArray) -> float:
     return float(joints.reshape(-1, 3).var(axis=0, dtype=np.float64).sum())
 
 
-def _is_wide(joints: FloatArray) -> npt.NDArray[np.bool_]:
-    """bool [T]: frames in which a body [T, 25, 3] is wider than 0.8 of its height."""
-    width, height = (np.ptp(joints[:, :, axis], axis=1) for axis in (0, 1))
-    wide: npt.NDArray[np.bool_] = width > WIDE * height
-    return wide
-
-
 def arrange(bodies: Sequence[Body], frames: int) -> tuple[FloatArray, int]:
-    """Two bodies in all frames, float32 [frames, 50, 3], and how many found no place.
+    """Two bodies in all frames, float32 [frames, 50, 3], and the number of bodies that found no place.
 
-    The sensor gives someone whom it lost a new number: a body joins the first of the two places in which nobody was
-    during its time (sharing one frame, which it takes, is no hindrance), and is left out where there is none.
+    The sensor renumbers a person whom it lost. A body therefore goes to the first of the two places that is free during
+    its time (an overlap of one frame, which it overwrites, is allowed), and is left out if there is none.
     """
     clip = np.zeros((frames, 2, NUM_JOINTS, 3), np.float32)
     times: list[tuple[int, int] | None] = [None, None]

@@ -1,4 +1,4 @@
-"""North-Western UCLA skeletons: the `all_sqe` JSON files, views 1 and 2 for training, view 3 for testing."""
+"""North-Western UCLA skeletons: the `all_sqe` JSON files; views 1 and 2 train, view 3 tests."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ ACTIONS = {
 }
 NUM_JOINTS = 20
 HELD_OUT = ((1, 5, 9), (2, 6, 10), (3, 4, 7, 8))
-"""Subjects that the folds of the training views hold out, all ten in three parts."""
+"""The subjects that the folds of the training views hold out: all ten, in three parts."""
 
 SUBJECTS, VIEWS = 10, 3
 
 _NAME = re.compile(r"a(\d\d)_s(\d\d)_e(\d\d)_v(\d\d)\.json", re.ASCII)
 _NEAR = re.compile(r"a\d+_s\d+_e\d+_v\d+.*\.json", re.ASCII | re.IGNORECASE)
-"""What a name is that is one, or almost."""
+"""Names that are, or are almost, a clip's."""
 
 
 def find_files(root: Path) -> list[Path]:
-    """The clips' files, sorted by name, in `root`, `root/all_sqe` or `root/nw_ucla/all_sqe`.
+    """The files of the clips, sorted by name, in `root`, `root/all_sqe` or `root/nw_ucla/all_sqe`.
 
     Raises:
-        CrrlError: there are none, or one is called almost as they are.
+        CrrlError: there are none, or one has almost the name of a clip.
     """
     for folder in (root, root / "all_sqe", root / "nw_ucla" / "all_sqe"):
         near = sorted(path for path in folder.glob("*.*") if _NEAR.match(path.name))
@@ -56,7 +56,7 @@ def find_files(root: Path) -> list[Path]:
 
 
 def _numbers(path: Path) -> tuple[int, ...]:
-    """Action, subject, environment and view that a clip's name says."""
+    """Action, subject, environment and view in the name of a clip."""
     match = _NAME.fullmatch(path.name)
     action, subject, environment, view = map(int, match.groups()) if match else (0, 0, 0, 0)
     if action not in ACTIONS or not 1 <= subject <= SUBJECTS or not 1 <= view <= VIEWS:
@@ -70,10 +70,10 @@ def _numbers(path: Path) -> tuple[int, ...]:
 def load(files: Iterable[Path]) -> Clips:
     """Read the clips, with the split "cross-view" (the paper's) and others to choose settings without the test view.
 
-    The test sets of "cross-view" are "all" and "clean", which leaves out the clips that are coordinate-for-coordinate
-    copies of training clips. Within the training views, "validation-view" trains on view 1 and tests on view 2; the
-    folds "validation-1" to "validation-6" train on one view without a part of the subjects (HELD_OUT) and test on
-    these subjects in the other: every clip once, its view and its subject unseen.
+    The test sets of "cross-view" are "all" and "clean", which leaves out exact copies of training clips. Within the
+    training views, "validation-view" trains on view 1 and tests on view 2. The folds "validation-1" to "validation-6"
+    train on one view without a part of the subjects (HELD_OUT) and test on these subjects in the other view, so that
+    each clip is tested once, with its view and subject unseen.
 
     Raises:
         CrrlError: a file is damaged or its skeletons are not [T, 20, 3] finite numbers.
@@ -84,19 +84,20 @@ def load(files: Iterable[Path]) -> Clips:
     clips = Clips.from_arrays(
         map(read_clip, files),
         labels=[classes[action] for action in facts[:, 0]],
-        names=[str(path) for path in files],
+        names=[path.stem for path in files],
+        places=list(map(str, files)),
         class_names=list(ACTIONS.values()),
         subjects=facts[:, 1],
         views=facts[:, 3],
     )
-    return _with_splits(clips, [path.stem for path in files])
+    return replace(clips, splits=_splits(clips))
 
 
 def read_clip(path: Path) -> list[Any]:
     """The skeletons of one file, lists of [T, 20, 3] numbers.
 
     Raises:
-        CrrlError: the file is damaged or no such file.
+        CrrlError: the file is damaged or of another format.
     """
     value = read_json(path)
     frames = value.get("skeletons") if isinstance(value, dict) else None
@@ -105,20 +106,20 @@ def read_clip(path: Path) -> list[Any]:
     return frames
 
 
-def _with_splits(clips: Clips, names: list[str]) -> Clips:
-    train, test = np.flatnonzero(clips.views != 3), np.flatnonzero(clips.views == 3)
+def _splits(clips: Clips) -> dict[str, Split]:
+    subjects, views = clips.subjects, clips.views
+    train, test = np.flatnonzero(views != 3), np.flatnonzero(views == 3)
     splits = {
         "cross-view": Split(train, {"all": test, "clean": without_copies(clips, test, train)}),
-        "validation-view": Split(np.flatnonzero(clips.views == 1), {"all": np.flatnonzero(clips.views == 2)}),
+        "validation-view": Split.of(views == 1, views == 2),
     }
-    for number, (subjects, view) in enumerate(product(HELD_OUT, (1, 2)), 1):
-        held_out, seen = np.isin(clips.subjects, subjects), clips.views == view
-        other = np.flatnonzero(held_out & ~seen & (clips.views != 3))
-        splits[f"validation-{number}"] = Split(np.flatnonzero(~held_out & seen), {"all": other})
-    return replace(clips, names=tuple(names), splits=splits)
+    for number, (people, view) in enumerate(product(HELD_OUT, (1, 2)), 1):
+        held_out = np.isin(subjects, people)
+        splits[f"validation-{number}"] = Split.of(~held_out & (views == view), held_out & (views == 3 - view))
+    return splits
 
 
 def without_copies(clips: Clips, test: IntArray, train: IntArray) -> IntArray:
-    """The clips of `test` of which no clip of `train` is a coordinate-for-coordinate copy."""
+    """The clips of `test` that are no exact copy of a clip of `train`."""
     known = {content_hash([clips.clip(i).tobytes()]) for i in train}
     return np.array([i for i in test if content_hash([clips.clip(i).tobytes()]) not in known], np.int64)

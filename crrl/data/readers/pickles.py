@@ -1,12 +1,11 @@
-"""A restricted unpickler: lists, dicts, tuples, strings, numbers and NumPy arrays of numbers or text, and nothing else.
+"""A restricted unpickler: lists, dicts, tuples, strings, numbers and NumPy arrays of numbers or text, nothing else.
 
-Pickle is a program for a stack machine that may call whatever it names. Here it may name only what NumPy's own pickles
-name (protocols 0 to 5, NumPy 1 and 2, Python 2 and 3), and what answers to those names is made in this file: it takes
-plain values, checks them and returns plain values. Instructions that could do more are taken out of the machine,
-lengths are held against the file's, all arrays together may not hold more than the file does, and neither may the
-instructions be so many, nor lists so deep in each other, as only a file has that is made to take time.
+A pickle is a program for a stack machine that may call anything it names. Here it may name only what NumPy's own
+pickles name (protocols 0 to 5, NumPy 1 and 2, Python 2 and 3), and these names stand for functions of this file, which
+check plain values and return plain values. Instructions that could do more are removed from the machine. Sizes are
+limited by the file's: lengths, the sum of all arrays, the number of instructions, and the depth of nested lists.
 
-The machine is the one in Python's own `pickle`, not the C one: that allocates what a memo index asks for.
+The machine is Python's own `pickle._Unpickler`, not the C one, which allocates as much as a memo index asks for.
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ _ADMITTED = """
 """
 _INSTRUCTIONS = {ord(code.code): code.name for code in pickletools.opcodes}
 _FEW, _SHARE = 1_000_000, 4
-"""Single bytes (an instruction, a short length, a small number) read of any file, and the share of a larger one's."""
+"""Reads of a single byte (an instruction, a short length, ...) allowed for any file, and one more for so many bytes."""
 _DEEPEST = 1000
 _LARGEST_KEY = 2**32
-"""Numbers below may be keys of a dict; among larger ones can be many that it takes Python long to tell apart."""
+"""Only integers below this may be keys of a dict: larger ones can be chosen to collide, which takes Python long."""
 
 
 class Forbidden(pickle.UnpicklingError):
-    """The pickle asks for something that is not admitted; the message says what."""
+    """The pickle asks for something that is not allowed; the message says what."""
 
 
 def read_pickle(path: Path) -> Any:
@@ -73,7 +72,7 @@ def read_pickle(path: Path) -> Any:
 
 
 class _Bounded:
-    """A file that refuses to read beyond its end before any memory is taken for it, or single bytes without end."""
+    """A file that refuses reads beyond its end, before memory is allocated for them, and too many reads of one byte."""
 
     def __init__(self, file: BinaryIO, size: int):
         self._read, self._read_line = file.read, file.readline
@@ -97,7 +96,7 @@ class _Bounded:
 
 
 class _Name:
-    """What a name in the pickle stands for: an object without any attribute that a pickle could reach or change."""
+    """A name in the pickle: an object without attributes that a pickle could reach or change."""
 
     __slots__ = ("text",)
 
@@ -106,11 +105,11 @@ class _Name:
 
 
 class _Array(np.ndarray[Any, np.dtype[Any]]):
-    """An array that the pickle makes empty first, to set its state later."""
+    """An array that the pickle creates empty, and fills later by its state."""
 
 
 class _Dtype:
-    """The type of an array under construction; NumPy's own would let a pickle change types that all arrays share."""
+    """The dtype of an array under construction: a pickle could change NumPy's own, which all arrays share."""
 
     def __init__(self, code: object):
         name = _text(code)
@@ -119,7 +118,7 @@ class _Dtype:
         self.value = np.dtype(name)
 
     def set_state(self, state: object) -> None:
-        """(version, byte order, subarray, names, fields, and sizes and flags that the name has said already)."""
+        """(version, byte order, subarray, names, fields, then sizes and flags, which must be those of the name)."""
         if not isinstance(state, tuple) or len(state) < 5 or any(part is not None for part in state[2:5]):
             raise Forbidden("an array type with fields")
         written = cast(Any, self.value.__reduce__())[2]
@@ -129,7 +128,7 @@ class _Dtype:
 
 
 class _Dispatch(dict[int, Callable[[Any], None]]):
-    """The admitted instructions by their code."""
+    """The allowed instructions by their code."""
 
     def __missing__(self, code: int) -> NoReturn:
         raise Forbidden(f"the instruction {_INSTRUCTIONS.get(code, hex(code))}")
@@ -185,7 +184,7 @@ class _Unpickler(pickle._Unpickler):
             raise Forbidden(f"a state for a {type(target).__name__}")
 
     def load_frame(self) -> None:
-        """Bounds alone: what a frame holds is read as if it were none."""
+        """Check the length only: the content of a frame is read like any other."""
         if int.from_bytes(self.read(8), "little") > self._file.left:
             raise EOFError("it ends too early")
 
@@ -197,19 +196,19 @@ class _Unpickler(pickle._Unpickler):
         self.append = self.stack.append
 
     def load_put(self) -> None:
-        """By a number of decimal digits: it is a key, too."""
+        """A memo index in decimal digits, limited because it becomes a key of a dict."""
         number = int(self.readline())
         if not 0 <= number < _LARGEST_KEY:
             raise Forbidden("a memory place of so large a number")
         self.memo[number] = self.stack[-1]
 
     def load_bytearray8(self) -> None:
-        """Python's own takes the memory before it looks for the bytes."""
+        """Read before allocating; Python's own method allocates first."""
         size = int.from_bytes(self.read(8), "little")
         self.stack.append(bytearray(self.read(size)))
 
     def load_setitems(self) -> None:
-        """Also of one item. Keys are text or small numbers: others can take a long time, or overflow the C stack."""
+        """Keys are text or small numbers: others can take long to compare, or overflow the C stack."""
         items = self.pop_mark()
         self._set_items(items)
 
@@ -244,7 +243,7 @@ class _Unpickler(pickle._Unpickler):
             raise Forbidden("more data than it has bytes")
 
     def _encode(self, text: str, encoding: str) -> bytes:
-        """How protocols 0 to 2 write bytes."""
+        """Bytes as protocols 0 to 2 write them."""
         if not isinstance(text, str) or encoding != "latin1":
             raise Forbidden("a text in another encoding")
         self._spend(len(text))
@@ -262,7 +261,7 @@ class _Unpickler(pickle._Unpickler):
     def _checked(
         self, shape: object, dtype: object, raw: object, fortran: bool
     ) -> tuple[tuple[int, ...], np.dtype[Any], bool, bytes]:
-        """The state of an array whose data fill its shape exactly."""
+        """The state of an array, whose data must fill its shape exactly."""
         if not isinstance(dtype, _Dtype):
             raise Forbidden("an array of no type")
         if not isinstance(shape, tuple) or not all(isinstance(n, int) and n >= 0 for n in shape) or len(shape) > 16:
@@ -291,7 +290,7 @@ def _text(value: object) -> str:
 
 
 def _bytes(value: object) -> bytes:
-    """Bytes as they are, or as Python 2's strings: an array of objects has a list here."""
+    """Bytes, or a string of Python 2 as bytes; an array of objects has a list here, which is refused."""
     if isinstance(value, bytes | bytearray):
         return bytes(value)
     if isinstance(value, str):

@@ -1,7 +1,8 @@
 """PKU-MMD I and II: long recordings of two Kinect v2 bodies as text, cut into a clip for each labelled action.
 
-The files are those of the data set's own README: a line a frame of 2 × 25 joints x y z (metres; an absent body is
-zeros); label lines "action,start,end,confidence"; split files that name training and validation videos.
+The files are those of the data set's README: skeleton files with a frame of 2 × 25 joints x y z a line (metres; an
+absent body is zeros); label files with lines "action,start,end,confidence"; split files that list training and
+validation videos.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ ACTIONS = tuple(
     |touch head (headache)|touch neck (neckache)|typing on a keyboard|use a fan (with hand or paper)/feeling warm
     |wear jacket|wear on glasses|wipe face|writing""".replace("\n    ", "").split("|")
 )
-"""Actions 1 to 51 in the order of the data set's Actions.xlsx; edition II shows 41 of them."""
+"""Actions 1 to 51 in the order of the data set's Actions.xlsx; edition II has 41 of them."""
 BODIES, NUM_JOINTS = 2, 25
 VIEWS = "LMR"
 """Left, middle and right camera: views 1, 2 and 3."""
 OVERLAP = 10
-"""Times that the actions of a video may take its frames, all together: they follow each other, but for errors."""
+"""The actions of a video may have at most this many times its frames: they follow each other, with some errors."""
 
 _VIDEO = re.compile(r"(\d{4}|A\d\dN\d\d)-([LMR])", re.ASCII)
 _SPLITS = {name: re.compile(rf"cross[-_]{name[6:]}(_v2)?\.txt") for name in ("cross-subject", "cross-view")}
@@ -47,7 +48,7 @@ _LABEL = re.compile(r"(\d{1,2}) *, *(\d{1,6}) *, *(\d{1,6}) *, *(\d{1,3})", re.A
 
 
 class Action(NamedTuple):
-    """One line of a label file: a clip of frames `start` to `end` - 1, counted from 0."""
+    """A line of a label file: a clip of frames `start` to `end` - 1, counted from 0."""
 
     video: str
     line: int
@@ -57,17 +58,17 @@ class Action(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The clip's name: video and line of its label file."""
+        """The clip's name: video and line of the label file."""
         return f"{self.video}:{self.line}"
 
 
 def find_files(root: Path) -> list[Path]:
-    """The split files below `root`, and of each video they name the label file and the skeleton file.
+    """The split files below `root`, then the label file and the skeleton file of each video that they name.
 
-    A video's files are NAME.txt, in a folder whose name contains "label" or "skeleton", or NAME.label, NAME.skeleton.
+    A video's files are NAME.txt in folders whose names contain "label" or "skeleton", or NAME.label and NAME.skeleton.
 
     Raises:
-        CrrlError: there is no split file, or both editions', or a file of a video is missing or there twice.
+        CrrlError: there is no split file, or those of both editions; a file of a video is missing or found twice.
     """
     texts = sorted(files_below(root, ".txt", ".label", ".skeleton"))
     split_files = [path for path in texts if _split_name(path)]
@@ -82,6 +83,7 @@ def find_files(root: Path) -> list[Path]:
     by_kind = {
         kind: by_stem((path for path in texts if _is(path, kind, root)), videos) for kind in ("label", "skeleton")
     }
+    of_videos = [path for path in texts if _is(path, "label", root) or _is(path, "skeleton", root)]
     for kind, paths in by_kind.items():
         for video in videos:
             if video not in paths:
@@ -89,17 +91,17 @@ def find_files(root: Path) -> list[Path]:
                     f"{root} has no {kind} file of {video}, which the split files name: unpack it, in a folder named "
                     f"{kind}, or take the name out"
                 )
-    if unread := [path for path in texts if _is_video(path, root) and path.stem not in videos]:
+    if unread := [path for path in of_videos if _VIDEO.match(path.stem.upper()) and path.stem not in videos]:
         more = f" and {len(unread) - 1} more files are" if len(unread) > 1 else " is"
         warnings.warn(f"{unread[0]}{more} of a video that no split file names: not read", stacklevel=2)
     return [*split_files, *(by_kind[kind][video] for video in videos for kind in ("label", "skeleton"))]
 
 
 def read_split(path: Path) -> tuple[set[str], set[str]]:
-    """The training and the validation videos of a split file: names apart by commas, each set under its heading.
+    """The training and the validation videos of a split file: names separated by commas, under two headings.
 
     Raises:
-        CrrlError: a heading is missing, a name is none, or a video is in both.
+        CrrlError: a heading is missing, a name is invalid, or a video is in both sets.
     """
     sides: list[set[str]] = []
     for line in read_lines(path, "a split file"):
@@ -122,21 +124,21 @@ def read_split(path: Path) -> tuple[set[str], set[str]]:
 def load(files: list[Path]) -> Clips:
     """Read the videos that `find_files` found: two bodies, [ΣT, 50, 3], with the splits whose files are there.
 
-    Classes are the actions that occur. An action that shows no body in any frame is left out, with a warning, as public
-    preparations of the data set do; `Clips.dropped` names it.
+    Classes are the actions that occur. An action without a visible body is left out, with a warning, as in public
+    preparations of the data set; `Clips.dropped` names it.
 
     Raises:
-        CrrlError: a file is damaged, an action is unknown or runs beyond the end of its video.
+        CrrlError: a file is damaged, an action is unknown or goes beyond the end of its video.
     """
     sides = {name: read_split(path) for path in files if (name := _split_name(path))}
     paths = [path for path in files if not _split_name(path)]
     pairs = list(zip(paths[::2], paths[1::2], strict=True))
-    kept: list[Action] = []
-    empty: list[Action] = []
+    found: list[tuple[Action, bool]] = []
     remarks: dict[tuple[Path, str], None] = {}
     with closing(read_in_order(_read_video, pairs, "read pku-mmd")) as videos:
-        frames, offsets = join(_clips(pairs, videos, kept, empty, remarks))
+        frames, offsets = join(_clips(pairs, videos, found, remarks))
     tell(remarks)
+    kept, empty = ([action for action, shown in found if shown is side] for side in (True, False))
     if empty:
         said = f"{len(empty)} actions of PKU-MMD have no frame that shows a body and are left out"
         warnings.warn(f"{said}, the first {empty[0].name}", stacklevel=2)
@@ -150,7 +152,7 @@ def load(files: list[Path]) -> Clips:
         setups=np.full(len(kept), -1, np.int64),
         names=tuple(action.name for action in kept),
         class_names=tuple(ACTIONS[action - 1] for action in actions),
-        splits={name: _split(kept, *side) for name, side in sides.items()},
+        splits={name: Split(_among(kept, train), {"all": _among(kept, test)}) for name, (train, test) in sides.items()},
         dropped={action.name: "shows nobody" for action in empty},
     )
 
@@ -158,42 +160,35 @@ def load(files: list[Path]) -> Clips:
 def _clips(
     pairs: Iterable[Files],
     videos: Iterable[Shown],
-    kept: list[Action],
-    empty: list[Action],
+    found: list[tuple[Action, bool]],
     remarks: dict[tuple[Path, str], None],
 ) -> Iterator[tuple[str, FloatArray]]:
-    """The clips of all videos, each after where it was read; `kept` gets their actions, `empty` the others.
+    """The clips of all videos that show a body, each after the place it was read from.
 
-    `remarks` gets those on the skeleton files, in order.
+    `found` gets all actions, and whether they show a body; `remarks` gets those on the skeleton files, in order.
     """
     for (_, skeleton_path), video in zip(pairs, videos, strict=True):
         for (facts, said), frames in video:
             action = Action(*facts)
             remarks |= {(skeleton_path, remark): None for remark in said}
-            if len(frames) == 0:
-                empty.append(action)
-                continue
-            kept.append(action)
-            yield f"{skeleton_path}, frames {action.start} to {action.end}", frames
+            found.append((action, len(frames) > 0))
+            if len(frames) > 0:
+                yield f"{skeleton_path}, frames {action.start} to {action.end}", frames
 
 
 def _read_video(paths: Files) -> Shown:
-    """The actions of a video, of its label file and its skeleton file: float32 [T, 50, 3], each after the fields of
-    `Action` and the remarks on the skeleton file.
+    """The actions in a video's label file and skeleton file: float32 [T, 50, 3], T 0 without a body.
 
-    T is 0 where no frame shows a body. All frames are read, also those of no action: the place of each counts.
+    Each comes after the fields of `Action` and the remarks on the skeleton file. Frames of no action are read as well,
+    because actions refer to frames by number.
     """
     label_path, skeleton_path = paths
     actions = read_labels(label_path)
     lines = _frames(skeleton_path)
     late = next((action for action in actions if action.end > len(lines)), None)
     if late:
-        raise line_error(
-            label_path,
-            late.line,
-            f"the action ends at frame {late.end}, but {skeleton_path} has {len(lines)}",
-            "the one or the other is cut short; restore it",
-        )
+        problem = f"the action ends at frame {late.end}, but {skeleton_path} has {len(lines)}"
+        raise line_error(label_path, late.line, problem, "the one or the other is cut short; restore it")
     total = sum(action.end - action.start for action in actions)
     if total > OVERLAP * len(lines):
         raise CrrlError(
@@ -209,7 +204,7 @@ def _read_video(paths: Files) -> Shown:
 
 
 def read_labels(path: Path) -> list[Action]:
-    """The actions of a label file, in its order.
+    """The actions of a label file, in order.
 
     Raises:
         CrrlError: a line is not action,start,end,confidence, the action is not 1 to 51, or it has no frame.
@@ -221,12 +216,8 @@ def read_labels(path: Path) -> list[Action]:
             raise line_error(path, line, f"{line.text[:60]!r} is not action (1 to {len(ACTIONS)}),start,end,confidence")
         action = Action(path.stem, line.number, *(int(match[place]) for place in (1, 2, 3)))
         if action.start >= action.end:
-            raise line_error(
-                path,
-                line,
-                f"the action starts at frame {action.start} and ends before frame {action.end}, so that it has none",
-                "restore or remove the line",
-            )
+            times = f"the action starts at frame {action.start} and ends before frame {action.end}, so that it has none"
+            raise line_error(path, line, times, "restore or remove the line")
         actions.append(action)
     return actions
 
@@ -239,11 +230,9 @@ def _frames(path: Path) -> list[Line]:
     return lines
 
 
-def _split(kept: list[Action], train: set[str], test: set[str]) -> Split:
-    def among(videos: set[str]) -> IntArray:
-        return np.flatnonzero([action.video in videos for action in kept])
-
-    return Split(among(train), {"all": among(test)})
+def _among(actions: list[Action], videos: set[str]) -> IntArray:
+    """The indices of the actions in some videos, int64 [N]."""
+    return np.flatnonzero([action.video in videos for action in actions])
 
 
 def _split_name(path: Path) -> str | None:
@@ -251,17 +240,7 @@ def _split_name(path: Path) -> str | None:
 
 
 def _is(path: Path, kind: str, root: Path) -> bool:
-    """Whether this is a video's file of the kind "label" or "skeleton"."""
-    return _is_of(path, kind, root) and _VIDEO.fullmatch(path.stem) is not None
-
-
-def _is_video(path: Path, root: Path) -> bool:
-    """Whether this lies where files of videos do, and is called as one or almost."""
-    there = any(_is_of(path, kind, root) for kind in ("label", "skeleton"))
-    return there and _VIDEO.match(path.stem.upper()) is not None
-
-
-def _is_of(path: Path, kind: str, root: Path) -> bool:
+    """Whether this is a file of the kind "label" or "skeleton" by its ending or its folder."""
     folders = path.relative_to(root).parts[:-1]
     ending = path.suffix.lower()
     return ending == f".{kind}" or (ending == ".txt" and any(kind in part.lower() for part in folders))

@@ -1,23 +1,21 @@
-"""What the readers of pose estimators' files share: people followed over frames, missing joints filled, axes turned.
+"""Shared by the readers of pose estimators' files: follow people over frames, fill missing joints, turn the axes.
 
-An estimator tells for every frame, apart from all others, where it sees joints of people, and how sure it is. Here that
-becomes one or two bodies:
+An estimator gives, for each frame alone, the joints of people and a score of each joint. They become one or two bodies:
 
-- A joint whose score is below LOWEST_SCORE, or that lies at the origin, as estimators write one that they did not see,
-  is missing: its coordinates are never read.
-- People are followed from frame to frame by the nearest pose (`follow`). A person lost for longer than LONGEST_GAP
-  frames is another one when seen again, and may take the first one's place (`_places`). The place that is filled
-  longest is the first body; the second is kept where it is filled at least half as long.
-- A joint that is missing between two frames that show it is filled in linearly, over LONGEST_GAP frames at most. In
-  longer gaps, and before its first and after its last sighting, it is absent (zeros): nothing is held or made up.
-- Images have y pointing down. Here y points up: (x, y, z) becomes (x, -y, -z), a half turn about x. What has two
-  coordinates has z = 0; a score is never a coordinate.
-- Frames after the last that shows somebody are left out; the others all stay, so that times do.
+- A joint is missing if its score is below LOWEST_SCORE, or if it lies at the origin, where estimators put joints that
+  they did not see. Its coordinates are ignored.
+- People are followed from frame to frame by the nearest pose (`_follow`). A person who is lost for more than
+  LONGEST_GAP frames counts as a new one, and may take the same place (`_places`). The place that is filled longest is
+  the first body; the second is kept if it is filled at least half as long.
+- A joint that is missing for at most LONGEST_GAP frames between two sightings is interpolated linearly. Otherwise, and
+  before its first and after its last sighting, it is absent (zeros).
+- Images have y pointing down; here it points up: (x, y, z) becomes (x, -y, -z), a half turn about x. 2D joints have
+  z = 0; a score is never used as a coordinate.
+- Frames after the last that shows a person are left out. All others are kept, so that times stay right.
 
-No view transform is known for these skeletons (`Presets.view_joints` is None). It needs a spine, which COCO and
-MediaPipe lack: the middle between the hips is no joint of theirs, and two hips and two shoulders alone give no four
-different joints. BODY_25 has all four (8 1 5 2), but in an image the transform would only turn the plane, take away how
-a body leans, and mirror who is seen from behind.
+There is no view transform for these skeletons (`Presets.view_joints` is None). COCO and MediaPipe lack the spine that
+it needs. BODY_25 has all four joints (8 1 5 2), but in an image the transform would only turn the plane, remove how a
+body leans, and mirror a person who is seen from behind.
 """
 
 from __future__ import annotations
@@ -26,6 +24,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crrl.data.chunks import Files, Shown, read_in_order
-from crrl.data.clips import Clips, FloatArray
+from crrl.data.clips import BoolArray, Clips, FloatArray
 from crrl.data.readers import folder, text
 from crrl.data.readers.arrays import RATIO, UNPACKED, described, join_bodies
 from crrl.errors import CrrlError
@@ -42,15 +41,15 @@ from crrl.files import shown
 Matrix = npt.NDArray[np.float64]
 
 LOWEST_SCORE = 0.3
-"""A joint less sure than this is missing: what MMPose and rtmlib draw no more; OpenPose and MediaPipe count alike."""
+"""Joints with a lower score are missing. MMPose and rtmlib do not draw them; OpenPose and MediaPipe score alike."""
 LONGEST_GAP = 30
-"""Frames over which a joint is filled in, and a person found again: a second of most videos."""
+"""Frames over which a joint is interpolated and a lost person is found again: about a second of video."""
 NEAR = 0.5
-"""How far a person's joints may be from where they were last seen, as a part of the body's size, on average."""
+"""Largest mean distance of a person's joints from where they were last seen, as a share of the body's size."""
 MOST_PEOPLE = 10
-"""People of a frame who are followed, the surest."""
+"""People followed in a frame: those with the highest scores."""
 SHORT, SECOND = 0.1, 0.5
-"""Parts of the longest time in which a person is seen: who is seen for less is none; of a second body: not kept."""
+"""A person seen for less than SHORT of the longest time is ignored; a second body is kept from SECOND of it on."""
 BODIES = 2
 AGAIN = "restore the file, or estimate the poses again"
 
@@ -60,17 +59,16 @@ class Frame:
     """What an estimator saw in one frame.
 
     Attributes:
-        points: of N people, float64 [N, J, 4]: x, y, z and score of each joint, in the file's own axes.
-        places: by which people are followed, float64 [N, J, 3], where that is not by `points`.
+        points: float64 [N, J, 4], x, y, z and score of each joint of N people, in the file's axes.
+        places: float64 [N, J, 3], the positions by which people are followed; None: those in `points`.
     """
 
     points: Matrix
     places: Matrix | None = None
 
-    def seen(self) -> npt.NDArray[np.bool_]:
+    def seen(self) -> BoolArray:
         """Which joints are not missing, bool [N, J]."""
-        seen: npt.NDArray[np.bool_] = (self.points[..., 3] >= LOWEST_SCORE) & self.points[..., :3].any(axis=2)
-        return seen
+        return np.logical_and(self.points[..., 3] >= LOWEST_SCORE, self.points[..., :3].any(axis=2))
 
 
 @dataclass
@@ -78,20 +76,15 @@ class _Track:
     """One person, followed over frames.
 
     Attributes:
+        last: the last known place of each joint, [J, 3]. known: the joints seen so far, bool [J].
         sightings: the frames, rising, and this person's number in each.
-        last: where each joint was last seen, [J, 3]. known: which were seen ever, bool [J].
     """
 
     last: Matrix
-    known: npt.NDArray[np.bool_]
+    known: BoolArray
     sightings: list[tuple[int, int]] = field(default_factory=list)
 
-    @classmethod
-    def of(cls, joints: int) -> _Track:
-        """One that begins."""
-        return cls(np.zeros((joints, 3)), np.zeros(joints, bool))
-
-    def add(self, frame: int, person: int, places: Matrix, seen: npt.NDArray[np.bool_]) -> None:
+    def add(self, frame: int, person: int, places: Matrix, seen: BoolArray) -> None:
         self.sightings.append((frame, person))
         self.last[seen] = places[seen]
         self.known |= seen
@@ -102,11 +95,18 @@ class _Track:
         return self.sightings[0][0], self.sightings[-1][0] + 1
 
 
+def frame_in_image(people: Sequence[Matrix], joints: int) -> Frame:
+    """A frame from x, y and score of the joints of each person, [joints, 3] or flat; z is 0."""
+    points = np.zeros((len(people), joints, 4))
+    points[..., [0, 1, 3]] = np.reshape(people, (len(people), joints, 3))
+    return Frame(points)
+
+
 def clip_of(frames: Sequence[Frame], bodies: int | None = None) -> FloatArray:
-    """The clip that frames show, float32 [T, bodies·J, 3]; T is 0 where they show nobody.
+    """The clip of some frames, float32 [T, bodies·J, 3]; T is 0 if they show nobody.
 
     Args:
-        frames: at least one, all of the same joints. bodies: how many to lay side by side; None: 1 or 2, as are there.
+        frames: at least one, all with the same joints. bodies: how many to put side by side; None: 1 or 2, as found.
     """
     joints = frames[0].points.shape[1]
     places = _places(_follow(frames))
@@ -130,23 +130,23 @@ def _follow(frames: Iterable[Frame]) -> list[_Track]:
         seen = frame.seen()
         people = _surest(frame.points[..., 3], seen)
         matched = _match(live, places[people], seen[people])
-        new = {each: _Track.of(places.shape[1]) for each in range(len(people)) if each not in matched}
         for each, person in enumerate(people.tolist()):
-            track = new[each] if each in new else live[matched[each]]
-            track.add(number, person, places[person], seen[person])
-        live += new.values()
-        tracks += new.values()
+            if each not in matched:
+                matched[each] = len(live)
+                live.append(_Track(np.zeros(places.shape[1:]), np.zeros(places.shape[1], bool)))
+                tracks.append(live[-1])
+            live[matched[each]].add(number, person, places[person], seen[person])
     return tracks
 
 
-def _surest(scores: Matrix, seen: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """The numbers of those who show a joint, at most MOST_PEOPLE, who are the surest; in the file's order."""
+def _surest(scores: Matrix, seen: BoolArray) -> npt.NDArray[np.int64]:
+    """The people with a visible joint, at most the MOST_PEOPLE with the highest scores, in the file's order."""
     sure = np.where(seen, scores, 0).sum(axis=1)
     return np.sort(np.argsort(-sure, kind="stable")[: min(MOST_PEOPLE, int((sure > 0).sum()))])
 
 
-def _match(live: list[_Track], places: Matrix, seen: npt.NDArray[np.bool_]) -> dict[int, int]:
-    """Whose pose each of N people, [N, J, 3] and bool [N, J], takes up: nearest first, each once, {person: track}."""
+def _match(live: list[_Track], places: Matrix, seen: BoolArray) -> dict[int, int]:
+    """Match N people, [N, J, 3] and bool [N, J], to tracks, nearest first, each once: {person: track}."""
     if not live or not len(places):
         return {}
     last, known = np.stack([track.last for track in live])[:, None], np.stack([track.known for track in live])[:, None]
@@ -162,16 +162,19 @@ def _match(live: list[_Track], places: Matrix, seen: npt.NDArray[np.bool_]) -> d
     return matched
 
 
-def _size(points: Matrix, seen: npt.NDArray[np.bool_]) -> Matrix:
-    """The diagonals of the boxes about joints [..., J, 3] that are seen."""
+def _size(points: Matrix, seen: BoolArray) -> Matrix:
+    """The diagonals of the bounding boxes of the visible joints among [..., J, 3]."""
     each = seen[..., None]
     sides = np.where(each, points, -np.inf).max(axis=-2) - np.where(each, points, np.inf).min(axis=-2)
-    size: Matrix = np.linalg.norm(np.where(seen.any(axis=-1, keepdims=True), sides, 0), axis=-1)
-    return size
+    return np.asarray(np.linalg.norm(np.where(seen.any(axis=-1, keepdims=True), sides, 0), axis=-1))
 
 
 def _places(tracks: Sequence[_Track]) -> list[list[_Track]]:
-    """The people who make up each body, never two at a time; the body that is there longest first, at most BODIES."""
+    """The people who make up each of at most BODIES bodies, never two at a time; the body seen longest comes first."""
+
+    def sightings(of: Sequence[_Track]) -> int:
+        return sum(len(track.sightings) for track in of)
+
     longest = sorted(tracks, key=lambda track: -len(track.sightings))
     places: list[list[_Track]] = [[] for _ in range(BODIES)]
     taken = np.zeros((BODIES, max((track.span[1] for track in tracks), default=0)), bool)
@@ -181,16 +184,12 @@ def _places(tracks: Sequence[_Track]) -> list[list[_Track]]:
         if len(free) and len(track.sightings) >= SHORT * len(longest[0].sightings):
             places[free[0]].append(track)
             taken[free[0], first:end] = True
-    places.sort(key=_sightings, reverse=True)
-    return [place for place in places if place and _sightings(place) >= SECOND * _sightings(places[0])]
+    places.sort(key=sightings, reverse=True)
+    return [place for place in places if place and sightings(place) >= SECOND * sightings(places[0])]
 
 
-def _sightings(tracks: Sequence[_Track]) -> int:
-    return sum(len(track.sightings) for track in tracks)
-
-
-def _filled(frames: Sequence[Frame], track: _Track) -> tuple[Matrix, npt.NDArray[np.bool_]]:
-    """A person's joints from the first to the last sighting, [T, J, 3], and which are there or filled in, bool."""
+def _filled(frames: Sequence[Frame], track: _Track) -> tuple[Matrix, BoolArray]:
+    """A person's joints from first to last sighting, [T, J, 3], and which are seen or interpolated, bool [T, J]."""
     first, end = track.span
     times = np.array([frame for frame, _ in track.sightings]) - first
     given = np.stack([frames[frame].points[person, :, :3] for frame, person in track.sightings])
@@ -210,10 +209,10 @@ def _filled(frames: Sequence[Frame], track: _Track) -> tuple[Matrix, npt.NDArray
 
 
 def clip_in(path: Path, frames: Sequence[Frame], size: int, bodies: int | None = None) -> FloatArray:
-    """`clip_of` the frames of a file, or folder, of `size` bytes.
+    """`clip_of` the frames of a file or folder of `size` bytes.
 
     Raises:
-        CrrlError: no frame shows a person.
+        CrrlError: no frame shows a person, or the clip is far larger than its file.
     """
     if not any(frame.seen().any() for frame in frames):
         raise CrrlError(
@@ -225,7 +224,7 @@ def clip_in(path: Path, frames: Sequence[Frame], size: int, bodies: int | None =
 
 
 def warn_of_parts(frames: FloatArray) -> None:
-    """Warn where keypoints [F, J, 3], which should be in pixels, are parts of an image's width and height."""
+    """Warn if keypoints [F, J, 3], which should be in pixels, are shares of an image's width and height."""
     if len(frames) and np.abs(frames).max() <= 1:
         warnings.warn(
             "keypoints are parts of the image's width and height, at most 1, not pixels: unless it is square, shapes "
@@ -235,7 +234,7 @@ def warn_of_parts(frames: FloatArray) -> None:
 
 
 def at_their_times(path: Path, seen: Mapping[int, Frame], size: int, step: int = 1) -> list[Frame]:
-    """Frames by their numbers, every `step`th from the first to the last: one that is not there shows nobody."""
+    """Frames by number, every `step`th from the first to the last; one that is missing shows nobody."""
     first, last = min(seen), max(seen)
     nobody = Frame(seen[first].points[:0])
     check_length(path, (last - first) // step + 1, nobody.points.shape[1], size)
@@ -243,7 +242,7 @@ def at_their_times(path: Path, seen: Mapping[int, Frame], size: int, step: int =
 
 
 def check_length(path: Path, frames: int, joints: int, size: int) -> None:
-    """Raise where a clip of so many frames is far larger than its file: hardly any of them shows anybody."""
+    """Raise if a clip of so many frames is far larger than its file of `size` bytes: next to no frame shows anybody."""
     needed = frames * BODIES * joints * 3 * 4
     if needed > max(UNPACKED, RATIO * size):
         raise CrrlError(
@@ -253,41 +252,39 @@ def check_length(path: Path, frames: int, joints: int, size: int) -> None:
 
 
 def load(
-    files: list[Path], read: Callable[[Files], Shown], clips: Sequence[Files], names: Sequence[Path], what: str
+    files: list[Path], read: Callable[..., FloatArray], what: str, clips: Mapping[Path, Files] | None = None
 ) -> Clips:
-    """The clips that a reader's `find_files` found, with classes and splits as `folder` has them.
+    """The clips of the files that a reader's `find_files` found, with classes and splits as `folder` has them.
 
-    Two bodies lie side by side, [ΣT, 2·J, 3], where any clip shows two; else [ΣT, J, 3].
+    Two bodies lie side by side, [ΣT, 2·J, 3], if any clip shows two; else the clips are [ΣT, J, 3].
 
     Args:
-        read: what `read_in_order` takes; it lays BODIES bodies side by side. clips: the files of each clip. names: the
-            path by which each is listed.
+        read: `read(*files, bodies=BODIES)` gives a clip, float32 [T, BODIES·J, 3]. what: the name of the progress bar.
+        clips: the files of each clip, by the path that stands for it; None: each file is a clip.
     """
-    with closing(read_in_order(read, clips, what)) as each:
-        found = folder.load([*folder.apart(files)[0], *names], (frames for [(_, frames)] in each))
+    labels, paths = folder.apart(files)
+    items = clips or {path: (path,) for path in paths}
+    with closing(read_in_order(partial(_read, read), list(items.values()), what)) as each:
+        found = folder.load([*labels, *items], (frames for [(_, frames)] in each))
     joints = found.num_joints // BODIES
     if found.frames[:, joints:].any():
         return found
     return replace(found, frames=np.ascontiguousarray(found.frames[:, :joints]))
 
 
-def table(value: object, rows: int, columns: int, where: str) -> Matrix:
-    """A list of `rows` lists of `columns` finite numbers, float64 [rows, columns].
+def _read(read: Callable[..., FloatArray], files: Files) -> Shown:
+    return [(None, read(*files, bodies=BODIES))]
 
-    Raises:
-        CrrlError: it is none; names `where`.
-    """
+
+def table(value: object, rows: int, columns: int, where: str) -> Matrix:
+    """A list of `rows` lists of `columns` finite numbers, float64 [rows, columns]; else a CrrlError names `where`."""
     if not isinstance(value, list) or len(value) != rows or any(_length(row) != columns for row in value):
         raise not_as_expected(where, f"{rows} joints of {columns} numbers", value)
     return row_of([each for row in value for each in row], rows * columns, where).reshape(rows, columns)
 
 
 def row_of(value: object, count: int, where: str) -> Matrix:
-    """A list of `count` finite numbers, float64 [count].
-
-    Raises:
-        CrrlError: it is none; names `where`.
-    """
+    """A list of `count` finite numbers, float64 [count]; else a CrrlError names `where`."""
     if not isinstance(value, list) or len(value) != count:
         raise not_as_expected(where, f"{count} numbers", value)
     for each in value:
@@ -297,34 +294,26 @@ def row_of(value: object, count: int, where: str) -> Matrix:
 
 
 def fields(value: object, where: str, expected: str) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        CrrlError: it is none; names `where`, and what is `expected`.
-    """
+    """A JSON object; else a CrrlError names `where` and what is `expected`."""
     if not isinstance(value, dict):
         raise not_as_expected(where, expected, value)
     return value
 
 
 def items(value: object, where: str, expected: str) -> list[Any]:
-    """A JSON list.
-
-    Raises:
-        CrrlError: it is none; names `where`, and what is `expected`.
-    """
+    """A JSON list; else a CrrlError names `where` and what is `expected`."""
     if not isinstance(value, list):
         raise not_as_expected(where, expected, value)
     return value
 
 
 def not_as_expected(where: str, expected: str, value: object) -> CrrlError:
-    """The error for what stands in a file where something else is `expected`; the caller raises it."""
+    """The error that `value` was found where something else is `expected`; the caller raises it."""
     return CrrlError(f"{where}: expected {expected}, found {_form(value)}: {AGAIN}")
 
 
 def _form(value: object) -> str:
-    """What a value of JSON is, with its lengths."""
+    """A JSON value in words, with its lengths."""
     if isinstance(value, dict):
         return f"an object of {', '.join(shown(key) for key in list(value)[:5]) or 'nothing'}"
     if not isinstance(value, list):
@@ -334,5 +323,5 @@ def _form(value: object) -> str:
 
 
 def _length(value: object) -> int:
-    """Of a list; -1 of anything else."""
+    """The length of a list; -1 for anything else."""
     return len(value) if isinstance(value, list) else -1

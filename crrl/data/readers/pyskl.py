@@ -1,8 +1,8 @@
 """The pickles of pyskl and MMAction2: {"split": {name: [clip names]}, "annotations": [{...}]}, skeletons in 3D or 2D.
 
-An annotation has, as pyskl's tools/data/README.md says, frame_dir (the clip's name), label, total_frames, keypoint
-[M, T, V, C] and, in 2D, keypoint_score [M, T, V]. MMAction2 0.x has two files in place of "split", each a list of
-annotations alone: ntu60_xsub_train.pkl and ntu60_xsub_val.pkl, say.
+By pyskl's tools/data/README.md an annotation has frame_dir (the clip's name), label, total_frames, keypoint [M, T, V,
+C] and, in 2D, keypoint_score [M, T, V]. MMAction2 0.x has no "split" but two files, each a list of annotations:
+ntu60_xsub_train.pkl and ntu60_xsub_val.pkl, say.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -18,98 +17,94 @@ import numpy as np
 import numpy.typing as npt
 
 from crrl.data.clips import Clips, FloatArray, IntArray, Split
-from crrl.data.readers.arrays import (
-    UNPACKED,
-    all_joints_of,
-    as_list,
-    check_unique,
-    described,
-    is_score,
-    join_bodies,
-    leave_out_empty,
-    ntu_facts,
-    ntu_split,
-    only_file,
-    warn_if_coarse,
-    warn_of_actions,
-)
+from crrl.data.readers import arrays
+from crrl.data.readers.arrays import described
 from crrl.data.readers.pickles import read_pickle
 from crrl.errors import CrrlError
 from crrl.files import shown
 
 BODIES = 2
-"""Bodies kept of each clip."""
+"""Bodies kept of each clip, at most."""
 SIDES = ("val", "test")
-"""What the side of a split that is not for training is called."""
-MOST_CLASSES = 10_000
+"""The names of the test side of a split."""
+
 MOST_SPLITS, MOST_JOINTS = 100, 1000
-"""What files have far less of: a pickle can hold one list, or array, and name it any number of times."""
+"""Files have far fewer of these, but a pickle can name one list or array any number of times."""
 
 Array = npt.NDArray[Any]
 
 
 def find_files(root: Path) -> list[Path]:
-    """The one .pkl file in `root`, or `root` itself; or the two of MMAction2 0.x, that for training first.
+    """The one .pkl file in `root`, or `root` itself; or the two of MMAction2 0.x, the training one first.
 
     Raises:
-        CrrlError: there is none, or several: one of them is to be named itself.
+        CrrlError: there is none, or several, so that one of them must be given itself.
     """
     for train in root.glob("*train.pkl"):
         others = {train.with_name(re.sub(r"train\.pkl$", f"{side}.pkl", train.name)) for side in SIDES}
         rest = set(root.glob("*.pkl")) - {train}
         if len(rest) == 1 and rest <= others:
             return [train, *rest]
-    return [only_file(root, ["*.pkl"], "pyskl annotation file (ntu60_3danno.pkl, say)", itself=True)]
+    return [arrays.only_file(root, ["*.pkl"], "pyskl annotation file (ntu60_3danno.pkl, say)", itself=True)]
 
 
 def load(files: list[Path]) -> Clips:
     """Read the one or two files that `find_files` found: [ΣT, M·V, 3], M = 2 if any clip shows two bodies, else 1.
 
     Of more bodies the two that move most are kept. A 2D joint becomes (x, y, 0) in pixels; a joint of score 0 is
-    absent. Joints (x, y, score) are 2D too, with a warning: those whose third number is keypoint_score's, or lies
-    between 0 and 1.5 where x and y are pixels. A clip that shows no body in any frame is left out, with a warning.
-    The splits are the file's: "xsub_train" with "xsub_val" (or "xsub_test") is called "cross-subject", xview
-    "cross-view", xset "cross-setup", others as they are; "train" with "val" "default". Two files are one split, called
-    so by what their names hold of these, else "default". A warning tells splits and clips that none of these uses.
+    absent. Joints (x, y, score) are recognised as 2D, with a warning, if their third number equals keypoint_score or
+    lies between 0 and 1.5 while x and y are pixels. A clip that shows no body is left out, with a warning.
+
+    The splits are the file's: "xsub_train" with "xsub_val" (or "xsub_test") becomes "cross-subject", xview
+    "cross-view", xset "cross-setup", "train" with "val" "default"; other names stay. Two files are one split, named by
+    these words in their names, else "default". A warning names the splits, and counts the clips, that are not used.
 
     Raises:
-        CrrlError: a file is damaged, holds something that a restricted unpickler refuses, does not keep to the
-            format, or names one array so often that it is larger than the file; no clip shows a body.
+        CrrlError: a file is damaged, holds something that the restricted unpickler refuses, has another format, or
+            names one array so often that it would be larger than the file; no clip shows a body.
     """
     source = files[0] if len(files) == 1 else files[0].parent
     places, annotations, split = _of_one_file(*files) if len(files) == 1 else _of_two_files(*files)
     for place, item in zip(places, annotations, strict=True):
         _check(place, item)
-    _check_size(source, annotations, sum(path.stat().st_size for path in files))
+    total = sum(item["keypoint"].nbytes for item in annotations)
+    if total > max(arrays.UNPACKED, sum(path.stat().st_size for path in files)):
+        raise CrrlError(
+            f"{source} has {total:,} bytes of keypoints, more than it can hold: the annotations are of the same few "
+            f"arrays again and again; restore it, or write each clip once"
+        )
     names: list[str] = [item["frame_dir"] for item in annotations]
     labels = np.array([item["label"] for item in annotations], np.int64)
-    check_unique(source, names)
-    warn_of_actions(source, names, labels.tolist())
+    arrays.check_unique(source, names)
+    arrays.warn_of_actions(source, names, labels.tolist())
     splits = _splits(source, split, names)
     _take_scores(source, annotations)
     for dtype in sorted({item["keypoint"].dtype.name for item in annotations}):
-        warn_if_coarse(source, dtype)
-    bodies = min(max(map(_bodies, annotations)), BODIES)
+        arrays.warn_if_coarse(source, dtype)
+    seen = (item["keypoint"] for item in annotations if _shows_body(item["keypoint"], item["keypoint_score"]))
+    bodies = max(map(len, seen), default=1)
     clips = Clips.from_arrays(
-        _clips(annotations, bodies),
+        _clips(annotations, min(bodies, BODIES)),
         labels=labels,
-        names=[f"{place} ({name})" for place, name in zip(places, names, strict=True)],
+        names=names,
+        places=[f"{place} ({name})" for place, name in zip(places, names, strict=True)],
         class_names=[str(number) for number in range(1, int(labels.max()) + 2)],
-        **ntu_facts(names),
+        splits=splits,
+        **arrays.ntu_facts(names),
         allow_empty=True,
     )
-    return leave_out_empty(source, replace(clips, names=tuple(names), splits=splits))
+    return arrays.leave_out_empty(source, clips)
 
 
 def _of_one_file(path: Path) -> tuple[list[str], list[Any], object]:
-    """Where each annotation lies, for messages; the annotations; the members of each split by name."""
+    """The place of each annotation, for messages; the annotations; and the clip names of each split."""
     content = read_pickle(path)
     if _is_list(content):
         raise CrrlError(
             f"{path} is a list of annotations, as MMAction2 0.x has one for training and one for validation: give "
             f"--data a folder with these two alone (NAME_train.pkl, NAME_val.pkl)"
         )
-    annotations = as_list(content.get("annotations")) if isinstance(content, dict) else None
+    annotations = arrays.as_list(content.get("annotations")) if isinstance(content, dict) else None
     if not annotations:
         found = f"a dict of {_keys(content)}" if isinstance(content, dict) else described(content)
         raise CrrlError(
@@ -123,9 +118,9 @@ def _keys(content: dict[Any, Any]) -> str:
 
 
 def _of_two_files(*files: Path) -> tuple[list[str], list[Any], object]:
-    """The same of the two lists of MMAction2 0.x."""
+    """The same for the two lists of MMAction2 0.x."""
     places, annotations, split = [], [], {}
-    called = next((word for word in files[0].stem.split("_") if ntu_split(word, "")), "")
+    called = next((word for word in files[0].stem.split("_") if arrays.ntu_split(word, "")), "")
     for path, side in zip(files, ("train", "val"), strict=True):
         content = read_pickle(path)
         if not _is_list(content):
@@ -143,15 +138,15 @@ def _is_list(content: object) -> TypeGuard[list[dict[str, Any]]]:
 
 
 def _check(where: str, item: object) -> None:
-    """Raise where what is read of an annotation is not as it should be; its score then is [M, T, V] or None."""
+    """Check what is read of an annotation, and set its score to [M, T, V] or None."""
     if not isinstance(item, dict):
         raise CrrlError(f"{where} is no dict, but {described(item)}: write each annotation as one")
     name, label = item.get("frame_dir"), item.get("label")
     if not isinstance(name, str) or not name:
         raise CrrlError(f"{where} has no name (frame_dir), but {described(name)}: add it to its {_keys(item)}")
     where = f"{where} ({shown(name)})"
-    if type(label) is not int or not 0 <= label < MOST_CLASSES:
-        least_and_most = f"0 to {MOST_CLASSES - 1}"
+    if type(label) is not int or not 0 <= label < arrays.MOST_CLASSES:
+        least_and_most = f"0 to {arrays.MOST_CLASSES - 1}"
         raise CrrlError(
             f"{where} has no label that is a class's number, {least_and_most}, but {described(label)}: give it one"
         )
@@ -160,18 +155,8 @@ def _check(where: str, item: object) -> None:
     item["keypoint_score"] = _score(where, item.get("keypoint_score"), keypoint)
 
 
-def _check_size(source: Path, annotations: list[Any], size: int) -> None:
-    """Raise where keypoints are so much larger than the file that most of them are one array."""
-    total = sum(item["keypoint"].nbytes for item in annotations)
-    if total > max(UNPACKED, size):
-        raise CrrlError(
-            f"{source} has {total:,} bytes of keypoints, more than it can hold: the annotations are of the same few "
-            f"arrays again and again; restore it, or write each clip once"
-        )
-
-
 def _keypoint(where: str, keypoint: object) -> Array:
-    """The keypoint, if it is one."""
+    """Check that the keypoint is an array of the right shape, and return it."""
     remedy = "give it that shape"
     if not isinstance(keypoint, np.ndarray) or keypoint.dtype.kind not in "fiu":
         remedy = "make it an array, np.asarray(keypoint, np.float32)"
@@ -188,7 +173,7 @@ def _keypoint(where: str, keypoint: object) -> Array:
 
 
 def _check_frames(where: str, frames: object, keypoint: Array) -> None:
-    """Raise unless total_frames is T of [M, T, V, C]. Without one T is trusted, if M is not larger."""
+    """Check that total_frames is T of [M, T, V, C]; without total_frames, that M is not larger than T."""
     persons, count = keypoint.shape[:2]
     if frames is None and (persons <= count or count == 0):
         return
@@ -202,7 +187,7 @@ def _check_frames(where: str, frames: object, keypoint: Array) -> None:
 
 
 def _score(where: str, score: object, keypoint: Array) -> Array | None:
-    """The score as [M, T, V]; None where there is none, which 3D skeletons need not have."""
+    """The score as [M, T, V]; None if there is none, which is allowed for 3D skeletons."""
     shape = keypoint.shape[:3]
     if score is None and keypoint.shape[3] == 3:
         return None
@@ -219,15 +204,19 @@ def _score(where: str, score: object, keypoint: Array) -> Array | None:
 
 
 def _take_scores(source: Path, annotations: list[dict[str, Any]]) -> None:
-    """Where the third numbers of joints are scores, make the joints 2D, in all annotations, with a warning."""
+    """If the third numbers of joints are scores, make the joints 2D in all annotations, with a warning."""
     items = [item for item in annotations if item["keypoint"].shape[3] == 3 and item["keypoint"].size]
     if not items:
         return
     thirds = [item["keypoint"][..., 2] for item in items]
     low, high = min(float(third.min()) for third in thirds), max(float(third.max()) for third in thirds)
     farthest = max(float(np.abs(item["keypoint"][..., :2]).max()) for item in items)
-    again = all(_is_again(third, item["keypoint_score"]) for third, item in zip(thirds, items, strict=True))
-    if not again and not is_score(low, high, farthest):
+    scores = [item["keypoint_score"] for item in items]
+    again = all(
+        score is not None and score.any() and np.allclose(third, score, rtol=1e-3)  # rounded, perhaps
+        for third, score in zip(thirds, scores, strict=True)
+    )
+    if not again and not arrays.is_score(low, high, farthest):
         return
     why = "is keypoint_score again" if again else f"is {low:.3g} to {high:.3g} where x and y reach {farthest:.4g}"
     warnings.warn(
@@ -239,45 +228,34 @@ def _take_scores(source: Path, annotations: list[dict[str, Any]]) -> None:
         item["keypoint"], item["keypoint_score"] = item["keypoint"][..., :2], third
 
 
-def _is_again(third: Array, score: Array | None) -> bool:
-    """Whether a third channel is the score, rounded perhaps."""
-    return score is not None and bool(score.any()) and np.allclose(third, score, rtol=1e-3)
-
-
-def _bodies(item: dict[str, Any]) -> int:
-    """The bodies of an annotation, 1 where it shows none."""
-    return len(item["keypoint"]) if _shows_body(item["keypoint"], item["keypoint_score"]) else 1
-
-
 def _clips(annotations: list[Any], bodies: int) -> Iterator[FloatArray]:
-    """The clips one after the other; an annotation's arrays are let go once they are read."""
+    """The clips one after the other; the arrays of an annotation are released once it is read."""
     for item in annotations:
         yield _clip(item.pop("keypoint"), item.pop("keypoint_score", None), bodies)
 
 
 def _clip(keypoint: Array, score: Array | None, bodies: int) -> FloatArray:
-    """[M, T, V, C] as float32 [T, bodies·V, 3]; T is 0 where it shows nobody."""
+    """[M, T, V, C] as float32 [T, bodies·V, 3]; T is 0 if it shows nobody."""
     if not _shows_body(keypoint, score):
         return np.zeros((0, bodies * keypoint.shape[2], 3), np.float32)
-    present = all_joints_of(keypoint) if score is None else score > 0
+    present = arrays.all_joints_of(keypoint) if score is None else score > 0
     points = np.zeros((*keypoint.shape[:3], 3), np.float32)
     points[..., : keypoint.shape[3]] = np.where(present[..., None], keypoint, 0)
-    kept = np.arange(len(points))
     if len(points) > bodies:
         kept = np.sort(np.argsort(-_motion(points), kind="stable")[:bodies])
-    filled = np.zeros((bodies, *points.shape[1:]), np.float32)
-    shown = np.zeros(filled.shape[:3], bool)
-    filled[: len(kept)], shown[: len(kept)] = points[kept], present[kept]
-    return join_bodies(filled.transpose(1, 0, 2, 3), shown.transpose(1, 0, 2))
+        points, present = points[kept], present[kept]
+    lacking = ((0, bodies - len(points)), (0, 0), (0, 0))
+    points, present = np.pad(points, (*lacking, (0, 0))), np.pad(present, lacking)
+    return arrays.join_bodies(points.transpose(1, 0, 2, 3), present.transpose(1, 0, 2))
 
 
 def _shows_body(keypoint: Array, score: Array | None) -> bool:
-    """Whether keypoints [M, T, V, C] show anybody: by their scores, too."""
+    """Whether keypoints [M, T, V, C] and their scores show anybody."""
     return bool(keypoint.any() and (score is None or (score > 0).any()))
 
 
 def _motion(points: FloatArray) -> npt.NDArray[np.float64]:
-    """How much each body moves: the variances of its coordinates over the frames that show it, added up; [M]."""
+    """The motion of each body, [M]: the variances of its coordinates over the frames that show it, added."""
     variances = [body[body.any(axis=(1, 2))].astype(np.float64) for body in points]
     return np.array([body.var(axis=0).sum() if len(body) else 0.0 for body in variances])
 
@@ -291,14 +269,14 @@ def _splits(path: Path, split: object, names: list[str]) -> dict[str, Split]:
     sides = {name: _members(path, name, members, place) for name, members in split.items()}
     splits = {}
     used: list[str] = []
-    for name in (name for name in sides if "train" in name):
+    for name in filter(lambda name: "train" in name, sides):
         other = next((other for side in SIDES if (other := name.replace("train", side)) in sides), None)
         if other is None:
             raise CrrlError(f"{path}: split {shown(name)!r} has no counterpart for testing (val or test); add it")
         if np.intersect1d(sides[name], sides[other]).size:
             raise CrrlError(f"{path}: split {shown(name)!r} and its counterpart for testing share clips; part them")
         called = re.sub(r"[_-]?train[_-]?", "", name) or "default"
-        splits[ntu_split(called, called)] = Split(sides[name], {"all": sides[other]})
+        splits[arrays.ntu_split(called, called)] = Split(sides[name], {"all": sides[other]})
         used += [name, other]
     if not splits:
         raise CrrlError(f'{path}: "split" names no training clips (xsub_train, train, ...): add them')
@@ -316,7 +294,7 @@ def _tell_unused(path: Path, sides: dict[str, IntArray], used: list[str], clips:
 
 
 def _members(path: Path, name: str, members: object, place: dict[str, int]) -> IntArray:
-    listed = as_list(members)
+    listed = arrays.as_list(members)
     if listed is None:
         raise CrrlError(
             f"{path}: split {shown(name)!r} is no list of clips, but {described(members)}: list their names"

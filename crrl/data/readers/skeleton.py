@@ -1,12 +1,12 @@
 """The .skeleton text of NTU RGB+D: the bodies that a Kinect v2 tracked, frame by frame.
 
-One item a line, as the data set's owners describe it: the number of frames; per frame the number of bodies; per body
-its tracking number with 9 more fields, the number of joints (25), and per joint 12 numbers: x, y, z (metres), its place
-in the depth image and in the colour image, an orientation w, x, y, z and a tracking state. Only the coordinates are
-kept; the other fields must be numbers, but may be inf or nan, as where a joint has no place in an image.
+One item a line, as the owners of the data set describe it: the number of frames; per frame the number of bodies; per
+body its tracking number with 9 more fields, the number of joints (25), and per joint 12 numbers: x, y, z (metres), its
+position in the depth image and in the colour image, an orientation w, x, y, z and a tracking state. Only x, y, z are
+kept. The other fields must be numbers, but may be inf or nan, as for a joint outside an image.
 
-The C++ extension reads it where it is there (csrc/cpu/skeleton.cpp); `parse_by_line` is the same grammar, to be read by
-people, with the same messages to the letter.
+The C++ extension (csrc/cpu/skeleton.cpp) parses it if it is there. `parse_by_line` is the readable reference, with the
+same grammar and the same messages.
 """
 
 from __future__ import annotations
@@ -18,18 +18,16 @@ import numpy as np
 
 from crrl.data.clips import FloatArray, IntArray
 from crrl.data.readers import text as text_files
+from crrl.files import shown
 from crrl.ops import cpu
 
 NUM_JOINTS = 25
 BODY_FIELDS, JOINT_FIELDS = 10, 12
 MOST_BODIES = 1000
-SHOWN = 24
-"""Characters of a file that a message repeats."""
-
 _NUMBER = re.compile(rb"-?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _UNKNOWN = re.compile(rb"-?(inf|infinity|nan)", re.IGNORECASE)
 _FIELD = re.compile(rb"[^ \t]+")
-"""Between fields stand spaces and tabs. A carriage return is none: one changed bit makes it of a minus sign."""
+"""Spaces and tabs separate fields. A carriage return does not: one flipped bit makes it of a minus sign."""
 _COUNT, _ID = re.compile(rb"[0-9]{1,9}"), re.compile(rb"[0-9]{1,18}")
 
 
@@ -39,7 +37,7 @@ class Body:
 
     Attributes:
         id: the sensor's tracking number.
-        frames: int64 [T], ascending, where it was seen. joints: float32 [T, 25, 3] in metres.
+        frames: int64 [T], ascending, the frames that show it. joints: float32 [T, 25, 3] in metres.
     """
 
     id: int
@@ -49,14 +47,14 @@ class Body:
 
 @dataclass(frozen=True)
 class Skeleton:
-    """A .skeleton file: how many frames it has, with or without anybody, and its bodies as they appear."""
+    """A .skeleton file: the number of frames, with or without bodies, and the bodies in the order of appearance."""
 
     frames: int
     bodies: list[Body]
 
 
 def parse(text: bytes) -> Skeleton:
-    """Read a .skeleton file's content.
+    """Parse the content of a .skeleton file.
 
     Raises:
         ValueError: "line N: what is wrong there".
@@ -74,7 +72,7 @@ def parse(text: bytes) -> Skeleton:
 
 
 def parse_by_line(text: bytes) -> Skeleton:
-    """`parse` in Python alone."""
+    """`parse` in Python."""
     lines = _Lines(text)
     bodies: dict[int, dict[int, list[list[float]]]] = {}
     frames = lines.count("the number of frames")
@@ -102,7 +100,7 @@ def parse_by_line(text: bytes) -> Skeleton:
 
 
 class _Lines:
-    """The lines of a text, white space at its end left out, with the number of the one last taken."""
+    """The lines of a text without space at its end, read one by one, with the number of the last one read."""
 
     def __init__(self, text: bytes):
         text = text.rstrip()
@@ -125,7 +123,7 @@ class _Lines:
     def count(self, what: str) -> int:
         line = self.next(what).strip(b" \t")
         if not _COUNT.fullmatch(line):
-            raise self.error(f"expected {what}, found '{_shown(line)}'")
+            raise self.error(f"expected {what}, found '{shown(line)}'")
         return int(line)
 
     def fields(self, expected: int, what: str) -> list[bytes]:
@@ -137,13 +135,13 @@ class _Lines:
     def check_numbers(self, fields: list[bytes]) -> None:
         for field in fields:
             if not _NUMBER.fullmatch(field) and not _UNKNOWN.fullmatch(field):
-                raise self.error(f"'{_shown(field)}' is no number")
+                raise self.error(f"'{shown(field)}' is no number")
 
 
 def _body_id(lines: _Lines) -> int:
     fields = lines.fields(BODY_FIELDS, "a body")
     if not _ID.fullmatch(fields[0]):
-        raise lines.error(f"expected the number of a body, found '{_shown(fields[0])}'")
+        raise lines.error(f"expected the number of a body, found '{shown(fields[0])}'")
     lines.check_numbers(fields)
     return int(fields[0])
 
@@ -153,11 +151,6 @@ def _joint(lines: _Lines) -> list[float]:
     lines.check_numbers(fields)
     coordinates = [float(field) for field in fields[:3]]
     for field, value in zip(fields, coordinates, strict=False):
-        if not abs(value) <= text_files.LARGEST:  # so written, NaN is wrong
-            raise lines.error(f"coordinate '{_shown(field)}' is not finite")
+        if not abs(value) <= text_files.LARGEST:  # `not <=` also refuses NaN
+            raise lines.error(f"coordinate '{shown(field)}' is not finite")
     return coordinates
-
-
-def _shown(text: bytes) -> str:
-    """What a message repeats of a file: its first characters, those that cannot be printed as ?."""
-    return "".join(chr(byte) if 32 <= byte < 127 else "?" for byte in text[:SHOWN])

@@ -1,15 +1,13 @@
-"""The files of ST-GCN's preparation of NTU RGB+D, which 2s-AGCN, CrosSCLR and others keep to.
+"""The files of ST-GCN's preparation of NTU RGB+D, a format also used by 2s-AGCN, CrosSCLR and others.
 
-Beside each other lie train_data.npy (or train_data_joint.npy, train_position.npy), [N, 3, 300, 25, 2], and
-train_label.pkl, (names, labels); and the same of "val" (or "test"). ST-GCN and CrosSCLR fill clips up with zeros,
-2s-AGCN each body by showing it again from its first frame. Their folder is called by the split (xsub, xview, xset).
+A folder holds train_data.npy (or train_data_joint.npy, train_position.npy), [N, 3, 300, 25, 2], and train_label.pkl,
+(names, labels); and the same for "val" (or "test"). ST-GCN and CrosSCLR pad clips with zeros; 2s-AGCN pads each body by
+repeating it from its first frame. The folder's name is the split (xsub, xview, xset).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +15,20 @@ import numpy as np
 import numpy.typing as npt
 
 from crrl.data.clips import Clips, FloatArray, IntArray, Split
-from crrl.data.readers.arrays import (
-    array_header,
-    as_list,
-    check_unique,
-    described,
-    join_bodies,
-    leave_out_empty,
-    ntu_facts,
-    ntu_split,
-    only_file,
-    warn_if_coarse,
-    warn_if_scores,
-    warn_of_actions,
-    without_padding,
-)
+from crrl.data.readers import arrays
+from crrl.data.readers.arrays import described
 from crrl.data.readers.pickles import read_pickle
 from crrl.errors import CrrlError
 from crrl.files import explain_damage, open_input
 
 BODIES, NUM_JOINTS = 2, 25
-MOST_CLASSES = 10_000
+
 MANY = 64
-"""Frames like the first beyond which repetitions are not looked for from each of them."""
+"""Frames equal to the first from which on repetitions are found by a linear-time search."""
 
 
 def find_files(root: Path) -> list[Path]:
-    """The data and label files of the training side, then of the other, in `root`.
+    """The data and label files in `root`, of the training side and then of the other.
 
     Raises:
         CrrlError: one is missing, or there are several (joints and bones, say).
@@ -51,21 +36,21 @@ def find_files(root: Path) -> list[Path]:
     files = []
     for sides, what in ((["train"], "training"), (["val", "test"], "validation")):
         data = [f"{side}_{kind}.npy" for side in sides for kind in ("data", "data_joint", "position")]
-        files.append(only_file(root, data, f"ST-GCN file of {what} data ({data[0]}, {data[1]} or {data[2]})"))
+        files.append(arrays.only_file(root, data, f"ST-GCN file of {what} data ({data[0]}, {data[1]} or {data[2]})"))
         labels = [f"{side}_label.pkl" for side in sides]
-        files.append(only_file(root, labels, f"ST-GCN file of {what} labels ({labels[0]})"))
+        files.append(arrays.only_file(root, labels, f"ST-GCN file of {what} labels ({labels[0]})"))
     return files
 
 
 def load(files: list[Path]) -> Clips:
     """Read the four files that `find_files` found: two bodies, [ΣT, 50, 3], and their split.
 
-    That is "cross-subject" in a folder called xsub, "cross-view" in xview, "cross-setup" in xset or xsetup, and else
-    "default".
+    The split is "cross-subject" in a folder called xsub, "cross-view" in xview, "cross-setup" in xset or xsetup, and
+    else "default".
 
-    Zero frames at the end of a clip and repetitions (see `without_repetition`) are taken for filling and left out; zero
-    frames elsewhere stay. A clip of zeros alone is left out, with a warning. The data stay on the disk (memory-mapped),
-    and are taken from there clip by clip.
+    Zero frames at the end of a clip and repetitions (`without_repetition`) are padding and left out; zero frames
+    elsewhere are kept. A clip of zeros alone is left out, with a warning. The data are memory-mapped and read clip by
+    clip.
 
     Raises:
         CrrlError: a file is damaged or has another shape, the files do not fit each other, or no clip shows a body.
@@ -73,27 +58,28 @@ def load(files: list[Path]) -> Clips:
     data = [_open(path) for path in files[::2]]
     sides = [_labels(path, len(array)) for path, array in zip(files[1::2], data, strict=True)]
     names, labels = sides[0][0] + sides[1][0], np.concatenate([sides[0][1], sides[1][1]])
-    check_unique(files[3], names)
+    arrays.check_unique(files[3], names)
+    folder = files[0].parent
+    train, test = np.arange(len(data[0])), np.arange(len(data[0]), len(names))
     clips = Clips.from_arrays(
-        (clip for array in data for clip in _clips(array)),
+        (_clip(clip) for array in data for clip in array),
         labels=labels,
-        names=[f"{path}, {name}" for path, side in zip(files[::2], sides, strict=True) for name in side[0]],
+        names=names,
+        places=[f"{path}, {name}" for path, side in zip(files[::2], sides, strict=True) for name in side[0]],
         class_names=[str(number) for number in range(1, int(labels.max()) + 2)],
-        **ntu_facts(names),
+        splits={arrays.ntu_split(os.path.basename(os.path.abspath(folder)), "default"): Split(train, {"all": test})},
+        **arrays.ntu_facts(names),
         allow_empty=True,
     )
-    warn_of_actions(files[0].parent, names, labels.tolist())
-    warn_if_scores(files[0], clips.frames)
-    train, test = np.arange(len(data[0])), np.arange(len(data[0]), len(clips))
-    folder = files[0].parent
-    splits = {ntu_split(os.path.basename(os.path.abspath(folder)), "default"): Split(train, {"all": test})}
-    return leave_out_empty(folder, replace(clips, names=tuple(names), splits=splits))
+    arrays.warn_of_actions(folder, names, labels.tolist())
+    arrays.warn_if_scores(files[0], clips.frames)
+    return arrays.leave_out_empty(folder, clips)
 
 
 def _open(path: Path) -> npt.NDArray[Any]:
     with explain_damage(path, "damaged, cut short or no .npy file", "restore it"):
         with open_input(path, "a .npy array", "npy", only=True) as file:
-            array_header(file)
+            arrays.array_header(file)
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     shape = array.shape
     fits = len(shape) == 5 and (shape[1], *shape[3:]) == (3, NUM_JOINTS, BODIES) and 0 not in shape
@@ -104,13 +90,13 @@ def _open(path: Path) -> npt.NDArray[Any]:
         )
     if path.stat().st_size != array.offset + array.nbytes:
         raise CrrlError(f"{path} is damaged: it is longer than its {list(shape)} numbers; restore it")
-    warn_if_coarse(path, array.dtype)
+    arrays.warn_if_coarse(path, array.dtype)
     return array
 
 
 def _labels(path: Path, count: int) -> tuple[list[str], IntArray]:
-    content = as_list(read_pickle(path))
-    names, labels = map(as_list, content) if content is not None and len(content) == 2 else (None, None)
+    content = arrays.as_list(read_pickle(path))
+    names, labels = map(arrays.as_list, content) if content is not None and len(content) == 2 else (None, None)
     if names is None or labels is None or not len(names) == len(labels) == count:
         found = f", but of {len(names)} and {len(labels)}" if names is not None and labels is not None else ""
         raise CrrlError(f"{path} is no pair of {count} names and {count} labels, as many as clips{found}: restore it")
@@ -118,23 +104,22 @@ def _labels(path: Path, count: int) -> tuple[list[str], IntArray]:
         if not isinstance(name, str):
             raise CrrlError(f"{path} holds names that are no text, but {described(name)}: restore it")
     for label in labels:
-        if type(label) is not int or not 0 <= label < MOST_CLASSES:
+        if type(label) is not int or not 0 <= label < arrays.MOST_CLASSES:
             raise CrrlError(f"{path} holds labels that are no numbers of classes, but {described(label)}: restore it")
     return names, np.array(labels, np.int64)
 
 
-def _clips(array: npt.NDArray[Any]) -> Iterator[FloatArray]:
-    for clip in array:
-        yield join_bodies(without_padding(without_repetition(np.asarray(clip).transpose(1, 3, 2, 0))))
+def _clip(clip: npt.NDArray[Any]) -> FloatArray:
+    return arrays.join_bodies(arrays.without_padding(without_repetition(np.asarray(clip).transpose(1, 3, 2, 0))))
 
 
 def without_repetition(bodies: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Bodies [T, M, V, 3] without what 2s-AGCN fills them up with: cut where the first body begins again.
+    """Bodies [T, M, V, 3] without the padding of 2s-AGCN: cut where the first body starts again.
 
-    That is at the smallest P, 2 to T - 1, for which its frames P to T - 1 are its frames 0 to T - P - 1, number by
-    number. The other bodies, filled by their own lengths, do not count. Sensors never repeat themselves so, but where
-    nothing moves: a first body that is the same in every frame (P = 1) is left as it is, and so is one that is absent
-    from the first frame. A clip filled up with zeros has no such P: its last frames are none that come again.
+    The cut is at the smallest P, 2 to T - 1, for which frames P to T - 1 of the first body equal its frames 0 to
+    T - P - 1 exactly. Other bodies are padded by lengths of their own and do not count. A sensor never repeats itself
+    exactly unless nothing moves: a first body that is constant (P = 1) is unchanged, and so is one that is absent from
+    the first frame. A clip padded with zeros has no such P.
     """
     first = bodies[:, 0]
     if not first[0].any():
@@ -148,10 +133,7 @@ def without_repetition(bodies: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _period(values: list[int]) -> int:
-    """The smallest P for which values[P:] are values[:-P], len(values) where there is none, in a time linear in it.
-
-    By the borders of Knuth, Morris and Pratt.
-    """
+    """The smallest P with values[P:] == values[:-P], else len(values), in linear time (Knuth-Morris-Pratt borders)."""
     borders = [0] * len(values)
     border = 0
     for place in range(1, len(values)):

@@ -1,11 +1,11 @@
-"""`synthetic`, the data set that needs no download: procedural motion of 25 joints, as three depth cameras see it.
+"""`synthetic`, the data set without download: procedural motion of 25 joints, seen by three simulated depth cameras.
 
-Every clip starts as joint angles over time, goes through forward kinematics over a body of fixed bone lengths, and is
-then seen by a camera with its own place and noise. The body frame is x to the body's left, y up, z forward, with the
-floor at y = 0; angles are in degrees, shifts of the whole body in centimetres, positions in metres. The actions come in
-pairs that share a posture and differ in motion (order or tempo), or share a motion and differ in posture. How much
-people, moments and cameras differ is chosen so that what takes no training, raw coordinates and a random encoder, tells
-the actions apart about as well as those of public sets.
+A clip starts as joint angles over time, is turned into positions by forward kinematics over a body of fixed bone
+lengths, and is then seen by a camera with its own position and noise. The body frame has x to the body's left, y up and
+z forward, with the floor at y = 0. Angles are in degrees, shifts of the whole body in centimetres, positions in metres.
+The actions come in pairs that share a posture and differ in motion (order or tempo), or share a motion and differ in
+posture. The variation of people, moments and cameras is chosen so that methods without training, raw coordinates and a
+random encoder, reach about the same accuracy as on public data sets.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _SUBJECTS = range(1, 13)
 _REPETITIONS = range(1, 3)
 _VIEWS = range(1, 4)
 
-# Parent of each joint, in the joint order of Kinect v2 and NTU RGB+D.
+# The parent of each joint, in the joint order of Kinect v2 and NTU RGB+D.
 _PARENTS = (-1, 0, 20, 2, 20, 4, 5, 6, 20, 8, 9, 10, 0, 12, 13, 14, 0, 16, 17, 18, 1, 7, 7, 11, 11)
 _ORDER = (1, 20, 2, 3, 4, 5, 6, 7, 21, 22, 8, 9, 10, 11, 23, 24, 12, 13, 14, 15, 16, 17, 18, 19)
 _TORSO, _LEGS, _FEET = [1, 2, 3, 20], [13, 14, 15, 17, 18, 19], [14, 15, 18, 19]
 _ARMS, _SHOULDERS = [5, 6, 7, 9, 10, 11, 21, 22, 23, 24], [4, 8]
 _LEFT_TO_RIGHT = {4: 8, 5: 9, 6: 10, 7: 11, 12: 16, 13: 17, 14: 18, 15: 19, 21: 23, 22: 24}
 
-# Bone from the parent to each joint in metres, standing, arms down, 1.70 m tall; the right side mirrors the left.
+# The bone from the parent to each joint in metres, for a person of 1.70 m with arms down; the right side is mirrored.
 _BONES = {
     1: (0.0, 0.29, 0.0), 20: (0.0, 0.22, 0.0), 2: (0.0, 0.07, 0.0), 3: (0.0, 0.15, 0.02),
     4: (0.17, -0.03, 0.0), 5: (0.02, -0.28, 0.0), 6: (0.0, -0.25, 0.0), 7: (0.0, -0.08, 0.0),
@@ -47,14 +47,14 @@ _BONES = {
     12: (0.08, -0.03, 0.0), 13: (0.01, -0.41, 0.0), 14: (0.0, -0.39, 0.0), 15: (0.01, -0.07, 0.13),
 }  # fmt: skip
 
-# What each angle turns: (joint, axis, share). Lean tips the pelvis too, so the hips turn back to keep the legs.
+# The rotations by each angle: (joint, axis, share). Lean tips the pelvis too, so the hips turn back to keep the legs.
 _TRUNK_DOFS = {
     "lean": ((0, 0, 0.6), (1, 0, 0.4), (12, 0, -0.6), (16, 0, -0.6)),
     "tilt": ((1, 2, 1.0),),
     "turn": ((1, 1, 1.0),),
     "nod": ((2, 0, 1.0),),
 }
-# Of the left side; the right side turns the other way about y and z. Arms, hips and toes lift forward, arms twist out.
+# The left side; the right one turns the other way about y and z. Arms, hips and toes lift forward, arms twist out.
 _SIDE_DOFS = {
     "arm": (4, 0, -1.0), "arm_out": (4, 2, 1.0), "arm_twist": (4, 1, 1.0), "elbow": (5, 0, -1.0), "hand": (6, 0, -1.0),
     "hip": (12, 0, -1.0), "hip_out": (12, 2, 1.0), "knee": (13, 0, 1.0), "ankle": (14, 0, -1.0),
@@ -101,7 +101,7 @@ def _rub_hands(phase: Array) -> Pose:
 
 
 def _through(*keys: Key) -> Motion:
-    """A motion through key poses evenly spread over progress 0 to 1, easing in and out of each."""
+    """A motion through key poses, evenly spaced over progress 0 to 1, with a smooth transition between them."""
 
     def motion(progress: Array) -> Pose:
         place = progress * (len(keys) - 1)
@@ -120,7 +120,7 @@ def _both(**angles: float) -> Key:
 
 
 def _pose_rows(pose: Pose, frames: int) -> Array:
-    """A pose as float64 [frames, D], one column for each of `_DOFS`; what it leaves out stays 0."""
+    """A pose as float64 [frames, D], a column for each of `_DOFS`; missing angles are 0."""
     rows = np.zeros((frames, len(_DOFS)))
     for name, value in pose.items():
         rows[:, _DOFS.index(name)] = value
@@ -172,11 +172,11 @@ _STEP_OVER = _through(
 
 @dataclass(frozen=True)
 class _Action:
-    """A motion over progress 0 to 1 or, given a rate, over the phase in radians of a repeated movement.
+    """A motion over progress 0 to 1 or, with a rate, over the phase in radians of a repeated movement.
 
     Attributes:
-        seconds: shortest and longest duration at tempo 1, without the standing before and after.
-        rate: least and most repetitions a second at tempo 1.
+        seconds: shortest and longest duration at tempo 1, without standing before and after.
+        rate: lowest and highest repetitions a second at tempo 1.
     """
 
     motion: Motion
@@ -207,10 +207,10 @@ class _Subject:
     """A body and a manner of moving.
 
     Attributes:
-        bones: float64 [25, 3], from each joint's parent to the joint, metres.
-        tempo, amplitude: factors on speed and on the angles of a motion.
+        bones: float64 [25, 3], from the parent to each joint, metres.
+        tempo, amplitude: factors on the speed and on the angles of a motion.
         bias: float64 [D], a habitual posture added to every pose, degrees.
-        left_handed: does mirrored what others do with the right.
+        left_handed: mirrors right-handed motions.
     """
 
     bones: Array
@@ -242,8 +242,8 @@ def generate(seed: int = 0) -> Clips:
     """Make the data set: 14 actions, 12 subjects, 2 repetitions, 3 cameras, 1008 clips at 30 frames a second.
 
     Frames are float32 [ΣT, 25, 3] in metres in the camera's frame (x to the camera's left, y up, z away from it). The
-    splits are "cross-subject" (the default), "cross-view", and within the former's training half "validation" and the
-    folds "validation-1" to "validation-4", of two subjects each.
+    splits are "cross-subject" (the default), "cross-view", and within the training half of the former "validation" and
+    the folds "validation-1" to "validation-4", of two subjects each.
 
     Args:
         seed: at least 0; the same seed gives the same clips.
@@ -259,25 +259,23 @@ def generate(seed: int = 0) -> Clips:
             names.append(f"{action}_s{subject:02}_r{repetition}_c{view}")
     labels, subjects, views = np.array(facts, np.int64).T
     classes = tuple(_ACTIONS)
-    made = Clips.from_arrays(clips, labels=labels, names=names, class_names=classes, subjects=subjects, views=views)
-    made.splits.update(_splits(labels, subjects, views))
-    return made
+    splits = _splits(labels, subjects, views)
+    return Clips.from_arrays(
+        clips, labels=labels, names=names, class_names=classes, subjects=subjects, views=views, splits=splits
+    )
 
 
 def _splits(labels: IntArray, subjects: IntArray, views: IntArray) -> dict[str, Split]:
-    def split(train: npt.NDArray[np.bool_], test: npt.NDArray[np.bool_]) -> Split:
-        return Split(np.flatnonzero(train), {"all": np.flatnonzero(test)})
-
     known = {
-        "cross-subject": split(subjects <= 8, subjects > 8),
-        "cross-view": split(views != 1, views == 1),
-        "validation": split(subjects <= 6, (subjects > 6) & (subjects <= 8)),
+        "cross-subject": Split.of(subjects <= 8),
+        "cross-view": Split.of(views != 1),
+        "validation": Split.of(subjects <= 6, (subjects > 6) & (subjects <= 8)),
     }
     return known | validation_folds(known["cross-subject"].train, labels, subjects)
 
 
 def _stream(seed: int, kind: str, *key: int) -> np.random.Generator:
-    """Random numbers of their own for each thing made, so that a new action leaves the others as they were."""
+    """A random generator for each thing made, so that a new action does not change the others."""
     return np.random.default_rng(np.random.SeedSequence([seed, zlib.crc32(kind.encode()), *key]))
 
 
@@ -299,7 +297,7 @@ def _subject(seed: int, number: int) -> _Subject:
     )
 
 
-# Where a relaxed body stands, and by how many degrees people and moments differ from it: least in what bears weight.
+# A relaxed posture, and by how many degrees people and moments differ from it: least in joints that bear weight.
 _STANDING = _pose_rows({"lean": 2, **_both(arm=3, arm_out=7, elbow=12, hand=5, hip_out=3)}, 1)[0]
 _LOOSE_ARMS = _both(arm=14, arm_out=8, arm_twist=18, elbow=18, hand=16)
 _LOOSE_LEGS = _both(hip=4, hip_out=4, knee=4)
@@ -320,7 +318,7 @@ def _performance(subject: _Subject, action: _Action, rng: np.random.Generator) -
 
 
 def _act(action: _Action, time: Array, active: float, tempo: float, rng: np.random.Generator) -> Array:
-    """The pose, float64 [T, D], at each time in frames from the action's start; it is over after `active` frames."""
+    """The pose, float64 [T, D], at each time in frames from the action's start; it ends after `active` frames."""
     if action.rate is None:
         progress = np.clip(time / active, 0, 1)
         hurry = rng.uniform(-0.12, 0.12)
@@ -332,7 +330,7 @@ def _act(action: _Action, time: Array, active: float, tempo: float, rng: np.rand
 
 
 def _wander(frames: int, rng: np.random.Generator) -> Array:
-    """How posture differs at this moment and slowly changes, float64 [T, D] in degrees."""
+    """The slowly changing deviation from the posture, float64 [T, D] in degrees."""
     time = np.arange(frames)[:, None] / _FPS
     speed, start = rng.uniform(0.2, 0.7, len(_DOFS)), rng.random(len(_DOFS))
     here, drift = rng.normal(0, 0.6, len(_DOFS)), rng.normal(0, 0.3, len(_DOFS))
@@ -342,7 +340,7 @@ def _wander(frames: int, rng: np.random.Generator) -> Array:
 
 
 def _mirror() -> Array:
-    """The matrix [D, D] that makes of a pose its mirror image."""
+    """The matrix [D, D] that mirrors a pose."""
     matrix = np.zeros((len(_DOFS), len(_DOFS)))
     for source, name in enumerate(_DOFS):
         other = {"l_": "r_", "r_": "l_"}.get(name[:2], name[:2]) + name[2:]
@@ -351,7 +349,7 @@ def _mirror() -> Array:
 
 
 def _turns() -> Array:
-    """What each angle adds to each joint's rotation, float64 [D, 25, 3]."""
+    """The share of each angle in the rotation of each joint, float64 [D, 25, 3]."""
     turns = np.zeros((len(_DOFS), 25, 3))
     for name, parts in _TRUNK_DOFS.items():
         for joint, axis, share in parts:
@@ -368,7 +366,7 @@ _MIRROR, _TURNS = _mirror(), _turns()
 def _body(bones: Array, pose: Array) -> Array:
     """Forward kinematics: pose [T, D] to joints, float64 [T, 25, 3] in metres, the lowest foot on the floor."""
     turns = np.deg2rad(np.tensordot(pose, _TURNS, 1))
-    # Swing, then twist about the bone: unlike Euler angles, this has no singular pose in an arm's reach.
+    # Swing, then twist about the bone: unlike Euler angles, this has no singular pose that an arm can reach.
     world = _rotation(turns * (1, 0, 1)) @ _rotation(turns * (0, 1, 0))
     joints = np.zeros((len(pose), 25, 3))
     for joint in _ORDER:
@@ -394,7 +392,7 @@ def _rotation(vectors: Array) -> Array:
 
 
 def _place(joints: Array, rng: np.random.Generator) -> Array:
-    """Put a body somewhere in the room, facing roughly the front camera, turning and drifting a little."""
+    """Put a body into the room, facing roughly the front camera, turning and drifting a little."""
     time = np.linspace(0, 1, len(joints))[:, None]
     facing = np.deg2rad(rng.normal(0, 40) + rng.normal(0, 5) * time)
     spot = rng.normal(0, 0.2, 2) + rng.normal(0, 0.04, 2) * time
@@ -411,7 +409,7 @@ def _see(joints: Array, camera: _Camera) -> Array:
     return np.asarray((joints - place) @ rotation.T)
 
 
-# Metres of noise at each joint in plain sight: hands and feet are small and fast.
+# The noise of each visible joint in metres: most at hands and feet, which are small and fast.
 _SIGMA = np.full(25, 0.012)
 _SIGMA[[6, 10, 14, 18]] = 0.018
 _SIGMA[[7, 11, 15, 19]] = 0.028
@@ -419,7 +417,7 @@ _SIGMA[[21, 22, 23, 24]] = 0.04
 
 
 def _sense(joints: Array, noise: float, rng: np.random.Generator) -> Array:
-    """What a sensor makes of joints [T, 25, 3] in its frame: jitter, worse where hidden, and now and then a jump."""
+    """Sensor noise for joints [T, 25, 3] in the camera's frame: jitter, stronger if hidden, and occasional jumps."""
     hidden = _hidden(joints)
     jitter = rng.normal(size=(len(joints) + 1, *joints.shape[1:]))
     jitter = (jitter[1:] + 0.8 * jitter[:-1]) / 1.28  # trackers smooth, so neighbouring frames err alike
@@ -429,7 +427,7 @@ def _sense(joints: Array, noise: float, rng: np.random.Generator) -> Array:
 
 
 def _hidden(joints: Array) -> Array:
-    """How far the torso hides each joint, being in front of it and near it: 0 to 1, float64 [T, 25]."""
+    """How much the torso hides each joint, by being in front of it and near it: 0 to 1, float64 [T, 25]."""
     apart = joints - joints[:, [1]]
     behind = 1 / (1 + np.exp(-(apart[..., 2] - 0.08) / 0.03))
     return behind * np.exp(-((apart[..., 0] / 0.25) ** 2))

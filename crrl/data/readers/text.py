@@ -1,7 +1,7 @@
-"""What the readers of text formats share: lines with their numbers, numbers in columns, errors that name the line.
+"""Shared by the readers of text formats: numbered lines, numbers in columns, errors with line numbers, remarks.
 
-Whatever is not understood is refused with its line. What can be read but should be known (a last line without its
-break) is a remark: readers collect them, and `tell` makes one warning of each for all files of a data set.
+Anything that is not understood is an error with its line. What can be read but should be known (a last line without a
+line break) is a remark: readers collect remarks, and `tell` turns each into one warning for all files of a data set.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from crrl.files import read_bytes
 
 LARGEST = float(np.finfo(np.float32).max)
 FEW = 8
-"""Rows that are parsed one by one: NumPy's parser, which is much faster, takes longer to begin."""
+"""Rows that are parsed one by one: for more of them NumPy's parser, which is slow to start, is faster."""
 MEND = "mend that line, or restore the file"
 CUT_SHORT = "the file is cut short; restore it"
 UNENDED = "without a line break at the end: the last number may have lost digits"
-"""The remark on a file whose last line is whole, but not ended."""
+"""The remark on a file whose last line is complete but has no line break."""
 
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -32,37 +32,38 @@ _BREAK = re.compile(r"[\n\r\x85\u2028\u2029]|" + _UNPRINTABLE.pattern)
 
 
 class Line(NamedTuple):
-    """One line that is not blank: its number in the file, from 1, and its text without space around it."""
+    """A line that is not blank: its number in the file, from 1, and its text without surrounding space."""
 
     number: int
     text: str
 
 
 class Unended(Line):
-    """The last line of a file that has no line break at its end."""
+    """The last line of a file, without a line break at its end."""
 
 
 def line_error(path: Path, line: Line | int, problem: str, remedy: str = MEND) -> CrrlError:
-    """The error for `path` at a line (or line number); the caller raises it."""
+    """The error for a line (or line number) of `path`; the caller raises it."""
     number = line if isinstance(line, int) else line.number
     return CrrlError(f"{path}, line {number}: {problem}: {remedy}")
 
 
 def read_lines(path: Path, what: str = "text", *kinds: str) -> list[Line]:
-    """The lines of a text file in UTF-8 (ASCII, that is, in most formats) that are not blank.
+    """The lines of a UTF-8 text file that are not blank.
 
-    LF or CR LF ends a line, in a file without any LF also CR. A CR elsewhere is refused, as any other unprintable
-    character but tabs: it may have been a sign or a digit. The last line is an `Unended` one where nothing ends it.
+    Lines end in LF or CR LF; in a file without any LF, in CR. A CR elsewhere is refused, as is any unprintable
+        character
+    except a tab: it may be a damaged sign or digit. The last line is `Unended` if it has no line break.
 
     Args:
-        what: the file should be, in words, and `kinds` of `crrl.files.open_input` that it may be.
+        what: the expected kind of file, in words, and `kinds`, as for `crrl.files.open_input`.
 
     Raises:
         CrrlError: the file cannot be read, is empty, of another kind or in another encoding.
     """
     content = read_bytes(path, what, *kinds)
     try:
-        text = content.decode("utf-8-sig").removesuffix("\x1a")  # DOS marks the end of a file so
+        text = content.decode("utf-8-sig").removesuffix("\x1a")  # the end-of-file mark of DOS
     except UnicodeDecodeError as error:
         number = content.count(b"\n", 0, error.start) + 1
         raise line_error(path, number, f"not UTF-8 ({error.reason})", "save it as UTF-8, or restore it") from error
@@ -84,7 +85,7 @@ def read_lines(path: Path, what: str = "text", *kinds: str) -> list[Line]:
 
 
 def remarks_on(lines: Sequence[Line]) -> list[str]:
-    """UNENDED, where the last of these lines is so; for readers whose rows are whole by their own account."""
+    """[UNENDED] if the last of these lines has no line break, else []; for readers that count what a row must hold."""
     return [UNENDED] if isinstance(lines[-1], Unended) else []
 
 
@@ -94,7 +95,7 @@ def _unprintable(path: Path, number: int, character: str) -> CrrlError:
 
 
 def tell(remarks: Iterable[tuple[Path, str]]) -> None:
-    """One warning for each remark, by the first file it is made on and the number of the others."""
+    """Give one warning for each remark: the first file it is about, and the number of the others."""
     files: dict[str, list[Path]] = {}
     for path, remark in remarks:
         files.setdefault(remark, []).append(path)
@@ -104,13 +105,13 @@ def tell(remarks: Iterable[tuple[Path, str]]) -> None:
 
 
 def numbers(path: Path, rows: Sequence[Line], columns: int, after: str = "") -> npt.NDArray[np.float64]:
-    """Rows of `columns` decimal numbers apart by space, finite in float32 too, float64 [len(rows), columns].
+    """Parse rows of `columns` decimal numbers, separated by space and finite in float32: float64 [len(rows), columns].
 
     Args:
-        after: what each row starts with, before its numbers; of another case, perhaps.
+        after: a prefix of each row, to skip; its case may differ.
 
     Raises:
-        CrrlError: a row has another count, or a word in it is no finite number.
+        CrrlError: a row has another count, or a word that is no finite number.
     """
     texts = [row.text[len(after) :] for row in rows]
     if len(texts) > FEW and columns and all(text.strip() for text in texts):
