@@ -261,7 +261,7 @@ class GRU(nn.GRU):
     def _refuse(
         self, input: Tensor | PackedSequence, hx: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor | PackedSequence, Tensor]:
-        """Let torch.nn.GRU handle arguments that do not fit: it mostly raises its own error; an empty batch it serves."""
+        """Leave arguments that do not fit to torch.nn.GRU: mostly it raises its own error; an empty batch it serves."""
         output, h_n = super().forward(input, hx)
         if h_n.numel() and (lengths is not None or not self.reverse):
             raise RuntimeError("a weight has another shape than the layers take")  # torch broadcasts biases
