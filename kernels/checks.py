@@ -1,4 +1,4 @@
-"""What the launchers ask of their tensors before they hand addresses to a kernel."""
+"""What the launchers require of tensors before they hand addresses to a kernel."""
 
 from __future__ import annotations
 

@@ -1,19 +1,19 @@
 """InfoNCE over a queue of keys (Eq. 6): the loss, the gradient of the queries, the enqueue; no logits in memory.
 
 With l_j the logit of key j and p its softmax over the positive (0) and the queue, the gradient of a normalised query is
-(Σ_j p_j·k_j − k_0)/τ: attention whose keys and values are the queue. Its part along the query, which normalisation
-takes away, is Σ_j p_j·(l_j − l_0), a number that falls out of the softmax, so that the columns of dq are independent.
+(Σ_j p_j·k_j − k_0)/τ: attention whose keys and values are the queue. Normalisation removes its component along the
+query, Σ_j p_j·(l_j − l_0). The softmax yields this number, so the columns of dq can be computed independently.
 
-Two launches. Few keys and rows: a program of the first has a row and multiplies whole tiles of the queue by it, so that
-its two passes over the channels are few and long; the second adds up the losses and enqueues. Otherwise the first deals
-the queue out in splits, a running softmax each; the second combines them in a fixed order and enqueues.
+There are two launches. With few keys and rows, a program of the first takes one row and multiplies whole tiles of the
+queue by it, so that its two passes over the channels have few and long iterations; the second adds up the losses and
+enqueues. Otherwise the first divides the queue into splits, with a running softmax for each; the second combines the
+splits in a fixed order and enqueues.
 
-A 16-bit queue that is dealt out is multiplied by tensor cores: the float32 factor goes in as the sum of two numbers of
-the queue's dtype, each product is exact and sums are float32. A float32 queue is multiplied in exact float32 (ieee),
-which tensor cores cannot do: there the arithmetic, not the memory, is likely to be the bound. A tile of the queue is
-read once from memory and again from a cache: for the sum of keys after the logits, and by every program that has other
-columns or rows of the same split. All this was chosen by counting bytes and registers; it has not been timed on a
-card.
+Splits of a 16-bit queue are multiplied by tensor cores: the float32 factor enters as the sum of two numbers of the
+queue's dtype, each product is exact, and sums are float32. A float32 queue is multiplied in exact float32 (ieee), which
+tensor cores cannot do, so that arithmetic rather than memory is likely to be the bound. A tile of the queue is read
+once from memory and again from a cache: for the sum of keys after the logits, and by the programs with other columns or
+rows of the same split. All this was chosen by counting bytes and registers; it has not been timed on a card.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class Launch:
     """Sizes of the launches of `info_nce`, all powers of two but splits and keys_per_split.
 
     Attributes:
-        splits: parts of the queue, each a program's; 0: a program of the first launch has a row and the whole queue.
+        splits: parts of the queue, one for a program; 0: a program of the first launch takes a row and the whole queue.
         keys_per_split: keys of every split but the last, which may have fewer.
-        rows: queries of a program's tile. keys: keys of it.
-        depth: channels that a product of the logits takes at a time.
+        rows: queries in a program's tile. keys: keys in that tile.
+        depth: channels that a product for the logits takes at a time.
         columns: channels of the sum of keys that a program of the first launch holds.
         warps: of a program of the first launch.
     """
@@ -51,9 +51,9 @@ class Launch:
 
 
 PROGRAMS = 128
-"""Programs that the first of two launches is dealt to, where there are keys enough: the processors of a large card.
+"""Programs of the first launch, if there are enough keys: about the number of multiprocessors of a large card.
 
-Fixed, so that results do not depend on the card. More would be more partial sums to write and to read.
+Fixed, so that results do not depend on the card. More programs would write and read more partial sums.
 """
 
 COMBINED_ROWS = 16
@@ -66,14 +66,14 @@ ENQUEUED_ROWS = 16
 """Keys that a program of the second launch enqueues."""
 
 TILE = 1 << 15
-"""Numbers of the queue that a program of a row holds: 128 registers of each of its 256 threads."""
+"""Elements of the queue that a program for one row holds: 128 registers in each of its 256 threads."""
 
 STRIDES = 1 << 22
-"""Places within a tile of at most 512 rows are int32."""
+"""Strides are below this, so that offsets within a tile of at most 512 rows fit int32."""
 
 
 def launch_sizes(batch: int, keys: int, channels: int, exact: bool) -> Launch:
-    """The sizes for q [batch, channels] and a queue [keys, channels], of float32 (`exact`) or 16 bit."""
+    """The sizes for q [batch, channels] and a queue [keys, channels] of float32 (`exact`) or of 16 bits."""
     if batch <= 64 and keys <= 128:
         height = max(16, triton.next_power_of_2(keys))
         width = min(TILE // height, max(16, triton.next_power_of_2(channels)))
@@ -97,11 +97,11 @@ def info_nce(
         q: [B, D] queries, L2-normalised here. k: [B, D] and queue: [K, D], L2-normalised. Each float32, bfloat16 or
             float16, any strides; the arithmetic is float32.
         temperature: τ.
-        pointer: int64 scalar, in 0..K − 1: the oldest entry of the queue. With it k, which shares no memory with the
-            queue, replaces the oldest keys after the last read of them, and the pointer moves on.
+        pointer: int64 scalar, in 0..K − 1: the oldest entry of the queue. If it is given, k replaces the oldest keys
+            after these were last read, and the pointer advances; k must not share memory with the queue.
 
     Returns:
-        loss, a float32 scalar; dq [B, D], its gradient by q, in q's dtype.
+        loss, a float32 scalar; dq [B, D], its gradient with respect to q, in q's dtype.
 
     Raises:
         ValueError: a tensor has another shape, dtype or device.

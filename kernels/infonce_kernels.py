@@ -1,6 +1,6 @@
-"""The kernels of crrl.kernels.infonce, which says what they compute.
+"""The kernels of crrl.kernels.infonce, whose docstring says what they compute.
 
-A matrix comes with both its strides. The place of a tile is int64, places within it are int32, which saves registers.
+A matrix comes with both strides. The offset of a tile is int64; offsets within it are int32, which saves registers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import triton.language as tl
 
 @triton.jit
 def _places(i, j, stride_i, stride_j, HEIGHT: tl.constexpr, WIDTH: tl.constexpr):
-    """Where the elements of the tile [HEIGHT, WIDTH] at (i, j) are."""
+    """The offsets of the elements of the tile [HEIGHT, WIDTH] at (i, j)."""
     first = tl.cast(i, tl.int64) * stride_i + tl.cast(j, tl.int64) * stride_j
     return first + (tl.arange(0, HEIGHT)[:, None] * stride_i + tl.arange(0, WIDTH)[None, :] * stride_j)
 
@@ -41,7 +41,7 @@ def _product(narrow, wide, total):
 
 @triton.jit
 def _positives(q, k, row, q_row, q_column, k_row, k_column, scale, B, D, ROWS: tl.constexpr, DEPTH: tl.constexpr):
-    """Of each row, 1 / norm as F.normalize has it, the positive's logit and whether the norm has a gradient: [ROWS]."""
+    """For each row: 1 / norm as in F.normalize, the positive's logit, and whether the norm has a gradient; [ROWS]."""
     squares = tl.zeros([ROWS], tl.float32)
     products = tl.zeros([ROWS], tl.float32)
     for column in range(0, D, DEPTH):
@@ -59,7 +59,7 @@ def _logits(
     q, queue, row, key, inverse, q_row, q_column, queue_row, queue_column, scale, B, K, D,
     ROWS: tl.constexpr, KEYS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """[KEYS, ROWS]: keys come first because tensor cores want many rows on that side, and a batch may have few."""
+    """The logits, [KEYS, ROWS]: keys come first, because tensor cores need many rows there and a batch may have few."""
     total = tl.zeros([KEYS, ROWS], tl.float32)
     for column in range(0, D, DEPTH):
         query = _load(q, column, row, q_column, q_row, D, B, DEPTH, ROWS).to(tl.float32) * inverse[None, :]
@@ -86,7 +86,7 @@ def row_kernel(
     q_row, q_column, k_row, k_column, queue_row, queue_column, scale, B, K, D,
     KEYS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """A program has a row: its logits, its loss and its dq, of a queue that is one tile high and few tiles wide."""
+    """A program takes one row: its logits, loss and dq, for a queue that is one tile high and few tiles wide."""
     row = tl.program_id(0)
     inverse, positive, sloping = _positives(q, k, row, q_row, q_column, k_row, k_column, scale, B, D, 1, COLUMNS)
     logits = tl.zeros([KEYS], tl.float32)
@@ -111,7 +111,7 @@ def row_kernel(
         at = _places(row, column, D, 1, 1, COLUMNS)
         tl.store(dq + at, gradient.to(dq.dtype.element_ty), _inside(row, column, B, D, 1, COLUMNS))
     if pointer is not None and row == 0:
-        tl.store(start, tl.load(pointer))  # many programs of the second launch read it, one writes the pointer
+        tl.store(start, tl.load(pointer))  # the second launch reads this copy, as it writes the pointer
 
 
 @triton.jit
@@ -139,7 +139,7 @@ def split_kernel(
     q_row, q_column, k_row, k_column, queue_row, queue_column, scale, B, K, D, column_blocks, keys_per_split,
     ROWS: tl.constexpr, KEYS: tl.constexpr, DEPTH: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    # The programs of one split are neighbours: what one has read of the queue the others find in the cache.
+    # The programs of one split are neighbours, so that what one has read of the queue is in the cache for the others.
     row, column = tl.program_id(0) // column_blocks * ROWS, tl.program_id(0) % column_blocks * COLUMNS
     split, splits = tl.program_id(1), tl.num_programs(1)
     inverse, positive, counts = _positives(q, k, row, q_row, q_column, k_row, k_column, scale, B, D, ROWS, DEPTH)
@@ -173,13 +173,13 @@ def split_kernel(
             tl.store(statistics + 3 * splits * B + rows, inverse, rows < B)
             tl.store(statistics + (3 * splits + 1) * B + rows, positive, rows < B)
             if pointer is not None and row == 0:
-                tl.store(start, tl.load(pointer))  # many programs of the second launch read it, one writes the pointer
+                tl.store(start, tl.load(pointer))  # the second launch reads this copy, as it writes the pointer
 
 
 @triton.jit
 def _combined(statistics, row, splits, B, SPLITS: tl.constexpr, ROWS: tl.constexpr):
-    """Over the positive and all splits, [ROWS] each: the largest logit, Σ exp(l − largest), that of the queue alone,
-    Σ p·(l − l_0), 1 / norm and l_0."""
+    """Over the positive and all splits, [ROWS] each: the largest logit, Σ exp(l − largest), the same sum over the queue
+    alone, Σ p·(l − l_0), 1 / norm and l_0."""
     rows = row + tl.arange(0, ROWS)
     ends = statistics + 3 * splits * B + rows
     inverse, positive = tl.load(ends, rows < B, 0.0), tl.load(ends + B, rows < B, 0.0)
@@ -199,7 +199,7 @@ def _gradient(
     q, k, dq, sums, statistics, row, column, q_row, q_column, k_row, k_column, scale, splits, B, D,
     SPLITS: tl.constexpr, STEP: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """COLUMNS elements of dq[row], whose sums over the splits are added up in a fixed order."""
+    """COLUMNS elements of dq[row]; the sums of the splits are added in a fixed order."""
     peak, whole, negatives, along, inverse, _ = _combined(statistics, row, splits, B, SPLITS, 1)
     total = tl.zeros([1, COLUMNS], tl.float32)
     for split in range(0, splits, STEP):
@@ -222,7 +222,7 @@ def finish_kernel(
     q_row, q_column, k_row, k_column, queue_row, queue_column, scale, splits, B, K, D, column_blocks,
     SPLITS: tl.constexpr, STEP: tl.constexpr, COLUMNS: tl.constexpr, ENQUEUED: tl.constexpr,
 ):  # fmt: skip
-    """Programs in this order: dq, B · column_blocks of them; the loss, one; the enqueue, the rest."""
+    """The programs, in this order: B · column_blocks for dq, one for the loss, the rest for the enqueue."""
     program = tl.program_id(0) - B * column_blocks
     if program < 0:
         row, column = tl.program_id(0) // column_blocks, tl.program_id(0) % column_blocks * COLUMNS

@@ -24,7 +24,7 @@ def ragged_gather(
 
     Args:
         frames: [ΣT, C], float32, bfloat16 or float16, contiguous. offsets: int64 [n + 1].
-        index: int64 [B], clips to take, each in 0..n − 1, which is not checked: that would wait for the device.
+        index: int64 [B], clips to take, each in 0..n − 1; this is not checked, as that would wait for the device.
         max_frames: T, at least the longest of these clips.
         dtype: of x and v; None: that of frames.
 
@@ -61,7 +61,7 @@ def _check(frames: Tensor, offsets: Tensor, index: Tensor, dtype: torch.dtype) -
 
 @triton.jit
 def _gather_kernel(frames, offsets, index, x, v, lengths, row, channels, blocks, BLOCK: tl.constexpr):
-    # A clip is one run of memory in the array and in its row of the batch, so that frames need no index of their own.
+    # A clip is contiguous in the array and in its row of the batch, so its elements need no index of frames.
     clip = (tl.program_id(0) // blocks).to(tl.int64)
     block = tl.program_id(0) % blocks
     taken = tl.load(index + clip)

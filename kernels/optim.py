@@ -1,8 +1,8 @@
-"""An optimizer step on flat buffers: clipping, SGD or Adam, and the momentum update (Eq. 5) of the keys behind it.
+"""An optimizer step on flat buffers: clipping, SGD or Adam, then the momentum update (Eq. 5) of the keys.
 
-One launch, or two where gradients are clipped: the first leaves sums of squares of parts of the gradient, and every
-program of the second adds them up in the same order. An element of a buffer is read once and written once; the gradient
-that is clipped is read twice.
+One launch, or two if gradients are clipped: the first leaves sums of squares of parts of the gradient, and every
+program of the second adds them up in the same order. Each element of a buffer is read once and written once; a clipped
+gradient is read twice.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from crrl.kernels.ema import follow
 
 BLOCK = 1024
 MAX_PARTS = 512
-"""Sums of squares that the first launch leaves at most; every program of the second reads them all."""
+"""The most sums of squares that the first launch leaves; every program of the second reads them all."""
 
 
 def flat_step(
@@ -43,10 +43,10 @@ def flat_step(
         first: SGD's momentum buffer (zeros before the first step) or Adam's exp_avg; written.
         second: Adam's exp_avg_sq, written; None for SGD.
         keys: written; None for no momentum update.
-        rates: float32 [4] on the device, so that a captured graph can be replayed with others: the learning rate;
+        rates: float32 [4] on the device, so that a captured graph can be replayed with new values: the learning rate;
             momentum or beta1; 1 − beta1^t and 1 − beta2^t, which Adam alone reads.
-        weight_decay: times the parameters is added to the gradients, in SGD as in Adam.
-        max_norm: gradients count as clip_grad_norm_ would scale them, by the 2-norm of all N; 0 does not clip.
+        weight_decay: this times the parameters is added to the gradients, in SGD as in Adam.
+        max_norm: gradients are scaled as by clip_grad_norm_, by the 2-norm of all N; 0: no clipping.
         boundary, momentum_head, momentum_tail: as in `ema_update`.
 
     Raises:
@@ -89,7 +89,7 @@ def _clip_factor(squares, count, max_norm, MAX_PARTS: tl.constexpr):
     part = tl.arange(0, MAX_PARTS)
     norm = tl.sqrt_rn(tl.sum(tl.load(squares + part, part < count, 0.0)))
     factor = max_norm / (norm + 1e-6)
-    return tl.where(factor > 1, 1.0, factor)  # not minimum: a norm that is NaN must stay one
+    return tl.where(factor > 1, 1.0, factor)  # not tl.minimum: a NaN norm must stay NaN
 
 
 @triton.jit

@@ -23,7 +23,7 @@ class ContrastiveMotionLearner(nn.Module):
         encoder: the query encoder, random or trained; the key encoder starts as its copy (Algorithm 1, line 2).
         queue_size: K, number of negatives. temperature: τ of Eq. 6.
         momentum_encoder: m of the key encoder (Eq. 5). momentum_mlp: m of the key MLP (Table IX); at 1 the key MLP has
-            a random start of its own and is never updated, below 1 it starts as a copy and follows.
+            its own random weights and is never updated, below 1 it starts as a copy and follows.
     """
 
     queue: Tensor
@@ -46,7 +46,7 @@ class ContrastiveMotionLearner(nn.Module):
 
     @property
     def follow(self) -> Follow:
-        """What follows the query encoder and MLP by Eq. 5 in the optimizer's own pass, and with which momenta."""
+        """The parameters that follow the query encoder and MLP by Eq. 5 in the optimizer's pass, with their momenta."""
         return [
             (list(self.key_encoder.parameters()), self.momentum_encoder),
             (list(self.key_mlp.parameters()), self.momentum_mlp),
@@ -57,9 +57,9 @@ class ContrastiveMotionLearner(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The query encoder's hidden states h [B, T, D] of coordinates x, and the keys [B, D] of `view` (Eq. 4).
 
-        x, view: [B, T, J·3], the latter velocities or what else the key encoder is to see, of lengths of its own where
-        `view_lengths` are given. Keys are L2-normalised and without gradient. On a GPU the two encoders share their
-        launches, unless the lengths differ.
+        x, view: [B, T, J·3]; `view` is velocities or another view for the key encoder, with its own lengths if
+        `view_lengths` is given. Keys are L2-normalised and have no gradient. On a GPU the two encoders share their
+        launches, unless `view_lengths` is given.
         """
         if view_lengths is None:
             view_lengths = lengths
@@ -72,11 +72,11 @@ class ContrastiveMotionLearner(nn.Module):
             return h, F.normalize(self.key_mlp(temporal_average(h_key, view_lengths)), dim=1)
 
     def loss(self, features: Tensor, keys: Tensor, enqueue: bool = False) -> Tensor:
-        """The loss of Eq. 6, a scalar, whose queries are the head's (Eq. 3).
+        """The loss of Eq. 6, a scalar; the query MLP makes the queries (Eq. 3).
 
         Args:
-            features: TAP of the query encoder, [B, D]; InfoNCE normalises what the head makes of them.
-            keys: [B, D], L2-normalised. enqueue: they take their place in the queue by the same call.
+            features: TAP of the query encoder, [B, D]; InfoNCE normalises the MLP's output.
+            keys: [B, D], L2-normalised. enqueue: the same call puts them into the queue.
         """
         q = self.query_mlp(features)
         if enqueue:
@@ -84,5 +84,5 @@ class ContrastiveMotionLearner(nn.Module):
         return ops.info_nce(q, keys, self.queue, self.temperature)
 
     def enqueue(self, keys: Tensor) -> None:
-        """Put `keys` [B, D] in place of the oldest (Algorithm 1, lines 17 and 18)."""
+        """Replace the oldest keys by `keys` [B, D] (Algorithm 1, lines 17 and 18)."""
         enqueue(self.queue, self.pointer, keys)

@@ -1,4 +1,4 @@
-"""The features of a clip: hidden states pooled over its frames, standardised, and with their nuisances shrunk."""
+"""The features of a clip: hidden states pooled over its frames, standardised, with nuisance directions shrunk."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ FeatureKind = Literal["paper", "tuned"]
 
 
 class FeatureExtractor(nn.Module):
-    """An encoder with what is made of its hidden states for a classifier.
+    """An encoder, and the features for a classifier that are made of its hidden states.
 
     Args:
         encoder: gives D hidden states per layer and frame.
         kind: paper, TAP of the top layer (Section IV-B, last paragraph), D features; tuned, the mean and the standard
             deviation over the clip's frames of both layers, 4·D features, fitted by `crrl.features.fit`.
-        nuisances: how many directions are shrunk.
+        nuisances: the number of directions to shrink.
 
     Attributes:
         center, scale: float32 [features], subtracted and multiplied by; 0 and 1 until `crrl.features.fit`.
@@ -51,11 +51,11 @@ class FeatureExtractor(nn.Module):
         return self.shrunk((pooled - self.center) * self.scale)
 
     def shrunk(self, standard: Tensor) -> Tensor:
-        """Features [B, F] of standardised ones [B, F]: the nuisances shrunk."""
+        """Standardised features [B, F] with the nuisance directions shrunk, [B, F]."""
         return standard - (standard @ self.nuisances) @ self.nuisances.t()
 
     def pooled(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """Hidden states of coordinates x [B, T, J·3], pooled and no more, [B, F]."""
+        """Hidden states of coordinates x [B, T, J·3], only pooled, [B, F]."""
         if self.kind == "paper":
             return self.encoder.pooled(x, lengths)
         layers = self.encoder.each_layer(x, lengths)

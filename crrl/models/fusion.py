@@ -1,4 +1,4 @@
-"""Information Fuser (Section III-C, Eqs. 7 and 8): all that may teach one encoder, and the sum of their losses."""
+"""Information Fuser (Section III-C, Eqs. 7 and 8): the parts that teach one encoder, and the sum of their losses."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Views:
     """What the parts of an Information Fuser see of the same clips.
 
     Attributes:
-        read: [B, T, J·3] coordinates, by the encoder. recited: [B, T, J·3] coordinates, the target of L_r (Eq. 1).
-        lengths: int64 [B], of both.
-        velocity: [B, T, J·3] (Eq. 2), the generator's target, where there is one.
-        contrasted: [B, T', J·3], by the learner's key encoder, where there is one. contrasted_lengths: int64 [B], of
-            these; None: `lengths`.
+        read: [B, T, J·3] coordinates, the encoder's input. recited: [B, T, J·3] coordinates, the target of L_r (Eq. 1).
+        lengths: int64 [B], of `read`, `recited` and `velocity`.
+        velocity: [B, T, J·3] (Eq. 2), the generator's target; needed only for a generator.
+        contrasted: [B, T', J·3], the key encoder's input; needed only for a learner.
+        contrasted_lengths: int64 [B], of `contrasted`; None: `lengths`.
     """
 
     read: Tensor
@@ -34,16 +34,16 @@ class Views:
 
 
 class InformationFuser(nn.Module):
-    """One encoder and what teaches it; a part that is None adds no loss.
+    """One encoder and the parts that teach it; a part that is None adds no loss.
 
     Args:
         reconstructor: recites the clip's coordinates, L_r (Eq. 1).
-        distill_weight: λ_d of Eq. 8, for a projection of the representation onto a frozen teacher's; 0: no teacher.
+        distill_weight: λ_d of Eq. 8: a projection of the representation learns a frozen teacher's; 0: no teacher.
         learner: contrasts the representation with keys, L_c (Eq. 6).
         generator: recites the clip's velocities from the hidden states of its coordinates (Fig. 9), as Eq. 1 does.
 
     Raises:
-        ValueError: the parts are of different encoders, or there is none.
+        ValueError: the parts have different encoders, or there is no part.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class InformationFuser(nn.Module):
         generator: SequenceReconstructor | None = None,
     ):
         super().__init__()
-        self.learner = learner  # first: its parameters lead in the optimizer's buffer, where its keys follow them
+        self.learner = learner  # first: the keys follow the parameters that lead the optimizer's buffer
         self.reconstructor = reconstructor
         self.generator = generator
         self.distill_weight = distill_weight
@@ -82,11 +82,11 @@ class InformationFuser(nn.Module):
     def forward(
         self, views: Views, teacher: Tensor | None = None, enqueue: bool = False
     ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
-        """The loss L_c + L_r + L_v + λ_d L_d of the parts there are (CRRL: Eq. 8), a scalar; these by name; the keys.
+        """The loss L_c + L_r + L_v + λ_d L_d of the present parts (CRRL: Eq. 8), a scalar; its terms by name; the keys.
 
         Args:
-            teacher: TAP of the frozen teacher's hidden states, [B, D] (Algorithm 1, line 30); read where λ_d is not 0.
-            enqueue: the keys enter the learner's queue once the loss is computed.
+            teacher: TAP of the frozen teacher's hidden states, [B, D] (Algorithm 1, line 30); read if λ_d is not 0.
+            enqueue: put the keys into the learner's queue once the loss is computed.
         """
         losses, keys, lengths = {}, None, views.lengths
         if self.learner is None:

@@ -14,7 +14,7 @@ class Encoder(nn.Module):
 
     Args:
         channels: J·3 inputs per frame. hidden_size: units per direction. dropout: between layers, in training.
-        input_gain: factor of the initial weights by which the first layer reads its inputs.
+        input_gain: a factor on the initial input weights (w_ih) of the first layer.
     """
 
     def __init__(self, channels: int, hidden_size: int = 256, dropout: float = 0.2, input_gain: float = 1.0):
@@ -32,11 +32,11 @@ class Encoder(nn.Module):
         return h  # type: ignore[no-any-return]
 
     def each_layer(self, x: Tensor, lengths: Tensor) -> list[Tensor]:
-        """The hidden states [B, T, 2·hidden] of both layers, for x [B, T, J·3]; the last are those of `forward`."""
+        """The hidden states [B, T, 2·hidden] of each layer, for x [B, T, J·3]; the last are those of `forward`."""
         return self.gru.each_layer(x, lengths)
 
     def pooled(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """TAP(h), the representation that is tested (Section IV-B, last paragraph): [B, 2·hidden]."""
+        """TAP(h), the representation that is evaluated (Section IV-B, last paragraph): [B, 2·hidden]."""
         return temporal_average(self(x, lengths), lengths)
 
 

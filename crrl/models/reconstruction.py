@@ -32,18 +32,18 @@ class Decoder(nn.Module):
         self.output = nn.Linear(hidden_size, channels) if hidden_size else nn.Identity()
 
     def unroll(self, hints: Tensor, lengths: Tensor, frames: int) -> Tensor:
-        """The GRU's states [B, frames, H] from hints [B, features]; row b is meant for its first lengths[b] frames."""
+        """The GRU's states [B, frames, H] from hints [B, features]; row b is valid in its first lengths[b] frames."""
         states, _ = self.gru.unroll(hints, frames, lengths=lengths)
         return states
 
 
 class SequenceReconstructor(nn.Module):
-    """Encoder and decoder; the decoder recites the clip forwardly and reversely, or in one of these directions alone.
+    """An encoder and a decoder that recites the clip forward, in reverse, or both.
 
     Attributes:
-        compiled: compute the decoder and its loss by torch.compile, as one graph for batches of any size. torch's own
-            GRU, which would be unrolled frame by frame, stays outside: then what follows it is compiled. Where the
-            compiler fails it is said once, and this becomes False.
+        compiled: compile the decoder and its loss by torch.compile, as one graph for batches of any size. torch's own
+            GRU would be unrolled frame by frame, so it stays outside, and only what follows it is compiled. If the
+            compiler fails, a warning says so once and this becomes False.
     """
 
     compiled = False
@@ -61,10 +61,9 @@ class SequenceReconstructor(nn.Module):
         self._directions = directions
 
     def decode(self, h: Tensor, lengths: Tensor) -> Tensor:
-        """The decoder's states [directions·B, T, H], unrolled forwardly from h_1, reversely from h_T.
+        """The decoder's states [directions·B, T, H] for h [B, T, D]: from h_1 forward, from h_T in reverse.
 
-        h_T is each row's last valid frame. Both directions are decoded as one batch (Algorithm 1, lines 24 and 25), for
-        h [B, T, D].
+        h_T is at each row's last valid frame. Both directions are decoded as one batch (Algorithm 1, lines 24 and 25).
         """
         last = lengths[:, None] - 1
         hints = [h[:, 0] if side == "forward" else take_frames(h, last)[:, 0] for side in self._directions]
@@ -81,14 +80,14 @@ class SequenceReconstructor(nn.Module):
         return by_direction.get("forward"), by_direction.get("reverse")
 
     def loss_r(self, x: Tensor, h: Tensor, lengths: Tensor) -> Tensor:
-        """L_r (Eq. 1), a scalar, of x [B, T, J·3], or in its place the velocity, recited from h [B, T, D]."""
+        """L_r (Eq. 1), a scalar, of reciting x [B, T, J·3], coordinates or velocity, from h [B, T, D]."""
         if self.compiled:
             try:
                 if not self._tried:
                     self._try(x, h, lengths)
                 return self._compiled_loss(x, h, lengths)
             except CrrlError:
-                raise  # a kernel's, not the compiler's
+                raise  # from a kernel, not from the compiler
             except Exception as error:
                 self.compiled = False
                 reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
@@ -96,7 +95,7 @@ class SequenceReconstructor(nn.Module):
         return _loss_of_hints(self, x, h, lengths)
 
     def _try(self, x: Tensor, h: Tensor, lengths: Tensor) -> None:
-        """One step to the loss and back, of which nothing is kept: the backward pass is compiled when it first runs."""
+        """Run one forward and backward pass and drop the results: the backward pass is compiled when it first runs."""
         devices = [x.device] if x.device.type == "cuda" else []
         with torch.random.fork_rng(devices), torch.enable_grad():
             start = h.detach().requires_grad_()
@@ -105,7 +104,7 @@ class SequenceReconstructor(nn.Module):
         self._tried = True
 
     def _compiled_loss(self, x: Tensor, h: Tensor, lengths: Tensor) -> Tensor:
-        with torch._dynamo.config.patch(allow_rnn=True):  # else it takes no module derived from torch.nn.GRU
+        with torch._dynamo.config.patch(allow_rnn=True):  # otherwise torch refuses subclasses of torch.nn.GRU
             if self.decoder.gru.backend(h)[0] in ("torch", "reference"):
                 return _compiled(_loss_of_states)(self, x, self.decode(h, lengths), lengths)
             return _compiled(_loss_of_hints)(self, x, h, lengths)

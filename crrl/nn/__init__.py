@@ -1,4 +1,4 @@
-"""Public layers: drop-in GRUs, two of them run together, and what puts them into a model and takes them out."""
+"""Public layers: drop-in GRUs, a function that runs two of them together, and functions that swap them in and out."""
 
 from crrl.nn.gru import GRU
 from crrl.nn.stepwise import StepwiseBiGRU

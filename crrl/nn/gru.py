@@ -1,4 +1,4 @@
-"""torch.nn.GRU over the kernels of crrl.ops, with lengths for padded rows."""
+"""torch.nn.GRU on the kernels of crrl.ops, with lengths for padded rows."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ QUANTIZED = (
 class GRU(nn.GRU):
     """torch.nn.GRU, computed by the fastest backend of crrl.ops.gru_layer, with one more argument: `lengths`.
 
-    Same constructor, parameter names, results and errors as torch.nn.GRU. Where the backend is torch, and for an empty
-    batch, it is torch.nn.GRU itself; `backend()` says which backend serves, and why. Under autocast the results have
-    the dtype that torch.nn.GRU gives them. The output may be changed in place before the backward pass.
+    Same constructor, parameter names, results and errors as torch.nn.GRU. torch.nn.GRU itself serves if the backend is
+    torch, and for an empty batch; `backend()` tells which backend serves, and why. Under autocast the results have the
+    dtype that torch.nn.GRU gives them. The output may be changed in place before the backward pass.
 
-    torch.export keeps each layer as one operator, for any batch and number of frames; torch.fx, the module as one call.
-    torch.onnx.export and torch.jit.trace record torch's own operations.
+    torch.export keeps each layer as one operator, for any batch and number of frames; torch.fx keeps the module as one
+    call. torch.onnx.export and torch.jit.trace record torch's own operations.
 
-    What differs: dropout between the layers draws other random numbers than torch.nn.GRU from the same seed.
-    torch.compile, which refuses torch.nn.GRU and all its subclasses until told otherwise, compiles it under
-    `torch._dynamo.config.patch(allow_rnn=True)`, without graph breaks; the graph keeps the backend it was traced with.
-    torch.jit.script cannot compile it, and torch.ao.quantization, which knows torch.nn.GRU by its class, leaves it in
-    float with a warning: `decelerate` the model first.
+    What differs: from the same seed, dropout between the layers draws other random numbers than torch.nn.GRU.
+    torch.compile refuses torch.nn.GRU and its subclasses by default; under
+    `torch._dynamo.config.patch(allow_rnn=True)` it compiles this class without graph breaks, and the graph keeps the
+    backend it was traced with. torch.jit.script cannot compile it. torch.ao.quantization knows torch.nn.GRU by its
+    class and leaves this class in float, with a warning. For both, `decelerate` the model first.
     """
 
     reverse: ClassVar[bool] = True
@@ -55,10 +55,10 @@ class GRU(nn.GRU):
         """Run all layers.
 
         Args:
-            input: [T, B, I], or [B, T, I] when batch_first, any strides; [T, I], unbatched; or a PackedSequence.
-            hx: [layers · D, B, H] ([layers · D, H] unbatched) initial states, zeros when None.
-            lengths: B integers, valid frames per row, each in 1..T: a tensor of any integer dtype on any device, an
-                array or a sequence; None: all of them. Each row gives what it gives in a PackedSequence.
+            input: [T, B, I], or [B, T, I] if batch_first, any strides; [T, I], unbatched; or a PackedSequence.
+            hx: [layers · D, B, H] ([layers · D, H] unbatched) initial states; None: zeros.
+            lengths: B integers, the valid frames of each row, each in 1..T: a tensor of any integer dtype on any
+                device, an array or a sequence; None: all frames. A row's results are those in a PackedSequence.
 
         Returns:
             output, [T, B, D·H], [B, T, D·H], [T, D·H] or a PackedSequence as the input was, 0 at padded frames; and
@@ -66,8 +66,8 @@ class GRU(nn.GRU):
 
         Raises:
             ValueError: `lengths` given without a padded batch, or not B integers in 1..T.
-            TypeError: input or hx is no dense tensor, but an array or a nested tensor, say.
-            ValueError, RuntimeError: torch.nn.GRU's own, where sizes, dtypes or devices do not fit.
+            TypeError: input or hx is not a dense tensor, but for example an array or a nested tensor.
+            ValueError, RuntimeError: torch.nn.GRU's own, if sizes, dtypes or devices do not fit.
             CrrlError: the policy forces a backend that cannot run.
         """
         if lengths is None and (results := self._infer(input, hx)) is not None:
@@ -96,7 +96,7 @@ class GRU(nn.GRU):
     def unroll(
         self, hint: Tensor, frames: int, hx: Tensor | None = None, lengths: Lengths | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Run all layers over one input repeated in every frame; the kernels project it once, not T times.
+        """Run all layers over one input that is repeated in every frame; the kernels project it once, not T times.
 
         Args:
             hint: [B, I], B at least 1. frames: T, at least 1. hx, lengths: as in forward.
@@ -105,7 +105,7 @@ class GRU(nn.GRU):
             What forward returns for hint[:, None].expand(-1, T, -1) ([T, B, I] unless batch_first).
 
         Raises:
-            ValueError: hint, hx, lengths or a weight have another shape, dtype or device than the layers take.
+            ValueError: hint, hx, lengths or a weight has another shape, dtype or device than the layers take.
             TypeError: as in forward.
         """
         _check_dense(hint, hx, "hint")
@@ -123,7 +123,7 @@ class GRU(nn.GRU):
         """The output [B, T, D·H] of every layer, 0 at padded frames, for x [B, T, I] and B `lengths`, as in forward.
 
         Raises:
-            ValueError: x, lengths or a weight have another shape, dtype or device than the layers take.
+            ValueError: x, lengths or a weight has another shape, dtype or device than the layers take.
             TypeError: as in forward.
         """
         _check_dense(x, None, "x")
@@ -133,10 +133,10 @@ class GRU(nn.GRU):
         return self._layers(x, None, rows, weights)[0]
 
     def backend(self, input: Tensor | PackedSequence | None = None) -> tuple[str, str]:
-        """The name of the backend that serves `input` (None: a tensor like the weights), and why.
+        """The name of the backend that serves `input` (None: a tensor like the weights), and the reason.
 
-        It depends on the device and dtype of `input`, on autocast and on the policy (crrl.ops.use_backends), and where
-        that is auto on its rows and frames: torch's own GRU is faster for one frame with gradients, say.
+        It depends on the device and dtype of `input`, on autocast and on the policy (crrl.ops.use_backends). If that is
+        auto, it also depends on rows and frames: torch's own GRU is faster for one frame with gradients, for example.
 
         Raises:
             CrrlError: the policy forces a backend that cannot run.
@@ -148,11 +148,11 @@ class GRU(nn.GRU):
         return operators.gru_module_backend(input, self.hidden_size, self.batch_first)
 
     def stream(self) -> Stream:
-        """This GRU for calls of a few frames each, the state carried by the caller, without gradient (see Stream)."""
+        """This GRU for calls of a few frames each, without gradients; the caller carries the state (see Stream)."""
         return Stream(self)
 
     def _infer(self, input: Tensor | PackedSequence, hx: Tensor | None) -> tuple[Tensor, Tensor] | None:
-        """The results for a batch that is like any, when nothing observes the call; None: `forward` looks closer."""
+        """The results for an ordinary batch if nothing observes the call; None: `forward` must look closer."""
         if isinstance(input, PackedSequence) or (self.training and self.dropout) or not unobserved():
             return None
         weights = self.plain_weights()
@@ -161,7 +161,8 @@ class GRU(nn.GRU):
         return operators.infer(input, hx, weights, 2 if self.bidirectional else 1, self.batch_first, self.reverse)
 
     def plain_weights(self) -> list[list[Tensor]] | None:
-        """Of each layer the weights of all directions, straight from where a module keeps them; None: not all are."""
+        """The weights of all directions for each layer, straight from `_parameters`; None: one is not there, or not of
+        class Tensor or Parameter."""
         step, names = 2 if self.bidirectional else 1, self._all_weights
         try:
             weights = [
@@ -176,7 +177,7 @@ class GRU(nn.GRU):
     def _forward_packed(
         self, packed: PackedSequence, hx: Tensor | None, weights: list[list[Weights]]
     ) -> tuple[PackedSequence, Tensor]:
-        """Pad, run, pack again: the rows stay sorted in between, the states go through the packing's indices."""
+        """Pad, run and pack again: rows stay sorted in between, and states are permuted by the packing's indices."""
         rows = PackedSequence(packed.data, packed.batch_sizes)
         x, lengths = pad_packed_sequence(rows, batch_first=True)
         if hx is not None and packed.sorted_indices is not None:
@@ -195,7 +196,7 @@ class GRU(nn.GRU):
         weights: list[list[Weights]],
         frames: int | None = None,
     ) -> tuple[list[Tensor], Tensor]:
-        """Every layer's output, and the states of all, over x [B, T, I], or [B, 1, I] repeated `frames` times.
+        """Every layer's output, and the states of all layers, over x [B, T, I], or [B, 1, I] repeated `frames` times.
 
         hx: [layers · D, B, H].
         """
@@ -216,7 +217,7 @@ class GRU(nn.GRU):
         return [output.to(dtype) for output in outputs], h_n.to(dtype)
 
     def _weights(self) -> list[list[Weights]]:
-        """Per layer, per direction. By name each time: functional_call and parametrizations replace the attributes."""
+        """By layer and direction; read by name each time: functional_call and parametrizations replace attributes."""
         suffixes = ("", "_reverse") if self.bidirectional else ("",)
         return [[self._direction(f"l{layer}{suffix}") for suffix in suffixes] for layer in range(self.num_layers)]
 
@@ -225,10 +226,10 @@ class GRU(nn.GRU):
         biases = (None, None)
         if self.bias:
             biases = getattr(self, f"bias_ih_{name}", None), getattr(self, f"bias_hh_{name}", None)
-        return cast("Weights", (w_ih, w_hh, *biases))  # any of them may be None by now: _fits looks
+        return cast("Weights", (w_ih, w_hh, *biases))  # any of them may be None; _fits checks
 
     def _state_shape(self, input: Tensor | PackedSequence) -> tuple[int, ...]:
-        """What hx must be for this input."""
+        """The shape that hx must have for this input."""
         states = self.num_layers * (2 if self.bidirectional else 1)
         if isinstance(input, PackedSequence):
             return (states, int(input.batch_sizes[0]), self.hidden_size)
@@ -237,7 +238,7 @@ class GRU(nn.GRU):
         return (states, input.size(0 if self.batch_first else 1), self.hidden_size)
 
     def _fits(self, input: Tensor | PackedSequence, hx: Tensor | None, weights: list[list[Weights]]) -> bool:
-        """Whether sizes, dtypes and devices are those that a layer takes, and there is a frame to compute."""
+        """Whether sizes, dtypes and devices are those that the layers take, and there is a frame to compute."""
         x = input.data if isinstance(input, PackedSequence) else input
         dims = (2,) if isinstance(input, PackedSequence) else (2, 3)
         if x.dim() not in dims or x.size(-1) != self.input_size or x.numel() == 0:
@@ -260,14 +261,14 @@ class GRU(nn.GRU):
     def _refuse(
         self, input: Tensor | PackedSequence, hx: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor | PackedSequence, Tensor]:
-        """What torch.nn.GRU makes of arguments that do not fit: its own error, mostly; an empty batch it serves."""
+        """Leave arguments that do not fit to torch.nn.GRU: mostly it raises its own error; an empty batch it serves."""
         output, h_n = super().forward(input, hx)
         if h_n.numel() and (lengths is not None or not self.reverse):
             raise RuntimeError("a weight has another shape than the layers take")  # torch broadcasts biases
         return output, h_n
 
     def _record(self, input: Any, hx: Any, lengths: Any) -> tuple[Tensor | PackedSequence, Tensor]:
-        """A call of this module in the graph of torch.fx, which makes one of every module of torch.nn by itself."""
+        """Record this module as one call in the graph of torch.fx, which does so by itself for modules of torch.nn."""
         given = {name: value for name, value in (("hx", hx), ("lengths", lengths)) if value is not None}
         proxies = [value for value in (input, *given.values()) if isinstance(value, fx.Proxy)]
         if not proxies:
@@ -275,12 +276,12 @@ class GRU(nn.GRU):
         tracer: Any = proxies[0].tracer
         if not (
             path := tracer.path_of_module(self)
-        ):  # it is not part of a model: torch's own is traced into, and fails
+        ):  # it is not part of a model: tracing goes into torch.nn.GRU, and fails there as it would for that
             return super().forward(input, hx)
         return tracer.create_proxy("call_module", path, (input,), given)  # type: ignore[no-any-return]
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """Called by torch.jit.script, which could not read `forward`, and says so in other words."""
+        """Raise a clear error when torch.jit.script calls this: it cannot compile `forward`."""
         swap = "call crrl.nn.decelerate(model) first, or " if type(self) is GRU else ""
         name = type(self).__qualname__
         raise RuntimeError(
@@ -289,7 +290,7 @@ class GRU(nn.GRU):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        if name == "qconfig":  # which torch.ao.quantization sets on every module
+        if name == "qconfig":  # torch.ao.quantization sets it on every module
             warnings.warn(QUANTIZED, stacklevel=2)
 
 
@@ -298,7 +299,7 @@ def _is_dense(tensor: Any) -> TypeGuard[Tensor]:
 
 
 def _check_dense(input: Any, hx: Any, name: str = "input") -> None:
-    """Raise TypeError for what is no dense tensor, but for an hx of None."""
+    """Raise TypeError unless `input`, and `hx` if it is not None, are dense tensors."""
     for place, tensor in ((name, input), *([] if hx is None else [("hx", hx)])):
         if not isinstance(tensor, Tensor):
             kind = f"{type(tensor).__module__}.{type(tensor).__qualname__}"
@@ -313,7 +314,7 @@ def _check_dense(input: Any, hx: Any, name: str = "input") -> None:
 
 
 def row_lengths(lengths: Lengths | None) -> Tensor | None:
-    """int64 [B].
+    """`lengths` as int64 [B]; None stays None.
 
     Raises:
         ValueError: they are not integers.
@@ -326,7 +327,7 @@ def row_lengths(lengths: Lengths | None) -> Tensor | None:
         tensor = lengths if isinstance(lengths, Tensor) else torch.tensor(lengths)  # a copy: arrays may change
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"lengths must be integers, one for each row: {error}") from error
-    if tensor.numel() == 0:  # which have no dtype
+    if tensor.numel() == 0:  # an empty list becomes float32
         return tensor.to(torch.int64)
     if tensor.dtype.is_floating_point or tensor.dtype.is_complex or tensor.dtype == torch.bool:
         raise ValueError(f"lengths must be integers, one for each row, not {tensor.dtype}")

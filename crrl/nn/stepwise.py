@@ -10,14 +10,14 @@ from crrl.nn.gru import GRU
 
 
 class StepwiseBiGRU(GRU):
-    """A bidirectional torch.nn.GRU called one frame at a time with its state carried on, in one call for all frames.
+    """What a bidirectional torch.nn.GRU gives when it is called frame by frame with its state, in one call.
 
     Called so, neither direction ever sees a later frame: each layer is two forward GRUs, concatenated, and not the
     bidirectional GRU that torch computes from the whole clip. ISC (skeleton-contrast), CMD and Predict-Cluster train
-    and evaluate in that way; their weights load here by name, which is that of torch.nn.GRU with bidirectional=True.
+    and evaluate in this way. Parameters have the names of torch.nn.GRU with bidirectional=True, so their weights load.
 
     Arguments, `lengths`, shapes and errors are those of crrl.nn.GRU; h_n holds the states after each row's last frame.
-    Dropout draws a mask for each frame, as the loop does.
+    Dropout draws a mask for each frame, as the loop over frames does.
     """
 
     reverse: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""A GRU that is called frame by frame: its weights packed once, and little around each call."""
+"""A GRU that is called frame by frame: its weights are packed once, and each call has little overhead."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
 
 class Stream:
-    """A GRU called again and again for a few frames, its state carried by the caller; made by `GRU.stream()`.
+    """A GRU called again and again for a few frames; the caller carries its state. Made by `GRU.stream()`.
 
-    The results are those of the GRU, without gradient, up to rounding. Its weights are packed in the first call and
-    again where one was replaced, moved or written to in place, which its address and version counter tell. A write
-    through `.data`, or to an inference tensor, they do not: call `pack` after it.
+    The results are those of the GRU, without gradient, up to rounding. The weights are packed in the first call, and
+    again once one is replaced, moved or written to in place, which its address and version counter show. They do not
+    show a write through `.data` or to an inference tensor: call `pack` after one.
     """
 
     def __init__(self, gru: GRU):
         self._gru = gru
-        self._known: list[tuple[str, Tensor, int, int]] = []  # name, weight, its address and version as it was packed
+        self._known: list[tuple[str, Tensor, int, int]] = []  # name, weight, its address and version when packed
         self._packed: operators.Packed | None = None
 
     def __call__(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """What the GRU returns for `input` and `hx`, and by itself where the kernels of the CPU do not serve.
+        """What the GRU returns for `input` and `hx`; the GRU itself computes it where packed weights do not serve.
 
         Args, Raises: as GRU.forward.
         """
@@ -36,11 +36,11 @@ class Stream:
         return self._gru(input, hx) if results is None else results
 
     def pack(self) -> None:
-        """Have the next call pack the weights anew."""
+        """Make the next call pack the weights again."""
         self._packed = None
 
     def _current(self) -> operators.Packed | None:
-        """The weights, packed as they are now; None: they cannot be."""
+        """The current weights, packed; None: they cannot be."""
         gru = self._gru
         if gru.training and gru.dropout:
             return None

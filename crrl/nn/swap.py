@@ -1,4 +1,4 @@
-"""torch.nn.GRU replaced by crrl.nn.GRU inside a finished model, and back."""
+"""Replace torch.nn.GRU by crrl.nn.GRU inside a finished model, and back."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Swap(NamedTuple):
 
     Attributes:
         name: its qualified name in the model; "" for the model itself.
-        swapped: whether its class is another now.
-        reason: the backend that serves it and why; or why it was left as it is.
+        swapped: whether its class was changed.
+        reason: the backend that serves it, and why; or why it was left as it is.
     """
 
     name: str
@@ -26,9 +26,9 @@ class Swap(NamedTuple):
 def accelerate(module: nn.Module) -> list[Swap]:
     """Make every torch.nn.GRU inside `module`, and `module` itself if it is one, a crrl.nn.GRU; in place.
 
-    Each stays the object that it was, only its class changes: parameters (an optimizer keeps working), hooks, training
-    flag, device and dtype remain, and a GRU shared under several names is still shared; it is reported by its first.
-    Classes derived from torch.nn.GRU are left alone, parametrized ones too.
+    Each stays the same object, and only its class changes: parameters (so an optimizer keeps working), hooks, training
+    flag, device and dtype remain. A GRU shared under several names stays shared, and is reported by the first.
+    Other classes derived from torch.nn.GRU are left alone, and so are parametrized GRUs.
 
     Returns:
         One record for every torch.nn.GRU found, in the order of module.named_modules().
@@ -49,10 +49,10 @@ def _swap(name: str, gru: nn.GRU) -> Swap:
 
 
 def decelerate(module: nn.Module) -> list[Swap]:
-    """Undo `accelerate`: make every crrl.nn.GRU inside `module` a torch.nn.GRU; in place, by its class alone.
+    """Undo `accelerate`: make every crrl.nn.GRU inside `module` a torch.nn.GRU; in place, by changing its class.
 
-    For what knows torch.nn.GRU by its class, such as torch.ao.quantization. Derived classes, StepwiseBiGRU among them,
-    compute something else and are left alone, parametrized ones too.
+    Use it for tools that know torch.nn.GRU by its class, such as torch.ao.quantization. Derived classes, such as
+    StepwiseBiGRU, compute something else and are left alone, and so are parametrized GRUs.
 
     Returns:
         One record for every crrl.nn.GRU found, in the order of module.named_modules().

@@ -1,4 +1,4 @@
-"""Two GRUs of the same sizes in step with each other: on a GPU one launch a layer serves both."""
+"""Two GRUs of the same sizes run together, layer by layer: on a GPU one launch per layer serves both."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 def run_together(
     gru: GRU, x: Tensor, key_gru: GRU, v: Tensor, lengths: Lengths | None = None
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """What `gru(x, lengths=lengths)` gives, and without gradient what `key_gru(v, lengths=lengths)` gives.
+    """What `gru(x, lengths=lengths)` returns and, without gradient, what `key_gru(v, lengths=lengths)` returns.
 
-    Where the backend "cuda" serves both and they have the same sizes, each of their layers is one launch, and dropout
-    draws for the key GRU's layer, then for the other's. Everywhere else it is two calls, the key GRU's first. With two
-    layers that is the same order of random numbers.
+    If the backend "cuda" serves both and they have the same sizes, one launch serves a layer of both, and dropout draws
+    for the key GRU's layer before the other's. Otherwise there are two calls, the key GRU's first. With two layers,
+    both ways draw random numbers in the same order.
 
     Args:
         gru: with batch_first. x: [B, T, I]. key_gru: with batch_first. v: [B, T, I']. lengths: B integers, as
@@ -43,7 +43,7 @@ def run_together(
 
 
 def _in_step(gru: GRU, x: Tensor, key_gru: GRU, v: Tensor, lengths: Tensor | None) -> bool:
-    """Whether both are served by the backend "cuda" and go through their layers alike."""
+    """Whether the backend "cuda" serves both, and their arguments and layers have the same sizes."""
     if not (gru.backend(x)[0] == key_gru.backend(v)[0] == "cuda" and gru.batch_first and x.dim() == v.dim() == 3):
         return False
     if lengths is not None and lengths.shape != x.shape[:1]:

@@ -1,4 +1,4 @@
-"""Operators with several backends, the policy that picks one, and the reason it gives."""
+"""Operators with several backends, the policy that picks one, and the reason for the choice."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Case:
     """What a backend needs to know to say whether it can serve a call.
 
     Attributes:
-        device: its type. dtype: of the tensors. index: which device of that type; None: the current one.
+        device: the device type. dtype: the tensors' dtype. index: the device's number; None: the current device.
         hidden: H of a GRU layer; None: any.
     """
 
@@ -38,9 +38,9 @@ class Backend:
     """One way to compute an operator.
 
     Attributes:
-        name: how a policy names it.
-        run: the function, with the operator's arguments.
-        supports: says whether it can serve a case, and why (or why not).
+        name: its name in a policy.
+        run: the function; it takes the operator's arguments.
+        supports: tells whether it can serve a case, and the reason.
     """
 
     name: str
@@ -49,11 +49,11 @@ class Backend:
 
 
 class Operator:
-    """A function with several backends, the fastest first and the reference, which serves every case, last.
+    """A function with several backends, the fastest first; the reference comes last and serves every case.
 
     Args:
-        watched: the backend that serves while something beside autograd watches the operations, to which a kernel is
-            opaque (`above_autograd`); empty: nothing that watches is lost by any backend.
+        watched: the backend that serves while something besides autograd observes the operations (`above_autograd`),
+            because a kernel is opaque to such an observer; empty: no backend is opaque.
     """
 
     registry: ClassVar[dict[str, Operator]] = {}
@@ -66,15 +66,15 @@ class Operator:
         Operator.registry[name] = self
 
     def pick(self, case: Case) -> Callable[..., Any]:
-        """What computes a call of this case now."""
+        """The function that serves this case now."""
         return self._runs[self.served(case)[0]]
 
     def served(self, case: Case) -> tuple[str, str]:
-        """The backend that computes a call of this case now, by name, and why."""
+        """The name of the backend that serves this case now, and the reason."""
         return _served(self.name, case.device, case.dtype, case.index, case.hidden)
 
     def choose(self, case: Case) -> tuple[Backend, str]:
-        """The backend that the current policy gives this case, and why.
+        """The backend that the current policy chooses for this case, and the reason.
 
         Raises:
             CrrlError: a forced backend does not exist or cannot serve the case.
@@ -103,9 +103,9 @@ class Operator:
 
 
 def constant(choose: Function) -> Function:
-    """Have torch.compile call `choose` once and keep the answer, which has reasons that it could not trace.
+    """Mark `choose` so that torch.compile calls it once and keeps the answer; it cannot trace how the reason is made.
 
-    This is all that torch.compiler.assume_constant_result does, but for importing the compiler.
+    torch.compiler.assume_constant_result does the same, but imports the compiler.
     """
     choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return choose
@@ -113,7 +113,7 @@ def constant(choose: Function) -> Function:
 
 @constant
 def tracer() -> str | None:
-    """What takes down all operations now, for a graph that is to serve other tensors, too."""
+    """The tracer that now records all operations into a graph, which will also serve other tensors; None: no tracer."""
     if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return "torch.jit.trace"
     exporting = "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export()
@@ -121,20 +121,20 @@ def tracer() -> str | None:
 
 
 def recorder() -> str | None:
-    """What, beside autograd, takes down or transforms all operations now: a tracer, or torch.func."""
-    # as torch.autograd.Function.apply asks
+    """What now records or transforms all operations besides autograd, a tracer or torch.func; None: nothing."""
+    # torch.autograd.Function.apply makes the same check
     transformed = torch._C._are_functorch_transforms_active()
     return tracer() or ("the transforms of torch.func" if transformed else None)
 
 
 def above_autograd() -> str | None:
-    """What, beside autograd, watches the operations now; a kernel known to autograd alone is opaque to it."""
+    """What now observes the operations besides autograd; it cannot look into a kernel. None: nothing."""
     forward_mode = torch.autograd.forward_ad._current_level >= 0
     return recorder() or ("forward-mode differentiation: its tangents would be lost" if forward_mode else None)
 
 
 def is_free(operator: str) -> bool:
-    """Whether the current policy leaves the choice of the backend to what is able."""
+    """Whether the current policy for this operator is auto."""
     if _policy is None and not os.environ.get("CRRL_BACKEND"):
         return True
     current = _current()
@@ -142,15 +142,15 @@ def is_free(operator: str) -> bool:
 
 
 def unobserved() -> bool:
-    """Whether nothing, autograd neither, records, traces, transforms, intercepts or times the operations now.
+    """Whether nothing, not even autograd, records, traces, transforms, intercepts or times the operations now.
 
-    Then a kernel may be called without an operator of torch around it, which takes longer than a small kernel.
+    Then a kernel may be called without a torch operator around it; the operator takes longer than a small kernel.
     """
     return not torch.is_grad_enabled() and autograd_alone()
 
 
 def probe(name: str) -> Callable[..., Any]:
-    """A question to torch that its public API has no name for; where this torch has it not, the answer is yes."""
+    """A query of torch._C that the public API lacks, by its dotted name; always True if this torch lacks it too."""
     found: Any = torch._C
     for part in name.split("."):
         found = getattr(found, part, None)
@@ -162,7 +162,7 @@ _profiled = probe("_autograd._profiler_enabled")
 
 
 def autograd_alone() -> bool:
-    """`unobserved`, but for autograd."""
+    """Whether nothing but autograd observes the operations: `unobserved`, except that gradients may be recorded."""
     return not (torch.compiler.is_compiling() or _dispatched() or _overridden() or _profiled() or above_autograd())
 
 
@@ -176,12 +176,12 @@ def _served(name: str, device: str, dtype: torch.dtype, index: int | None, hidde
 
 
 def case_of(tensor: Tensor) -> Case:
-    """The case of an operator on this tensor."""
+    """The case of an operator that is called with this tensor."""
     return Case(tensor.device.type, tensor.dtype, tensor.device.index if tensor.device.type == "cuda" else None)
 
 
 def always(case: Case) -> tuple[bool, str]:
-    """Whether the reference serves a case: it does."""
+    """The reference serves every case."""
     return True, "the plain PyTorch reference"
 
 
@@ -199,10 +199,10 @@ def _parsed(text: str) -> dict[str, str]:
 
 
 def parse_policy(text: str) -> dict[str, str]:
-    """ "auto", "reference", or a list such as "gru_layer=torch,ragged_gather=cpu" (the operators not named: auto).
+    """Parse "auto", "reference", or a list such as "gru_layer=torch,ragged_gather=cpu"; unnamed operators are auto.
 
     Raises:
-        CrrlError: an operator of that name does not exist, or the text is of another form.
+        CrrlError: an operator does not exist, or the text has another form.
     """
     parsed = {"*": "auto"}
     for item in filter(None, (part.strip() for part in text.split(","))):
@@ -240,7 +240,7 @@ def use_backends(text: str) -> Iterator[None]:
 def survey(case: Case) -> list[tuple[str, str, str, str]]:
     """(operator, backend, state, why) of every backend of every operator, under the current policy.
 
-    The state is "serves", "able" (where another is chosen) or "cannot"; "broken" if it is forced and cannot.
+    The state is "serves", "able" (another is chosen), "cannot", or "broken" (it is forced and cannot).
     """
     rows = []
     for name, operator in Operator.registry.items():

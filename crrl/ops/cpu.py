@@ -1,4 +1,4 @@
-"""The C++ extension and the instruction set its kernels use; where it was not built, why it cannot serve."""
+"""The C++ extension and the instruction set that its kernels use; if it is missing, the reason."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from crrl.ops import extension
 from crrl.ops.backends import Case
 
 ABI = 10
-"""What crrl._cpu.abi must be: csrc/cpu/bindings.cpp raises it with every change of a signature."""
+"""The value that crrl._cpu.abi must have: csrc/cpu/bindings.cpp raises it with every change of a signature."""
 
 __all__ = [
     "BEST",
@@ -37,26 +37,29 @@ else:
 
 
 def keep_memory() -> None:
-    """Have the C library keep for reuse what the process frees, so that no step begins with fresh pages; with glibc."""
+    """Make glibc, where it is the C library, keep freed memory for reuse, so that no step starts with fresh pages."""
     if missing is None:
         native.keep_memory()
 
 
 isa = os.environ.get("CRRL_ISA", "")
-"""The instruction set the kernels are made to use; empty: the best that this processor has for the dtype."""
+"""The instruction set that the kernels must use; empty: the best that this processor has for the dtype."""
 
 BEST: dict[bool, str | None] = {bf16: None if missing else native.gru_isa(bf16) for bf16 in (False, True)}
-"""The best of GRU_ISAS on this processor; asked once: no compiler could look into it."""
+"""The best of GRU_ISAS on this processor; queried once, because torch.compile cannot trace the query."""
 
 FLOAT_ISAS = ("neon", "plain") if BEST[False] == "neon" else ("avx512", "avx2", "plain")
-"""Instruction sets of this family of processors that compute in float32, fastest first."""
+"""Instruction sets of this processor family that compute in float32, fastest first."""
 
 GRU_ISAS = {False: ("amx", *FLOAT_ISAS), True: ("amx", "avx512_bf16")}
-"""Those that multiply the matrices of a GRU, in bfloat16 or not, fastest first: amx takes float32 as three bfloat16."""
+"""Instruction sets for the GRU's matrix products, by whether they are bfloat16, fastest first.
+
+amx takes a float32 number as three bfloat16 numbers.
+"""
 
 
 def forced(isas: tuple[str, ...] = FLOAT_ISAS) -> str:
-    """`isa`, if it is one of these; empty: the best is used.
+    """`isa` if it is one of `isas`; else empty: the best is used.
 
     Raises:
         CrrlError: this processor has no such instruction set.
@@ -72,7 +75,7 @@ def best_float() -> str:
 
 
 def available(bf16: bool) -> tuple[str, ...]:
-    """Those of GRU_ISAS that this processor has."""
+    """The sets of GRU_ISAS that this processor has, fastest first."""
     isas, best = GRU_ISAS[bf16], BEST[bf16]
     return () if best is None else isas[isas.index(best) :]
 

@@ -1,4 +1,4 @@
-"""The CUDA extension: why it cannot serve where it cannot, and the words in which its kernels report a lost wait."""
+"""The CUDA extension: the reason if it cannot serve, and the status words by which its kernels report a timeout."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from crrl.errors import CrrlError
 from crrl.ops import extension
 
 ABI = 1
-"""What crrl._cuda.abi must be: csrc/cuda/bindings.cpp raises it with every change of a signature."""
+"""The value that crrl._cuda.abi must have: csrc/cuda/bindings.cpp raises it with every change of a signature."""
 
 PATIENCE_NS = 2_000_000_000
-"""How long a block waits for its team before it gives up, unless $CRRL_PATIENCE says so; a frame takes microseconds."""
+"""How long a block waits for its team before it gives up; $CRRL_PATIENCE overrides it. A frame takes microseconds."""
 
 __all__ = [
     "current_device",
@@ -46,13 +46,13 @@ else:
     native, missing = extension.load("crrl._cuda", ABI, "CUDA", "nvcc, set CRRL_CUDA=1")
 
 off: str | None = None
-"""Why this process uses the extension no more; None while it may."""
+"""Why this process no longer uses the extension; None: it still may."""
 
 _words: dict[int, Tensor] = {}
 
 
 def unusable() -> str | None:
-    """Why the extension cannot serve in this process, or None. Looks for a GPU when it is first called."""
+    """Why the extension cannot serve in this process; None: it can. The first call looks for a GPU."""
     return missing or off or _problem(native)
 
 
@@ -62,17 +62,17 @@ def _problem(module: Any) -> str | None:
 
 
 def current_device() -> int:
-    """The number of the GPU that calls go to; 0 where there is none and the kernels are emulated."""
+    """The number of the current GPU; 0 if there is none and the kernels are emulated."""
     return torch.cuda.current_device() if torch.cuda.is_available() else 0
 
 
 def device_index(index: int | None) -> int:
-    """The GPU of this number; None: the current one."""
+    """`index`, or the number of the current GPU if it is None."""
     return current_device() if index is None else index
 
 
 def patience_ns() -> int:
-    """How long a block waits for its team: of the GPU's clock, which a debugger or a paused machine does not stop.
+    """How long a block waits for its team, by the GPU's clock, which a debugger or a paused machine does not stop.
 
     Raises:
         CrrlError: $CRRL_PATIENCE is not a number of seconds.
@@ -90,7 +90,7 @@ def _nanoseconds(text: str) -> int:
 
 
 def from_ptx(device: int) -> str | None:
-    """What to say where the driver must compile the extension's PTX for the GPU `device`; None: it has code for it."""
+    """A notice that the driver must compile the extension's PTX for GPU `device`; None: there is code for that GPU."""
     if not torch.cuda.is_available():
         return None
     major, minor = torch.cuda.get_device_capability(device)
@@ -101,7 +101,8 @@ def from_ptx(device: int) -> str | None:
 
 
 def _runs(target: str, major: int, minor: int) -> bool:
-    """Whether code for `target` runs on such a GPU: on its own number and, unless it ends in a, later minor ones."""
+    """Whether code for `target` runs on sm_{major}{minor}: on the same number and, unless `target` ends in "a", on
+    later minor numbers."""
     found = re.fullmatch(r"sm_(\d+)(\d)([af]?)", target)
     if found is None or int(found[1]) != major:
         return False
@@ -110,7 +111,7 @@ def _runs(target: str, major: int, minor: int) -> bool:
 
 @cache
 def driver() -> str:
-    """The version of NVIDIA's driver, as the kernel module says it, else as CUDA does; "none" where there is none."""
+    """The version of NVIDIA's driver as its kernel module gives it, else as CUDA does; "none" without a GPU."""
     with suppress(OSError):
         first = Path("/proc/driver/nvidia/version").read_text().partition("\n")[0]
         if version := re.search(r"\d+\.\d+(\.\d+)*", first):
@@ -119,38 +120,38 @@ def driver() -> str:
 
 
 def place(tensor: Tensor) -> tuple[int, int]:
-    """The device and its current stream for work on `tensor`; 0, 0 on a CPU, where the kernels are emulated."""
+    """The device of `tensor` and the current stream there; 0, 0 on a CPU, where the kernels are emulated."""
     if tensor.device.type != "cuda":
         return 0, 0
     return tensor.get_device(), torch.cuda.current_stream(tensor.device).cuda_stream
 
 
 def status(device: int) -> Tensor:
-    """int32 [1] in memory of the host that kernels on `device` can write: 1 once a block of theirs gave up waiting."""
+    """The status word of `device`, int32 [1] in host memory that its kernels can write: 1 once a block timed out."""
     if device not in _words:
-        with _disable_current_modes(), torch.inference_mode(False):  # an ordinary tensor, whoever asks first
+        with _disable_current_modes(), torch.inference_mode(False):  # ordinary in any mode
             word = torch.zeros(1, dtype=torch.int32, device="cpu")
             _words[device] = word.pin_memory() if torch.cuda.is_available() else word
     return _words[device]
 
 
 def timed_out(device: int) -> bool:
-    """Whether a kernel on `device` gave up since this was last asked; without waiting for those that still run."""
+    """Whether a kernel on `device` has timed out since the last call; does not wait for kernels that still run."""
     word = status(device)
     lost = bool(word.item())
-    if lost:  # else a kernel may just be writing it
+    if lost:  # otherwise a kernel may be writing it now
         word.zero_()
     return lost
 
 
 def raise_if_timed_out() -> None:
-    """Switch the extension off for this process and raise, if a kernel of it gave up waiting; else it costs one look.
+    """If a kernel has timed out, switch the extension off for this process and raise; otherwise only read a word.
 
-    The results of that call are NaN, and what was computed from them may be. Called before each of our launches, and
-    by training before it trusts its weights.
+    The results of the kernel's call are NaN, and so may be whatever was computed from them. Our launchers call this
+    before each launch, and training before it trusts its weights.
 
     Raises:
-        CrrlError: a kernel gave up since this was last called.
+        CrrlError: a kernel has timed out since the last call.
     """
     global off
     for device in list(_words):

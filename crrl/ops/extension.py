@@ -1,4 +1,4 @@
-"""Loading a compiled extension, or saying why it cannot serve; and keeping torch.compile out of what calls it."""
+"""Load a compiled extension, or tell why it cannot serve; keep torch.compile out of the functions that call it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 
 
 def load(name: str, abi: int, language: str, compiler: str) -> tuple[Any, str | None]:
-    """The module `name` (None where it is not there), and why it cannot be called; None: it can.
+    """The module `name` (None if it is missing), and the reason why it cannot be called (None if it can).
 
     Args:
-        abi: what its own must be. language: what it is written in. compiler: what there has to be to compile it.
+        abi: the value its own must have. language: what it is written in. compiler: what is needed to compile it.
     """
     try:
         module = import_module(name)
@@ -25,11 +25,11 @@ def load(name: str, abi: int, language: str, compiler: str) -> tuple[Any, str | 
 
 
 def opaque(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, into which torch.compile does not look: torch.compiler.disable, which alone imports the compiler.
+    """`function`, hidden from torch.compile as by torch.compiler.disable, but without importing the compiler.
 
-    While nobody has imported it, nobody compiles.
+    Nothing is compiled before someone imports the compiler, so until then `function` is called directly.
     """
-    # torch's own for its own functions: it imports the compiler in the first call
+    # torch's private version imports the compiler only in the first call
     disable = getattr(torch, "_disable_dynamo", torch.compiler.disable)
     hidden = disable(function)
 

@@ -1,4 +1,4 @@
-"""On flat buffers: one step of an optimizer, and the momentum update (Eq. 5), alone and within that step."""
+"""One optimizer step and the momentum update (Eq. 5), alone or within that step, on flat buffers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOMENTA = "int boundary, float momentum_head, float momentum_tail"
 def ema_update(keys: Tensor, queries: Tensor, boundary: int, momentum_head: float, momentum_tail: float) -> None:
     """Momentum update (Eq. 5) of `keys` [N] by `queries` [N] in place.
 
-    Elements before `boundary` follow with momentum_head, the others with momentum_tail; at 1 no bit of them changes.
+    Elements before `boundary` follow with momentum_head, the others with momentum_tail; at momentum 1 no bit changes.
     """
     run = _EMA.pick(case_of(keys))
     with torch.no_grad():
@@ -41,9 +41,9 @@ def flat_step(
     momentum_head: float = 0.0,
     momentum_tail: float = 0.0,
 ) -> None:
-    """One step of SGD or Adam on flat buffers [N] in place, clipping before it and the momentum update after it.
+    """One step of SGD or Adam on flat buffers [N] in place, with clipping before and the momentum update after it.
 
-    The arguments are those of crrl.reference.optim.flat_step; the kernels want them contiguous and in float32.
+    The arguments are those of crrl.reference.optim.flat_step; the kernels take contiguous float32.
     """
     run = _STEP.pick(case_of(parameters))
     with torch.no_grad():
@@ -129,18 +129,18 @@ flat_step_op.register_kernel("cuda")(_triton_step)
 @ema_update_op.register_fake
 @flat_step_op.register_fake
 def _in_place(*args: Any) -> None:
-    """Nothing is returned, and what is written has its shape already."""
+    """The operators return nothing and write in place, so there is no shape to infer."""
 
 
 SIZE, BOUNDARY = 2500, 1100
-"""Of the self-check's buffers: more blocks than one, the last not full."""
+"""Of the self-check's buffers: several blocks, the last one not full."""
 
 TOLERANCE = 1e-5
-"""The largest error of the self-check, in root mean squares: tens of roundings."""
+"""The largest error that the self-check accepts, in root mean squares: tens of roundings."""
 
 
 def _buffers(device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
-    """Parameters, gradients, two moments and keys [SIZE] that are all positive, on a device and in float64."""
+    """Parameters, gradients, two moments and keys, [SIZE] each and all positive: on `device`, and in float64."""
     drawn = torch.rand(5, SIZE, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
     return [*drawn.to(device).clone()], [*drawn.double()]
 
@@ -158,7 +158,7 @@ def _step_fault(dtype: torch.dtype, device: torch.device) -> str | None:
 
 
 def _fault_of_step(adam: bool, device: torch.device) -> str | None:
-    """What is wrong with a clipped step of Adam, or of SGD by Nesterov, and with the keys behind it."""
+    """What is wrong with a clipped step of Adam, or of SGD with Nesterov momentum, and its keys; None: nothing."""
     made, wanted = _buffers(device)
     rates = torch.tensor([0.1, 0.9, 0.4, 0.3], device="cpu")
     settings: dict[str, Any] = {"nesterov": not adam, "weight_decay": 0.02, "beta2": 0.99, "eps": 1e-6, "max_norm": 0.5}

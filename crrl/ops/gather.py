@@ -31,8 +31,8 @@ def _cpu(
 
     Raises:
         IndexError: an index is out of range.
-        ValueError: a length is; or the arguments are not frames [ΣT, C] without gradient, offsets and index int64, all
-            on the CPU.
+        ValueError: a length is out of range, frames are not [ΣT, C] without gradient, offsets or index are not int64,
+            or a tensor is not on the CPU.
     """
     if frames.ndim != 2 or frames.requires_grad:
         raise ValueError(f"frames must be [frames, channels] without gradient, not {list(frames.shape)}")
@@ -53,11 +53,11 @@ def _triton(
 
 
 LENGTHS, CHANNELS = (1, 40, 17), 63
-"""Of the self-check's clips: one of a single frame, one longer than a block."""
+"""Of the self-check's clips: one has a single frame, one is longer than a block."""
 
 
 def _fault(dtype: torch.dtype, device: torch.device) -> str | None:
-    """What is wrong with the Triton kernel: it copies, and subtracts in float32."""
+    """What is wrong with the Triton kernel, which copies, and subtracts in float32; None: nothing."""
     generator = torch.Generator("cpu").manual_seed(0)
     frames = torch.randn(sum(LENGTHS), CHANNELS, generator=generator, device="cpu").to(dtype)
     offsets, index = torch.tensor([0, *LENGTHS], device="cpu").cumsum(0), torch.tensor([2, 0, 1, 1], device="cpu")

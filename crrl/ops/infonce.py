@@ -1,4 +1,4 @@
-"""InfoNCE over a queue (Eq. 6), alone and with the keys entering the queue."""
+"""InfoNCE over a queue (Eq. 6), with or without the enqueue of the keys."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from crrl.reference import contrast
 
 
 def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
-    """InfoNCE over a queue (Eq. 6), a scalar; of a float32 queue in float32, if q and k come narrower from autocast.
+    """InfoNCE over a queue (Eq. 6), a scalar; q and k from autocast are widened to the dtype of a float32 queue.
 
     Args:
-        q: [B, D] queries of any length; the only argument that gets a gradient (by a kernel: once differentiable).
+        q: [B, D] queries of any norm; only they get a gradient (from a kernel, once differentiable).
         k: [B, D] keys, L2-normalised. queue: [K, D] earlier keys, L2-normalised. temperature: τ.
     """
     dtype = torch.promote_types(q.dtype, queue.dtype)
@@ -27,11 +27,11 @@ def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
 
 
 def info_nce_enqueue(q: Tensor, k: Tensor, queue: Tensor, pointer: Tensor, temperature: float) -> Tensor:
-    """`info_nce` by the backend chosen for it; within the call, after the loss, the keys k enter the queue.
+    """`info_nce` by the backend chosen for it; after the loss, the same call puts the keys k into the queue.
 
     Args:
-        q, k, temperature: as for info_nce; k replaces the oldest keys (of more than K the last K). queue: the same,
-            changed in place. pointer: int64 [], the place of the oldest key in the ring, moved on.
+        q, k, temperature: as for info_nce; k replaces the oldest keys (of more than K keys, the last K enter). queue:
+            as for info_nce, changed in place. pointer: int64 [], the index of the oldest key in the ring, advanced.
     """
     dtype = torch.promote_types(q.dtype, queue.dtype)
     reference = _INFO_NCE.served(_case(q, queue))[0] == "reference"
@@ -40,24 +40,24 @@ def info_nce_enqueue(q: Tensor, k: Tensor, queue: Tensor, pointer: Tensor, tempe
 
 
 def _case(q: Tensor, queue: Tensor) -> Case:
-    """By the dtype of the queue, the largest of the tensors; by that of q where q is float64."""
+    """The case by the dtype of the queue, the largest tensor, or by that of q if q is float64."""
     return case_of(q if q.dtype == torch.float64 else queue)
 
 
 def _cpu(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """The loss of Eq. 6, float32 [], and its gradient by q; in C++ (csrc/cpu/infonce.hpp).
+    """The loss of Eq. 6, float32 [], and its gradient with respect to q; in C++ (csrc/cpu/infonce.hpp).
 
     Raises:
-        ValueError: a tensor is not of float32 on the CPU, or its shape does not fit.
+        ValueError: a tensor is not float32 on the CPU, or its shape does not fit.
     """
     return _on_cpu(q, k, queue.contiguous(), temperature)
 
 
 def _cpu_enqueue(q: Tensor, k: Tensor, queue: Tensor, pointer: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """The same, and k in place of the oldest keys of the queue, which must be contiguous.
+    """`_cpu`, after which k replaces the oldest keys of the queue, which must be contiguous.
 
     Raises:
-        ValueError: as info_nce; or pointer is not one int64.
+        ValueError: as `_cpu`, or pointer is not one int64.
     """
     return _on_cpu(q, k, queue, temperature, pointer)
 
@@ -92,7 +92,7 @@ info_nce_op = torch.library.custom_op(
     device_types="cpu",
     schema=f"(Tensor q, Tensor k, Tensor queue, float temperature) {_LOSS}",
 )
-"""Eq. 6: the loss, float32 [], and its gradient by q. q [B, D] any length; k [B, D], queue [K, D] L2-normalised."""
+"""Eq. 6: the loss, float32 [], and its gradient dq. q [B, D] has any norm; k [B, D], queue [K, D] are L2-normalised."""
 
 info_nce_enqueue_op = torch.library.custom_op(
     "crrl::info_nce_enqueue",
@@ -101,7 +101,7 @@ info_nce_enqueue_op = torch.library.custom_op(
     device_types="cpu",
     schema=f"(Tensor q, Tensor k, Tensor(a!) queue, Tensor(b!) pointer, float temperature) {_LOSS}",
 )
-"""The same; then k replaces the oldest keys. pointer: int64 [], where the oldest key is."""
+"""crrl::info_nce, after which k replaces the oldest keys. pointer: int64 [], the index of the oldest key."""
 
 info_nce_op.register_kernel("cuda")(_triton)
 info_nce_enqueue_op.register_kernel("cuda")(_triton_enqueue)
@@ -119,7 +119,7 @@ def _enqueued(q: Tensor, k: Tensor, queue: Tensor, pointer: Tensor, temperature:
 
 
 class _Gradient(torch.autograd.Function):
-    """`loss`, whose gradient by q is known to be dq. Outside the operator, which changes its arguments in place."""
+    """`loss` with its known gradient dq. Not part of the operator, because that changes its arguments in place."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, loss: Tensor, dq: Tensor) -> Tensor:
@@ -162,14 +162,14 @@ info_nce_op.register_autograd(_backward, setup_context=_keep_gradient)
 
 
 CHECKED = ((33, 64, 512), (33, 300, 512))
-"""Rows, keys and channels of the self-check: the paper's queue, and one of several tiles, the largest there are."""
+"""Rows, keys and channels of the self-check: the paper's queue, and one of several tiles of the largest size."""
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 1e-2}
-"""The largest error, in root mean squares; dq has the dtype of the queue."""
+"""The largest error that the self-check accepts, in root mean squares, by the dtype of the queue and of dq."""
 
 
 def _fault(dtype: torch.dtype, device: torch.device) -> str | None:
-    """What is wrong with the Triton kernels of a queue of this dtype."""
+    """What is wrong with the Triton kernels for a queue of this dtype; None: nothing."""
     faults = (_fault_of(*sizes, dtype, device) for sizes in CHECKED)
     return next((fault for fault in faults if fault), None)
 

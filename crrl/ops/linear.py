@@ -21,7 +21,7 @@ def linear_epoch(
 ) -> None:
     """An epoch of softmax regression by SGD with Nesterov momentum; `parameters` and `momenta` change in place.
 
-    The arguments are those of crrl.reference.linear.linear_epoch; the kernel wants them contiguous.
+    The arguments are those of crrl.reference.linear.linear_epoch; the kernel takes contiguous tensors.
     """
     run = _EPOCH.pick(case_of(features))
     run(features, labels, order, batch_size, parameters, momenta, rate, momentum)
@@ -40,8 +40,8 @@ def _cpu(
     """`linear_epoch` in C++ (csrc/cpu/linear.hpp).
 
     Raises:
-        ValueError: a tensor is not contiguous on the CPU, or of another dtype or shape; a label or a clip is out of
-            range. Nothing is changed then.
+        ValueError: a tensor is not contiguous, not on the CPU, or has another dtype or shape; or a label or a clip is
+            out of range. Then nothing is changed.
     """
     native, isa = cpu.native, cpu.forced()
     native.linear_epoch(features, labels, order, batch_size, *parameters, *momenta, rate, momentum, isa)

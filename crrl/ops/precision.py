@@ -1,7 +1,7 @@
-"""How precisely matrices are multiplied: autocast's dtype, and on a GPU what torch's switches say of float32.
+"""The precision of matrix products: autocast's dtype and, on a GPU, torch's TF32 switches for float32.
 
-torch 2.9 replaced `allow_tf32` by a tree of settings (`torch.backends.fp32_precision` and below), and reading the old
-switches raises where a program has set the new ones. So these functions use the new ones wherever they exist.
+torch 2.9 replaced `allow_tf32` by a tree of settings (`torch.backends.fp32_precision` and below). Reading the old
+switches raises once a program has set the new ones, so these functions use the new ones where they exist.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PARENT: dict[_Setting, _Setting] = {_MATMUL: ("cuda", "all"), ("cuda", "all"): 
 _NEW = hasattr(torch._C, "_get_fp32_precision_getter")
 
 MODES = {torch.float32: ("tf32", "fp32"), torch.bfloat16: ("bf16",), torch.float16: ("fp16",)}
-"""By the dtype of the tensors, the modes that the GRU kernels of crrl._cuda have for it."""
+"""The modes of crrl._cuda's GRU kernels, by the dtype of the tensors."""
 
 DTYPES = {mode: dtype for dtype, modes in MODES.items() for mode in modes}
 """The dtype of each mode's tensors."""
@@ -28,7 +28,7 @@ AUTOCAST_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """The dtypes that autocast converts; it leaves float64 alone."""
 
 AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
-"""The devices that may be asked for their autocast; torch raises for others, such as meta."""
+"""The devices whose autocast can be queried; torch raises for others, such as meta."""
 
 
 def autocasts(x: Tensor) -> bool:
@@ -38,12 +38,12 @@ def autocasts(x: Tensor) -> bool:
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which matrix products of `x` are computed: that of autocast where it applies, else its own."""
+    """The dtype in which matrix products of `x` are computed: autocast's if it applies, else that of `x`."""
     return torch.get_autocast_dtype(x.device.type) if autocasts(x) else x.dtype
 
 
 def mode(dtype: torch.dtype) -> str:
-    """The mode in which a GRU of this dtype (a key of MODES) is computed now: in float32 as cuDNN's RNNs are."""
+    """The mode in which a GRU of this dtype (a key of MODES) is computed now; float32 follows cuDNN's RNN setting."""
     if dtype != torch.float32:
         return MODES[dtype][0]
     allowed = _get(("cuda", "rnn")) == "tf32" if _NEW else torch.backends.cudnn.allow_tf32
@@ -52,9 +52,9 @@ def mode(dtype: torch.dtype) -> str:
 
 @contextmanager
 def products(mode: str) -> Iterator[None]:
-    """Within the block cuBLAS multiplies float32 as `mode` says: TF32 in "tf32", exactly in "fp32".
+    """Within the block, cuBLAS multiplies float32 as `mode` says: as TF32 in "tf32", exactly in "fp32".
 
-    torch keeps the switch for the whole process: products of other threads see it, too. It is put back afterwards.
+    The switch is global to the process, so it also changes products of other threads. It is restored afterwards.
     """
     if mode not in ("tf32", "fp32") or _allowed() == (mode == "tf32"):
         yield
@@ -82,9 +82,9 @@ def _allow(tf32: bool) -> None:
 
 
 def _own(setting: _Setting) -> str:
-    """What `setting` itself was set to: "none" where it inherits, which reading it does not tell.
+    """What `setting` itself was set to; "none" if it inherits.
 
-    So its parent is changed for a moment.
+    Reading a setting does not tell whether it inherits, so its parent is changed for a moment.
     """
     value, parent = _get(setting), _PARENT.get(setting)
     if parent is None:

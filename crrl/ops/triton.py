@@ -1,4 +1,4 @@
-"""What the Triton kernels can serve, once checked. Operators import their launchers when these are first called."""
+"""What the Triton kernels can serve, once checked. Operators import a launcher when they first call it."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ Supports = Callable[[Case], tuple[bool, str]]
 def checked(
     operator: str, fault: Callable[[torch.dtype, torch.device], str | None], dtypes: Sequence[torch.dtype] = DTYPES
 ) -> Supports:
-    """Register the self-check of an operator's Triton kernel; returns whether that can serve a case, and why.
+    """Register the self-check of an operator's Triton kernel; returns the `supports` of its backend.
 
     Args:
-        fault: what is wrong with the kernel in a dtype on a device; None: nothing.
+        fault: finds what is wrong with the kernel in a dtype on a device; None: nothing.
         dtypes: those that the kernel takes.
     """
     for dtype in dtypes:
@@ -54,7 +54,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _obstacle(device: int) -> str | None:
-    """Why no Triton kernel can be tried on a GPU."""
+    """Why no Triton kernel can be checked; None: one can."""
     if _installed() is None:
         return "Triton is not installed: pip install triton"
     if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
@@ -64,7 +64,7 @@ def _obstacle(device: int) -> str | None:
 
 @cache
 def _installed() -> str | None:
-    """Triton's version, if it is there."""
+    """The installed version of Triton; None: it is not installed."""
     return version("triton") if find_spec("triton") is not None else None
 
 

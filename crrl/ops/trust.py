@@ -1,9 +1,9 @@
-"""Trust in the kernels of a GPU: none of them serves before it has agreed with the reference on the card at hand.
+"""Self-checks of GPU kernels: a kernel serves only once it has agreed with the reference on this card.
 
-An operator registers a `Check` for each dtype or mode. The first call that asks for one runs all of that dtype in a
-process of its own: a kernel that writes where it must not takes that process along and not the user's. What has passed
-is remembered under $CRRL_CACHE for the card, driver, torch and build it has passed on; what has failed is off for this
-process, which says once what serves instead.
+An operator registers a `Check` for each dtype or mode. The first call that needs one runs all checks of its dtype in a
+separate process: a kernel that writes out of bounds brings down that process, not the user's. A pass is remembered
+under $CRRL_CACHE for this card, driver, torch and build. A failure turns the kernel off for this process, which warns
+once and names what serves instead.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from crrl.ops.backends import recorder
 
 @dataclass(frozen=True)
 class Check:
-    """A small call of a kernel that is held against the reference.
+    """A small call of a kernel that is compared with the reference.
 
     Attributes:
-        operator: whose. mode: the dtype, or another name for how it is computed.
-        subject: what serves once it has passed. instead: what serves where it has not.
+        operator: its name. mode: the dtype, or another name for how it is computed.
+        subject: what serves if the check passes. instead: what serves if it does not.
         dtype: of the tensors; checks of one dtype run together.
-        build: all that the outcome depends on, beside mode, card, driver and torch.
-        fault: what is wrong on a device; None: nothing. It may raise instead.
-        obstacle: why there is nothing to check on the GPU of this number; None: there is.
-        prepare: what must be made in this process before the kernels run, on the GPU of this number.
-        notice: what the user should know before he waits for the check; None: nothing.
+        build: everything that the outcome depends on besides mode, card, driver and torch.
+        fault: finds what is wrong on a device; None: nothing. It may raise instead.
+        obstacle: why the check cannot run on the GPU of this number; None: it can.
+        prepare: makes what must exist in this process before the kernels run on the GPU of this number.
+        notice: what the user should know before the wait for the check; None: nothing.
     """
 
     operator: str
@@ -69,29 +69,30 @@ PATIENCE_S = 600
 """How long the process of a check may take; Triton compiles a kernel in seconds."""
 
 CHILD = "import sys; from crrl.ops import trust; trust.answer(int(sys.argv[1]), sys.argv[2:])"
-"""What that process runs."""
+"""The code that this process runs."""
 
 READY = "ready"
-"""What it says once it has the device."""
+"""The line that it prints once it has the device."""
 
 allowed = True
-"""Whether a check may run; where not, only what has passed before is trusted."""
+"""Whether a check may run; if not, only what has passed before is trusted."""
 
 _lock = threading.RLock()
 _verdicts: dict[tuple[str, int, str], tuple[bool, str]] = {}
 _found: dict[tuple[str, int, str], str | None] = {}
-"""The faults that a process found for checks which nobody has asked about yet."""
+"""The faults that a process found for checks whose verdict has not been requested yet."""
 
 
 def register(check: Check) -> None:
-    """Have `verdict` know the check by its name."""
+    """Make the check known to `verdict` by its name."""
     CHECKS[check.name] = check
 
 
 def verdict(operator: str, mode: str, device: int) -> tuple[bool, str]:
-    """Whether the kernels of an operator in `mode` are trusted on the GPU `device`, and why; the first call checks.
+    """Whether the kernels of an operator in `mode` are trusted on GPU `device`, and the reason; the first call checks.
 
-    Within a CUDA graph's capture, among others, nothing can be checked: what is not known by then is not trusted.
+    No check can run while operations are recorded, as in the capture of a CUDA graph: without an earlier verdict the
+    kernels are not trusted.
     """
     check = CHECKS[f"{operator} in {mode}"]
     key = check.name, device, check.build()
@@ -106,20 +107,20 @@ def verdict(operator: str, mode: str, device: int) -> tuple[bool, str]:
             known = _recall(check, device)
             if known is None and not allowed:
                 return False, f"its self-check in {mode} has not run"
-            check.prepare(device)  # here: within a capture no memory can be had from the driver
+            check.prepare(device)  # now: within a capture the driver gives no memory
             _verdicts[key] = known or _judge(check, device)
     return _verdicts[key]
 
 
 def _watched() -> str | None:
-    """What records the operations now, and would record a check's."""
+    """What records the operations now and would record those of a check too; None: nothing."""
     if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
         return "the capture of a CUDA graph"
     return recorder()
 
 
 def _judge(check: Check, device: int) -> tuple[bool, str]:
-    """Run the check unless a process has; a pass is written down, a failure said."""
+    """Run the check unless an earlier process has run it; remember a pass, warn of a failure."""
     key = check.name, device, check.build()
     if key not in _found:
         if notice := check.notice(device):
@@ -138,7 +139,7 @@ def _judge(check: Check, device: int) -> tuple[bool, str]:
 
 
 def _faults(check: Check, device: int) -> dict[str, str | None]:
-    """The faults of this check and, from a process of its own, of all of its dtype that have not passed before."""
+    """The faults of this check and, if a separate process ran it, of all of its dtype that have no verdict yet."""
     if torch.cuda.is_available():
         others = [
             each
@@ -149,7 +150,7 @@ def _faults(check: Check, device: int) -> dict[str, str | None]:
         print(f"crrl: checking {len(wanted)} kernels on {_card(device)}, once for this card and build", file=sys.stderr)
         if (found := apart([each.name for each in wanted], device)) is not None:
             return found
-    return {check.name: here(check, device)}  # the kernels are emulated, or no other process gets the GPU
+    return {check.name: here(check, device)}  # the kernels are emulated, or no other process can get the GPU
 
 
 def _known(check: Check, device: int) -> bool:
@@ -158,7 +159,7 @@ def _known(check: Check, device: int) -> bool:
 
 
 def here(check: Check, device: int) -> str | None:
-    """The fault of a check that runs in this process; None: there is none."""
+    """Run a check in this process and return its fault; None: there is none."""
     where = torch.device("cuda", device) if torch.cuda.is_available() else torch.device("cpu")
     with _undisturbed(device):
         try:
@@ -168,9 +169,9 @@ def here(check: Check, device: int) -> str | None:
 
 
 def apart(names: Sequence[str], device: int) -> dict[str, str | None] | None:
-    """The faults of checks by name, each found in another process; None: no such process can have the device.
+    """Run checks in other processes and return their faults by name; None: no other process can get the device.
 
-    The first is always among them; where a process has left the device as none can have it any more, others are not.
+    The first check is always among them. Others are missing if a process left the device unusable for the next.
     """
     found: dict[str, str | None] = {}
     while left := [name for name in names if name not in found]:
@@ -185,7 +186,7 @@ def apart(names: Sequence[str], device: int) -> dict[str, str | None] | None:
 
 
 def _answer(line: str) -> tuple[str, str | None] | None:
-    """The name of a check and its fault, from a line of `answer`; None: from elsewhere."""
+    """The name and fault of a check from a line that `answer` printed; None: the line is from elsewhere."""
     with suppress(ValueError, TypeError):
         name, fault = json.loads(line)
         return name, fault
@@ -193,7 +194,7 @@ def _answer(line: str) -> tuple[str, str | None] | None:
 
 
 def _child(names: Sequence[str], device: int) -> tuple[list[str], str]:
-    """What a process with these checks printed, and how it ended. It finds the modules that this one finds."""
+    """The lines that a process with these checks printed, and how it ended. It can import what this process can."""
     root = Path(__file__).parents[2]
     paths = [str(root), *(str(Path(path).absolute()) for path in sys.path)]
     command = [sys.executable, "-c", CHILD, str(device), *names]
@@ -203,7 +204,7 @@ def _child(names: Sequence[str], device: int) -> tuple[list[str], str]:
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE_S, errors="replace", **options
         )
     except subprocess.TimeoutExpired as error:
-        output = (error.stdout or b"").decode(errors="replace")  # bytes, whatever was asked for
+        output = (error.stdout or b"").decode(errors="replace")  # bytes, even where text was requested
         return output.splitlines(), f"was still running after {PATIENCE_S} s"
     except OSError as error:
         return [], str(error)
@@ -213,7 +214,7 @@ def _child(names: Sequence[str], device: int) -> tuple[list[str], str]:
 
 
 def answer(device: int, names: Sequence[str]) -> None:
-    """Print the fault of each check, a line of JSON each; of none after one that has broken CUDA for this process."""
+    """Print the fault of each check, a line of JSON each; end after a check that has broken CUDA for this process."""
     where = f"cuda:{device}" if torch.cuda.is_available() else "cpu"
     torch.zeros(1, device=where)
     print(READY, flush=True)
@@ -243,7 +244,7 @@ def _path(facts: dict[str, str]) -> Path:
 
 
 def _facts(check: Check, device: int) -> dict[str, str]:
-    """All on which a verdict depends."""
+    """Everything that a verdict depends on."""
     return {
         "card": _card(device), "driver": cuda.driver(), "torch": torch.__version__, "build": check.build(),
         "check": check.name,
@@ -252,7 +253,7 @@ def _facts(check: Check, device: int) -> dict[str, str]:
 
 @cache
 def file_hash(path: str) -> str:
-    """Of what a file held when it was first asked about."""
+    """The hash of a file as it was at the first call."""
     return content_hash([Path(path).read_bytes()])
 
 
@@ -265,7 +266,7 @@ def _card(device: int) -> str:
 
 @contextmanager
 def _undisturbed(device: int) -> Iterator[None]:
-    """Whatever mode the caller is in (autocast, inference, a compiler's fake tensors), the check is not."""
+    """Keep the caller's modes (autocast, inference, a compiler's fake tensors) out of the check."""
     with ExitStack() as stack:
         stack.enter_context(_disable_current_modes())
         stack.enter_context(torch.inference_mode(False))
@@ -276,7 +277,7 @@ def _undisturbed(device: int) -> Iterator[None]:
 
 
 def differs(name: str, got: Tensor, want: Tensor, tolerance: float) -> str | None:
-    """What to say of a result whose largest error is over `tolerance` root mean squares of what it must be."""
+    """The fault of a result whose largest error exceeds `tolerance` times the root mean square of `want`."""
     want = want.double().cpu()
     error = float((got.double().cpu() - want).abs().max() / want.square().mean().sqrt())
     return None if error <= tolerance else f"{name} is off by {error:.1e} of its size"

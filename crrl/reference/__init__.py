@@ -1,1 +1,1 @@
-"""Pure PyTorch, differentiable and exact in fp64: the truth that every fast path is held against."""
+"""Pure PyTorch, differentiable and exact in fp64: the reference that every fast path is tested against."""

@@ -29,7 +29,7 @@ def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
 def enqueue(queue: Tensor, pointer: Tensor, keys: Tensor) -> None:
     """Replace the oldest keys of `queue` ([K, D], a ring whose oldest entry is at `pointer`, int64 scalar) in place.
 
-    Wraps around wherever K is no multiple of B; of more than K keys the last K stay.
+    Wraps around if K is not a multiple of B; of more than K keys, the last K stay.
     """
     size = len(queue)
     slots = (pointer + torch.arange(len(keys), device=queue.device)) % size
@@ -38,9 +38,9 @@ def enqueue(queue: Tensor, pointer: Tensor, keys: Tensor) -> None:
 
 
 def info_nce_enqueue(q: Tensor, k: Tensor, queue: Tensor, pointer: Tensor, temperature: float) -> Tensor:
-    """`info_nce`, and then `enqueue` of `k`, so that a loss never sees its own keys.
+    """`info_nce`, then `enqueue` of `k`, so that a loss never sees its own keys.
 
-    The gradient stays right after the queue has changed: it is computed from the queue that the loss saw.
+    The gradient stays right although the queue changes: it is computed from the queue that the loss saw.
     """
     loss = info_nce(q, k, queue.clone(), temperature)
     enqueue(queue, pointer, k)

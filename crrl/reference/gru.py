@@ -29,8 +29,8 @@ def gru_layer(
         x: [B, T, I], padded rows; B and T at least 1. Or [B, 1, I] with `frames`: T times the same frame.
         lengths: int64 [B] on any device, each in 1..T; None: every frame is valid.
         weights: one entry per direction, forward first.
-        h0: [D, B, H] initial states, zeros when None.
-        reverse: the second direction runs backwards in time, from each row's own last frame; False: forwards too.
+        h0: [D, B, H] initial states; None: zeros.
+        reverse: the second direction runs backwards in time, from each row's own last frame; False: it runs forwards.
         frames: T; None: that of x.
 
     Returns:
@@ -58,7 +58,7 @@ def gru_layer(
 
 
 def check_lengths(lengths: Tensor, frames: int) -> None:
-    """Raise ValueError unless each of `lengths` (int64 [B]) is in 1..frames; a compiled graph cannot look."""
+    """Raise ValueError unless each of `lengths` (int64 [B]) is in 1..frames; while compiling, nothing is checked."""
     if torch.compiler.is_compiling():
         return
     shortest, longest = (int(bound) for bound in lengths.aminmax())

@@ -17,12 +17,12 @@ def linear_epoch(
     rate: float,
     momentum: float,
 ) -> None:
-    """Update `parameters` and `momenta` in place, a step for every `batch_size` clips; the last takes what is left.
+    """Update `parameters` and `momenta` in place, one step for every `batch_size` clips; the last step takes the rest.
 
     Args:
-        features: [N, D]. labels: int64 [N], each in 0..C - 1. order: int64 [M], the clips as they are taken.
+        features: [N, D]. labels: int64 [N], each in 0..C - 1. order: int64 [M], the clips in the order of training.
         parameters: weight [C, D] and bias [C]. momenta: the buffers of torch.optim.SGD, zeros before the first epoch.
-        rate: the learning rate. momentum: SGD's, Nesterov's form of it.
+        rate: the learning rate. momentum: Nesterov momentum.
     """
     leaves = [parameter.detach().requires_grad_() for parameter in parameters]  # the same memory
     for index in torch.split(order, batch_size):

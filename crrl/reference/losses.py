@@ -27,8 +27,8 @@ def reconstruction_loss(x: Tensor, forward: Tensor | None, backward: Tensor | No
 
     Args:
         x: [B, T, C]. lengths: int64 [B].
-        forward, backward: [B, T, C]; `backward` reconstructs each row's valid frames in reverse order. None, for one of
-            them at most: it adds no error.
+        forward, backward: [B, T, C]; `backward` reconstructs each row's valid frames in reverse order. At most one of
+            them is None, and adds no error.
     """
     if forward is None:
         assert backward is not None

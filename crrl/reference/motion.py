@@ -12,12 +12,12 @@ def valid_frames(lengths: Tensor, frames: int) -> Tensor:
 
 
 def take_frames(x: Tensor, index: Tensor) -> Tensor:
-    """x [B, T, C] at the frames index (int64 [B, T']) of each row: [B, T', C]."""
+    """The frames `index` (int64 [B, T']) of each row of x [B, T, C]: [B, T', C]."""
     return x.gather(1, index[:, :, None].expand(-1, -1, x.shape[2]))
 
 
 def reverse(x: Tensor, lengths: Tensor) -> Tensor:
-    """Each row's valid frames in reverse order, padding left where it is: [B, T, C] → [B, T, C]."""
+    """Each row with its valid frames in reverse order and its padding unchanged: [B, T, C] → [B, T, C]."""
     t = torch.arange(x.shape[1], device=x.device)
     return take_frames(x, torch.where(valid_frames(lengths, x.shape[1]), lengths[:, None] - 1 - t, t))
 
@@ -40,7 +40,7 @@ def velocity(x: Tensor, lengths: Tensor) -> Tensor:
 
 
 def temporal_average(h: Tensor, lengths: Tensor) -> Tensor:
-    """TAP (Eqs. 3, 4): the mean over each row's valid frames, [B, T, C] → [B, C], of h that is 0 at padded frames."""
+    """TAP (Eqs. 3, 4): the mean over each row's valid frames, [B, T, C] → [B, C]; h must be 0 at padded frames."""
     return h.sum(1) / lengths[:, None]
 
 

@@ -34,9 +34,9 @@ def flat_step(
         second: [N], Adam's second moment, zeros before the first step; None: SGD, without dampening.
         keys: [N], follows the new parameters by Eq. 5 (see `ema_update`); None: there are none.
         rates: [4], the learning rate, momentum (or Adam's β₁) and, read by Adam alone, 1 − β₁ᵗ and 1 − β₂ᵗ of step t.
-        nesterov: SGD looks ahead.
-        weight_decay: this times the parameters joins the gradient. beta2, eps: Adam's.
-        max_norm: gradients longer than this together are shortened to it; 0: none are.
+        nesterov: SGD uses Nesterov momentum.
+        weight_decay: this times the parameters is added to the gradient. beta2, eps: of Adam.
+        max_norm: the gradient is scaled down to this 2-norm if it is longer; 0: no clipping.
         boundary, momentum_head, momentum_tail: of `ema_update`.
     """
     gradient = gradients

@@ -1,4 +1,4 @@
-"""How long training will take, by a few steps of each phase that nothing is kept of."""
+"""How long training will take, from a few trial steps of each phase."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from crrl.training.ranks import Ranks
 from crrl.training.step import Step
 
 STEPS = 4
-"""Steps made of each phase; the first, which allocates, is not timed."""
+"""Trial steps of each phase; the first allocates memory and is not timed."""
 
 
 def phase_seconds(
     spec: PhaseSpec, config: Config, schedule: Schedule, tensors: ClipTensors, train: torch.Tensor, yaw: float
 ) -> float:
-    """Seconds that a phase takes on a CPU, in one process; random numbers stay as they were.
+    """Seconds that a phase takes on a CPU, in one process; the random state is restored.
 
-    What a teacher gives is left out: it is computed once, in little time.
+    The teacher is left out: its features are computed once, in little time.
 
     Args:
-        train: int64 [N], the training clips. yaw: by how many degrees clips are turned.
+        train: int64 [N], the training clips. yaw: how far clips are turned, in degrees.
     """
     with torch.random.fork_rng([]):
         previous = Encoder(tensors.channels, config.encoder.hidden_size) if spec.start == "previous" else None

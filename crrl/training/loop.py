@@ -26,16 +26,16 @@ from crrl.training.ranks import LostRank, Ranks, Share
 from crrl.training.step import Step
 
 LR_DROPS = {"steps": (20, 50), "steps-18": (18, 50)}
-"""Epochs after which the learning rate halves, by schedule: as Section IV-B has it, and as the authors' code."""
+"""Epochs after which the learning rate halves, by schedule: of Section IV-B, and of the authors' code."""
 
 AGREE_EVERY = 10
-"""Steps after which several ranks tell each other of signals, to stop after the same step."""
+"""Steps after which several ranks tell each other of signals, so that all stop after the same step."""
 
 
 CHECKPOINT_EVERY = 200
-"""Steps between checkpoints: a kill costs a minute or so, and beside so many steps it costs little to write one."""
+"""Steps between checkpoints: a kill loses about a minute, and writing one costs little beside so many steps."""
 MOST_STEPS = 5_000_000
-"""Steps of a phase: all their learning rates are in memory. NTU RGB+D 120 takes 0.2 million in 100 epochs."""
+"""The most steps of a phase, as all learning rates are in memory. NTU RGB+D 120 takes 0.2 million in 100 epochs."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Schedule:
         return self.epochs * self.steps_per_epoch
 
     def batches(self) -> list[int]:
-        """Clips of each batch of an epoch: a short last one is dropped or kept."""
+        """The number of clips in each batch of an epoch; a short last batch is dropped or kept."""
         last = self.clips_per_epoch % self.batch_size
         return [self.batch_size] * (self.clips_per_epoch // self.batch_size) + ([last] if last else [])
 
@@ -90,7 +90,7 @@ class Schedule:
         return FlatAdam(parameters, **settings)
 
     def rates(self, optimizer: FlatOptimizer, steps: int | None = None) -> Tensor:
-        """What `optimizer` is to read at each step, or each of the first `steps`: float64 [steps, 4]."""
+        """The rates that `optimizer` reads at each step, or at each of the first `steps`: float64 [steps, 4]."""
         nothing = [torch.zeros(1)]
         model = SGD(nothing, self.lr, momentum=0.9) if self.optimizer == "sgd" else Adam(nothing, self.lr)
         falling, rows = self._falling(model), []
@@ -111,9 +111,10 @@ class Loop:
     """Trains one phase on one data set in one run folder.
 
     Args:
-        phase: what is trained. schedule: how long and how. tensors: the clips. train: int64 [N_train], which of them.
-        fingerprint: of the data set. run: where metrics and checkpoints go, written by rank 0 alone.
-        first_step: steps of the phases before, for the event log. ranks, capture, bf16: as Step takes them.
+        phase: what is trained. schedule: how long and how. tensors: the clips. train: int64 [N_train], indices of the
+            training clips.
+        fingerprint: of the data set. run: where rank 0 writes metrics and checkpoints.
+        first_step: steps of the phases before, for the event log. ranks, capture, bf16: as for Step.
     """
 
     def __init__(
@@ -142,7 +143,7 @@ class Loop:
         self.step = 0
 
     def fit(self, checkpoint: dict[str, Any] | None) -> None:
-        """Train from the checkpoint, or the start when None, to the end of the schedule.
+        """Train from the checkpoint (None: from the start) to the end of the schedule.
 
         Raises:
             Interrupted: a signal came; the checkpoint is written.
@@ -177,7 +178,7 @@ class Loop:
         )
 
     def _epoch(self, progress: Progress, signals: list[int]) -> bool:
-        """Train to the end of the epoch; returns whether to stop there, or before."""
+        """Train to the end of the epoch, or until a signal; returns whether a signal came."""
         schedule = self.schedule
         epoch, done = divmod(self.step, schedule.steps_per_epoch)
         shares = [self.ranks.share(clips) for clips in schedule.batches()]
@@ -204,7 +205,7 @@ class Loop:
         self.program.begin_epoch(torch.cat(mine), sum(share.clips for share in shares[:done]))
 
     def _agree(self, signals: list[int]) -> bool:
-        """Whether to stop after this step; all ranks find the same."""
+        """Whether to stop after this step; the answer is the same on all ranks."""
         if self.ranks.size > 1:
             if self.step % AGREE_EVERY and self.step < self.schedule.steps:
                 return False
@@ -213,7 +214,7 @@ class Loop:
         return bool(signals)
 
     def _report(self, progress: Progress, epoch: int) -> None:
-        """Log the epoch's mean losses per clip; starts the next epoch's sums."""
+        """Log the epoch's mean losses per clip, and reset the sums for the next epoch."""
         self._check_finite()
         means = (self.program.sums / self.schedule.clips_per_epoch).tolist()
         self.program.sums.zero_()
@@ -222,7 +223,7 @@ class Loop:
 
     def _check_finite(self) -> None:
         finite = all(bool(tensor.isfinite().all()) for tensor in (self.program.sums, self.optimizer.flat))
-        ops.raise_if_timed_out()  # asked once the device has answered; a replayed graph asks nobody
+        ops.raise_if_timed_out()  # after the device has answered; a replayed graph does not ask
         if not finite:
             raise CrrlError(
                 f"the training of {self.phase.name} is no longer finite at step {self.step} of {self.schedule.steps}; "
@@ -257,13 +258,13 @@ class Loop:
             self._load(state)
 
     def _load(self, state: dict[str, Any]) -> None:
-        """Take weights, optimizer, sums and random state from a checkpoint; what is of another type raises."""
+        """Load weights, optimizer, sums, step and random state from a checkpoint; an entry of another type raises."""
         if state["step"] > self.schedule.steps or state["sums"].shape != self.program.sums.shape:
             raise ValueError(f"it has {state['step']} steps, and sums of {list(state['sums'].shape)} losses")
         self.phase.module.load_state_dict(state["module"])
         settings = {name: value for name, value in self.optimizer.param_groups[0].items() if name != "params"}
         self.optimizer.load_state_dict(state["optimizer"])
-        self.optimizer.param_groups[0].update(settings)  # they are the configuration's
+        self.optimizer.param_groups[0].update(settings)  # the configuration sets these
         self.program.sums.copy_(state["sums"])
         self.step = state["step"]
         self.program.number.fill_(self.step)

@@ -1,4 +1,4 @@
-"""What a training takes at least, held against the memory there is: what is too large is refused before it is taken."""
+"""The least memory that a training takes: one that cannot fit is refused before it allocates any."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/
 
 
 def memory_of(device: torch.device) -> int:
-    """Bytes of memory that a process may have on `device`: of a CPU the machine's, or less where it is limited."""
+    """Bytes of memory that a process may use on `device`; on a CPU the machine's memory, or a lower limit if set."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return min(_limits())
@@ -39,10 +39,10 @@ def _limits() -> Iterator[int]:
 def check_memory(
     config: Config, phases: Iterable[PhaseSpec], channels: int, batch: int, frames: int, device: torch.device
 ) -> None:
-    """Refuse settings by which a phase takes more memory than `device` has.
+    """Refuse settings with which a phase takes more memory than `device` has.
 
     Args:
-        channels: J·3. batch: clips of the largest batch of a process. frames: of the longest clip.
+        channels: J·3. batch: clips in the largest batch of a process. frames: of the longest clip.
 
     Raises:
         CrrlError: names the settings that may be too large.
@@ -66,15 +66,15 @@ def check_memory(
 
 
 def _weights(spec: PhaseSpec, config: Config, channels: int) -> int:
-    """Bytes of a phase's weights, with gradients and momentum of those that are trained."""
-    with torch.device("meta"):  # shapes alone, which take no memory
+    """Bytes of a phase's weights, plus gradients and momentum of the trained ones."""
+    with torch.device("meta"):  # shapes only, which take no memory
         previous = Encoder(channels, config.encoder.hidden_size)
         module = build_module(spec, config, channels, previous if spec.start == "previous" else None)
     return _bytes(module) + 2 * _bytes(module, trained=True)
 
 
 def _bytes(module: nn.Module, trained: bool = False) -> int:
-    """Of all parameters and buffers, or of the `trained` parameters alone."""
+    """Bytes of all parameters and buffers, or of the `trained` parameters alone."""
     parameters = [each for each in module.parameters() if each.requires_grad or not trained]
     buffers = [] if trained else list(module.buffers())
     return sum(tensor.numel() * tensor.element_size() for tensor in [*parameters, *buffers])

@@ -1,4 +1,4 @@
-"""A phase of a method, whichever it is, for the one training loop; and the frozen teacher between two phases."""
+"""A phase of any method, for the one training loop, and the frozen teacher between two phases."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from crrl.optim import Follow
 from crrl.training.ranks import Ranks, Share
 
 TEACHER_TAKES = 8
-"""Other takes of a clip that a teacher's features are the mean of, beside the clip's own."""
+"""The number of other takes over which a teacher's features of a clip are averaged, besides the clip itself."""
 AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {"noise": noise, "shear": shear, "rotation": rotation}
 
 
 def build_module(
     spec: PhaseSpec, config: Config, channels: int, previous: Encoder | None = None, compiled: bool = False
 ) -> InformationFuser:
-    """What a phase trains, with weights from torch's random state.
+    """The module that a phase trains, with weights from torch's random state.
 
     Args:
         channels: J·3. previous: the encoder of the phase before, for a spec that starts from it.
-        compiled: decode by torch.compile.
+        compiled: compile the decoder by torch.compile.
     """
     cml, ser, dropout = config.cml, config.ser, config.encoder.dropout
     encoder = Encoder(channels, config.encoder.hidden_size, dropout, config.encoder.input_gain)
@@ -58,20 +58,20 @@ def build_module(
 class Phase:
     """One phase: keys (Algorithm 1, lines 8 and 9), loss, enqueue; the optimizer's pass does the momentum update.
 
-    The keys of a process alone enter the queue by the call that computes their loss. Those of all ranks enter once the
-    weights are updated: a rank that is lost in between leaves queue and weights of the same step.
+    With one process, the call that computes the loss also enqueues the keys. With several ranks, the keys of all are
+    enqueued once the weights are updated: if a rank is lost in between, queue and weights are of the same step.
 
     Args:
-        spec: what it is. module: all that is trained and saved. ranks: the processes that train together.
-        teacher: gives TAP(f_t(x)) of a batch, for a spec that has one.
-        yaw: how far what the encoders read is turned, degrees; what is recited is not turned.
-        velocity_scale: factor of the velocities that the key encoder reads.
-        takes: what the encoders read is tilted and stretched as well, and clips are cut and at another pace in every
-            batch, for each encoder anew; they are so recited.
+        spec: its specification. module: everything that is trained and saved. ranks: the processes that train together.
+        teacher: gives TAP(f_t(x)) of a batch, for a spec that has a teacher.
+        yaw: how far the encoders' inputs are turned, in degrees; what is recited is not turned.
+        velocity_scale: a factor on the velocities that the key encoder reads.
+        takes: the encoders' inputs are also tilted and stretched, and every batch cuts its clips and changes their
+            pace, anew for each encoder; what is recited has the same cut and pace.
 
     Attributes:
-        name: of the phase. with_velocity: whether its batches are to hold velocities.
-        losses: names of the loss and, after it, of its parts.
+        name: of the phase. with_velocity: whether its batches must hold velocities.
+        losses: the names of the loss and then of its parts.
     """
 
     def __init__(
@@ -95,11 +95,11 @@ class Phase:
 
     @property
     def follow(self) -> Follow:
-        """What follows the trained parameters by Eq. 5."""
+        """The parameters that follow the trained ones by Eq. 5, with their momenta."""
         return () if self.module.learner is None else self.module.learner.follow
 
     def loss(self, batch: Batch, share: Share) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss to minimise and its parts to report, means over the rank's share of a batch."""
+        """The loss to minimise, and its parts to report: means over the rank's share of a batch."""
         target = None if self._teacher is None else self._teacher.features(batch)
         alone = self._ranks.size == 1
         loss, parts, keys = self.module(self._views(batch), target, enqueue=alone)
@@ -108,8 +108,8 @@ class Phase:
         return loss, parts
 
     def _views(self, batch: Batch) -> Views:
-        """What each part sees of a batch. Key encoders see velocities, turned by angles of their own and scaled, or
-        augmented coordinates; of takes those of another take, whose lengths are others."""
+        """What each part sees of a batch. The key encoder sees velocities, scaled and turned by their own angles, or
+        augmented coordinates; with takes, those of another take, which has its own lengths."""
         shown = self._shown(batch)
         read = self._turn(shown.x)
         if self.module.learner is None:
@@ -127,18 +127,19 @@ class Phase:
         return replayed(batch) if self._takes else batch
 
     def after_step(self) -> None:
-        """What happens once the weights are updated."""
+        """Enqueue the keys of all ranks, if there are several; called once the weights are updated."""
         if self.module.learner is not None and self._keys is not None:
             self.module.learner.enqueue(self._keys)
 
 
 class Teacher:
-    """The frozen encoder of the phase before: what it gives for each clip never changes, so it is computed once.
+    """The frozen encoder of the phase before; its features of a clip never change, so they are computed once.
 
     Args:
         encoder: the encoder; no gradient ever reaches it.
-        tensors: the clips. train: int64 [N_train], those it will be asked about.
-        takes: it gives its mean over a clip and this many other takes of it. yaw: how far these are turned, degrees.
+        tensors: the clips. train: int64 [N_train], the clips whose features are needed.
+        takes: features are the mean over a clip and this many other takes of it. yaw: how far these are turned, in
+            degrees.
         silent: show no bar.
     """
 
@@ -159,5 +160,5 @@ class Teacher:
         self._known[index.to(known.device)] = known
 
     def features(self, batch: Batch) -> Tensor:
-        """TAP of its hidden states (Algorithm 1, line 30), [B, D], whatever take of the clips the batch holds."""
+        """TAP of its hidden states (Algorithm 1, line 30), [B, D]; the same for every take of a clip."""
         return self._known[batch.index]

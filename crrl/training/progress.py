@@ -21,7 +21,7 @@ SHOW_EVERY = 10
 
 
 def log_outcome(run: RunFolder, settings: Mapping[str, object], accuracies: Mapping[str, float]) -> None:
-    """Add a finished run's settings, and its accuracies in percent, to its events: TensorBoard's HParams compares runs.
+    """Add a finished run's settings, and its accuracies in percent, to its events, for TensorBoard's HParams.
 
     Raises:
         CrrlError: they cannot be written.
@@ -44,7 +44,7 @@ class Reading:
         self._arrived: torch.cuda.Event | None = None
 
     def latest(self, scalar: Tensor) -> float | None:
-        """The scalar's value; from a GPU the one that the last call asked for, None until it is there."""
+        """The scalar's value; from a GPU, the value that the last call requested, None until it has arrived."""
         if not scalar.is_cuda:
             return scalar.item()
         if self._arrived is not None and not self._arrived.query():  # type: ignore[no-untyped-call]
@@ -60,9 +60,10 @@ class Progress:
     """A bar over all clips of a phase with loss, clips/s and ETA; one line per epoch into the run's logs.
 
     Args:
-        run: where to log. phase: its name. epochs, clips_per_epoch: its size. clips_done: where a resumed one goes on.
-        first_step: steps of the run so far; events after it, of an attempt that was cut off, are taken back.
-        silent: show and log nothing, as another rank does.
+        run: where to log. phase: its name. epochs, clips_per_epoch: its length. clips_done: where a resumed phase
+            starts.
+        first_step: steps of the run so far; later events, from an attempt that was cut off, are removed.
+        silent: show and log nothing, as ranks other than 0 do.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Progress:
     ):
         self.run, self.phase, self.epochs, self._silent = run, phase, epochs, silent
         if not silent:
-            from torch.utils.tensorboard import SummaryWriter  # here, so that a step can be had without TensorBoard
+            from torch.utils.tensorboard import SummaryWriter  # here, so that a step needs no TensorBoard
 
             with self._explain():
                 self._events = SummaryWriter(

@@ -1,4 +1,4 @@
-"""The processes that train together, one a card: torchrun starts them, torch.distributed connects them."""
+"""The processes that train together, one for each GPU: torchrun starts them, torch.distributed connects them."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ class Share:
 
     @property
     def clips(self) -> int:
-        """Clips that the rank computes: at least one, as every rank takes part in what all do together."""
+        """Clips that the rank computes: at least one, because every rank takes part in collective operations."""
         return max(self.counts[self.rank], 1)
 
     @property
     def weight(self) -> float:
-        """How much of the batch's mean is this rank's mean."""
+        """The weight of this rank's mean in the batch's mean."""
         return self.counts[self.rank] / sum(self.counts)
 
     def of(self, batch: Tensor) -> Tensor:
-        """The rank's clips of `batch`, in order; where it has none of its own, the first, which then counts nothing."""
+        """The rank's clips of `batch`, in order; if it has none, the first clip of the batch, with weight 0."""
         start = sum(self.counts[: self.rank])
         return batch[start : start + self.clips] if self.counts[self.rank] else batch[:1]
 
@@ -49,22 +49,22 @@ class Ranks:
     """This process among those that train together; alone by default.
 
     Attributes:
-        rank: from 0, whose process writes all files and prints. size: how many there are.
+        rank: from 0; rank 0 writes all files and prints. size: the number of ranks.
     """
 
     rank: int = 0
     size: int = 1
 
     def draw_anew(self, seed: int, step: int) -> None:
-        """Have each of several ranks draw numbers of its own and of this step: resumed, it draws what it would have.
+        """With several ranks, seed random numbers by rank and step: a resumed run draws the same numbers.
 
-        A process alone goes on with its random state, which the checkpoint keeps.
+        A single process goes on with its random state, which the checkpoint keeps.
         """
         if self.size > 1:
             torch.manual_seed((seed + 1_000_003 * self.rank + 998_244_353 * step) % 2**63)
 
     def share(self, clips: int) -> Share:
-        """The parts of a batch of `clips` clips: all but equal, in the order of the ranks."""
+        """The parts of a batch of `clips` clips, in the order of the ranks; their sizes differ by at most one."""
         return Share(tuple(clips // self.size + (rank < clips % self.size) for rank in range(self.size)), self.rank)
 
     def sum_(self, tensor: Tensor) -> None:
@@ -78,7 +78,7 @@ class Ranks:
                 dist.all_reduce(tensor)
 
     def gather(self, rows: Tensor, share: Share) -> Tensor:
-        """The rows [n_r, D] of all ranks, in their order, without those that count nothing: [sum of counts, D].
+        """The rows [n_r, D] of all ranks, in the order of the ranks, without rows of weight 0: [sum of counts, D].
 
         Raises:
             LostRank: another rank does not answer.
@@ -105,7 +105,7 @@ class Ranks:
 
     @contextmanager
     def first(self) -> Iterator[None]:
-        """Rank 0 runs the block, and then the others: what it has put into a cache they find there."""
+        """Rank 0 runs the block before the others, so that they find what it has put into a cache."""
         if self.rank > 0:
             self.wait()
         yield
@@ -113,7 +113,7 @@ class Ranks:
             self.wait()
 
     def any(self, flag: bool, device: torch.device) -> bool:
-        """Whether any rank says so; all get the same answer.
+        """Whether `flag` is True on any rank; all ranks get the same answer.
 
         Raises:
             LostRank: another rank does not answer.
@@ -133,10 +133,10 @@ def _explained() -> Iterator[None]:
 
 @contextmanager
 def connect(device: torch.device) -> Iterator[Ranks]:
-    """The ranks that torchrun started together (NCCL on GPUs, gloo on CPUs); without torchrun this process alone.
+    """The ranks that torchrun started together (NCCL on GPUs, gloo on CPUs); without torchrun, this process alone.
 
     Raises:
-        CrrlError: the others cannot be reached, or WORLD_SIZE is no number.
+        CrrlError: the others cannot be reached, or WORLD_SIZE is not a number.
     """
     if environment_number("WORLD_SIZE", 1) == 1:
         yield Ranks()

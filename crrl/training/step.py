@@ -15,25 +15,25 @@ from crrl.training.phases import Phase
 from crrl.training.ranks import Ranks, Share
 
 WARM_UP = 3
-"""Full batches that run as usual before one is captured: kernels are compiled and checked, libraries set up by then."""
+"""Full batches that run eagerly before one is captured: by then kernels are compiled and checked, libraries set up."""
 
 
 class Step:
-    """One step of a phase. Whatever changes from step to step is read from and written to tensors that stay in place.
+    """One step of a phase. Everything that changes from step to step is in tensors that stay in place.
 
-    So nothing in it waits for the device, and a CUDA graph of it can be replayed: it finds its clips, its learning rate
-    and its sums through `number` and `position`, which it moves on itself.
+    So a step does not wait for the device, and a CUDA graph of it can be replayed: it finds its clips and learning
+    rate by `number` and `position`, which it advances itself.
 
     Args:
         phase: what is trained. optimizer: of its parameters, with a spare place for each of the phase's losses.
         tensors: the clips. rates: float32 [steps, 4], what the optimizer reads at each step, on the clips' device.
-        ranks: the processes that train together. capture: replay full batches as one CUDA graph; where that cannot
-            be captured it is said once, and they run as the others do.
+        ranks: the processes that train together. capture: replay full batches as one CUDA graph; if the capture fails,
+            a warning says so once and they run eagerly.
         bf16: multiply matrices in bfloat16 (torch.autocast).
 
     Attributes:
-        number: int64 [1], steps taken. position: int64 [1], clips of the epoch taken, of `order`.
-        order: int64 [clips of the epoch], the clips of this rank. sums: float64 [losses], over the clips so far.
+        number: int64 [1], steps taken. position: int64 [1], clips taken from `order`.
+        order: int64 [clips of the epoch], the clips of this rank. sums: float64 [losses], sums over the clips so far.
         loss: float32 scalar, the last batch's.
     """
 
@@ -55,20 +55,20 @@ class Step:
         self.sums = torch.zeros(len(phase.losses), dtype=torch.float64, device=device)
         self.loss = torch.zeros((), device=device)
         self._capture, self._bf16 = capture, bf16
-        self._full = 0  # full batches run as usual so far
+        self._full = 0  # full batches run eagerly so far
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._aside: torch.cuda.Stream | None = None  # of the steps before the capture
+        self._aside: torch.cuda.Stream | None = None  # the stream of steps before the capture
 
     def begin_epoch(self, order: Tensor, position: int) -> None:
-        """Take the clips `order` from `position` on."""
+        """Start an epoch over the clips `order`, from `position` on."""
         if self.order.shape == order.shape:
-            self.order.copy_(order)  # in its place: a graph reads it there
+            self.order.copy_(order)  # in place: a graph reads it there
         else:
             self.order, self._graph = order.clone(), None
         self.position.fill_(position)
 
     def __call__(self, share: Share, full: bool) -> None:
-        """One step. share: this rank's part of the batch; full: a batch of the usual size, all ranks alike.
+        """One step. share: this rank's part of the batch; full: the batch has the usual size, the same on all ranks.
 
         Raises:
             LostRank: another rank does not answer; the weights are those of the step before.
@@ -86,12 +86,12 @@ class Step:
             self._run(share)
 
     def _captured(self, share: Share) -> bool:
-        """Capture a step, of which nothing runs yet; where that fails, say so, and capture none from here on."""
+        """Capture a step without running it; if that fails, warn, and capture none from here on."""
         graph, random = torch.cuda.CUDAGraph(), torch.cuda.default_generators[self.rates.device.index or 0]
         before = random.clone_state()
         try:
-            # A capture that fails leaves its stream the current one. thread_local: other threads, such as the one that
-            # watches over NCCL, may go on asking the device things.
+            # A failed capture leaves its stream the current one, so the outer block restores it. thread_local: other
+            # threads, such as NCCL's watchdog, may still query the device.
             with (
                 torch.cuda.stream(torch.cuda.current_stream()),
                 torch.cuda.graph(graph, capture_error_mode="thread_local"),
@@ -100,7 +100,7 @@ class Step:
         except CrrlError:
             raise
         except Exception as error:
-            random.graphsafe_set_state(before.graphsafe_get_state())  # else it waits for the end of the capture
+            random.graphsafe_set_state(before.graphsafe_get_state())  # otherwise it waits for the capture to end
             self._capture = False
             reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             warnings.warn(f"the step cannot be captured as a CUDA graph, it runs eagerly: {reason}", RuntimeWarning, 2)
@@ -109,7 +109,7 @@ class Step:
         return True
 
     def _run_aside(self, share: Share) -> None:
-        """Run on a stream of its own, as capture asks of what is run before it."""
+        """Run on a separate stream, as CUDA graphs require of steps before a capture."""
         if self._aside is None:
             self._aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream = self._aside

@@ -1,4 +1,4 @@
-"""Trains a method phase by phase, as its table says; method crrl is Algorithm 1."""
+"""Trains a method phase by phase, as METHODS lists them; method crrl is Algorithm 1."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from crrl.training.phases import TEACHER_TAKES, Phase, Teacher, build_module
 from crrl.training.ranks import Ranks
 
 MANY_STEPS = 200
-"""Steps of a run from which on it is said beforehand how long it takes."""
+"""The fewest steps of a run whose duration is estimated beforehand."""
 
 
 def given_first(config: Config) -> Path:
-    """The encoder that the first phase left in the run given as --teacher: its result, or its teacher.
+    """The file of the first phase's encoder in the run given as --teacher: the run's result, or its teacher.
 
     Raises:
         CrrlError: there is no run, its method begins with another phase, or it was trained on another split, whose
@@ -45,7 +45,7 @@ def given_first(config: Config) -> Path:
 
 
 def fast_paths(config: Config, device: torch.device) -> dict[str, tuple[str, str]]:
-    """How the decoder and the whole step run, and why: compiled and captured where asked for, or by default."""
+    """How the decoder and the whole step run, eager or compiled and captured, and the reason."""
     on_gpu = device.type == "cuda"
 
     def choose(fast: str, able: bool, why_not: str) -> tuple[str, str]:
@@ -67,11 +67,11 @@ class Trainer:
     """Runs the phases of a method in a run folder, from the start or from its checkpoint.
 
     Attributes:
-        yaw: by how many degrees clips are turned about the vertical, a standard deviation.
+        yaw: how far clips are turned about the vertical, a standard deviation in degrees.
 
     Raises:
-        CrrlError: the training clips do not fill a batch, the training does not fit into the memory there is, or the
-            given teacher does not fit.
+        CrrlError: the training clips do not fill a batch, the training does not fit into memory, or the given teacher
+            does not match.
     """
 
     def __init__(self, config: Config, run: RunFolder, prepared: Prepared, device: torch.device, ranks: Ranks):
@@ -117,8 +117,8 @@ class Trainer:
         return self.phases if self.config.teacher is None else self.phases[1:]
 
     def expected_seconds(self) -> float | None:
-        """Seconds that training takes from its start; None: a bar says it soon, in few steps, on a GPU or by several
-        processes."""
+        """Seconds that training takes from its start; None for few steps, a GPU or several processes, where the
+        progress bar soon tells."""
         steps = sum(self._schedules[spec.step].steps for spec in self._own_phases)
         if steps < MANY_STEPS or self.device.type != "cpu" or self.ranks.size > 1:
             return None
@@ -156,7 +156,7 @@ class Trainer:
             pooled = encode(features.pooled, self.tensors, train)
             fit(features, self.tensors, train, pooled, self.yaw)
             save_encoder(path, features, self.prepared, method)
-        self.ranks.wait()  # the others read it only once it is there
+        self.ranks.wait()  # the others read the file after this
 
     def _phase(self, spec: PhaseSpec) -> Phase:
         previous = teacher = None
@@ -175,7 +175,7 @@ class Trainer:
         """The first phase's encoder from its file.
 
         Raises:
-            CrrlError: it is of another method or size, behind another preprocessing, or was trained on other clips.
+            CrrlError: it has another method, size or preprocessing, or was trained on other clips.
         """
         file, needed = load_encoder(path), first_alone(self.config.method)
         if file.method != needed:
@@ -205,7 +205,7 @@ class Trainer:
             lr=lr,
             rates_fall=rates_fall,
             weight_decay=config.weight_decay,
-            seed=2 * config.seed + (phase.step == "ser"),  # the phases start from weights and orders of their own
+            seed=2 * config.seed + (phase.step == "ser"),  # each phase has its own initial weights and orders
         )
 
     def _fit(self, phase: Phase, first_step: int, checkpoint: dict[str, Any] | None) -> None:

@@ -10,8 +10,8 @@ namespace crrl {
 
 #if defined(__x86_64__) && defined(__linux__)
 
-// Leaf 7 names the unit, XCR0 (bits 17, 18) says that the system saves its registers, and Linux gives them to a process
-// only when asked.
+// CPUID leaf 7 reports the unit, XCR0 (bits 17, 18) reports that the system saves its registers, and Linux gives them
+// to a process only on request.
 bool has_amx_bf16() {
   unsigned a, b, c, d;
   constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24, kOsXsave = 1u << 27;

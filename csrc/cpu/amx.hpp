@@ -5,8 +5,8 @@
 
 namespace crrl {
 
-// Every tile at its largest: 16 rows of 64 bytes. Keep it static: of one on the stack g++ 12 leaves out stores, as
-// only _tile_loadconfig reads them.
+// Every tile at its largest: 16 rows of 64 bytes. Keep it static: on the stack, g++ 12 drops stores to it that only
+// _tile_loadconfig reads.
 struct alignas(64) TileConfig {
   uint8_t palette = 1;
   uint8_t start_row = 0;

@@ -1,7 +1,7 @@
-// crrl._cpu. Operators take tensors and return nothing: what they write is given to them, too. `Given` alone reads an
-// address, once type, dtype, device, shape, layout and size of the memory are what a place takes: whatever an object
-// holds, no kernel touches memory that is not a tensor's. The other functions are about the machine and the process,
-// sizes of buffers, and .skeleton text.
+// crrl._cpu. Operators take tensors and return nothing: the caller also passes the tensors that they write. Only
+// `Given` reads an address, after it has checked type, dtype, device, shape, layout and size of the memory: whatever an
+// object holds, no kernel touches memory that is not a tensor's. The other functions are about the machine and the
+// process, sizes of buffers, and .skeleton text.
 #ifdef __linux__
 #include <malloc.h>
 #endif
@@ -47,8 +47,8 @@ py::object own(PyObject* made) {
   return py::reinterpret_steal<py::object>(made);
 }
 
-// torch as a module of Python: what tensors are compared with, and asked by. Its own functions, as what is set on an
-// object or defined by a subclass may answer anything.
+// torch's Python module: the classes and dtypes that tensors are compared with, and the functions that query them.
+// These are torch's own, because an attribute of an object or a method of a subclass may answer anything.
 struct Torch {
   const py::module_ module = py::module_::import("torch");
   const py::object tensor = module.attr("Tensor"), parameter = module.attr("nn").attr("Parameter");
@@ -63,7 +63,7 @@ struct Torch {
     return storage.call_once_and_store_result([] { return Torch(); }).get_stored();
   }
 
-  // `object`, which must be a tensor, as one of no other class.
+  // `object`, which must be a tensor, as one of class Tensor or Parameter.
   py::object plain(const char* name, py::handle object) const {
     PyTypeObject* const type = Py_TYPE(object.ptr());
     if (is(type, tensor) || is(type, parameter)) return py::reinterpret_borrow<py::object>(object);
@@ -107,8 +107,8 @@ std::string listed(const Shape& shape) {
   return "[" + text + "]";
 }
 
-// A tensor as Python has it. Its memory is had by `whole` or `frames`, which first make sure that it is what its place
-// takes. Throws py::type_error for what is no tensor, std::invalid_argument for one that does not fit.
+// A tensor from Python. `whole` and `frames` give its memory, after they have checked that it fits its argument. Throws
+// py::type_error for an object that is not a tensor, std::invalid_argument for a tensor that does not fit.
 class Given {
  public:
   Given(const char* name, py::handle object)
@@ -121,7 +121,7 @@ class Given {
   const Shape& shape() const { return shape_; }
   bool is(Kind kind) const { return dtype_.is(torch_.kinds[kind]); }
 
-  // The size in a dimension of a tensor that must have `rank` of them.
+  // The size in dimension `dim` of a tensor that must have `rank` dimensions.
   int64_t size(int64_t dim, size_t rank) const {
     if (shape_.size() == rank) return shape_[dim];
     throw std::invalid_argument(name_ + " must have " + std::to_string(rank) + " dimensions, not the shape " +
@@ -136,7 +136,7 @@ class Given {
     return static_cast<T*>(memory(kind, strides));
   }
 
-  // [B, T, C] or [T, B, C] of this kind and shape, the channels of a frame side by side.
+  // The memory of [B, T, C] or [T, B, C] of this kind and shape, in which the channels of a frame are adjacent.
   template <typename T>
   crrl::Frames<T> frames(Kind kind, const Shape& shape, bool batch_first) const {
     const Shape strides = numbers(call(torch_.stride, tensor_));
@@ -165,7 +165,7 @@ class Given {
                                 std::string(py::str(tensor_.attr("device"))));
   }
 
-  // The address, if the storage reaches as far as the tensor does, under which it can be resized; null: no elements.
+  // The address; null: no elements. Checks that the storage, which can be resized, is large enough for the tensor.
   void* memory(Kind kind, const Shape& strides) const {
     int64_t end = 1 + number(call(torch_.offset, tensor_));
     for (size_t dim = 0; dim < shape_.size(); ++dim) {
@@ -216,14 +216,14 @@ void ragged_gather(py::handle frames, py::handle offsets, py::handle index, py::
   crrl::ragged_gather(params);
 }
 
-// Of each direction w_ih, w_hh and, unless the layer has none, b_ih and b_hh.
+// For each direction: w_ih, w_hh and, if the layer has biases, b_ih and b_hh.
 using Weights = std::vector<py::object>;
 constexpr const char* kWeights[2][4] = {{"w_ih", "w_hh", "b_ih", "b_hh"},
                                         {"w_ih_reverse", "w_hh_reverse", "b_ih_reverse", "b_hh_reverse"}};
 constexpr const char* kGradients[2][4] = {{"dw_ih", "dw_hh", "db_ih", "db_hh"},
                                           {"dw_ih_reverse", "dw_hh_reverse", "db_ih_reverse", "db_hh_reverse"}};
 
-// What the forward and the backward pass of a layer are given alike. `memory` holds on to the weights.
+// The arguments that the forward and the backward pass of a layer share. `memory` keeps the weights alive.
 struct Layer {
   crrl::GruLayer sizes{};
   Kind kind;
@@ -253,7 +253,7 @@ struct Layer {
     take_weights(per_direction);
   }
 
-  // The weights alone; of one row and frame.
+  // Only the weights; the batch is one row of one frame.
   Layer(const Weights& weights, int64_t directions) : kind(kFloat32), batch_first(true), memory(weights) {
     const int64_t per_direction = check_count(directions);
     const Given w_ih("w_ih", memory[0]), w_hh("w_hh", memory[1]);
@@ -265,7 +265,7 @@ struct Layer {
     take_weights(per_direction);
   }
 
-  // All but the weights, which are packed.
+  // Everything but the weights, which are packed.
   Layer(const crrl::GruWeights& weights, py::handle x, py::handle h0, bool batch_first, bool reverse)
       : kind(weights.bf16 ? kBfloat16 : kFloat32), batch_first(batch_first) {
     const Given input("x", x);
@@ -472,8 +472,8 @@ void linear_epoch(py::handle features, py::handle labels, py::handle order, int6
   crrl::linear_epoch(params, or_null(isa));
 }
 
-// By default glibc gives large blocks back to the system when they are freed, and the next one's pages have to be
-// cleared again: several milliseconds of a training step.
+// By default glibc returns large blocks to the system when they are freed, and the system must clear the pages of the
+// next block: that costs several milliseconds of a training step.
 void keep_memory() {
 #ifdef M_MMAP_THRESHOLD
   mallopt(M_MMAP_THRESHOLD, 1 << 30);

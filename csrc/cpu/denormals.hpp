@@ -1,5 +1,5 @@
-// Denormal numbers taken for zeros, in one thread and for a while: arithmetic on them is up to a hundred times slower,
-// and a moment or a gradient that has faded reaches them.
+// Treats denormal numbers as zeros in one thread for a while: arithmetic on them is up to a hundred times slower, and
+// moments and gradients that decay become denormal.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +11,8 @@
 namespace crrl {
 namespace {  // each source file has its own copy: see simd.hpp
 
-// Make one at the start of what a thread does; it puts back what was set before. Nothing on other processors than x86
-// and 64-bit ARM.
+// Construct it at the start of a thread's work; the destructor restores the previous setting. Does nothing on
+// processors other than x86 and 64-bit ARM.
 class FlushDenormals {
  public:
   FlushDenormals(const FlushDenormals&) = delete;

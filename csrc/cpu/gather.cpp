@@ -23,7 +23,7 @@ void check_row(const RaggedGatherParams& p, int64_t row) {
   const int64_t start = p.offsets[clip];
   const int64_t end = p.offsets[clip + 1];
   const std::string which = where + "clip " + std::to_string(clip);
-  // Both bounds of both offsets, so that end - start below cannot overflow whatever they hold.
+  // Both offsets are checked against both bounds, so that end - start below cannot overflow whatever they hold.
   if (std::min(start, end) < 0 || std::max(start, end) > p.num_frames) {
     throw std::invalid_argument(which + " is frames " + std::to_string(start) + " to " + std::to_string(end) +
                                 ", but there are " + std::to_string(p.num_frames));
@@ -48,7 +48,7 @@ void check(const RaggedGatherParams& p) {
   }
 }
 
-// x and v of one clip, [length, channels], while its frames pass through the cache once.
+// x and v of one clip, [length, channels], in one pass over its frames.
 void gather_with_velocity(const float* __restrict clip, int64_t length, int64_t channels, float* __restrict x,
                           float* __restrict v) {
   const int64_t body = (length - 1) * channels;

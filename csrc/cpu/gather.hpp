@@ -22,7 +22,7 @@ struct RaggedGatherParams {
 // Writes every element of x, v and lengths; with T the frames of the clip (the paper's Eq. 2):
 //   v[t] = x[t + 1] - x[t] for t < T - 1,   v[T - 1] = v[T - 2] (0 if T is 1),   v[t] = 0 for t >= T.
 // Throws std::out_of_range for an index outside [0, num_clips) and std::invalid_argument for sizes or offsets that do
-// not fit, in either case before anything is written.
+// not fit; in both cases nothing has been written.
 void ragged_gather(const RaggedGatherParams& params);
 
 }  // namespace crrl

@@ -36,7 +36,7 @@ struct GruKernels {
   const char* name;
   bool bf16;
   bool available;
-  int64_t least_rows, least_frames;  // from which on it is faster than the next; asked for by name it serves any
+  int64_t least_rows, least_frames;  // from these on it is faster than the next; forced by name it serves any
   GruForwardKernel forward;
   GruBackwardKernel backward;
   GruPackKernel pack;
@@ -76,7 +76,7 @@ const std::vector<GruKernels>& all_kernels() {
   return kernels;
 }
 
-// Those named `isa`, or the fastest.
+// The kernels named `isa`; null: the fastest.
 const GruKernels& choose(bool bf16, const char* isa) {
   for (const GruKernels& kernels : all_kernels()) {
     if (kernels.bf16 != bf16 || (isa != nullptr && kernels.name != std::string(isa))) continue;
@@ -88,7 +88,7 @@ const GruKernels& choose(bool bf16, const char* isa) {
                               "for " + type);
 }
 
-// Runs the kernels named `isa`, or the fastest, and where these cannot tell the results, the next.
+// Runs the kernels named `isa` (null: the fastest for the sizes) and, if these cannot tell the results, the next ones.
 template <typename Params, typename Run>
 void run(const Params& params, const GruPlan& plan, bool bf16, const char* isa, const Run& run_kernels) {
   choose(bf16, isa);
@@ -146,7 +146,7 @@ int64_t gru_reserve_size(int64_t batch, int64_t steps, int64_t hidden, int64_t d
 double cache_size() {
   static const double size = [] {
 #ifdef _SC_LEVEL2_CACHE_SIZE
-    const long second_level = sysconf(_SC_LEVEL2_CACHE_SIZE);  // 0 or -1 where it is not known
+    const long second_level = sysconf(_SC_LEVEL2_CACHE_SIZE);  // 0 or -1 if it is unknown
     if (second_level > 0) return 0.75 * static_cast<double>(second_level);
 #endif
     return 1e6;

@@ -5,7 +5,7 @@
 
 namespace crrl {
 
-// Frame t of row b lies at data + b * row + t * step (in elements); its channels lie side by side.
+// Frame t of row b is at data + b * row + t * step (in elements); its channels are adjacent.
 template <typename T>
 struct Frames {
   T* data;
@@ -30,7 +30,7 @@ struct GruLayer {
   const void* b_hh[2];
   const void* h0;  // [D, B, H]; null: zeros
   Frames<const void> x;
-  bool repeated;  // x has one frame a row, the input of all its frames: step is 0, and dx its gradient, one frame too
+  bool repeated;  // x has one frame a row, the input of all frames: step is 0, and dx has one frame a row too
 };
 
 struct GruForward {
@@ -56,7 +56,7 @@ struct GruBackward {
 // The weights of a layer as its forward pass reads them, packed once for many calls.
 class GruWeights {
  public:
-  // Of a layer's sizes and weights alone. Throws as gru_forward does.
+  // Reads only the sizes and weights of `layer`. Throws as gru_forward does.
   GruWeights(const GruLayer& layer, bool bf16, const char* isa);
   GruWeights(const GruWeights&) = delete;
   GruWeights& operator=(const GruWeights&) = delete;
@@ -73,28 +73,28 @@ class GruWeights {
   void* const packed_;
 };
 
-// How a call is dealt to threads. What a result is does not depend on it.
+// How a call is divided among threads. Results do not depend on it.
 struct GruCrew {
-  int64_t size;        // threads that take rows through time together, each some units; 1: each has rows of its own
+  int64_t size;        // threads that take rows through time together, each some units; 1: each has its own rows
   int64_t threads;     // of the call
-  double nanoseconds;  // that the recurrence takes so, by the model of gru_kernels.hpp
+  double nanoseconds;  // of the recurrence, by the model of gru_kernels.hpp
 };
 
-// That of gru_forward for a layer of these sizes.
+// The crew of gru_forward for a layer of these sizes.
 GruCrew gru_crew(const GruLayer& layer, bool bf16, int threads, const char* isa);
 
 int64_t gru_reserve_size(int64_t batch, int64_t steps, int64_t hidden, int64_t directions);
 
 // The name of the fastest instruction set here: "amx", "avx512", "avx2", "neon" or "plain" for float; "amx" or
-// "avx512_bf16" for bfloat16, null where this processor has neither.
+// "avx512_bf16" for bfloat16, null if this processor has neither.
 const char* gru_isa(bool bf16);
 
-// Rows, and frames of all rows together, from which on float32 is multiplied by tile registers, where there are any:
-// with fewer most of a tile stays empty, and splitting the weights does not pay.
+// From so many rows, and so many frames of all rows together, float32 is multiplied by tile registers, if there are
+// any: with fewer, most of a tile stays empty, and splitting the weights does not pay.
 constexpr int64_t kTileRows = 12, kTileFrames = 384;
 
 // Both use at most `threads` threads; the results do not depend on how many. `isa` forces an instruction set by name;
-// null takes the best that this processor has for the sizes. Throw std::invalid_argument for sizes, lengths or an
+// null: the best that this processor has for the sizes. Throw std::invalid_argument for sizes, lengths or an
 // instruction set that do not fit, before anything is written, and std::bad_alloc.
 void gru_forward(const GruForward& params, bool bf16, int threads, const char* isa);
 void gru_backward(const GruBackward& params, bool bf16, int threads, const char* isa);

@@ -1,9 +1,9 @@
 // The arithmetic of gru.hpp for one instruction set (see simd.hpp for what selects it).
 //
-// A layer is cut into chains: some rows of one direction, in the order of falling length, which one thread takes
-// through time on its own, or a crew of threads together, each some of the units. Rows that have ended drop out, so
-// that ragged rows cost what their frames cost. A row's results depend neither on the chain it is in nor on the crew.
-// Units are padded to kPad with zeros, which stay zeros.
+// A layer is divided into chains: some rows of one direction, in the order of falling length. One thread takes a chain
+// through time on its own, or a crew of threads does together, each computing some of the units. Rows that have ended
+// drop out, so ragged rows cost only their frames. A row's results depend neither on its chain nor on the crew. Units
+// are padded to kPad with zeros, which stay zeros.
 #pragma once
 
 #include "denormals.hpp"
@@ -22,7 +22,7 @@ constexpr int64_t kGates = 3;
 constexpr int64_t kWide = 2;  // vectors of columns in a tile of a backward product
 constexpr int64_t kColumns = kWide * kLanes;
 constexpr int64_t kUnits = kVecs * kLanes;  // in a block of the forward pass
-constexpr int64_t kChunk = 256;             // frames projected at a time: what is made of them stays in the cache
+constexpr int64_t kChunk = 256;             // frames projected at a time: the results stay in the cache
 
 inline int64_t padded(int64_t size) { return round_up(size, kPad); }
 
@@ -60,19 +60,18 @@ struct Chain {
   int64_t time(int64_t i, int64_t s) const { return runs_back(*layer, direction) ? length(i) - 1 - s : s; }
 };
 
-// The threads that take a chain through time together, and this one's place among them.
+// The threads that take a chain through time together, and the number of this one among them.
 struct Crew {
   int64_t number = 0, size = 1;
 
-  // Where the units of a member begin; they end where those of the next begin, and may be none.
+  // The first unit of a member, which has the units up to the next member's first; they may be none.
   int64_t first(int64_t units, int64_t member) const { return units / kPad * member / size * kPad; }
   void meet() const {
     if (size > 1) crrl::meet();
   }
 };
 
-// Nanoseconds that a thread takes for a step of so many rows, on average, through so many of the recurrent weights,
-// about.
+// About how many nanoseconds a thread takes for a step of `rows` rows, on average, through `weights` recurrent weights.
 inline double step_time(double rows, double weights) {
   constexpr double near = 80, far = 20;  // bytes a nanosecond, from a core's own cache and from beyond it
   const double bytes = weights * kPieces * sizeof(Piece), least_rows = static_cast<double>(kRowStep);
@@ -81,8 +80,8 @@ inline double step_time(double rows, double weights) {
   return reading > multiplying ? reading : multiplying;
 }
 
-// A crew where it is clearly faster than a thread a chain: few rows, or weights that do not fit into a core's cache.
-// `least_size`: of a crew; that of all threads where there is more to do for them than the recurrence.
+// Chooses a crew if it is clearly faster than one thread for each chain: for few rows, or for weights that do not fit
+// into a core's cache. `least_size`: the least size of a crew; all threads if they have more to do than the recurrence.
 GruCrew choose_crew(const GruLayer& layer, const GruPlan& plan, int threads, int least_size) {
   constexpr double meeting = 300, meeting_each = 150, start = 1500, start_each = 500, clearly = 0.8;
   const int64_t longest = plan.lengths[plan.order[0]], units = padded(layer.hidden);
@@ -107,9 +106,9 @@ GruCrew choose_crew(const GruLayer& layer, const GruPlan& plan, int threads, int
   return best;
 }
 
-// How a call is dealt to threads. Rows with neighbouring lengths go to different chains.
+// How a call is divided among threads. Rows with neighbouring lengths go to different chains.
 struct Cut {
-  int64_t crew, threads;  // of a crew, 1: each chain has a thread of its own; and of all
+  int64_t crew, threads;  // in a crew (1: each chain has its own thread), and in all
   int64_t per_direction, chains, rows;
 
   Cut(const GruLayer& layer, const GruPlan& plan, int given, int least_crew) {
@@ -121,7 +120,7 @@ struct Cut {
     rows = blocks(layer.batch, per_direction);
   }
 
-  // Chains under way at a time.
+  // The number of chains under way at a time.
   int64_t at_once() const { return crew > 1 ? 1 : chains; }
 
   Chain chain(const GruLayer& layer, const GruPlan& plan, int64_t number) const {
@@ -156,8 +155,8 @@ void pack_gates(const Element* w, int64_t hidden, int64_t depth, int64_t unit, P
   }
 }
 
-// Everything that the forward pass reads of the weights, packed: [direction][block of units]. For few frames it reads
-// the matrices as they lie.
+// Everything that the forward pass reads of the weights, packed: [direction][block of units]. For few frames, it reads
+// the matrices unpacked.
 struct ForwardWeights {
   bool packed;
   int64_t input_depth, hidden, units;  // units: padded
@@ -198,14 +197,14 @@ struct ForwardWeights {
   }
 };
 
-// Where the results of a row's step go.
+// The destinations of the results of a row's step.
 struct Target {
   Element* y;
-  Element* h_n;      // null but in the row's last step
+  Element* h_n;      // null except in the row's last step
   Element* reserve;  // null in inference
 };
 
-// Memory of the chains that are under way at once. Rows are kRows longer than used: a tile may read past the last one.
+// Memory of the chains under way at once. Buffers have kRows rows more than used: a tile may read past the last one.
 struct ForwardScratch {
   int64_t chunk_steps, rows, frames, depth, units;
   Buffer<Piece> x;         // [chain][frames of a chunk, padded I]
@@ -229,7 +228,7 @@ struct ForwardScratch {
 
 class ForwardChain {
  public:
-  // place: of its memory in the scratch, which a crew shares.
+  // place: the place of its memory in the scratch, which a crew shares.
   ForwardChain(const GruForward& p, ForwardWeights& weights, ForwardScratch& scratch, const Chain& chain, int64_t place,
                const Crew& crew)
       : p_(p),
@@ -251,7 +250,7 @@ class ForwardChain {
         operand_(scratch.operand.at(place * 2 * pieces_)),
         next_operand_(operand_ + pieces_) {}
 
-  // Whether no state is NaN: what tells tiles of float32 of an operand that is not finite.
+  // Whether no state is NaN; a NaN tells float32 by tiles that an operand was not finite.
   bool run() {
     if (crew_.number == 0) start();
     const int64_t longest = chain_.length(0);
@@ -285,8 +284,8 @@ class ForwardChain {
     }
   }
 
-  // W_ih x + b for all frames of steps s..end of the chain, in the order of the steps. Once the crew has met, all of it
-  // has what the others have read.
+  // W_ih x + b for all frames of steps s..end of the chain, in the order of the steps. Each
+  // member of the crew lays out some of the inputs; once it has met, all members have them all.
   void project(int64_t s, int64_t end) {
     const int64_t depth = weights_.input_depth;
     int64_t frames = 0, known = chain_.size();
@@ -350,8 +349,8 @@ class ForwardChain {
     swap(operand_, next_operand_);
   }
 
-  // Rows of an operand, `next` deep, times a block of units of a matrix, from its panel or as it lies. Sums begin at
-  // zero, and what they are added to comes last: small terms on a large number would round more.
+  // Rows of an operand, `next` deep, times a block of units of a matrix, packed or not. Sums begin at zero and are
+  // added to the rest at the end: adding small terms to a large number would round more.
   template <int64_t R>
   void product(const Piece* operand, int64_t next, const Piece* panel, const void* const (&matrix)[2], int64_t depth,
                int64_t unit, Vec (&sums)[R][kGates * kVecs]) const {
@@ -384,8 +383,8 @@ class ForwardChain {
     }
   }
 
-  // The gates and the new state of one block of units of row i, from what r and z are sigmoids of, and the two sides
-  // of n.
+  // The gates and the new state of one block of units of row i, from the arguments of the sigmoids r and z, and the two
+  // sides of n.
   void finish(int64_t i, int64_t unit, Vec r, Vec z, Vec n_h, Vec n_x) {
     sigmoids(r, z);
     const Vec n = tanh(n_x + r * n_h), h = load(before_ + i * units_ + unit);
@@ -413,7 +412,7 @@ class ForwardChain {
   ForwardWeights& weights_;
   const Chain chain_;
   const Crew crew_;
-  const int64_t units_, first_, last_;  // all, and those of this thread
+  const int64_t units_, first_, last_;  // of all, and of this thread
   const int64_t chunk_steps_, size_, pieces_;
   Piece* x_;
   float* gates_;
@@ -442,18 +441,18 @@ void pack_columns(const Element* w, int64_t hidden, int64_t columns, const int64
   }
 }
 
-// Gradients of a frame's gates in four parts: n of the state's side, r, z, n of the input's side. The first three are
-// the gradient of W_hh h + b_hh, the last three that of W_ih x + b_ih.
+// The gradients of a frame's gates, in four parts: n on the state's side, r, z, n on the input's side. The first three
+// are the gradient of W_hh h + b_hh, the last three the gradient of W_ih x + b_ih.
 constexpr int64_t kParts = 4;
 constexpr int64_t kStateOrder[kGates] = {2, 0, 1};
 constexpr int64_t kInputOrder[kGates] = {0, 1, 2};
 
-// Memory of the whole backward pass. Rows are kRows longer than used: a tile may read past the last one.
+// Memory of the whole backward pass. Buffers have kRows rows more than used: a tile may read past the last one.
 struct BackwardScratch {
-  bool repeated, packed;  // for few frames matrices are read as they lie, and operands too
+  bool repeated, packed;  // for few frames, matrices and operands are read unpacked
   int64_t units, frames, inputs_given, deep_blocks, part_stride, input_blocks, input_size, state_size;
   Buffer<Piece> parts;      // [direction][frame, part_stride]
-  Buffer<Piece> row_parts;  // their sums over the frames of each row, likewise, where the input is repeated
+  Buffer<Piece> row_parts;  // their sums over the frames of each row, likewise, if the input is repeated
   Buffer<float> row_sums;   // [chain][rows, kGates * units], these sums in the making
   Buffer<Piece> inputs;     // x transposed, [block of kDeep of the inputs given][I, kDeep]
   Buffer<Piece> states;     // per direction the state before each frame, likewise, [block][H, kDeep]
@@ -465,7 +464,7 @@ struct BackwardScratch {
   Buffer<float> sums;       // [thread][block of kTogether][channels, kColumns], gradients of weights
   int64_t chain_rows;
 
-  // The parts of two frames are not a power of two apart: they would share few sets of the cache.
+  // The parts of two frames are not a power of two apart, as they would then share few sets of the cache.
   BackwardScratch(const GruBackward& p, const GruPlan& plan, const Cut& cut, int threads)
       : repeated(p.layer.repeated),
         packed(!kRowsAsPanels || plan.frames > kFewFrames),
@@ -492,7 +491,7 @@ struct BackwardScratch {
 
   // The parts of all frames of a direction, an operand part_stride deep.
   Piece* part(int64_t d) { return parts.at(d * operand_size(frames + kRows, part_stride)); }
-  // Those that belong to the given inputs: to their frames, or the sums over the rows that repeat them.
+  // The parts that belong to the given inputs: of their frames, or the sums over the frames that repeat them.
   Piece* input_part(int64_t d) {
     return repeated ? row_parts.at(d * operand_size(inputs_given + kRows, part_stride)) : part(d);
   }
@@ -547,8 +546,8 @@ void transpose(const Source& source, int64_t first, int64_t frames, int64_t chan
   }
 }
 
-// sums += the gradients of the gates, in this order and from `operand` on, times the columns of W [3H, columns] from
-// `column` on, as it lies.
+// sums += the gradients of the gates, in this order and from `operand` on, times the columns of unpacked W [3H,
+// columns] from `column` on.
 template <int64_t R>
 void add_gates([[maybe_unused]] const Piece* operand, [[maybe_unused]] int64_t next, [[maybe_unused]] const Element* w,
                [[maybe_unused]] int64_t hidden, [[maybe_unused]] int64_t columns,
@@ -564,8 +563,8 @@ void add_gates([[maybe_unused]] const Piece* operand, [[maybe_unused]] int64_t n
 
 class BackwardChain {
  public:
-  // place: of its memory in the scratch, which a crew shares. A crew writes the operand of the next step while it reads
-  // that of this one; a thread on its own has one, which stays in its cache.
+  // place: the place of its memory in the scratch, which a crew shares. A crew writes the operand of the next step
+  // while it reads that of this one; a thread on its own has one operand, which stays in its cache.
   BackwardChain(const GruBackward& p, BackwardScratch& scratch, const Chain& chain, int64_t place, const Crew& crew)
       : p_(p),
         layer_(p.layer),
@@ -654,7 +653,7 @@ class BackwardChain {
     swap(operand_, next_operand_);
   }
 
-  // What the gates of one frame are read from and written to.
+  // The places that the gates of one frame are read from and written to.
   struct Source {
     const Element *reserve, *before, *dy;
     int64_t number;  // of the frame
@@ -670,7 +669,7 @@ class BackwardChain {
             state_before(p_, *chain_.plan, d, b, t), frame(p_.dy, b, t) + d * layer_.hidden, number};
   }
 
-  // The gradients of the gates of one frame; dh becomes what reaches the state before by the direct way, dh z.
+  // The gradients of the gates of one frame; dh becomes dh z, which reaches the state before directly.
   void gates(int64_t i, const Source& now) {
     Piece* parts = scratch_.part(chain_.direction);
     float* dh = dh_ + i * units_;
@@ -705,7 +704,7 @@ class BackwardChain {
   BackwardScratch& scratch_;
   const Chain chain_;
   const Crew crew_;
-  const int64_t units_, first_, last_;  // all, and those of this thread
+  const int64_t units_, first_, last_;  // of all, and of this thread
   const int64_t size_;                  // of an operand
   Piece *operand_, *next_operand_;
   float *dh_, *sums_;
@@ -750,8 +749,8 @@ class WeightGradient {
   float* state_sums(int64_t block) { return sums_ + block * size_; }
   float* input_sums(int64_t block) { return state_sums(block) + scratch_.state_size * kColumns; }
 
-  // The products of `frames` parts with the state before them, with the input, and with 1 for the bias: that of the
-  // state where there is one.
+  // The products of the parts of `frames` frames with the state before them, with the input, and with 1 for the bias.
+  // A block that has products with the state adds up its bias only together with these.
   void add_products(const Piece* parts, int64_t frames, bool with_state, bool with_input) {
     for (int64_t first = 0; first < frames; first += kDeep) {
       const int64_t deep = first / kDeep, count = least(kDeep, frames - first), depth = round_up(count, kDepth);
@@ -967,15 +966,15 @@ bool input_gradient(const GruBackward& p, const GruPlan& plan, BackwardScratch& 
   return !any(nan);
 }
 
-// Calls run(number, place in the scratch, crew) for this thread's chains: those that it is dealt, or all, with the
-// others.
+// Calls run(number, place in the scratch, crew) for this thread's chains: those that it is dealt or, in a crew, all of
+// them.
 template <typename Run>
 inline void take_through(const Cut& cut, const Deal& chains, const Run& run) {
   if (cut.crew == 1) return chains.run([&](int64_t number) { run(number, number, Crew()); });
   for (int64_t number = 0; number < cut.chains; ++number) run(number, 0, Crew{thread(), team_size()});
 }
 
-// A result that threads find each for itself.
+// A result that each thread finds for itself.
 inline void lower(bool& all, bool found) {
   if (!found) __atomic_store_n(&all, false, __ATOMIC_RELAXED);
 }
@@ -1031,7 +1030,7 @@ bool forward(const GruForward& p, const GruPlan& plan, int threads, void* packed
 
 namespace {
 
-// Weights in panels and operands transposed, in pieces that threads take one by one.
+// Packs weights into panels and transposes operands, in pieces that threads take one by one.
 class Preparation {
  public:
   Preparation(const GruBackward& p, const GruPlan& plan, BackwardScratch& scratch)

@@ -1,5 +1,5 @@
-// Vectors of 128 bits, which every 64-bit ARM processor has, in 32 registers: of a tile of 7 rows by 3 vectors g++
-// spills none, of 8 rows it does.
+// Vectors of 128 bits, which every 64-bit ARM processor has, in 32 registers: g++ spills none for a tile of 7 rows by 3
+// vectors, but some for 8 rows.
 #if defined(__aarch64__)
 #define CRRL_ISA neon
 #define CRRL_LANES 4

@@ -1,15 +1,16 @@
-// What gru.cpp works out before a kernel runs, the same for all instruction sets.
+// What gru.cpp computes before a kernel runs; it is the same for all instruction sets.
 #pragma once
 
 #include "gru.hpp"
 
 namespace crrl {
 
-// Units are padded to whole vectors of every instruction set, and depths of products to what any multiplies at once.
+// Units are padded to whole vectors, and depths of products to what one instruction multiplies, of every instruction
+// set.
 constexpr int64_t kPad = 32;
 
-// What is kept of each unit and frame for backward: r, z, n, W_hn h + b_hn and the new h, which also stands in y: there
-// the caller may change it.
+// Kept for backward, for each unit and frame: r, z, n, W_hn h + b_hn and the new h. y has h too, but the caller may
+// change it there.
 constexpr int64_t kReserved = 5;
 
 // The order in which rows are taken, and the numbering of valid frames: frame t of row b is number starts[b] + t.
@@ -24,14 +25,14 @@ struct GruPlan {
 
 using GruCrewKernel = GruCrew (*)(const GruLayer&, const GruPlan&, int threads);
 
-// Bytes of what a core reads again and again that stay in its own cache, about.
+// About how many bytes that a core reads repeatedly stay in its own cache.
 double cache_size();
 
-// False: a result is NaN, and tiles of float32 cannot tell whether it would be with products that are not split.
+// False: a result is NaN, and float32 by tiles cannot tell whether it would be NaN with products that are not split.
 using GruForwardKernel = bool (*)(const GruForward&, const GruPlan&, int threads, void* packed);
 using GruBackwardKernel = bool (*)(const GruBackward&, const GruPlan&, int threads);
 
-// What the forward kernel of the same instruction set takes as `packed`; null there: it packs the weights itself.
+// Makes what the forward kernel of the same instruction set takes as `packed`; for null, that packs the weights itself.
 using GruPackKernel = void* (*)(const GruLayer&);
 using GruFreeKernel = void (*)(void* packed);
 

@@ -1,12 +1,12 @@
 // The arithmetic of infonce.hpp for one instruction set (see simd.hpp for what selects it).
 //
-// With l_j = q.key_j / temperature over the K keys of the queue and l the positive's logit, Eq. 6 and its gradient by
-// the normalised query are
+// With l_j = q.key_j / temperature over the K keys of the queue and l the positive's logit, Eq. 6 and its gradient with
+// respect to the normalised query are
 //   loss = log(1 + e^odds),  gradient = sigmoid(odds) (sum_j e^l_j key_j / sum_j e^l_j - k) / temperature,
 //   odds = log(sum_j e^l_j) - l,
-// which loses nothing where the positive's probability is near 1. A tile of keys is read from memory once: for the
-// logits of all queries and, weighted by e^(l_j - the largest so far), for their sums. The queue is cut into parts by
-// its size alone, and what the parts found is put together in their order: the same bits for any number of threads.
+// which loses no precision where the positive's probability is near 1. A tile of keys is read from memory once, both
+// for the logits of all queries and for the sums of keys weighted by e^(l_j - the largest so far). The queue is cut
+// into parts by its size alone, and the parts are combined in order: the same bits for any number of threads.
 #pragma once
 
 #include "denormals.hpp"
@@ -30,7 +30,7 @@ inline float sum_lanes(Vec x) {
   return sum;
 }
 
-// In four sums: one alone would wait for itself.
+// Four sums hide the latency of an addition; a single one would wait for itself.
 inline float dot(const float* a, const float* b, int64_t size) {
   Vec sums[4] = {};
   int64_t i = 0;
@@ -41,7 +41,7 @@ inline float dot(const float* a, const float* b, int64_t size) {
   return sum_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
-// What all parts read of the queries, and what they leave. Queries are padded to whole vectors, features to panels.
+// What all parts read of the queries, and their results. Queries are padded to whole vectors, features to panels.
 struct Shared {
   int64_t parts, part_keys, queries, features;
   Buffer<float> panels;           // [kColumns queries][D][query], normalised, over the temperature
@@ -86,7 +86,7 @@ constexpr float kShortest = 1e-12f;  // as torch.nn.functional.normalize
 
 inline float divisor(float norm) { return norm > kShortest ? norm : kShortest; }
 
-// A vector of queries into their panel, normalised and over the temperature.
+// Writes a vector of queries into their panel, normalised and divided by the temperature.
 void prepare(const InfoNce& p, Shared& s, int64_t b) {
   const int64_t count = least(kLanes, p.batch - b), first = b / kColumns * kColumns, width = panel_width(s, first);
   float scales[kLanes] = {};
@@ -122,7 +122,7 @@ void logits_of(const float* keys, int64_t count, int64_t features, const float* 
   });
 }
 
-// Logits of one vector of queries into weights relative to the largest so far, and these into the running total.
+// Turns the logits of one vector of queries into weights relative to the largest so far, and adds these to the total.
 void weigh(const Scratch& scratch, const Shared& s, int64_t count, int64_t b, float* largest, float* total) {
   const float* logits = scratch.logits + b;
   const Vec before = load(largest + b);
@@ -149,7 +149,7 @@ void weigh(const Scratch& scratch, const Shared& s, int64_t count, int64_t b, fl
   store(total + b, rescale * load(total + b) + sum);
 }
 
-// The weighted sum of a tile's keys, columns d.. of it.
+// The weighted sum of a tile's keys, from column d on.
 void add_keys(const InfoNce& p, const Scratch& scratch, const Shared& s, const float* keys, int64_t count, int64_t d,
               float* sums) {
   for (int64_t j = 0; j < count; ++j) {
@@ -192,8 +192,8 @@ void run_part(const InfoNce& p, Shared& s, const Scratch& scratch, int64_t part)
   }
 }
 
-// dq of one query from g, its gradient by the normalised query, in place: what lies along the query changes no
-// direction.
+// dq of one query from g, the gradient with respect to the normalised query, in place: the component along the query
+// does not change its direction and drops out.
 void through_norm(const float* q, float norm, int64_t features, float* g) {
   const float inverse = 1 / divisor(norm);
   const float along = norm > kShortest ? dot(q, g, features) * inverse * inverse : 0;
@@ -203,7 +203,7 @@ void through_norm(const float* q, float norm, int64_t features, float* g) {
   }
 }
 
-// Puts together what the parts found of one query: its loss, and dq.
+// Combines the parts' results for one query: its loss, and dq.
 void finish(const InfoNce& p, Shared& s, int64_t b) {
   float largest = kNone, factors[kMostParts];
   for (int64_t part = 0; part < s.parts; ++part) {

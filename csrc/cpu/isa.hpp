@@ -1,8 +1,8 @@
 // The instruction sets that float32 kernels are compiled for, and the choice among them at run time.
 #pragma once
 
-// CRRL_EACH_ISA(declare): declare(isa) for the namespace of each set that this processor's family has.
-// CRRL_KERNELS(name): these namespaces' functions of that name, as IsaKernels takes them.
+// CRRL_EACH_ISA(declare): declare(isa) for the namespace of each set of this processor family.
+// CRRL_KERNELS(name): the functions of that name in these namespaces, as IsaKernels takes them.
 #if defined(__x86_64__)
 #define CRRL_EACH_ISA(declare) declare(avx512) declare(avx2) declare(plain)
 #define CRRL_KERNELS(name) {avx512::name, avx2::name, nullptr, plain::name}
@@ -16,7 +16,7 @@
 
 namespace crrl {
 
-// A function compiled once for each set; null where the processor's family has no such set.
+// A function compiled once for each set; null if the processor family has no such set.
 template <typename Kernel>
 struct IsaKernels {
   Kernel avx512, avx2, neon, plain;
@@ -28,8 +28,8 @@ bool has_neon();
 
 enum class Isa { kAvx512, kAvx2, kNeon, kPlain };
 
-// The set of that name, or for null the fastest that this processor has. Throws std::invalid_argument where there is no
-// such set, or this processor has not got it.
+// The set of that name; null: the fastest that this processor has. Throws std::invalid_argument if there is no such
+// set, or this processor does not have it.
 Isa choose_isa(const char* name);
 
 template <typename Kernel>

@@ -1,8 +1,8 @@
 // The arithmetic of linear.hpp for one instruction set (see simd.hpp for what selects it).
 //
-// Weights and momentum are kept as panels [feature][class], with the bias as the weight of one more feature that is
-// always 1. Then both products of a step have vectors along the classes, and a tile of the gradient is used up by the
-// update while it is in registers: each weight is read twice a step and written once.
+// Weights and momentum are kept as panels [feature][class]; the bias is the weight of one more feature that is always
+// 1. So both products of a step have vectors along the classes, and the update consumes a tile of the gradient while it
+// is in registers: each weight is read twice and written once in a step.
 #pragma once
 
 #include "denormals.hpp"
@@ -27,7 +27,7 @@ class LinearTraining {
         errors_(panels_ * p.batch * kColumns) {}
 
   void run() {
-    // No clip is of a class that only fills a panel.
+    // No clip has a class that only pads a panel.
     pack(p_.weight, p_.bias, kNone, weights_);
     pack(p_.weight_momentum, p_.bias_momentum, 0, momentum_);
     for (int64_t first = 0; first < p_.count; first += p_.batch) {
@@ -46,7 +46,7 @@ class LinearTraining {
   static constexpr int64_t kColumns = kWide * kLanes;
   static constexpr float kNone = -3e38f;  // below every logit
 
-  // Where the weight of a class and a feature lies.
+  // The place of the weight of a class and a feature.
   int64_t place(int64_t c, int64_t d) const { return (c / kColumns * depth_ + d) * kColumns + c % kColumns; }
 
   void pack(const float* weight, const float* bias, float no_bias, Buffer<float>& to) {
@@ -111,7 +111,7 @@ class LinearTraining {
     }
   }
 
-  // Logits of a clip into the loss's gradient by them: its probabilities, less 1 at its label, times `share`.
+  // Turns the logits of a clip into the loss's gradient by them: the probabilities, less 1 at the label, times `share`.
   void softmax(int64_t b, int64_t label, float share) {
     Vec largest = splat(kNone), total = {};
     for_classes(b, [&](const float* at) {

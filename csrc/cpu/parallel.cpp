@@ -21,7 +21,7 @@ struct Member {
 
 thread_local Member member;
 
-// A thread is `now` as long as this lives.
+// The calling thread is `now` as long as this object lives.
 class Joined {
  public:
   explicit Joined(Member now) : before_(member) { member = now; }
@@ -100,7 +100,7 @@ class Pool {
     done_.wait(lock, [this] { return left_ == 0; });
   }
 
-  // Spins, as the others are about to come; and yields, as they may need this core.
+  // Spins, because the others come soon, and yields, because they may need this core.
   void meet() {
     const uint64_t now = meetings_.load();
     if (arrived_.fetch_add(1) + 1 == size_) {
@@ -151,7 +151,7 @@ void Pool::run_member(int64_t number) {
   team = nullptr;
 }
 
-// A process that was forked off has the pool's memory but none of its threads: it starts with a new one.
+// A forked process has the pool's memory but none of its threads, so it starts with a new pool.
 Pool& own_pool() {
   thread_local std::unique_ptr<Pool> pool;
   static const int registered = pthread_atfork(nullptr, nullptr, [] { static_cast<void>(pool.release()); });

@@ -1,5 +1,5 @@
-// Matrix products for one instruction set: register tiles of a few rows by a few vectors of columns, over operands that
-// were packed so that a tile reads through memory.
+// Matrix products for one instruction set: register tiles of a few rows by a few vectors of columns, over operands
+// packed so that a tile reads memory in order.
 #pragma once
 
 #include "row_tiles.hpp"
@@ -31,7 +31,7 @@ constexpr int64_t kShort = 128;  // depths summed from zero before they join the
 #endif
 constexpr int64_t kAhead = 16;  // how many depths ahead of its use a panel is fetched from the second-level cache
 
-// Where panel column `j` of depth `k` lies, for a panel of `width` columns.
+// The place of column `j` of depth `k` in a panel of `width` columns.
 inline int64_t in_panel(int64_t k, int64_t j, int64_t width) {
   return (k / kGroup) * width * kGroup + j * kGroup + k % kGroup;
 }
@@ -57,7 +57,7 @@ inline Vec load_columns(const float* from) { return load(from); }
 inline Vec multiply_add(Vec sum, Vec w, Vec a) { return sum + w * a; }
 #endif
 
-// Fetches what lies kAhead depths behind one of a panel of V vectors, a line at a time.
+// Prefetches what lies kAhead depths further on in a panel of V vectors, a line at a time.
 template <int64_t V>
 inline void fetch_ahead(const Element* depth) {
   constexpr int64_t count = V * kLanes * kGroup, line = 64 / static_cast<int64_t>(sizeof(Element));
@@ -65,7 +65,7 @@ inline void fetch_ahead(const Element* depth) {
 }
 
 // sums[i][v] += a[i] panel[v] for R rows of `a`, `next` elements apart. An address reaches three rows from one
-// register, and the loop has a function of its own: else there would be too few registers.
+// register, and the loop has its own function: otherwise there would be too few registers.
 template <int64_t R, int64_t V>
 __attribute__((noinline)) void multiply(const Element* a, int64_t next, const Element* panel, int64_t depth,
                                         Vec (&sums)[R][V]) {
@@ -100,8 +100,8 @@ __attribute__((noinline)) void multiply(const Element* a, int64_t next, const El
   }
 }
 
-// The same for a single row, in four sums: one alone would wait for itself. It rounds otherwise than `multiply`, so who
-// takes it must not depend on how rows are dealt to threads.
+// The same for a single row, in four sums, as a single one would wait for itself. It rounds differently from
+// `multiply`, so the choice between them must not depend on how rows are dealt to threads.
 template <int64_t V>
 __attribute__((noinline)) void multiply_alone(const Element* a, const Element* panel, int64_t depth, Vec (&sums)[V]) {
   constexpr int64_t chains = 4;

@@ -1,4 +1,4 @@
-// The rows of a product dealt to tiles of a few rows, the last of which has a size of its own.
+// Divides the rows of a product into tiles of a few rows; the last tile has its own size.
 #pragma once
 
 #include "simd.hpp"

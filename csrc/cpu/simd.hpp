@@ -2,8 +2,8 @@
 // target and sets CRRL_ISA (a namespace), CRRL_LANES (floats in a vector register), CRRL_ROWS (rows in a register tile
 // of product.hpp) and, for bfloat16 operands, CRRL_BF16 (and CRRL_AMX).
 //
-// Nothing from the standard library's templates is used here: the linker keeps one copy of each, and it could be the
-// one compiled for instructions that this processor lacks. All that is here stays within its own source file.
+// Uses no templates of the standard library: the linker keeps one copy of each, and it could keep the one compiled for
+// instructions that this processor lacks. Everything here is local to its source file.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +28,7 @@ typedef float Vec __attribute__((vector_size(CRRL_LANES * 4)));
 typedef int32_t IntVec __attribute__((vector_size(CRRL_LANES * 4)));
 typedef uint32_t UnsignedVec __attribute__((vector_size(CRRL_LANES * 4)));
 
-// What the operands of products are stored as; sums and states are always float.
+// The type in which operands of products are stored; sums and states are always float.
 #ifdef CRRL_BF16
 struct Element {
   uint16_t bits;
@@ -52,8 +52,8 @@ inline float to_float(float value) { return value; }
 #if defined(CRRL_BF16) || defined(CRRL_AMX)
 typedef uint16_t Half __attribute__((vector_size(CRRL_LANES * 2)));
 
-// Vectors of bfloat16: rounded to the nearest, ties to even, and their bits in words. By name, as g++ 12 makes four
-// instructions of a conversion.
+// Vectors of bfloat16, rounded to nearest with ties to even, and their bits in words. By intrinsic, because g++ 12
+// makes four instructions of a conversion.
 #ifdef CRRL_NO_INTRINSICS
 inline Half to_half(Vec value) {
   UnsignedVec bits;
@@ -118,8 +118,8 @@ inline Vec clamp(Vec x, float low, float high) {
   return x > high ? splat(high) : x;
 }
 
-// e^x for x in [-87, 88] to about one unit in the last place: x = n ln 2 + r with |r| <= ln 2 / 2, a polynomial in r,
-// and 2^n by exponent.
+// e^x for x in [-87, 88], to about one unit in the last place: x = n ln 2 + r with |r| <= ln 2 / 2; e^r is a polynomial
+// in r, and 2^n sets the exponent.
 inline Vec exp(Vec x) {
   const float to_integer = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
   const Vec shifted = x * 1.44269504f + to_integer;
@@ -168,7 +168,7 @@ inline bool any(IntVec lanes) {
   return found;
 }
 
-// For each bit of an index, which lanes of two rows (the second's numbered on) make the new first and the new second.
+// For each bit of an index: which lanes of two rows (the second row's are numbered on) make the new rows.
 struct Exchanges {
   static constexpr int64_t kBits = kLanes == 16 ? 4 : kLanes == 8 ? 3 : 2;
   int32_t first[kBits][kLanes] = {};
@@ -199,8 +199,8 @@ struct LanesTo<0, lanes...> {
   using Type = Lanes<lanes...>;
 };
 
-// Rows a and b with the lanes exchanged that `bit` tells apart. clang takes lanes as constants alone, GCC before 12 as
-// a vector alone.
+// Rows a and b with the lanes exchanged that `bit` tells apart. clang takes lanes only as constants, GCC before 12 only
+// as a vector.
 template <int64_t bit, int64_t... lanes>
 inline void exchange(IntVec& a, IntVec& b, Lanes<lanes...>) {
 #ifdef __clang__
@@ -213,7 +213,7 @@ inline void exchange(IntVec& a, IntVec& b, Lanes<lanes...>) {
   a = first;
 }
 
-// A square of 32-bit words, rows to columns: for each bit of the index, lanes that have it change places with rows.
+// Transposes a square of 32-bit words: for each bit of the index, the lanes that have it change places with rows.
 template <int64_t bit = 0>
 inline void transpose_words(IntVec (&rows)[kLanes]) {
   if constexpr (bit < Exchanges::kBits) {
@@ -224,7 +224,7 @@ inline void transpose_words(IntVec (&rows)[kLanes]) {
   }
 }
 
-// As in transposing, but of two rows that change places one is left, their sum: in the end, in the first.
+// As in transposing, but two rows that would change places become one, their sum; the result is in the first row.
 template <int64_t bit = 0>
 inline void add_up(Vec (&rows)[kLanes]) {
   if constexpr (bit < Exchanges::kBits) {
@@ -258,7 +258,7 @@ inline int64_t blocks(int64_t size, int64_t block) { return (size + block - 1) /
 
 inline int64_t round_up(int64_t size, int64_t block) { return blocks(size, block) * block; }
 
-// Memory on cache lines, not initialised. Make it outside parallel regions: where there is none left, this throws.
+// Memory aligned to cache lines, uninitialised. Construct it outside parallel regions: it throws if there is no memory.
 template <typename T>
 class Buffer {
  public:

@@ -32,7 +32,7 @@ constexpr double kTens[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,
 
 inline bool is_digit(char c) { return static_cast<unsigned char>(c - '0') < 10; }
 
-// Between the fields of a line. A carriage return is none: one changed bit makes it of a minus sign.
+// Separates the fields of a line. A carriage return does not: one changed bit turns a minus sign into it.
 inline bool is_space(char c) { return c == ' ' || c == '\t'; }
 
 inline bool ends_text(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
@@ -59,7 +59,7 @@ std::vector<std::string_view> tokens(std::string_view line) {
   return found;
 }
 
-// What a message repeats of a file: its first characters, those that cannot be printed as '?'.
+// What a message quotes of a file: its first characters, with '?' for those that cannot be printed.
 std::string shown(std::string_view text) {
   std::string result(text.substr(0, kShown));
   std::replace_if(result.begin(), result.end(), [](char c) { return c < ' ' || c > '~'; }, '?');
@@ -103,8 +103,8 @@ inline const char* end_of_number(const char* at, const char* const end) {
   return at;
 }
 
-// The same as end_of_number for nearly all that files hold, -?\d*\.?\d* of up to 15 characters and white space behind
-// it, without a branch for each character, of which a processor can foresee too few.
+// The same as end_of_number for nearly all that files hold, -?\d*\.?\d* of up to 15 characters with white space behind
+// it, but without a branch for each character, as a processor predicts too few of these.
 inline const char* end_of_plain_number(const char* at, const char* const end) {
 #ifdef __SSE2__
   if (end - at >= 16) {
@@ -133,7 +133,7 @@ struct Decimal {
   int64_t exponent;  // explicit one less the places behind the point
 };
 
-// What stands in [at, end), which is a number.
+// Parses [at, end), which is a number.
 inline Decimal decimal(const char* at, const char* const end) {
   Decimal number{*at == '-', 0, 0, 0};
   at += number.negative;
@@ -157,7 +157,7 @@ inline Decimal decimal(const char* at, const char* const end) {
   return number;
 }
 
-// Correctly rounded where the product of two exact doubles would not be; infinite beyond a double's range.
+// Correctly rounded even where the product of two exact doubles is not; infinite beyond a double's range.
 double value_by_library(const Decimal& number, const char* start, const char* end) {
 #ifdef __cpp_lib_to_chars
   double value = 0;
@@ -180,7 +180,7 @@ inline double value_of(const char* start, const char* end) {
   return number.negative ? -value : value;
 }
 
-// -?(inf|infinity|nan) in any case, as sensors write what they do not know.
+// -?(inf|infinity|nan) in upper or lower case, which sensors write for unknown values.
 bool is_unknown(std::string_view token) {
   if (!token.empty() && token.front() == '-') token.remove_prefix(1);
   std::string word(token.substr(0, 9));
@@ -195,7 +195,7 @@ bool is_number(std::string_view token) {
 
 inline bool fits_float(double value) { return std::abs(value) <= std::numeric_limits<float>::max(); }
 
-// One line of a joint in a single pass; false where anything is not as it should be.
+// Reads one line of a joint in a single pass; false if anything is wrong.
 bool read_joint(std::string_view line, float* joint) {
   const char* at = line.data();
   const char* const end = at + line.size();
@@ -301,7 +301,7 @@ class Parser {
     return *body;
   }
 
-  // A line that is wrong, and then says how, or that has inf or nan beside the coordinates.
+  // A line that is wrong, for which this reports how, or that has inf or nan besides the coordinates.
   void read_joint_slowly(std::string_view line, float* joint) const {
     const auto fields = tokens(line);
     check_fields(fields, kJointFields, "a joint");

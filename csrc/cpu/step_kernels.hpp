@@ -1,8 +1,8 @@
 // The arithmetic of step.hpp for one instruction set (see simd.hpp for what selects it).
 //
-// Buffers are cut into blocks of a fixed size, which threads share. A block stays in the cache between the update of
-// its parameters and that of its keys, so memory is passed over once (twice with clipping, which needs the norm
-// before).
+// Buffers are cut into blocks of a fixed size, which are shared among threads. A block stays in the cache between the
+// update of its parameters and that of its keys, so memory is read once (twice with clipping, which first needs the
+// norm).
 #pragma once
 
 #if defined(__SSE2__)
@@ -91,7 +91,7 @@ double sum_of_squares(const float* x, int64_t size) {
   return total;
 }
 
-// What clipping multiplies the gradients by. Blocks are added in their order, whoever summed them.
+// The factor by which clipping scales the gradients. Blocks are added in order, whichever thread summed them.
 float clip_factor(const FlatStep& p, int threads) {
   if (!(p.max_norm > 0)) return 1;
   Buffer<double> sums(blocks(p.size, kBlock));
@@ -101,7 +101,7 @@ float clip_factor(const FlatStep& p, int threads) {
   double total = 0;
   for (int64_t block = 0; block < blocks(p.size, kBlock); ++block) total += *sums.at(block);
   const double factor = p.max_norm / (__builtin_sqrt(total) + 1e-6);
-  return factor > 1 ? 1.0f : static_cast<float>(factor);  // so written, NaN stays
+  return factor > 1 ? 1.0f : static_cast<float>(factor);  // written so that NaN stays NaN
 }
 
 // The constants of a step, and the update of one block of parameters.

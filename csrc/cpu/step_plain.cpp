@@ -1,4 +1,4 @@
-// Whatever the compiler's default target is: 4 lanes fit every processor with vector registers, and work without.
+// The compiler's default target: 4 lanes fit every processor with vector registers, and also work without them.
 #define CRRL_ISA plain
 #define CRRL_LANES 4
 #define CRRL_ROWS 4

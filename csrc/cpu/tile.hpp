@@ -1,4 +1,4 @@
-// The instructions of tile registers. A test may put a stand-in of its own in their place.
+// The instructions of tile registers. A test may replace them by a stand-in.
 #pragma once
 
 #ifdef CRRL_TILE_STAND_IN

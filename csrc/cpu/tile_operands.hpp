@@ -1,8 +1,8 @@
-// The operands of the GRU's products for tile registers, which multiply bfloat16. A float32 element is stored as the
-// three bfloat16 numbers that it is the sum of: the element rounded, what is left rounded, and what is left of that. Of
-// the nine products of two elements six are added; the rest is less than their rounding.
+// The operands of the GRU's products for tile registers, which multiply bfloat16. A float32 element is stored as a sum
+// of three bfloat16 numbers: the element rounded, the remainder rounded, and the remainder of that. Six of the nine
+// products of two elements are added; the other three are below their rounding error.
 //
-// Everything lies as tiles take it, one tile of 16 rows of 64 bytes after the other: an operand as [16 rows][32 deep]
+// Everything is stored as tiles read it, tile after tile of 16 rows of 64 bytes: an operand as [16 rows][32 deep]
 // [piece], a panel as [32 columns][32 deep][piece][16 columns].
 #pragma once
 
@@ -28,7 +28,7 @@ constexpr int64_t kChainRows = 32;    // at most, of a chain
 constexpr int64_t kTogether = 8;      // blocks of columns of a weight's gradient for which the channels are read once
 constexpr int64_t kFrameBlock = 128;  // frames whose dx one thread computes at a time
 constexpr int64_t kFewFrames = 0;     // weights are always packed
-constexpr double kRate = kPieces == 1 ? 250 : 100;  // products that a thread multiplies in a nanosecond, about
+constexpr double kRate = kPieces == 1 ? 250 : 100;  // about how many products a thread computes in a nanosecond
 constexpr bool kRowsAsPanels = false;
 constexpr int64_t kTall = kRows;
 constexpr int64_t kGroup = 2;
@@ -50,7 +50,7 @@ inline void split(Vec value, Half (&pieces)[kPieces]) {
 
 inline int64_t operand_size(int64_t rows, int64_t depth) { return round_up(rows, 16) * depth * kPieces; }
 
-// Where element k of a row begins in an operand [rows, depth]. A product begins at a row of a tile's.
+// The place of element k of a row in an operand [rows, depth]. A product begins at the first row of a tile.
 inline int64_t in_operand(int64_t depth, int64_t row, int64_t k) {
   return (row & -16) * depth * kPieces + (k >> 5) * kOperandStep + (row & 15) * 32 + (k & 31);
 }
@@ -72,7 +72,7 @@ inline Vec get(const Piece* from) {
   return sum;
 }
 
-// Where depth k of vector v lies in a panel of V vectors and of this depth.
+// The place of depth k of vector v in a panel of V vectors and of this depth.
 template <int64_t V>
 inline int64_t in_panel_of(int64_t depth, int64_t k, int64_t v) {
   return (v / 2 * (depth / 32) + k / 32) * kPanelStep + v % 2 * kTile + k % 32 * 16;
@@ -174,7 +174,7 @@ inline void multiply_square(const Piece* a, int64_t next, const Piece* panel, in
   tile_store<3>(sums + below + 16, stride);
 }
 
-// One tile of rows by C tiles of columns, C even. A sum waits for its last product: the more of them, the less.
+// One tile of rows by C tiles of columns, C even. A sum waits for its last product; with more sums, it waits less.
 template <int C, bool More>
 inline void multiply_wide(const Piece* a, const Piece* panel, int64_t depth, float* sums, int64_t stride) {
   const int64_t next = depth / kDepth * kPanelStep;

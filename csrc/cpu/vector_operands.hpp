@@ -14,20 +14,20 @@ constexpr int64_t kDeep = 256;  // frames of a weight's gradient at a time: thei
 constexpr int64_t kChainRows = int64_t{1} << 40;  // at most, of a chain
 constexpr int64_t kTogether = 1;     // blocks of columns of a weight's gradient for which the channels are read once
 constexpr int64_t kFrameBlock = 64;  // frames whose dx one thread computes at a time
-constexpr double kRate = 3 * kLanes * kDepth;  // products that a thread multiplies in a nanosecond, about
+constexpr double kRate = 3 * kLanes * kDepth;  // about how many products a thread computes in a nanosecond
 
 struct Products {};
 
 inline int64_t operand_size(int64_t rows, int64_t depth) { return rows * depth; }
 
-// Where element k of a row begins in an operand [rows, depth]. A product begins at any row.
+// The place of element k of a row in an operand [rows, depth]. A product begins at any row.
 inline int64_t in_operand(int64_t depth, int64_t row, int64_t k) { return row * depth + k; }
 
 // A vector along the depth of an operand.
 inline void put(Piece* to, Vec value) { store(to, value); }
 inline Vec get(const Piece* from) { return load(from); }
 
-// Where depth k of vector v lies in a panel of V vectors.
+// The place of depth k of vector v in a panel of V vectors.
 template <int64_t V>
 inline int64_t in_panel_of(int64_t, int64_t k, int64_t v) {
   return in_panel(k, v * kLanes, V * kLanes);
@@ -83,9 +83,9 @@ inline void set_product(const Piece* a, int64_t next, const Piece* panel, int64_
   multiply<R, V>(a, next, panel, depth, sums);
 }
 
-constexpr int64_t kFewFrames = 24;  // so many take less time with weights as they lie than packing them
+constexpr int64_t kFewFrames = 24;  // up to so many take less time with unpacked weights than packing takes
 
-// Bytes of a vector that are kept, and as many that are not.
+// Masks: a vector of bytes that are kept, then as many that are not.
 struct Kept {
   uint8_t bytes[2 * sizeof(Vec)] = {};
   constexpr Kept() {
@@ -95,7 +95,7 @@ struct Kept {
 
 constexpr Kept kKept;
 
-// The last `count` elements of a row, fewer than a vector, and zeros. `inside`: a whole vector may be read.
+// The last `count` elements of a row, fewer than a vector, then zeros. `inside`: a whole vector may be read.
 inline auto load_last(const Element* from, int64_t count, bool inside) {
   IntVec words = {}, kept;
   if (inside) {
@@ -110,7 +110,7 @@ inline auto load_last(const Element* from, int64_t count, bool inside) {
   return load_columns(padded);
 }
 
-// sums[i][to + j] = the products of row i of `a` with row j of W, lane by lane. What lies `ahead` of W is fetched.
+// sums[i][to + j] = the products of row i of `a` with row j of W, lane by lane. Prefetches W `ahead` of its use.
 template <int64_t J, int64_t R>
 __attribute__((noinline)) void multiply_lanes(const Element* a, int64_t next, const Element* w, int64_t depth,
                                               bool inside, int64_t ahead, Vec (&sums)[R][kLanes], int64_t to) {
@@ -142,8 +142,8 @@ __attribute__((noinline)) void multiply_lanes(const Element* a, int64_t next, co
   }
 }
 
-// sums[i] = a[i] W for R rows of `a`, zero up to a whole vector past the depth, and kLanes rows of W as they lie; of
-// these `count` are asked for, the others give 0, and `left` are there. Four rows of each fill the registers.
+// sums[i] = a[i] W for R rows of `a`, which are zero past the depth up to a whole vector, and kLanes rows of unpacked
+// W. Of these, `count` are needed, the others give 0, and `left` exist. Four rows of each fill the registers.
 template <int64_t R>
 inline void multiply_unpacked(const Element* a, int64_t next, const Element* w, int64_t depth, int64_t count,
                               int64_t left, int64_t ahead, Vec (&sums)[R]) {
@@ -163,9 +163,9 @@ inline void multiply_unpacked(const Element* a, int64_t next, const Element* w, 
 }
 
 #ifndef CRRL_BF16
-constexpr bool kRowsAsPanels = true;  // a matrix's rows, as they lie, serve as the depths of a panel
+constexpr bool kRowsAsPanels = true;  // the rows of an unpacked matrix serve as the depths of a panel
 
-// sums[i] += a[i] W for R rows of `a` and `depth` rows of W, `columns` long, of which `left` are left from here on.
+// sums[i] += a[i] W for R rows of `a` and `depth` rows of W, `columns` long, of which `left` remain from here on.
 template <int64_t R, int64_t V>
 __attribute__((noinline)) void add_rows(const float* a, int64_t next, const float* w, int64_t depth, int64_t columns,
                                         int64_t left, Vec (&sums)[R][V]) {

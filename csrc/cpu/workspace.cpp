@@ -28,7 +28,7 @@ thread_local Kept kept;
 
 }  // namespace
 
-// The same layer asks for the same sizes again: a block serves only the size it had.
+// The same layer requests the same sizes again, so a block is reused only for its own size.
 void* take_workspace(int64_t bytes) {
   const auto same = [bytes](const Block& block) { return block.bytes == bytes; };
   const auto found = std::find_if(kept.blocks.begin(), kept.blocks.end(), same);

@@ -1,4 +1,4 @@
-// crrl._cuda: pointers and sizes from Python; crrl/ops/gru/cuda.py checks them. The one pybind11 file.
+// crrl._cuda takes pointers and sizes from Python; crrl/ops/gru/cuda.py checks them. The only pybind11 file.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -59,7 +59,7 @@ BackwardChain chain(const BackwardTuple& tuple) {
           pointer(dh_n), frames(dgates),  pointer(dh0),    reverse};
 }
 
-// `forward` or `backward` of gru.hpp, with what Python gives.
+// Calls `forward` or `backward` of gru.hpp with the arguments from Python.
 template <class Tuple, class Chain, class Run>
 void call(const Run& run, const std::string& mode, const Shape& shape, const std::vector<Tuple>& tuples,
           const Plan& plan, Address workspace, Address status, int64_t patience_ns, int device, Address stream) {

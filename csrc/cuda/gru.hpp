@@ -1,8 +1,8 @@
 // The bidirectional GRU layer on a GPU: h_t = (1 − z) n + z h_{t−1} as in torch.nn.GRU, over ragged rows.
 //
-// A chain is one direction of one encoder. Chains of one launch share B, T and H and nothing else. What comes before
-// and after the recurrence (W_ih x + b_ih, and the products that make gradients of weights and inputs) is the
-// caller's: matrix products over all frames at once.
+// A chain is one direction of one encoder. Chains of one launch share only B, T and H. The caller computes what comes
+// before and after the recurrence, W_ih x + b_ih and the gradients of weights and inputs, by matrix products over all
+// frames at once.
 #pragma once
 
 #include <cstddef>
@@ -16,7 +16,7 @@ constexpr int kMaxChains = 4;
 // float32 in memory: products of TF32 (kTF32) or exact (kFP32) operands. 16 bits in memory: kBF16, kFP16.
 enum class Mode { kTF32, kFP32, kBF16, kFP16 };
 
-// A tensor [B, T, C]: elements from row to row and from frame to frame; the C channels lie side by side.
+// A tensor [B, T, C]: strides in elements from row to row and from frame to frame; the C channels are adjacent.
 struct Frames {
   void* data;
   int64_t row, frame;
@@ -30,7 +30,7 @@ struct ForwardChain {
   const int64_t* lengths;  // [B] in 1..T, or null: all frames are valid
   Frames y;                // [B, T, H], 0 at padded frames
   void* h_n;               // [B, H]
-  Frames reserve;          // [B, T, 5H]: r, z, n, W_hn h + b_hn, h before the frame; null data: nobody will ask
+  Frames reserve;          // [B, T, 5H]: r, z, n, W_hn h + b_hn, h before the frame; null data: not wanted
   bool reverse;            // in time from each row's last frame
 };
 
@@ -49,24 +49,24 @@ struct Sizes {
   int chains, batch, steps, hidden;
 };
 
-// How a call is spread over the GPU. A team of blocks takes `rows` rows of one chain through time; each block owns
-// `units` hidden units, whose weights it keeps, and the team exchanges h (or gradients of gates) after every frame.
+// How a call is divided over the GPU. A team of blocks takes `rows` rows of one chain through time; each block owns
+// `units` hidden units and keeps their weights, and the team exchanges h (or gradients of gates) after every frame.
 struct Plan {
   std::string variant;  // "cluster": through distributed shared memory; "l2": through global memory; "": none can
   std::string reason;
-  int blocks = 0;  // of a team
+  int blocks = 0;  // in a team
   int units = 0;
   int rows = 0;
   int teams = 0;         // at once
   size_t shared = 0;     // bytes a block
-  size_t workspace = 0;  // bytes of global memory that the call is to be given
+  size_t workspace = 0;  // bytes of global memory that the call needs
 };
 
-// `variant`: "" for the first that can, else the one that is asked for.
+// `variant`: "" for the first that can run, else the requested one.
 Plan plan(Mode mode, bool backward, const Sizes& sizes, int device, const std::string& variant);
 
-// On `stream` of `device`; allocates nothing and waits for nothing. `status` is a word of host memory that the GPU can
-// write: it becomes 1 if a block waited for its team longer than `patience_ns`; what that call computed is NaN.
+// Launches on `stream` of `device`, without allocating or waiting. `status` is a word of host memory that the GPU can
+// write: it becomes 1 if a block waits for its team longer than `patience_ns`; the results of that call are NaN.
 // `workspace`: 256-byte aligned. Each returns what went wrong, or an empty string.
 std::string forward(Mode mode, const Sizes& sizes, const ForwardChain* chains, const Plan& plan, void* workspace,
                     int* status, int64_t patience_ns, int device, void* stream);

@@ -1,5 +1,5 @@
-// The kernels there are, for gru_plan.cu to choose from. One file a mode, gru_<mode>.cu, so that they compile side by
-// side.
+// All kernels, for gru_plan.cu to choose from. Each mode has its own file, gru_<mode>.cu, so that they compile in
+// parallel.
 #pragma once
 
 #include <vector>
@@ -18,7 +18,7 @@ struct Candidate {
   size_t (*memory)(int padded);  // bytes of global memory a team
 };
 
-// Of a mode; of one exchange, the smaller tiles first.
+// The candidates of a mode; those of one exchange have the smaller tiles first.
 struct Candidates {
   std::vector<Candidate<ForwardChain>> forward;
   std::vector<Candidate<BackwardChain>> backward;

@@ -1,6 +1,6 @@
-// How a team's blocks give each other what each has computed of all rows' vectors: every block publishes its units,
-// and reads the whole once all have. Two buffers take turns. A block that publishes round n + 1 has read all of round
-// n − 1, and has seen round n of every other: hence nobody can still be reading what round n + 1 overwrites.
+// How the blocks of a team exchange their parts of all rows' vectors: every block publishes its units, and reads the
+// whole vectors once all have published. Two buffers alternate. A block that publishes round n + 1 has seen round n of
+// all others, and these had read round n − 1 before: so no block still reads what round n + 1 overwrites.
 #pragma once
 
 #include "gru_params.hpp"
@@ -8,19 +8,19 @@
 
 namespace crrl::gru_cuda {
 
-// Bytes from one row's vector to the next: eight lanes, two rows of four, read from all banks.
+// Bytes from one row's vector to the next: eight lanes, four in each of two rows, read from all banks.
 constexpr int row_bytes(int vector_bytes) { return (vector_bytes + 127) / 128 * 128 + 64; }
 
-// Who a block is, and how long it waits for the others.
+// The place of a block in its team, and how long it waits for the others.
 struct Member {
-  int rank, blocks, padded;  // of `blocks` in the team; units of all of them, those past the last with zeros
+  int rank, blocks, padded;  // of `blocks` in the team; units of all blocks, with zeros past the last unit
   int* status;
   uint64_t patience_ns;
   unsigned* arrived;      // of an L2Exchange: the team's counter,
   unsigned char* memory;  // and its buffers
 };
 
-// A wait that ends: after the patience it reports, and the caller goes on without what it waited for.
+// A wait with a time limit: after the patience it reports a timeout, and the caller goes on without the data.
 template <class Ready>
 CRRL_DEVICE bool wait(const Member& member, const Ready& ready) {
   if (ready()) return true;
@@ -41,7 +41,7 @@ class L2Exchange {
   static constexpr bool kCluster = false;
   static constexpr size_t shared_bytes(int) { return 16; }
 
-  // Bytes of global memory that a team exchanges its vectors through; its counter lies elsewhere, at 0.
+  // Bytes of global memory through which a team exchanges its vectors; its counter is elsewhere and starts at 0.
   static constexpr size_t memory_bytes(int padded) {
     return 2 * static_cast<size_t>(kRows) * row_bytes(kGates * padded * static_cast<int>(sizeof(Stored)));
   }
@@ -53,20 +53,20 @@ class L2Exchange {
     if (gpu::thread_index() == 0) *alive_ = 1;
   }
 
-  // The thread's value of a row and unit, in the round that begins.
+  // Puts the thread's value of a row and unit into the round that begins.
   CRRL_DEVICE void put(int gate, int row, int unit, Stored value) {
     const int k = gate * member_.padded + member_.rank * kUnits + unit;
     *reinterpret_cast<Stored*>(buffer(round_) + row * row_bytes_ + k * static_cast<int>(sizeof(Stored))) = value;
   }
 
-  // By all threads, when each has put its values.
+  // Called by all threads, once each has put its values.
   CRRL_DEVICE void publish() {
     gpu::sync_block();
     if (gpu::thread_index() == 0) gpu::add_release(member_.arrived, 1);
     ++round_;
   }
 
-  // Whether what was published last has come from all blocks, by all threads.
+  // Waits for the last round of all blocks; returns whether it has arrived. Called by all threads.
   CRRL_DEVICE bool await() {
     if (gpu::thread_index() == 0 && *alive_) {
       const unsigned all = round_ * static_cast<unsigned>(member_.blocks);
@@ -90,8 +90,8 @@ class L2Exchange {
   unsigned round_ = 0;
 };
 
-// Through the shared memory of a cluster's blocks, each its own copy of all vectors: a warp sends what it has computed
-// to every block, whose barrier of the round counts the bytes. Rows of a warp are its own: warp, warp + 8, ...
+// Through the shared memory of a cluster's blocks, each of which has its own copy of all vectors: a warp sends its
+// results to every block, whose barrier for the round counts the bytes. A warp has its own rows: warp, warp + 8, ...
 template <class Stored, int kGates, int kUnits, int kRows>
 class ClusterExchange {
   static_assert(kUnits == kWarp, "a warp has one row's units of the block");
@@ -120,7 +120,7 @@ class ClusterExchange {
     reinterpret_cast<Stored*>(stage_)[(row * kGates + gate) * kUnits + unit] = value;
   }
 
-  // A thread that waited in vain sends no more: what it had sent before is long there when the block ends.
+  // A thread that timed out sends no more: what it sent before has long arrived when the block ends.
   CRRL_DEVICE void publish() {
     gpu::sync_warp();
     const int warp = gpu::thread_index() / kWarp, lane = gpu::thread_index() % kWarp;
@@ -141,7 +141,7 @@ class ClusterExchange {
     const unsigned round = round_ - 1;
     uint64_t* barrier = barriers_ + round % 2;
     alive_ = alive_ && wait(member_, [&] { return gpu::barrier_passed(barrier, round / 2 % 2); });
-    // No later phase can end before every warp of this block has been here: each has still to send to it.
+    // No later phase can end before every warp of this block has been here, because each must still send for it.
     if (alive_ && gpu::thread_index() == 0) expect(round % 2);
     return alive_;
   }
@@ -151,7 +151,7 @@ class ClusterExchange {
                                            byte);
   }
 
-  // No block may leave while others may send to it.
+  // No block may exit while others may still send to it.
   CRRL_DEVICE void finish() { gpu::sync_cluster(); }
 
  private:

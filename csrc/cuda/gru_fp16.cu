@@ -2,7 +2,7 @@
 
 namespace crrl::gru_cuda {
 
-// Backwards by TF32: gradients underflow in float16.
+// The backward pass uses TF32, as gradients underflow in float16.
 const Candidates& candidates_fp16() {
   static const Candidates candidates = all_candidates<Matrix<FP16>, Matrix<TF32>, gpu::Half>();
   return candidates;

@@ -1,9 +1,9 @@
 // The persistent kernels: a team of blocks takes a tile of rows of one chain through all its frames, forwards or
-// backwards. Both are the same loop: publish vectors, await the team's, multiply them by the block's slice of W, add
-// up what the warps have, and do what is left for each row and unit in the thread that owns it.
+// backwards. Both are the same loop: publish vectors, await those of the team, multiply them by the block's slice of W,
+// add up the sums of the warps, and finish each row and unit in the thread that owns it.
 //
-// Warps share the product: warp w has unit tile w % unit tiles, and of the vectors every kSplits-th chunk from
-// w / unit tiles on. Their sums meet in shared memory and are added in the order of the warps, always the same.
+// Warps share the product: warp w has unit tile w % unit tiles, and every kSplits-th chunk of the vectors from
+// w / unit tiles on. Their sums meet in shared memory and are always added in the order of the warps.
 #pragma once
 
 #include "gru_exchange.hpp"
@@ -11,7 +11,7 @@
 
 namespace crrl::gru_cuda {
 
-// What a kernel is made for. Operand: of the products. Element: of the tensors. Exchange: how its blocks talk.
+// What a kernel is compiled for. Operand: of the products. Element: of the tensors. Exchange: between its blocks.
 template <class Operand_, class Element_, template <class, int, int, int> class Exchange_, int kUnits_, int kRowTiles_>
 struct Kind {
   using Operand = Operand_;
@@ -25,14 +25,14 @@ struct Kind {
   static_assert(kCells * kThreads == kUnits * kRows, "every thread has its cells");
 };
 
-// Chunks that a warp's weights keep in registers: 96 of a thread's, fewer where many rows need others.
+// Chunks of a warp's weights that stay in registers: 96 registers of a thread, fewer if many rows need registers.
 template <class K, int kTiles>
 constexpr int kept_chunks() {
   return K::kRowTiles < 4 ? 12 / kTiles : K::Operand::kept_beside_many_rows(kTiles);
 }
 
-// The parts of a product by which a block's warps meet: [split][tile][row][unit], padded so that the lanes of a matrix
-// instruction write to all banks.
+// The partial sums of a block's warps: [split][tile][row][unit], padded so that the lanes of a matrix instruction write
+// to all banks.
 template <class K, int kTiles>
 struct Parts {
   static constexpr int kStride = K::kUnits + 4;
@@ -51,7 +51,8 @@ struct Parts {
   }
 };
 
-// Bytes of shared memory: weights beside registers, parts, the exchange. kTiles tiles of `gates` · padded numbers.
+// Bytes of shared memory: weights that are not in registers, partial sums, the exchange. kTiles tiles of
+// `gates` · padded numbers.
 template <class K, int kTiles, int kGates>
 constexpr size_t shared_bytes(int padded) {
   const int chunks = kGates * padded / K::Operand::kChunk;
@@ -59,7 +60,7 @@ constexpr size_t shared_bytes(int padded) {
          K::template Exchange<kGates>::shared_bytes(padded);
 }
 
-// A block's place in the launch, its product and its exchange: what both directions have in common.
+// A block's place in the launch, its product and its exchange, which the forward and the backward pass share.
 template <class K, int kTiles, int kGates, class Chain>
 class Team {
  public:
@@ -94,7 +95,7 @@ class Team {
     });
   }
 
-  // W times what was published; by all threads. False: it never came.
+  // W times what was published; called by all threads. False: the wait timed out.
   CRRL_DEVICE bool multiply() {
     const bool came = exchange.await();
     const int first = unit_tile() * kUnitTile, split = this->split();
@@ -128,7 +129,7 @@ class Team {
     return most;
   }
 
-  // The frame that a row of this length is at in a step; a padded one from its length on.
+  // The frame of a row of this length in a step; a padded frame from its length on.
   CRRL_DEVICE int frame(int step, int length) const {
     return chain.reverse && step < length ? length - 1 - step : step;
   }
@@ -171,7 +172,7 @@ CRRL_DEVICE void write(Element* to, float value) {
 
 CRRL_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + gpu::exponential(-x)); }
 
-// h of all frames. Each thread keeps h of its cells in float32; what the team multiplies is rounded to the operand.
+// h of all frames. Each thread keeps h of its cells in float32; for the product, h is rounded to the operand's type.
 template <class K>
 CRRL_DEVICE void run_forward(const Params<ForwardChain>& params) {
   using Element = typename K::Element;
@@ -199,10 +200,10 @@ CRRL_DEVICE void run_forward(const Params<ForwardChain>& params) {
     team.exchange.put(0, team.row(cell), team.unit(), Operand::stored(h[cell]));
   }
   const int longest = team.longest();
-  if (longest > 0) team.exchange.publish();  // nobody waits for what no frame needs
+  if (longest > 0) team.exchange.publish();  // without frames, no block waits for it
 
   for (int step = 0; step < longest; ++step) {
-    float gates[K::kCells][3];  // asked for before the wait
+    float gates[K::kCells][3];  // loaded before the wait
     CRRL_UNROLL
     for (int cell = 0; cell < K::kCells; ++cell) {
       const bool valid = step < length[cell];
@@ -252,7 +253,7 @@ CRRL_DEVICE void run_forward(const Params<ForwardChain>& params) {
   team.exchange.finish();
 }
 
-// Gradients of the gates of all frames, from the last to the first. dh of a cell: in float32 in its thread.
+// Gradients of the gates of all frames, from the last to the first. Each thread keeps dh of its cells in float32.
 template <class K>
 CRRL_DEVICE void run_backward(const Params<BackwardChain>& params) {
   using Element = typename K::Element;
@@ -277,7 +278,7 @@ CRRL_DEVICE void run_backward(const Params<BackwardChain>& params) {
 
   const int longest = team.longest();
   for (int step = longest - 1; step >= -1; --step) {
-    float saved[K::kCells][6];  // r, z, n, hn, h before, dy: asked for before the wait
+    float saved[K::kCells][6];  // r, z, n, hn, h before, dy: loaded before the wait
     CRRL_UNROLL
     for (int cell = 0; cell < K::kCells; ++cell) {
       const bool valid = step >= 0 && step < length[cell];

@@ -1,4 +1,4 @@
-// What a launch hands its kernel.
+// The arguments of a kernel.
 #pragma once
 
 #include "gru.hpp"
@@ -12,8 +12,8 @@ template <class Chain>
 struct Params {
   Chain chains[kMaxChains];
   Sizes sizes;
-  int blocks;               // of a team
-  int padded;               // units of all its blocks
+  int blocks;               // in a team
+  int padded;               // units of all blocks of a team
   int first_team;           // of this launch; the chains of a tile are teams side by side
   unsigned char* counters;  // kCounterBytes a team, 0
   unsigned char* memory;    // the teams' buffers

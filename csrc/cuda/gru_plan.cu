@@ -40,8 +40,8 @@ const std::vector<Candidate<Chain>>& candidates_of(Mode mode) {
 
 int divided_up(int a, int b) { return (a + b - 1) / b; }
 
-// Clusters have 2, 4, 8, ... blocks, be some of them padding: st.async is defined between several blocks alone. Other
-// teams have as many as the units need.
+// Clusters have 2, 4, 8, ... blocks, even if some of them are padding: st.async is defined only between several blocks.
+// Other teams have as many blocks as the units need.
 template <class Chain>
 int team_blocks(const Candidate<Chain>& candidate, int hidden) {
   if (!candidate.cluster) return divided_up(hidden, kUnitsOfChunk) * (kUnitsOfChunk / candidate.units);
@@ -55,7 +55,7 @@ gpu::Launch launch_of(const Candidate<Chain>& candidate, int blocks, int teams, 
   return {blocks * teams, candidate.cluster ? blocks : 1, kThreads, shared, !candidate.cluster, stream};
 }
 
-// Teams that can run at once. The question to the driver is slow, so that the answer is kept.
+// The number of teams that can run at once. The driver answers slowly, so the answer is kept.
 template <class Chain>
 int teams_at_once(const Candidate<Chain>& candidate, int blocks, size_t shared, int device, const gpu::Device& facts) {
   if (!candidate.cluster) return facts.multiprocessors / blocks;
@@ -69,7 +69,7 @@ int teams_at_once(const Candidate<Chain>& candidate, int blocks, size_t shared, 
   return known[key] = gpu::clusters_at_once(candidate.kernel, launch_of(candidate, blocks, 1, shared, nullptr));
 }
 
-// Whether the device can run a candidate, and how; else `reason` says why not.
+// Whether the device can run a candidate, and how; if not, `reason` says why.
 template <class Chain>
 Plan planned(const Candidate<Chain>& candidate, const Sizes& sizes, int device, const gpu::Device& facts) {
   Plan plan;
@@ -100,7 +100,7 @@ Plan planned(const Candidate<Chain>& candidate, const Sizes& sizes, int device, 
   return plan;
 }
 
-// The first exchange that can; of its tiles the one in fewest turns, of these the smallest.
+// The first exchange that can run; of its tiles, those that take the fewest turns, and of these the smallest.
 template <class Chain>
 Plan choose(Mode mode, const Sizes& sizes, int device, const std::string& variant, const gpu::Device& facts) {
   Plan best;
@@ -144,7 +144,7 @@ std::string run(Mode mode, const Sizes& sizes, const Chain* chains, const Plan& 
     params.status = status;
     params.patience_ns = static_cast<uint64_t>(patience_ns);
     const int teams = sizes.chains * divided_up(sizes.batch, plan.rows);
-    // Clusters wait for each other by themselves; blocks that exchange through memory must all run at once.
+    // The GPU starts a cluster once all of it fits; blocks that exchange through memory must all run at once.
     const int at_once = candidate.cluster ? teams : plan.teams;
     for (int first = 0; first < teams; first += at_once) {
       params.first_team = first;

@@ -1,9 +1,9 @@
 // The product of a block's slice of W with the vectors of all rows, by operand type.
 //
 // A vector is one row's h (or its gate gradients), K numbers of the operand's type. It is read in chunks of 64 bytes; a
-// quarter of a warp's lanes, or all of them for float32, read 16 bytes each. The matrix instructions sum over k in any
-// order, so that a lane's 16 bytes are those k whose b-fragments it holds in the next two instructions. Weights are
-// kept as the fragments that meet them: four words for each lane and each of the two "steps" of a chunk.
+// quarter of a warp's lanes, or all of them for float32, read 16 bytes each. Matrix instructions may sum over k in any
+// order, so a lane's 16 bytes serve as its b-fragments in the next two instructions. Weights are kept as the matching
+// fragments: four words for each lane and each of the two "steps" of a chunk.
 #pragma once
 
 #include "primitives.hpp"
@@ -117,8 +117,8 @@ struct BF16 : Narrow<gpu::BFloat16> {
   }
 };
 
-// Exact float32: fused multiply-adds. Lanes m and m + 16 share unit m of the tile and take every other 16 bytes of a
-// chunk; all rows' vectors are read by broadcast. One tile of rows after the other, as the sums need many registers.
+// Exact float32 by fused multiply-adds. Lanes m and m + 16 share unit m of the tile and take every other 16 bytes of a
+// chunk; all rows' vectors are read by broadcast. Tiles of rows go one after the other, as sums need many registers.
 struct FP32 {
   using Stored = float;
   static constexpr int kChunk = kChunkBytes / static_cast<int>(sizeof(Stored));
@@ -173,8 +173,8 @@ struct FP32 {
   }
 };
 
-// The fragments of one warp: its chunks are first, first + stride, ...; the earliest kKept are kept in registers, the
-// others in shared memory.
+// The fragments of one warp: its chunks are first, first + stride, ...; registers keep the first kKept, shared memory
+// the others.
 template <class Operand, int kTiles, int kKept>
 class Weights {
  public:
@@ -232,7 +232,7 @@ class Weights {
   Fragment kept_[kKept][kTiles][kSteps];
 };
 
-// Bytes of shared memory that a warp's weights take beside registers.
+// Bytes of shared memory for those of a warp's weights that are not in registers.
 constexpr size_t spilled_bytes(int chunks, int stride, int tiles, int kept) {
   const int most = (chunks + stride - 1) / stride;
   return most <= kept ? 0 : static_cast<size_t>(most - kept) * tiles * kSteps * kWarp * sizeof(Words);

@@ -20,7 +20,7 @@ struct BFloat16 {
 
 struct Launch {
   int blocks;
-  int cluster;  // blocks of a cluster; 1: none
+  int cluster;  // blocks in a cluster; 1: no cluster
   int threads;
   size_t shared;     // bytes of dynamic shared memory a block
   bool cooperative;  // all blocks run at once, or the launch fails

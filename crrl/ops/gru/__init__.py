@@ -1,1 +1,1 @@
-"""The GRU layer: `operators` has what is called, `layer` what torch knows of it, the others compute it."""
+"""The GRU layer: `operators` has the functions to call, `layer` the torch operators; the other modules compute it."""

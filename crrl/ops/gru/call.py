@@ -1,4 +1,4 @@
-"""What the kernels of crrl::gru_layer have in common: the sizes of a call and the form in which they take tensors."""
+"""What the kernels of crrl::gru_layer share: the sizes of a call and the layout of its tensors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def sizes(x: Tensor, weights: Sequence[Tensor], batch_first: bool) -> tuple[int,
     """D, B, H of a call of crrl::gru_layer.
 
     Raises:
-        ValueError: these cannot be the weights of one or two directions, or x has not three dimensions.
+        ValueError: these cannot be the weights of one or two directions, or x does not have three dimensions.
     """
     count = len(weights)
     per_direction = 4 if count == 8 or (count == 4 and weights[2].ndim == 1) else 2
@@ -31,5 +31,5 @@ def output_shape(x: Tensor, weights: Sequence[Tensor], frames: int, batch_first:
 
 
 def readable(tensor: Tensor) -> Tensor:
-    """The kernels take any strides between frames; the channels of one must lie side by side."""
+    """`tensor`, made contiguous if the channels of a frame are not adjacent; the kernels take any other strides."""
     return tensor if tensor.ndim != 3 or tensor.stride(2) == 1 or tensor.shape[2] == 1 else tensor.contiguous()

@@ -1,4 +1,4 @@
-"""The self-check of the CUDA GRU: what its kernels must give before `crrl.ops.trust` lets them serve."""
+"""The self-check of the CUDA GRU, which its kernels must pass before `crrl.ops.trust` lets them serve."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from crrl.reference import gru as reference
 from crrl.reference.gru import Weights
 
 TOLERANCE = {"fp32": 2e-5, "tf32": 1.5e-2, "fp16": 1.5e-2, "bf16": 0.12}
-"""The largest error that a result may have, in units of its root mean square: tens of roundings; mistakes make 1."""
+"""The largest error that a result may have, in root mean squares: tens of roundings; a mistake gives about 1."""
 
 LENGTHS = (6, 1, 4, 6, 3, 5, 2, 6, 1, 6, 6, 5, 4, 3, 2, 1, 6, 5, 6)
-"""Of ragged rows, over and over."""
+"""The lengths of ragged rows, repeated."""
 
 FRAMES, CHANNELS = 6, 7
 
@@ -28,13 +28,14 @@ SHAPES = (
     *((5, 1), (5, 7), (19, 16), (19, 32)),
     *((19, 97), (19, 256), (70, 256), (150, 256), (19, 544), (70, 544), (19, 1000)),
 )
-"""Rows and hidden sizes: teams of which all but one block, or a part of it, is padding; a block half empty, the paper's
-encoder with few rows, more and many, whose teams take 8, 16 and 32 at once on a large GPU, and sizes past a cluster's.
+"""Rows and hidden sizes: teams that are all padding but for one block or part of one; a half-empty block; the paper's
+encoder with few, more and many rows, of which a team takes 8, 16 and 32 at once on a large GPU; sizes too large for a
+cluster.
 """
 
 
 def supports(case: Case) -> tuple[bool, str]:
-    """Whether the CUDA GRU can serve `case` and has passed its check in that mode on that card, and why."""
+    """Whether the CUDA GRU can serve `case` and has passed its check in that mode on that card, and the reason."""
     able, reason = cuda_gru.supports(case)
     if not able:
         return able, reason
@@ -43,9 +44,9 @@ def supports(case: Case) -> tuple[bool, str]:
 
 
 def fault(mode: str, device: torch.device) -> str | None:
-    """What is wrong with the kernels of `mode`, in any of SHAPES that the card has a plan for; None: nothing."""
+    """What is wrong with the kernels of `mode` in any of SHAPES that the card has a plan for; None: nothing."""
     index = device.index or 0
-    cuda.raise_if_timed_out()  # what is found below is ours
+    cuda.raise_if_timed_out()  # a timeout found below is then this check's
     shapes = [shape for shape in SHAPES if cuda_gru.refusal(mode, shape[1], index) is None]
     if not shapes:
         return cuda_gru.refusal(mode, SHAPES[0][1], index)
@@ -58,7 +59,7 @@ def fault(mode: str, device: torch.device) -> str | None:
 
 
 def _fault(mode: str, where: torch.device, batch: int, hidden: int) -> str | None:
-    """What is wrong in one shape: training, inference, and two encoders in one launch."""
+    """What is wrong in one shape, in training, in inference, and with two encoders in one launch; None: nothing."""
     layer, key = (_Layer(mode, where, batch, hidden, seed) for seed in range(2))
     flags = FRAMES, True, True
     with torch.no_grad():
@@ -90,7 +91,7 @@ def _differs(mode: str, when: str, made: Any, truth: list[Tensor]) -> str | None
 
 
 class _Layer:
-    """A ragged bidirectional layer with a state and cotangents, in the dtype of a mode."""
+    """A ragged bidirectional layer with an initial state and cotangents, in the dtype of a mode."""
 
     def __init__(self, mode: str, where: torch.device, batch: int, hidden: int, seed: int):
         generator, dtype = torch.Generator("cpu").manual_seed(seed), precision.DTYPES[mode]
@@ -106,7 +107,7 @@ class _Layer:
 
     @torch.enable_grad()
     def expected(self, h0: Tensor | None) -> list[Tensor]:
-        """y, h_n, dx, dh0 and the gradients of the weights in float64 on the CPU (without h0, y and h_n alone)."""
+        """y, h_n, dx, dh0 and the gradients of the weights in float64 on the CPU; only y and h_n without h0."""
         exact: Callable[[Tensor], Tensor] = lambda tensor: tensor.detach().double().cpu().requires_grad_()  # noqa: E731
         x, weights = exact(self.x), [exact(weight) for weight in self.weights]
         pairs: list[Weights] = [tuple(weights[:4]), tuple(weights[4:])]  # type: ignore[list-item]
@@ -120,7 +121,7 @@ class _Layer:
 
 
 def _obstacle(mode: str, device: int) -> str | None:
-    """Why there is nothing to check; the smallest layer has a plan wherever another has."""
+    """Why the check cannot run; None: it can. If any layer has a plan, the smallest has one."""
     return cuda.unusable() or cuda_gru.refusal(mode, 1, device)
 
 

@@ -1,4 +1,4 @@
-"""The GRU layer on the CPU, by the C++ kernels of csrc/cpu/gru.hpp, whose bindings check all that they are given."""
+"""The GRU layer on the CPU by the C++ kernels of csrc/cpu/gru.hpp; their bindings check every argument."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def forward(
     reverse: bool,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, h_n and, with `keep`, what `backward` needs; the arguments are those of crrl::gru_layer (layer.py).
+    """y, h_n and, with `keep`, the reserve that `backward` needs; arguments are those of crrl::gru_layer (layer.py).
 
     Raises:
-        ValueError: a tensor has another shape, dtype or device than its place takes, or a length is not in 1..T.
+        ValueError: a tensor does not have the shape, dtype or device required, or a length is not in 1..T.
     """
     directions, batch, hidden = sizes(x, weights, batch_first)
     y = x.new_empty(output_shape(x, weights, frames, batch_first))
@@ -56,13 +56,13 @@ def forward(
 def infer(
     x: Tensor, hx: Tensor | None, weights: Sequence[Sequence[Tensor]], directions: int, batch_first: bool, reverse: bool
 ) -> tuple[Tensor, Tensor]:
-    """y of the last layer and h_n of all, for x with all its frames and what is left out of gradients.
+    """y of the last layer and h_n of all layers, without gradients; every frame of x is valid.
 
     Args:
         hx: [layers · D, B, H] or None. weights: those of crrl::gru_layer for each layer.
 
     Raises:
-        ValueError, TypeError: as forward does; also for a tensor that it would copy to lay it out otherwise.
+        ValueError, TypeError: as forward does; also for a tensor whose layout forward would change by a copy.
     """
     settings = (x.shape[1 if batch_first else 0], batch_first, reverse, *_settings(x))
 
@@ -79,7 +79,7 @@ def pack(weights: Sequence[Sequence[Tensor]], directions: int) -> list[Any]:
         ValueError, TypeError: as infer does.
     """
     dtype = weights[0][0].dtype
-    # few rows leave most of a float32 tile empty, and its weights are half as large again
+    # float32 by vectors, not amx: few rows leave most of a tile empty, and its weights take half as much memory again
     isas = cpu.FLOAT_ISAS if dtype == torch.float32 else cpu.GRU_ISAS[True]
     isa = cpu.forced(isas) or (cpu.best_float() if dtype == torch.float32 else "")
     return [cpu.native.GruWeights(layer, directions, isa) for layer in weights]
@@ -88,7 +88,7 @@ def pack(weights: Sequence[Sequence[Tensor]], directions: int) -> list[Any]:
 def infer_packed(
     x: Tensor, hx: Tensor | None, layers: Sequence[Any], hidden: int, directions: int, batch_first: bool, reverse: bool
 ) -> tuple[Tensor, Tensor]:
-    """`infer` with the layers that `pack` made, of which `hidden` is H."""
+    """`infer` with the layers that `pack` made; `hidden` is H."""
     settings = batch_first, reverse, torch.get_num_threads()
 
     def run(layer: Any, x: Tensor, h0: Tensor | None, y: Tensor, h_n: Tensor) -> None:
@@ -106,7 +106,7 @@ def _each_layer(
     directions: int,
     batch_first: bool,
 ) -> tuple[Tensor, Tensor]:
-    """y of the last of `layers` and h_n of all, by run(layer, x, h0, y, h_n) for each."""
+    """y of the last layer and h_n of all layers, by run(layer, x, h0, y, h_n) for each."""
     rows, columns, _ = x.shape
     states = len(layers) * directions, rows if batch_first else columns, hidden
     if hx is not None and hx.shape != states:
@@ -153,14 +153,14 @@ def backward(
 
 
 def reserve_size(directions: int, batch: int, steps: int, hidden: int) -> int:
-    """Elements that a forward pass keeps for its backward: five for each unit, units padded to 32."""
+    """Elements that a forward pass keeps for its backward: five for each unit, with units padded to 32."""
     return directions * batch * steps * 5 * ((hidden + 31) // 32 * 32)
 
 
 def _layer(
     x: Tensor, lengths: Tensor | None, h0: Tensor | None, weights: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor | None, Tensor | None, list[Tensor]]:
-    """The same, laid out as the kernels read them."""
+    """The arguments, laid out as the kernels read them."""
     if lengths is not None:
         lengths = lengths.to("cpu").contiguous()
     state = None if h0 is None else h0.contiguous()
@@ -168,5 +168,5 @@ def _layer(
 
 
 def _settings(x: Tensor) -> tuple[int, str]:
-    """threads, isa."""
+    """The number of threads, and the forced instruction set (empty: the best)."""
     return torch.get_num_threads(), cpu.forced(cpu.GRU_ISAS[x.dtype == torch.bfloat16])

@@ -1,7 +1,7 @@
 """The GRU layer on a GPU: matrix products by cuBLAS around the recurrence, which csrc/cuda/gru.hpp computes.
 
-Both directions, or those of two encoders, are chains of one launch. The tensors may lie on a CPU where `cuda.native`
-is the emulation of the kernels.
+One launch serves both directions of one or two encoders, each direction a chain. Tensors may be on a CPU if
+`cuda.native` is the emulation of the kernels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from crrl._cuda import BackwardChain, ForwardChain, GruPlan
 
 Frames = tuple[int, int, int]
-"""A tensor [B, T, C] or [T, B, C]: its address, the elements from row to row and from frame to frame."""
+"""A tensor [B, T, C] or [T, B, C]: its address, and its strides in elements from row to row and frame to frame."""
 
 NOTHING: Frames = (0, 0, 0)
 
@@ -43,7 +43,7 @@ def supports(case: Case) -> tuple[bool, str]:
 
 
 def refusal(mode: str, hidden: int, device: int) -> str | None:
-    """Why no kernel can take this hidden size; None if one can, which then takes any batch, frames and chains."""
+    """Why no kernel can take this hidden size; None: one can, for any batch, frames and chains."""
     for backward in (False, True):
         plan = _plan(cuda.native, mode, backward, 2, (1, 1, hidden), device)
         if not plan.variant:
@@ -57,7 +57,7 @@ def _plan(native: Any, mode: str, backward: bool, chains: int, sizes: tuple[int,
 
 
 def reserve_size(directions: int, batch: int, steps: int, hidden: int) -> int:
-    """Elements that a forward pass keeps for its backward: r, z, n, W_hn h + b_hn and h before the frame."""
+    """Elements that a forward pass keeps for its backward: r, z, n, W_hn h + b_hn and the h before each frame."""
     return directions * batch * steps * 5 * hidden
 
 
@@ -72,15 +72,14 @@ def forward(
     keep: bool,
     mode: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, h_n and, with `keep`, what `backward` needs; the arguments are those of crrl::gru_layer (layer.py).
+    """y, h_n and, with `keep`, the reserve that `backward` needs; arguments are those of crrl::gru_layer (layer.py).
 
-    Lengths on a GPU are not looked at. `mode`: for the self-check, one of the dtype's in precision.MODES; None: as
+    Lengths on a GPU are not checked. `mode`: one of the dtype's modes in precision.MODES, for the self-check; None: as
     torch's switches say.
 
     Raises:
-        ValueError: a tensor has another shape, dtype or device than its place takes, or a length on the CPU is not in
-            1..T.
-        CrrlError: no kernel can take these sizes, or an earlier call gave up waiting.
+        ValueError: a tensor does not have the shape, dtype or device required, or a length on the CPU is not in 1..T.
+        CrrlError: no kernel can take these sizes, or an earlier call timed out.
     """
     call = _Forward(x, lengths, h0, weights, frames, batch_first, reverse, keep=keep)
     _launch_forward([call], mode)
@@ -98,12 +97,12 @@ def forward_pair(
     keep: bool,
     mode: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """`forward` of x with `weights`, and without `keep` of v with `key_weights`, in one launch.
+    """`forward` of x with `weights`, and of v with `key_weights` but without `keep`, in one launch.
 
     Returns y, h_n, reserve of x, then y, h_n of v. Both layers have the same D, B, T and H.
 
     Raises:
-        ValueError, CrrlError: as forward does; or the two layers differ in a size, in dtype or device.
+        ValueError, CrrlError: as forward does; ValueError also if the layers differ in a size, dtype or device.
     """
     frames = x.shape[1 if batch_first else 0]
     query = _Forward(x, lengths, None, weights, frames, batch_first, reverse, keep=keep)
@@ -129,7 +128,7 @@ def backward(
     needs_dx: bool,
     mode: str | None = None,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """dx (empty unless needed), dh0 and the gradients of `weights`; of a forward pass that kept its `reserve`."""
+    """dx (empty unless needed), dh0 and the gradients of `weights`, from a forward pass that kept its `reserve`."""
     call = _Call(x, lengths, h0, weights, frames, batch_first, reverse)
     mode = _mode(mode, x)
     dy, dh_n = readable(dy), dh_n.contiguous()
@@ -151,16 +150,15 @@ def backward(
 
 
 class _Call:
-    """A call as the kernels take it: its checked arguments, which are those of crrl::gru_layer, x contiguous.
+    """A call as the kernels take it: the arguments of crrl::gru_layer, checked and contiguous.
 
-    Holds the tensors, as the kernels see addresses only.
+    Keeps the tensors alive, because the kernels see only addresses.
 
     Attributes:
-        repeated: x has one frame, which stands for all of them.
+        repeated: x has one frame, which stands for all frames.
 
     Raises:
-        ValueError: a tensor has another shape, dtype or device than its place takes, or a length on the CPU is not in
-            1..T.
+        ValueError: a tensor does not have the shape, dtype or device required, or a length on the CPU is not in 1..T.
     """
 
     def __init__(
@@ -198,7 +196,7 @@ class _Call:
         return lengths.to(self.x.device, non_blocking=True).contiguous()
 
     def check(self, tensor: Tensor, shape: tuple[Any, ...]) -> None:
-        """The kernels take pointers: what lies behind them must be what they expect."""
+        """Raise ValueError unless `tensor` has the shape, dtype and device that a kernel expects behind its pointer."""
         x = self.x
         if tensor.shape != shape or tensor.dtype != x.dtype or tensor.device != x.device:
             raise ValueError(
@@ -207,7 +205,7 @@ class _Call:
             )
 
     def frames(self, tensor: Tensor) -> Frames:
-        """The address and strides of [B, T, C] or [T, B, C]; 0 from frame to frame where one is all."""
+        """The address and strides of [B, T, C] or [T, B, C]; the stride of frames is 0 if there is only one."""
         row, frame = (0, 1) if self.batch_first else (1, 0)
         return tensor.data_ptr(), tensor.stride(row), tensor.stride(frame) if tensor.shape[frame] > 1 else 0
 
@@ -217,12 +215,12 @@ class _Call:
         return (self.directions, *order, columns * self.hidden)
 
     def layers(self) -> list[list[Tensor]]:
-        """w_ih, w_hh and, unless there are none, b_ih, b_hh of each direction."""
+        """w_ih, w_hh and, if there are biases, b_ih, b_hh of each direction."""
         step = len(self.weights) // self.directions
         return [self.weights[i : i + step] for i in range(0, len(self.weights), step)]
 
     def units(self, tensor: Tensor, direction: int) -> Tensor:
-        """What belongs to a direction in a tensor like y."""
+        """The units of one direction in a tensor of the shape of y."""
         return tensor.narrow(2, direction * self.hidden, self.hidden)
 
     def input_gradient(self, dgates: Tensor) -> Tensor:
@@ -240,7 +238,7 @@ class _Call:
         """The gradients of `weights` from dgates [D, B, T, 4H] and the reserve [D, B, T, 5H]."""
         gradients = [torch.empty_like(weight) for weight in self.weights]
         step, size, x = len(gradients) // self.directions, self.hidden, self._valid_rows()
-        sums = dgates.flatten(1, 2).sum(1, dtype=dgates.dtype) if step == 4 else None  # said: autocast sums in float32
+        sums = dgates.flatten(1, 2).sum(1, dtype=dgates.dtype) if step == 4 else None  # autocast would sum in float32
         for d in range(self.directions):
             dw_ih, dw_hh, *biases = gradients[d * step : (d + 1) * step]
             rows, h_before = dgates[d].view(-1, 4 * size), kept[d].view(-1, 5 * size)[:, 4 * size :]
@@ -253,13 +251,13 @@ class _Call:
         return gradients
 
     def _of_input(self, dgates: Tensor) -> Tensor:
-        """The gradient of W_ih x: of each frame, or summed over those that share one."""
+        """The gradient of W_ih x for each frame, or summed over the frames if they share one input."""
         if self.repeated:
             dgates = dgates.sum(1 if self.batch_first else 0, dtype=dgates.dtype)
         return dgates.view(-1, 4 * self.hidden)[:, : 3 * self.hidden]
 
     def _valid_rows(self) -> Tensor:
-        """x [B · T, I] with zeros in padded frames: 0 times the NaN that may stand there would be NaN."""
+        """x [B · T, I] with zeros at padded frames: those may hold NaN, and 0 times NaN is NaN."""
         if self.lengths is None or self.repeated:
             return self.rows
         frame = torch.arange(self.steps, device=self.x.device)
@@ -272,7 +270,7 @@ def _address(tensor: Tensor | None) -> int:
 
 
 class _Forward(_Call):
-    """A call with its results, and its share of the chains of a launch."""
+    """A forward call with its results and the chains that it adds to a launch."""
 
     def __init__(self, *arguments: Any, keep: bool):
         super().__init__(*arguments)
@@ -283,7 +281,7 @@ class _Forward(_Call):
         self.reserve = x.new_empty(reserve_size(self.directions, self.batch, steps, self.hidden) if keep else 0)
 
     def project(self) -> Tensor:
-        """W_ih x + b_ih of every direction, [D, B, T, 3H] in the memory order of x; T is 1 where x is repeated."""
+        """W_ih x + b_ih of every direction, [D, B, T, 3H] in the memory order of x; T is 1 if x is repeated."""
         gates = self.x.new_empty(self.directions, *self.x.shape[:2], 3 * self.hidden)
         for into, (w_ih, _, *biases) in zip(gates.flatten(1, 2), self.layers(), strict=True):
             if biases:
@@ -293,7 +291,7 @@ class _Forward(_Call):
         return gates
 
     def chains(self, gates: Tensor) -> list[ForwardChain]:
-        """What the kernels are given of each direction."""
+        """The arguments of the kernels for each direction."""
         kept = self.reserve.view(self.shape(5)) if self.keep else None
         return [
             (
@@ -309,13 +307,13 @@ class _Forward(_Call):
 def _launch_forward(calls: list[_Forward], mode: str | None) -> None:
     mode = _mode(mode, calls[0].x)
     with precision.products(mode):
-        gates = [call.project() for call in calls]  # held until the launch: a chain has its address alone
+        gates = [call.project() for call in calls]  # kept until the launch: a chain has only addresses
     chains = [chain for call, gate in zip(calls, gates, strict=True) for chain in call.chains(gate)]
     _launch(cuda.native.gru_forward, False, mode, calls[0], chains)
 
 
 def _mode(asked: str | None, x: Tensor) -> str:
-    """The mode of a call, once it is known that no earlier one waited in vain; who asks for a mode looks himself."""
+    """The mode of a call, after a check that no earlier call timed out; a caller that asks for a mode checks itself."""
     if asked is not None:
         return asked
     cuda.raise_if_timed_out()

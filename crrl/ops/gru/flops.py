@@ -1,4 +1,4 @@
-"""What the GRU's matrix products cost, for torch.utils.flop_counter, where an operator without a formula counts 0."""
+"""FLOP formulas of the GRU's matrix products for torch.utils.flop_counter, which counts 0 where it has none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COUNTER = "torch.utils.flop_counter"
 
 
 def _layer(x: Shape, weights: Sequence[Shape], frames: int, batch_first: bool) -> tuple[int, int]:
-    """FLOP of W_ih x and of W_hh h, over all directions and padded frames; of a repeated x once a row."""
+    """FLOP of W_ih x and of W_hh h over all directions and frames, padded ones too; a repeated x counts once a row."""
     matrices = [shape for shape in weights if len(shape) == 2]
     batch, given = x[:2] if batch_first else x[1::-1]
     inputs, states = (sum(rows * columns for rows, columns in matrices[which::2]) for which in range(2))
@@ -54,7 +54,7 @@ def _register(counter: ModuleType) -> None:
 
 
 class _WhenImported(MetaPathFinder):
-    """Registers once the counter is imported. To import it for that would import Triton, where it is installed."""
+    """Registers the formulas once the counter is imported. Importing it here would import Triton where installed."""
 
     def find_spec(self, name: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != _COUNTER:
@@ -75,7 +75,7 @@ def _then(execute: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]
 
 
 def register() -> None:
-    """Have FlopCounterMode count crrl::gru_layer, its backward and crrl::gru_layer_pair. They must be defined."""
+    """Make FlopCounterMode count crrl::gru_layer, its backward and crrl::gru_layer_pair, which must be defined."""
     if _COUNTER in sys.modules:
         _register(sys.modules[_COUNTER])
     else:

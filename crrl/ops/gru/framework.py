@@ -1,4 +1,4 @@
-"""The GRU layer by torch's own kernels (cuDNN on a GPU); ragged rows as a packed sequence."""
+"""The GRU layer by torch's own kernels (cuDNN on a GPU); ragged rows become a packed sequence."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def gru_layer(
 ) -> tuple[Tensor, Tensor]:
     """crrl.reference.gru.gru_layer, computed by torch.gru.
 
-    Lengths that are not on the CPU, or in a graph that is recorded, are not looked at: that would wait for the device,
-    and could not be captured.
+    Lengths on a GPU or in a recorded graph are not checked: reading them would wait for the device, and could not be
+    captured.
 
     Raises:
         ValueError: a length on the CPU is not in 1..T.
@@ -49,14 +49,14 @@ def gru_layer(
 def _run(x: Tensor, lengths: Tensor | None, weights: Sequence[Weights], h0: Tensor) -> tuple[Tensor, Tensor]:
     """torch.gru with the second direction, if there is one, backwards in time."""
     flat = [tensor for direction in weights for tensor in direction if tensor is not None]
-    # a recorded graph is for both: torch.jit.trace records it a second time without gradient, and compares
+    # a recorded graph serves both cases: torch.jit.trace records it again without gradients, and compares
     train = torch.is_grad_enabled() or tracer() is not None
     # has_biases, num_layers, dropout, train, bidirectional
     settings = (weights[0][2] is not None, 1, 0.0, train, len(weights) == 2)
     if lengths is None:
         return torch.gru(x, h0, flat, *settings, True)
     if lengths.device.type != "cpu" or torch.compiler.is_compiling() or tracer():
-        return run_padded(x, lengths, weights, h0)  # a graph is for any lengths: packing would depend on these
+        return run_padded(x, lengths, weights, h0)  # a graph serves any lengths; packing would fix these
     check_lengths(lengths, x.shape[1])
     packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
     assert packed.sorted_indices is not None  # as enforce_sorted is False
@@ -67,9 +67,9 @@ def _run(x: Tensor, lengths: Tensor | None, weights: Sequence[Weights], h0: Tens
 
 
 def run_padded(x: Tensor, lengths: Tensor, weights: Sequence[Weights], h0: Tensor) -> tuple[Tensor, Tensor]:
-    """The same without packing: each direction goes forwards over padded rows, the second one over rows turned round.
+    """`_run` without packing: each direction runs forward over padded rows, the second over reversed rows.
 
-    A row's padding comes last in either direction, and so reaches none of its frames.
+    A row's padding then comes last in both directions, so it reaches none of its frames.
     """
     valid = valid_frames(lengths, x.shape[1])[:, :, None]
     x = torch.where(valid, x, 0)  # NaN in padding must reach no gradient

@@ -18,12 +18,12 @@ from crrl.reference.gru import Weights
 _LAYER = "Tensor x, Tensor? lengths, Tensor? h0, Tensor[] weights"
 _FLAGS = "SymInt frames, bool batch_first, bool reverse"
 
-# Not torch.library.custom_op: it checks every call again, and imports the compiler in the first one.
+# Not torch.library.custom_op, which checks every call again and imports the compiler in the first one.
 _LIBRARY = torch.library.Library("crrl", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
 def _define(name: str, schema: str, **kernels: Callable[..., Any]) -> torch._ops.OpOverload:
-    """crrl::name with its kernel for each type of device."""
+    """Define crrl::name with a kernel for each device type."""
     _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
     for device, kernel in kernels.items():
         _LIBRARY.impl(name, extension.opaque(kernel), device.upper())  # type: ignore[no-untyped-call]
@@ -38,11 +38,11 @@ forward_op = _define(
     cpu=cpu.forward,
     cuda=cuda.forward,
 )
-"""One GRU layer: y, h_n and what its backward needs (empty unless `keep`).
+"""One GRU layer: y, h_n and the reserve that its backward needs (empty unless `keep`).
 
-x: [B, T, I] when batch_first, else [T, B, I], any strides; or one frame a row, which is repeated. lengths: int64 [B] or
-None. h0: [D, B, H] or None. weights: w_ih, w_hh and, unless the layer has none, b_ih, b_hh of each direction. frames:
-T. reverse: the second direction runs backwards. Returns y [B, T, D·H] or [T, B, D·H], h_n [D, B, H], reserve.
+x: [B, T, I] if batch_first, else [T, B, I], any strides; or one frame a row, which is repeated. lengths: int64 [B] or
+None. h0: [D, B, H] or None. weights: w_ih, w_hh and, if the layer has biases, b_ih, b_hh of each direction. frames: T.
+reverse: the second direction runs backwards. Returns y [B, T, D·H] or [T, B, D·H], h_n [D, B, H], reserve.
 """
 
 backward_op = _define(
@@ -51,7 +51,7 @@ backward_op = _define(
     cpu=cpu.backward,
     cuda=cuda.backward,
 )
-"""dx (empty unless needs_dx), dh0 (also where h0 is None) and the gradient of each of `weights`."""
+"""dx (empty unless needs_dx), dh0 (even if h0 is None) and the gradient of each of `weights`."""
 
 pair_op = _define(
     "gru_layer_pair",
@@ -59,7 +59,7 @@ pair_op = _define(
     " bool keep) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     cuda=cuda.forward_pair,
 )
-"""crrl::gru_layer of x with `weights`: y, h_n, reserve; and of v with `key_weights`, without gradient: y, h_n."""
+"""crrl::gru_layer of x with `weights`: y, h_n, reserve; then of v with `key_weights`, without gradient: y, h_n."""
 
 
 def gru_layer(
@@ -70,10 +70,10 @@ def gru_layer(
     reverse: bool = True,
     frames: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """crrl.reference.gru.gru_layer by crrl::gru_layer; differentiable twice.
+    """crrl.reference.gru.gru_layer, computed by crrl::gru_layer; twice differentiable.
 
     Raises:
-        ValueError: a tensor has another shape, dtype or device than its place takes, or a length is not in 1..T.
+        ValueError: a tensor does not have the shape, dtype or device required, or a length is not in 1..T.
     """
     x, flat = _autocast(x), [_autocast(tensor) for tensor in _flat(weights)]
     h0 = None if h0 is None else _autocast(h0)
@@ -93,7 +93,7 @@ def gru_layer(
 
 
 def fit_one_launch(x: Tensor, v: Tensor, weights: Sequence[Weights], key_weights: Sequence[Weights]) -> bool:
-    """Whether one launch can serve both layers: they have the same sizes, dtype and device."""
+    """Whether one launch can serve both layers, which then have the same B, T, D, H, dtype and device."""
     one, other = (
         (*of.shape[:2], len(each), each[0][1].shape[1], precision.compute_dtype(of), of.device)
         for of, each in ((x, weights), (v, key_weights))
@@ -109,7 +109,7 @@ def gru_layer_pair(
     key_weights: Sequence[Weights],
     reverse: bool = True,
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """`gru_layer` of x [B, T, I], and without gradient of v [B, T, I'], by crrl::gru_layer_pair.
+    """`gru_layer` of x [B, T, I] and, without gradient, of v [B, T, I'], by crrl::gru_layer_pair.
 
     Raises:
         ValueError: as gru_layer does, or the layers differ in B, T, D or H.
@@ -132,7 +132,7 @@ def _flat(weights: Sequence[Weights]) -> list[Tensor]:
 
 
 def _autocast(tensor: Tensor) -> Tensor:
-    """The tensor in autocast's dtype on a GPU, where that may be either of two; on a CPU the operator itself casts."""
+    """The tensor in autocast's dtype on a GPU, where that may be one of two; on a CPU the operator itself casts."""
     return tensor.to(precision.compute_dtype(tensor)) if tensor.device.type == "cuda" else tensor
 
 
@@ -141,7 +141,7 @@ def _needs_gradient(*tensors: Tensor) -> bool:
 
 
 def _batch_first(x: Tensor) -> bool:
-    """Whether x [B, T, I] is best taken as it is; else as [T, B, I]."""
+    """Whether to take x [B, T, I] as it is; else it is better taken as [T, B, I]."""
     return x.is_contiguous() or not x.transpose(0, 1).is_contiguous()
 
 
@@ -206,7 +206,7 @@ def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 
 def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dreserve: Tensor | None) -> tuple[Any, ...]:
     x, lengths, h0, reserve, *weights = ctx.saved_tensors
-    if not ctx.kept:  # by a graph that was recorded without gradient
+    if not ctx.kept:  # the forward pass is from a graph recorded without gradients
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             reserve = forward_op(x, lengths, h0, weights, *ctx.flags, True)[2]
     return _gradients(backward_op, ctx, dy, dh_n, reserve)
@@ -215,7 +215,7 @@ def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dreserve: Tensor
 def _gradients(
     run: Callable[..., Any], ctx: Any, dy: Tensor | None, dh_n: Tensor | None, reserve: Tensor
 ) -> tuple[Any, ...]:
-    """The gradients of the arguments of crrl::gru_layer, by its backward or what computes the same."""
+    """The gradients of crrl::gru_layer's arguments, by `run`: its backward, or a function that computes the same."""
     x, lengths, h0, _, *weights = ctx.saved_tensors
     frames, batch_first, reverse = ctx.flags
     if dy is None:
@@ -229,7 +229,7 @@ def _gradients(
 
 
 class _Recorded(torch.autograd.Function):
-    """crrl::gru_layer on a CPU for autograd alone: with less around the kernels than an operator has."""
+    """crrl::gru_layer on a CPU if only autograd observes it, with less overhead than the operator."""
 
     @staticmethod
     def forward(
@@ -261,7 +261,7 @@ _is_batched = probe("_functorch.is_legacy_batchedtensor")
 
 
 def _is_plain(*tensors: Tensor) -> bool:
-    """Whether they are of a class that hides nothing, and of a CPU where autocast is off."""
+    """Whether all are of class Tensor or Parameter, on a CPU, with autocast off."""
     kinds = (Tensor, torch.nn.Parameter)
     return all(type(tensor) in kinds and tensor.device.type == "cpu" for tensor in tensors) and not any(
         map(precision.autocasts, tensors[:1])
@@ -320,7 +320,7 @@ def _differentiated(
     batch_first: bool,
     reverse: bool,
 ) -> tuple[list[Tensor], tuple[Tensor, ...]]:
-    """x, the weights and h0 (if there is one) as leaves, and the gradients of all of them, by the reference."""
+    """x, the weights and h0 (if there is one) as leaves, and the gradients of all of these, by the reference."""
     leaves = [_leaf(tensor) for tensor in (x, *weights, *([] if h0 is None else [h0]))]
     count = 1 + len(weights)
     state = leaves[count] if h0 is not None else None
@@ -329,7 +329,7 @@ def _differentiated(
 
 
 def _leaf(tensor: Tensor) -> Tensor:
-    """The tensor as an input of a graph of its own: dy may depend on x through the caller's."""
+    """The tensor as an input of a separate graph: in the caller's graph dy may depend on x."""
     return tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()
 
 
@@ -354,7 +354,7 @@ def _reference(
 
 
 def _one_by_one(operator: torch._ops.OpOverload) -> Callable[..., Any]:
-    """The rule of torch.func.vmap for an operator: a call for each element of the batch."""
+    """The torch.func.vmap rule of an operator: one call for each element of the batch."""
 
     def rule(info: Any, dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
         return _stacked([operator(*_element(arguments, dims, index)) for index in range(info.batch_size)])
@@ -363,7 +363,7 @@ def _one_by_one(operator: torch._ops.OpOverload) -> Callable[..., Any]:
 
 
 def _element(arguments: Sequence[Any], dims: Sequence[Any], index: int) -> list[Any]:
-    """The arguments with element `index` of each that has a dimension of the batch."""
+    """The arguments, with element `index` taken of each that has a batch dimension."""
     return [
         argument if dim is None
         else _element(argument, dim, index) if isinstance(argument, (list, tuple))
@@ -373,7 +373,7 @@ def _element(arguments: Sequence[Any], dims: Sequence[Any], index: int) -> list[
 
 
 def _stacked(calls: Sequence[Any]) -> tuple[Any, Any]:
-    """The results of several calls in the structure of one, their elements along dimension 0, and these dimensions."""
+    """The results of several calls in the structure of one, stacked along dimension 0, and their batch dimensions."""
     if isinstance(calls[0], Tensor):
         return torch.stack(tuple(calls)), 0
     results, dims = zip(*(_stacked(part) for part in zip(*calls, strict=True)), strict=True)
@@ -394,7 +394,7 @@ def _batched_backward(
     reverse: bool,
     needs_dx: bool,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """crrl::gru_layer_backward for torch.autograd.grad(is_grads_batched=True), in operations that it knows to batch."""
+    """crrl::gru_layer_backward for torch.autograd.grad(is_grads_batched=True), in operations that torch can batch."""
     if h0 is None:
         h0 = x.new_zeros(dh_n.shape)
     create_graph, flags = torch.is_grad_enabled(), (frames, batch_first, reverse)

@@ -1,4 +1,4 @@
-"""A GRU layer, and two layers at once, over the backends that compute them."""
+"""A GRU layer, and two layers at once, with the choice of the backend that computes them."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def gru_layer(
 ) -> tuple[Tensor, Tensor]:
     """One GRU layer, one or both directions, over ragged rows: y [B, T, D·H] (0 at padded frames), h_n [D, B, H].
 
-    Under autocast a kernel of ours computes and returns the autocast dtype; torch's, on a CPU, that of the state.
+    Under autocast our kernels compute and return the autocast dtype; on a CPU torch's return the dtype of the state.
 
     Args:
-        x: [B, T, I], any strides, B and T at least 1. Or [B, 1, I] with `frames`: T times the same frame, whose
-            product with W_ih a kernel of ours computes once.
+        x: [B, T, I], any strides, B and T at least 1. Or [B, 1, I] with `frames`: one frame repeated T times, whose
+            product with W_ih our kernels compute once.
         lengths: int64 [B] on any device, each in 1..T; None: every frame is valid.
         weights: (w_ih [3H, I], w_hh [3H, H], b_ih [3H], b_hh [3H]) per direction, forward first; biases may be None.
         h0: [D, B, H] or None for zeros.
@@ -49,12 +49,12 @@ def gru_layer(
 def infer(
     x: Tensor, hx: Tensor | None, weights: Sequence[Sequence[Tensor]], directions: int, batch_first: bool, reverse: bool
 ) -> tuple[Tensor, Tensor] | None:
-    """All layers straight by the kernels of the CPU; None where these do not serve, something observes the call, or a
-    tensor does not fit.
+    """All layers, directly by the CPU kernels; None if these do not serve, torch's GRU is faster, or a tensor does not
+    fit. The caller makes sure that nothing observes the call (`unobserved`).
 
     Args:
         x: [B, T, I], or [T, B, I] unless batch_first. hx: [layers · D, B, H] or None.
-        weights: for each layer w_ih, w_hh and, unless there are none, b_ih, b_hh of each direction; all of class Tensor
+        weights: for each layer w_ih, w_hh and, if there are biases, b_ih, b_hh of each direction; all of class Tensor
             or Parameter. directions: D.
         reverse: as in gru_layer.
 
@@ -72,11 +72,11 @@ def infer(
 
 
 NOT_SERVED = (TypeError, ValueError, RuntimeError)
-"""What the kernels of the CPU refuse a tensor by that is not as they take it, and torch one that has no strides."""
+"""The errors by which the CPU kernels refuse a tensor that does not fit, and torch one that has no strides."""
 
 
 class Packed(NamedTuple):
-    """The weights of all layers, packed by the kernels of the CPU, and how a batch is laid out; see `infer`."""
+    """The weights of all layers, packed by the CPU kernels, and the layout of a batch; see `infer`."""
 
     layers: list[Any]
     hidden: int
@@ -86,7 +86,7 @@ class Packed(NamedTuple):
 
 
 def takes_few(x: Any, batch_first: bool) -> bool:
-    """Whether x has so few rows or frames that tile registers, for which `pack` packs no float32, do not pay."""
+    """Whether x has so few rows or frames that tile registers do not pay; `pack` packs no float32 for those."""
     if cpu_kernels.missing or type(x) is not Tensor or x.dim() != 3:
         return False
     rows, frames = cpu_kernels.native.gru_tiles_from
@@ -94,7 +94,7 @@ def takes_few(x: Any, batch_first: bool) -> bool:
 
 
 def pack(weights: Sequence[Sequence[Tensor]], directions: int, batch_first: bool, reverse: bool) -> Packed | None:
-    """A copy of `weights` for infer_packed; None where the kernels of the CPU do not serve them."""
+    """A packed copy of `weights` for infer_packed; None if the CPU kernels do not serve them."""
     first = weights[0][0]
     if not _able(first.dtype, cpu_kernels.isa, cpu_kernels.missing):
         return None
@@ -106,7 +106,7 @@ def pack(weights: Sequence[Sequence[Tensor]], directions: int, batch_first: bool
 
 
 def infer_packed(x: Tensor, hx: Tensor | None, packed: Packed) -> tuple[Tensor, Tensor] | None:
-    """`infer` with packed weights."""
+    """`infer` with packed weights; None also if something observes the call."""
     if not (_is_plain(x, hx) and unobserved()):
         return None
     try:
@@ -116,14 +116,14 @@ def infer_packed(x: Tensor, hx: Tensor | None, packed: Packed) -> tuple[Tensor, 
 
 
 def _is_plain(x: Any, hx: Any) -> bool:
-    """Whether nothing but the GRU of these tensors is asked of a call; all else the kernels check themselves."""
+    """Whether x and hx are of class Tensor, autocast is off and the policy auto; the kernels check all else."""
     plain = type(x) is Tensor and (hx is None or type(hx) is Tensor)
     return plain and not torch.is_autocast_enabled("cpu") and is_free("gru_layer")
 
 
 @lru_cache
 def _able(dtype: torch.dtype, isa: str, missing: str | None) -> bool:
-    """Whether the kernels of the CPU have this dtype; asked again when `isa` or `missing` changes."""
+    """Whether the CPU kernels take this dtype; evaluated again if `isa` or `missing` changes."""
     return cpu.supports(Case("cpu", dtype))[0]
 
 
@@ -135,9 +135,9 @@ def gru_layer_pair(
     key_weights: Sequence[Weights],
     reverse: bool = True,
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """`gru_layer` of x [B, T, I] with `weights`, and without gradient of v [B, T, I'] with `key_weights`.
+    """`gru_layer` of x [B, T, I] with `weights` and, without gradient, of v [B, T, I'] with `key_weights`.
 
-    On the backend "cuda" both are one launch; the two layers have the same D and H.
+    On the backend "cuda" one launch serves both, if they have the same B, T, D, H, dtype and device.
 
     Raises:
         ValueError: as gru_layer does.
@@ -151,27 +151,27 @@ def gru_layer_pair(
 
 
 def gru_backend(x: Tensor, hidden: int | None = None) -> tuple[str, str]:
-    """The name of the backend that serves a GRU layer on `x` (any shape) under the current policy, and why it does.
+    """The name of the backend that serves a GRU layer on `x` (any shape) under the current policy, and the reason.
 
-    hidden: H; None: whatever it is.
+    hidden: H; None: any.
     """
     return _LAYER.served(_case(x, hidden))
 
 
 def gru_module_backend(x: Tensor, hidden: int, batch_first: bool) -> tuple[str, str]:
-    """`gru_backend` for all layers on x, [B, T, I] or [T, B, I] or of other shapes, every frame of it valid."""
+    """`gru_backend` for all layers on x, [B, T, I], [T, B, I] or of another shape, with every frame valid."""
     if _is_torchs(x, hidden, batch_first) and is_free("gru_layer"):
         return "torch", "torch's own GRU, which is faster where there are one or two frames in a call"
     return gru_backend(x, hidden)
 
 
 LARGE = 1 << 14
-"""Rows times units from which on torch's matrix product of one or two frames is faster than our kernel."""
+"""Rows times units from which torch's matrix product of one or two frames is faster than our kernel."""
 
 
 def _is_torchs(x: Tensor, hidden: int, batch_first: bool) -> bool:
-    """Whether torch's own GRU is faster on a CPU: where one or two frames of a large layer are mostly one matrix
-    product, and where one frame is recorded for gradients, which costs more in Python than our kernel saves.
+    """Whether torch's own GRU is faster on a CPU: for one or two frames of a large layer, which are mostly one matrix
+    product, and for one frame with gradients, whose recording costs us more in Python than our kernel saves.
     """
     if torch.compiler.is_compiling() or x.dim() != 3:
         return False
@@ -182,7 +182,7 @@ def _is_torchs(x: Tensor, hidden: int, batch_first: bool) -> bool:
 
 
 def _case(x: Tensor, hidden: int | None) -> Case:
-    """Of a GPU, which one and H are asked for as well; elsewhere a compiler need not look at them."""
+    """The case of x. The device number and H matter only on a GPU; elsewhere a compiler need not see them."""
     if x.device.type != "cuda":
         return Case(x.device.type, precision.compute_dtype(x))
     return Case("cuda", precision.compute_dtype(x), x.device.index, hidden)

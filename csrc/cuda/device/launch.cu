@@ -12,12 +12,13 @@ namespace {
 
 const char* problem(cudaError_t error) {
   if (error == cudaSuccess) return nullptr;
-  cudaGetLastError();  // so that nobody else finds it
+  cudaGetLastError();  // clears the error, so that no later caller finds it
   return cudaGetErrorString(error);
 }
 
-// Lets a kernel have all the shared memory, and clusters, that the current device gives to one that asks. Once for
-// both, and not for the need of a call: calls of other threads, and nodes of one graph, have others of that kernel.
+// Allows a kernel all the shared memory, and all cluster sizes, that the current device offers, once for both. It
+// allows the most and not what one call needs, because other threads, and nodes of one graph, launch the same kernel
+// with other needs.
 cudaError_t open_up(const void* kernel, bool clusters) {
   static std::mutex mutex;
   static std::set<std::pair<const void*, int>> open;
@@ -100,7 +101,7 @@ int clusters_at_once(const void* kernel, const Launch& how) {
   cudaLaunchConfig_t config;
   cudaLaunchAttribute attributes[2];
   cudaFuncAttributes built;
-  // Code compiled from PTX of before sm_90 has no clusters, whatever GPU it runs on.
+  // Code compiled from PTX older than sm_90 has no clusters, whatever GPU it runs on.
   if (problem(cudaFuncGetAttributes(&built, kernel)) || built.ptxVersion < 90) return 0;
   int clusters = 0;
   if (problem(prepare(kernel, how, &config, attributes))) return 0;

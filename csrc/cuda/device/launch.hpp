@@ -1,4 +1,4 @@
-// The host's side of primitives.hpp, which launch.cu has: what it asks of the CUDA runtime.
+// The host side of primitives.hpp, its calls of the CUDA runtime; launch.cu implements it.
 #pragma once
 
 #include "../types.hpp"

@@ -1,5 +1,5 @@
-// What the kernels ask of a GPU. host/primitives.hpp has the same names for a CPU, where every thread is a fiber:
-// this file and that one are all that differs between the two builds.
+// What the kernels need of a GPU. host/primitives.hpp has the same names for a CPU, where every thread is a fiber: the
+// two builds differ only in these two files.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -9,7 +9,7 @@
 #include "launch.hpp"
 
 #define CRRL_DEVICE __device__ __forceinline__
-// One block of `threads` on a multiprocessor: each thread may have up to 65,536 / threads registers.
+// One block of `threads` threads on a multiprocessor: each thread may use up to 65,536 / threads registers.
 #define CRRL_KERNEL(threads) __global__ void __launch_bounds__(threads, 1)
 #define CRRL_PARAMS const __grid_constant__
 #define CRRL_UNROLL _Pragma("unroll")
@@ -77,14 +77,14 @@ CRRL_DEVICE void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, ui
 
 // --- Memory that other blocks write --------------------------------------------------------------------------------
 
-// 16 bytes of global memory past the first-level cache, which does not see what other blocks write.
+// Reads 16 bytes of global memory and bypasses the first-level cache, which does not see what other blocks write.
 CRRL_DEVICE Words load_l2(const void* address) {
   const uint4 x = __ldcg(static_cast<const uint4*>(address));
   return {{x.x, x.y, x.z, x.w}};
 }
 
-// What the thread, and those it was synchronised with, wrote before is seen by who reads the sum with load_acquire: a
-// release is cumulative, so that no fence of its own is needed.
+// A thread that reads the sum with load_acquire sees what this thread, and those synchronised with it, wrote before: a
+// release is cumulative, so no separate fence is needed.
 CRRL_DEVICE void add_release(unsigned* counter, unsigned value) {
   asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(counter), "r"(value) : "memory");
 }
@@ -95,7 +95,7 @@ CRRL_DEVICE unsigned load_acquire(const unsigned* counter) {
   return value;
 }
 
-// Tells the host, through memory of the host that the GPU can write.
+// Tells the host, through host memory that the GPU can write.
 CRRL_DEVICE void report(int* status, int code) {
   *static_cast<volatile int*>(status) = code;
   __threadfence_system();
@@ -127,18 +127,19 @@ CRRL_DEVICE uint32_t address_in(int rank, const void* pointer) {
   return address;
 }
 
-// Waits for all threads of the cluster; what they wrote before, also to each other's shared memory, is seen after.
+// Waits for all threads of the cluster; what they wrote before, even to each other's shared memory, is visible after.
 CRRL_DEVICE void sync_cluster() {
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
-// A barrier that one arrival per phase (and the bytes it announces) completes. Others may use it after sync_cluster.
+// Initialises a barrier that one arrival per phase, and the bytes it announces, completes. Other threads may use it
+// after sync_cluster.
 CRRL_DEVICE void barrier_init(uint64_t* barrier) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
-// The one arrival of a phase: it ends once `bytes` more have come.
+// The one arrival of a phase, which ends once `bytes` more bytes have arrived.
 CRRL_DEVICE void barrier_expect(uint64_t* barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
                : "memory");
@@ -157,8 +158,8 @@ CRRL_DEVICE bool barrier_passed(uint64_t* barrier, unsigned parity) {
   return passed != 0;
 }
 
-// Writes 16 bytes to the place of `to` in the shared memory of block `rank` of the cluster, and then counts them on
-// that block's `barrier`. Returns at once.
+// Writes 16 bytes to the address of `to` in the shared memory of block `rank` of the cluster, then counts them on that
+// block's `barrier`. Returns at once.
 CRRL_DEVICE void send(int rank, void* to, const Words& value, uint64_t* barrier) {
   asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1,%2,%3,%4}, [%5];" ::"r"(
                    address_in(rank, to)),
@@ -167,9 +168,9 @@ CRRL_DEVICE void send(int rank, void* to, const Words& value, uint64_t* barrier)
                : "memory");
 }
 
-// --- The host's side -----------------------------------------------------------------------------------------------
+// --- The host side -------------------------------------------------------------------------------------------------
 
-// The calling thread's device within its life.
+// Sets the calling thread's device while the object lives.
 class DeviceGuard {
  public:
   explicit DeviceGuard(int device) {
@@ -193,7 +194,7 @@ const char* launch(void (*kernel)(Params), const Launch& how, const Params& para
   return detail::launch(reinterpret_cast<const void*>(kernel), how, arguments);
 }
 
-// How many clusters of this launch can run at once; 0 where none can.
+// How many clusters of this launch can run at once; 0 if none can.
 template <class Params>
 int clusters_at_once(void (*kernel)(Params), const Launch& how) {
   return detail::clusters_at_once(reinterpret_cast<const void*>(kernel), how);
