@@ -1,4 +1,4 @@
-"""Configuration: what can be set, as frozen dataclasses that are checked on construction."""
+"""Configuration: all settings, as frozen dataclasses that are checked on construction."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Precision = Literal["fp32", "bf16"]
 
 
 MOST_UNITS, MOST = 1 << 20, 1 << 31
-"""Hidden units, and any other number: what a machine has memory for is told before it trains."""
+"""The largest number of hidden units, and of anything else; whether memory suffices is found out before training."""
 
 
 def _require(condition: bool, message: str) -> None:
@@ -34,7 +34,7 @@ def _require_size(name: str, size: int, most: int = MOST) -> None:
 
 
 def _require_numbers(settings: Any) -> None:
-    """Raise where a setting is a number that arithmetic or a file could not hold."""
+    """Raise CrrlError if a number is not finite or larger than MOST, which arithmetic or a file could not hold."""
     for item in fields(settings):
         value = getattr(settings, item.name)
         if isinstance(value, int | float):

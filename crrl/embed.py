@@ -1,4 +1,4 @@
-"""The command `python -m crrl.embed`: the features of clips, by a run's encoder, in one file."""
+"""The command `python -m crrl.embed`: write the features of clips, by a run's encoder, to one file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class EmbedOptions(GivenOptions):
 
 
 def arrays(given: Given, features: npt.NDArray[np.float32]) -> dict[str, Any]:
-    """What the file holds."""
+    """The arrays in the file."""
     known = {} if given.labels is None else {"labels": given.labels, "class_names": np.array(given.class_names)}
     return {"names": np.array(given.names), "features": features, **known}
 

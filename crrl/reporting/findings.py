@@ -109,7 +109,7 @@ class Findings:
 
     @cached_property
     def taken_for(self) -> npt.NDArray[np.int64]:
-        """The predicted classes of the clips shown, [M]; for training clips, and for all clips if `unscored`, their own."""
+        """The predicted classes of the clips shown, [M]; for training clips, and for all if `unscored`, their own."""
         if self.unscored:
             return self.shown_labels
         return np.concatenate([self.shown_labels[~self.tested], self.scores.argmax(1)])
@@ -141,7 +141,7 @@ class Findings:
 
     @cached_property
     def drawn(self) -> Prepared:
-        """All clips as a page draws them: as preprocessed for the network, but with fewer frames and one scale per clip."""
+        """All clips as a page draws them: preprocessed as for the network, but with fewer frames and one scale each."""
         steps = self.config.preprocessing
         drawn = replace(steps, max_frames=min(steps.max_frames, MOST_FRAMES), normalization="clip")
         return prepare(self.config.dataset, self.data, self.config.split_name, drawn)
@@ -163,7 +163,10 @@ class Findings:
 
     @cached_property
     def recited(self) -> Recited:
-        """At most RECITED test clips, one per class, and their reconstructions; training clips if no test clip is shown."""
+        """At most RECITED test clips, one per class, and their reconstructions.
+
+        Without classes, evenly spaced clips; training clips if no test clip is shown.
+        """
         found = _reconstructor(self.run, self.work)
         if isinstance(found, str):
             return Recited(found)

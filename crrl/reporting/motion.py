@@ -17,7 +17,7 @@ from crrl.data.skeletons import Skeleton
 MOST_FRAMES = 32
 """A page keeps at most so many frames of a clip, evenly spaced."""
 STEPS = 127
-"""Half the largest range of a clip's axes, in steps of a packed coordinate."""
+"""Steps of a packed coordinate in half the largest range of a clip's axes."""
 ABSENT = -128
 """The packed coordinates of a missing joint."""
 AXES = "xyz"

@@ -19,7 +19,8 @@ class Phase:
     """The epochs of one phase.
 
     Attributes:
-        name: "cml" or "ser". losses: by name, a value per epoch. seconds: training time per clip, summed over the epochs.
+        name: "cml" or "ser". losses: by name, a value per epoch.
+        seconds: training time per clip, summed over the epochs.
     """
 
     name: str
