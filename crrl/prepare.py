@@ -1,4 +1,4 @@
-"""The command `python -m crrl.prepare`: a data set from its owners' raw files to a folder that trains at once."""
+"""The command `python -m crrl.prepare`: turn a data set's raw files into a folder that trains at once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class PrepareOptions:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Prepare and print the report; returns the exit code: 0, or 128 + the signal that stopped it."""
+    """Prepare and print the report; returns the exit code: 0, or 128 + N after signal N."""
     options = tyro.cli(PrepareOptions, prog="python -m crrl.prepare", args=arguments)
     try:
         report = prepare_folder(

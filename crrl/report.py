@@ -1,4 +1,4 @@
-"""The command `python -m crrl.report`: what finished runs have learnt, as a page to look at."""
+"""The command `python -m crrl.report`: a page that shows what finished runs have learnt."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ReportOptions:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the page and name it."""
+    """Write the page and print its path."""
     options = tyro.cli(ReportOptions, prog="python -m crrl.report", args=arguments)
     if not options.runs:
         raise CrrlError("no run given: name the folders of finished runs")

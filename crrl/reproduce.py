@@ -1,4 +1,4 @@
-"""The command `python -m crrl.reproduce`: run a table or figure of the paper and write the page that compares."""
+"""The command `python -m crrl.reproduce`: run a table or figure of the paper, and write a page that compares."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class ReproduceOptions:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run and write; returns the exit code: 1 where a run failed."""
+    """Run what is missing and write the pages; returns the exit code: 1 if a run failed, else 0."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = tyro.cli(ReproduceOptions, prog="python -m crrl.reproduce", args=arguments)
     own = TARGETS[options.target].protocol
