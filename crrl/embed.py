@@ -20,8 +20,8 @@ from crrl.given import Given, GivenOptions
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedOptions(GivenOptions):
-    """Write the features of clips to a .npz file, without pickles: names, features [N, D] and, of a data set, labels
-    [N] and class_names."""
+    """Write the features of clips to a .npz file without pickles: names, features [N, D] and, for a labelled data set,
+    labels [N] and class_names."""
 
     out: Path
     """File to write, such as features.npz."""

@@ -36,7 +36,7 @@ class ExportOptions:
     format: Format
     """onnx: for ONNX Runtime, from any language; pt2: for torch.export.load."""
     out: Path
-    """File to write; one that is there is replaced."""
+    """File to write; an existing one is replaced."""
 
 
 def open_run(path: Path) -> tuple[EncoderFile, ClassifierFile | None]:

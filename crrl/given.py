@@ -29,11 +29,11 @@ class GivenOptions:
     .json (NW-UCLA, MMPose, Ultralytics, rtmlib, AlphaPose, MediaPipe), .csv (MediaPipe), .bvh, .amc (beside its .asf).
     A folder of OpenPose's frames is a clip."""
     dataset: str | None = None
-    """A data set in place of files: any that crrl.train or crrl.prepare reads."""
+    """A data set instead of files: any that crrl.train or crrl.prepare reads."""
     data: Path | None = None
     """Folder of the data set's files, else $CRRL_DATA."""
     split: str | None = None
-    """The test clips of this split alone; None: all of the data set's."""
+    """Only the test clips of this split; None: all clips of the data set."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto: the GPU if there is one."""
 

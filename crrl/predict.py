@@ -25,22 +25,21 @@ MOST_FRAMES = 1 << 40
 
 @dataclass(frozen=True)
 class PredictOptions(GivenOptions):
-    """Name the action of each clip, with its probability, by the classifier that crrl.evaluate has kept in the run
-    folder."""
+    """Name the action of each clip, with its probability, by the classifier that crrl.evaluate kept in the run."""
 
     top: int = 1
-    """How many labels to give, the most probable one first."""
+    """Number of labels for each clip, the most probable first."""
     window: float | None = None
-    """Seconds: long recordings get labels for each window of so many, averaged with those of the windows that overlap
-    it, by how much they share; None: a clip is one action."""
+    """Label each window of so many seconds in long recordings; its probabilities are averaged with those of overlapping
+    windows, weighted by the overlap. None: a clip is one action."""
     hop: float = 0.5
     """Seconds from a window's start to the next one's."""
     fps: float = 30
-    """Frames a second of the recordings that --window goes by."""
+    """Frames per second of the recordings, for --window and --hop."""
     format: Literal["csv", "json"] = "csv"
-    """How labels are written: a row for each in CSV, or a list of clips in JSON."""
+    """Format of the labels: CSV with a row for each label, or JSON with a list of clips."""
     out: Path | None = None
-    """File to write, in place of the standard output."""
+    """File to write instead of standard output."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

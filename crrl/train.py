@@ -57,10 +57,10 @@ class TrainOptions:
     out: Path | None = None
     """Run folder to make."""
     resume: Path | None = None
-    """Run folder to go on with; its own configuration applies, so only --device and --evaluate go with it."""
+    """Run folder to resume; its own configuration applies, so only --device and --evaluate may be given too."""
     evaluate: bool = True
-    """At the end score the encoder beside a random one and raw coordinates: logistic regression and 1-NN. crrl.evaluate
-    has more protocols."""
+    """At the end, score the encoder beside a random one and raw coordinates, by logistic regression and 1-NN;
+    crrl.evaluate has more protocols."""
 
 
 def parse(arguments: list[str]) -> TrainOptions:

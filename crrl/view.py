@@ -32,16 +32,16 @@ MOST_CLASSES = 60
 
 @dataclass(frozen=True)
 class ViewOptions:
-    """Draw one clip, or a few of each class of a data set or folder, and say what axes and missing joints are.
+    """Draw one clip, or a few of each class of a data set or folder, and describe their axes and missing joints.
 
-    A GIF moves, a PNG stands still, an HTML page moves and can be turned. Missing joints, which are zeros, are red
-    crosses where they were seen last.
+    A GIF moves, a PNG stands still, an HTML page moves and can be turned. Missing joints, which are zeros, are drawn as
+    red crosses where they were seen last.
     """
 
     clip: Annotated[Path | None, tyro.conf.Positional] = None
-    """A clip, as crrl predict takes it, or a folder of clips, which need no labels: a sheet, a row for each folder."""
+    """A clip, as for crrl predict; or a folder of clips, without labels, for a sheet with a row for each folder."""
     dataset: str | None = None
-    """In place of a clip a data set or format, as crrl prepare knows them, or prepared."""
+    """Instead of a clip: a data set or format of crrl prepare, or prepared."""
     data: Path | None = None
     """Folder of the data set's files, else $CRRL_DATA."""
     out: Path = Path("view.gif")

@@ -81,38 +81,38 @@ MOST_DRAWS = 1000
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """Score a run's encoder on the test clips of its split; beside it stand a randomly initialised encoder and, where
-    features are tested, the clips' own coordinates."""
+    """Score a run's encoder on the test clips of its split, beside a randomly initialised encoder and, for protocols on
+    frozen features, the clips' own coordinates."""
 
     run: tyro.conf.Positional[Path]
     """Run folder, as --out of crrl.train named it."""
     protocol: Annotated[tuple[Protocol, ...], tyro.conf.UseAppendAction] = ()
-    """linear (the default): a linear classifier on frozen features; logistic: one that does not depend on their scale,
-    as strongly penalised as is best within the training clips; knn: the label of the nearest training clips, by cosine;
-    retrieval: mean average precision of test clips among the training clips, by cosine; fine-tune: encoder and
-    classifier trained end to end; semi-supervised: that with a part of the labels. Give it again for another table."""
+    """linear (the default): a linear classifier on frozen features; logistic: logistic regression on frozen features,
+    with its penalty chosen by cross-validation on the training clips; knn: the label of the nearest training clips, by
+    cosine; retrieval: mean average precision of training clips ranked by cosine; fine-tune: encoder and classifier
+    trained end to end; semi-supervised: the same with a part of the labels. Repeat the option for more tables."""
     neighbours: int = 1
-    """knn: how many vote, with one vote each; of a draw the larger summed similarity wins."""
+    """knn: number of neighbours, with one vote each; ties go to the larger summed similarity."""
     features: Recipe | None = None
-    """linear, logistic, knn, retrieval: features as of this recipe, fitted to the training clips; None: the run's."""
+    """linear, logistic, knn, retrieval: features of this recipe, fitted to the training clips; None: the run's."""
     labels: tuple[float, ...] = (0.01, 0.05, 0.1)
-    """semi-supervised: parts of the training clips that keep their labels, drawn from every class, at least one."""
+    """semi-supervised: parts of the training clips that keep their labels; at least one clip of each class does."""
     draws: int = 5
-    """semi-supervised: how often clips are drawn; the table has the mean."""
+    """semi-supervised: number of random draws of labelled clips; the table has their mean."""
     epochs: int = FineTuning.epochs
-    """fine-tune, semi-supervised: epochs over the labelled clips; more where they make fewer than 200 steps."""
+    """fine-tune, semi-supervised: epochs over the labelled clips; more if these make fewer than 200 steps."""
     batch_size: int = FineTuning.batch_size
     """fine-tune, semi-supervised: clips per step."""
     lr: float = FineTuning.lr
-    """fine-tune, semi-supervised: the peak of the learning rate (Adam under one-cycle)."""
+    """fine-tune, semi-supervised: peak learning rate (Adam under one-cycle)."""
     seed: int = 0
-    """Random seed of what the protocol trains and draws."""
+    """Random seed of the protocol's training and draws."""
     dataset: Dataset | None = None
     """Transfer: evaluate on this data set, preprocessed as the run's own."""
     split: str | None = None
-    """Transfer: evaluate on this split; None: the run's, on another data set that one's first."""
+    """Transfer: evaluate on this split; None: the run's split, or on another data set that one's default split."""
     data: Path | None = None
-    """Folder of the data set's files, where it is no longer the one trained from."""
+    """Folder of the data set's files, if it is not the one trained from."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto: the GPU if there is one."""
 
