@@ -8,7 +8,7 @@ from pathlib import Path
 if sys.orig_argv[1:3] and (
     (sys.orig_argv[1] == "-m" and sys.orig_argv[2].split(".")[0] == "crrl") or Path(sys.orig_argv[1]).name == "crrl"
 ):
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a command that is stopped while it loads ends without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a command stopped while it loads ends without a traceback
 
 from crrl.embedding import SkeletonEncoder, load
 from crrl.errors import CrrlError

@@ -1,4 +1,4 @@
-"""The console script: `crrl train` is `python -m crrl.train`, and so are the other commands."""
+"""The console script: `crrl train` runs `python -m crrl.train`, and so on for the other commands."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COMMANDS = {
 
 
 def main() -> int:
-    """Run the command that the first argument names."""
+    """Run the command that the first argument names; returns the exit code."""
     first, *arguments = sys.argv[1:] or [""]
     if first in ("-h", "--help", "help"):
         print(usage())
@@ -39,7 +39,7 @@ def main() -> int:
 
 
 def usage() -> str:
-    """The commands, a line each."""
+    """The usage text: the commands, one per line."""
     lines = [f"  {name:10} {what}" for name, what in COMMANDS.items()]
     return "\n".join(["usage: crrl COMMAND [options]", "", *lines, "", "crrl COMMAND --help lists its options."])
 

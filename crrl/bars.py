@@ -1,4 +1,4 @@
-"""Progress bars: one that moves on a terminal, and where stderr is none, as in a log file, a line now and then."""
+"""Progress on stderr: a bar on a terminal; elsewhere, as in a log file, a line now and then."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ LINE = "{desc}: {percentage:3.0f}%, {n_fmt}/{total_fmt} [{elapsed}<{remaining}, 
 
 
 class Lines(io.TextIOBase):
-    """Passes what a bar writes on to stderr, as lines."""
+    """Writes a bar's output to stderr as lines."""
 
     def write(self, text: str) -> int:
         if line := text.strip():
-            with suppress(OSError):  # a log on a full disk ends no work
+            with suppress(OSError):  # a full disk under a log must not end the work
                 print(line, file=sys.stderr)
         return len(text)
 
 
 def bar(total: int, what: str, unit: str, every: float = 30, **options: Any) -> tqdm:
-    """A bar over `total` units on stderr; where that is no terminal, a line every so many seconds.
+    """A bar over `total` units on stderr; if that is no terminal, a line every `every` seconds.
 
     Args:
-        options: of tqdm.
+        options: options of tqdm.
     """
     if not sys.stderr.isatty():
         options = {"file": Lines(), "bar_format": LINE, "mininterval": every, "maxinterval": every, **options}
@@ -37,7 +37,7 @@ def bar(total: int, what: str, unit: str, every: float = 30, **options: Any) -> 
 
 
 def counted(items: Iterable[Item], total: int, what: str, unit: str, **options: Any) -> Iterator[Item]:
-    """The items, `total` of them, with a `bar` that moves on as each of them has been used."""
+    """Yield the `total` items under a `bar` that advances after each of them has been used."""
     with bar(total, what, unit, **options) as done:
         for item in items:
             yield item

@@ -1,4 +1,4 @@
-"""The model card of a run, README.md in its folder: what a shared encoder is, how good, and how to use it."""
+"""The model card of a run, README.md in its folder: what the encoder is, how accurate, and how to use it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ Of the weights: not said yet, say it here. The clips' terms ({data}) may bind th
 
 
 def write_card(run: RunFolder) -> None:
-    """Write the card of a finished run; where there is one, its table anew, as all else may be someone's own words.
+    """Write the card of a finished run; in an existing card, rewrite only the table, as users may have edited the rest.
 
     Raises:
         CrrlError: a file of the run is missing or damaged, or the folder cannot be written.
@@ -101,7 +101,7 @@ def _training(config: Config) -> str:
 
 
 def _steps(preprocessor: Preprocessor) -> str:
-    """The preprocessing in words."""
+    """The preprocessing steps in words."""
     steps = preprocessor.steps
     view = f"turned into the body's axes by the joints {steps.view_joints}, " if steps.view_joints else ""
     scales = {"clip-axis": "each clip and axis", "clip": "each clip, by one scale"}
@@ -109,11 +109,11 @@ def _steps(preprocessor: Preprocessor) -> str:
 
 
 def _table(run: RunFolder) -> list[str]:
-    """The accuracy by all evaluations kept in the run folder, with what takes no training beside it."""
+    """The table of all evaluations in the run folder: the run's encoder beside the floors; lines of Markdown."""
     rows: list[str] = []
     method = run.config().method
     for path in sorted(run.path.glob("evaluation-*.json")):
-        with suppress(CrrlError, KeyError, TypeError, AttributeError, ValueError):  # one that somebody changed
+        with suppress(CrrlError, KeyError, TypeError, AttributeError, ValueError):  # skips a file that somebody changed
             rows += list(_rows(path, read_json(path), method))
     if not rows:
         return [f"Not evaluated yet: `python -m crrl.evaluate FOLDER --protocol linear`, FOLDER being {run.path.name}."]
@@ -121,7 +121,7 @@ def _table(run: RunFolder) -> list[str]:
 
 
 def _rows(path: Path, report: dict[str, Any], method: str) -> Iterator[str]:
-    """A row for each test set and headline of one evaluation."""
+    """The table's rows of one evaluation: one for each headline and test set."""
     values = report.get("accuracy_percent") or report["map_percent"]
     for row, tests in values.items():
         candidate, _, reading = row.partition(", ")

@@ -20,10 +20,10 @@ from crrl.runs import EncoderFile, RunFolder
 from crrl.sealed import check_shapes, facts_of, write_sealed
 
 FORMAT = 1
-"""Version of the facts kept in a classifier file."""
+"""Version of the facts in a classifier file."""
 MARK = "crrl-classifier"
 REFITTED = ("center", "scale", "nuisances")
-"""What a feature extractor has been fitted to."""
+"""The buffers of a feature extractor that are fitted to training clips."""
 
 ClassifierProtocol = Literal["linear", "logistic"]
 
@@ -33,7 +33,7 @@ class Classifier:
     """A linear classifier: logits are ((features - center) * scale) @ weights.T + biases, in the weights' dtype.
 
     Attributes:
-        weights: float32 or float64 [C, D]. biases: [C], -inf for a class that is never told.
+        weights: float32 or float64 [C, D]. biases: [C], -inf for a class that is never predicted.
         center, scale: [D], the standardisation.
     """
 
@@ -44,11 +44,11 @@ class Classifier:
 
     @classmethod
     def plain(cls, weights: Tensor, biases: Tensor) -> Classifier:
-        """One of features as they are."""
+        """A classifier of features without standardisation."""
         return cls(weights, biases, torch.zeros_like(weights[0]), torch.ones_like(weights[0]))
 
     def logits(self, features: Tensor) -> Tensor:
-        """[N, C] of features [N, D]."""
+        """Logits [N, C] of features [N, D]."""
         return F.linear((features.to(self.weights.dtype) - self.center) * self.scale, self.weights, self.biases)
 
     def labels(self, features: Tensor) -> Tensor:
@@ -56,20 +56,20 @@ class Classifier:
         return self.logits(features).argmax(1)
 
     def probabilities(self, features: Tensor) -> Tensor:
-        """[N, C] of features [N, D]; each row adds up to 1."""
+        """Probabilities [N, C] of features [N, D]; each row adds up to 1."""
         return self.logits(features).softmax(1)
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a classifier file says of its weights, beside its format and hash.
+    """The facts in a classifier file beside its format and hash.
 
     Attributes:
-        protocol: by which it was trained. class_names: C, in the order of the weights' rows.
-        double: whether it is in float64. fingerprint: of the clips it was trained on. encoder: the SHA-256 of the
-            encoder file whose features it takes.
-        refitted: the kind of features that were fitted to the encoder anew, with how many nuisances; None: it takes
-            those of the encoder file.
+        protocol: the protocol that trained the classifier. class_names: C, in the order of the weights' rows.
+        double: whether the weights are float64. fingerprint: the fingerprint of the clips it was trained on.
+        encoder: the SHA-256 of the encoder file whose features it takes.
+        refitted: the kind of features, if they were fitted anew for this classifier; None: those of the encoder file.
+        nuisances: the number of nuisances of refitted features, else 0.
     """
 
     protocol: ClassifierProtocol
@@ -87,10 +87,10 @@ class Facts:
 
 @dataclass(frozen=True)
 class ClassifierFile:
-    """What a classifier file holds.
+    """The content of a classifier file.
 
     Attributes:
-        classifier: the classifier. facts: about it. features: what it takes, of the encoder it was loaded with.
+        classifier: the classifier. facts: the facts about it. features: the extractor of the features that it takes.
     """
 
     classifier: Classifier
@@ -107,11 +107,11 @@ def save_classifier(
     refitted: FeatureExtractor | None = None,
     fingerprint: str | None = None,
 ) -> None:
-    """Write a classifier with all that is needed to use it beside its encoder; equal ones give equal bytes.
+    """Write a classifier with all that is needed to use it with its encoder; equal classifiers give equal bytes.
 
     Args:
-        refitted: the features it takes, where they are not those of the encoder file. fingerprint: of the clips it was
-            trained on, where they are not the encoder's.
+        refitted: the features that it takes; None: those of the encoder file.
+        fingerprint: the fingerprint of the clips that it was trained on; None: that of the encoder's clips.
     """
     facts = Facts(
         protocol,
@@ -127,10 +127,10 @@ def save_classifier(
 
 
 def load_classifier(run: RunFolder, encoder: EncoderFile) -> ClassifierFile:
-    """The classifier of a run, which belongs to its encoder.
+    """The classifier of a run.
 
     Raises:
-        CrrlError: the run has none, or the file is damaged, none of this library or was trained on another encoder.
+        CrrlError: the run has none, or its file is damaged, of another program, or belongs to another encoder.
     """
     path = run.classifier_path
     again = command("evaluate", run.path, "--protocol", "linear")
@@ -148,10 +148,10 @@ def load_classifier(run: RunFolder, encoder: EncoderFile) -> ClassifierFile:
 
 
 def _with(own: FeatureExtractor, facts: Facts, tensors: dict[str, Tensor]) -> ClassifierFile:
-    """The classifier of these tensors, which are checked, on features of the encoder's `own` network."""
+    """The classifier made of a file's tensors, which are checked, on features of the encoder of `own`."""
     features = FeatureExtractor(own.encoder, facts.refitted) if facts.refitted else own
     size, classes = len(features.center), len(facts.class_names)
-    with torch.device("meta"):  # what the file says of its size takes no memory
+    with torch.device("meta"):  # checks the sizes that the file states without allocating them
         line = torch.empty(size, dtype=torch.float64 if facts.double else torch.float32)
         expected = vars(Classifier(line.expand(classes, size), line.new_empty(classes), line, line))
         shapes = ((size,), (size,), (size, facts.nuisances))

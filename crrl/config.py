@@ -1,4 +1,4 @@
-"""Configuration: what can be set, as frozen dataclasses that are checked on construction."""
+"""Configuration: all settings, as frozen dataclasses that are checked on construction."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Precision = Literal["fp32", "bf16"]
 
 
 MOST_UNITS, MOST = 1 << 20, 1 << 31
-"""Hidden units, and any other number: what a machine has memory for is told before it trains."""
+"""The largest number of hidden units, and of anything else; whether memory suffices is found out before training."""
 
 
 def _require(condition: bool, message: str) -> None:
@@ -34,7 +34,7 @@ def _require_size(name: str, size: int, most: int = MOST) -> None:
 
 
 def _require_numbers(settings: Any) -> None:
-    """Raise where a setting is a number that arithmetic or a file could not hold."""
+    """Raise CrrlError if a number is not finite or larger than MOST, which arithmetic or a file could not hold."""
     for item in fields(settings):
         value = getattr(settings, item.name)
         if isinstance(value, int | float):
@@ -50,7 +50,7 @@ class EncoderConfig:
     dropout: float = 0.2
     """Dropout rate between GRU layers, encoder and decoder."""
     input_gain: float = 1.0
-    """Factor of the initial weights by which the first layer reads coordinates and velocities; 1: PyTorch's own."""
+    """Factor on the initial input weights of the first GRU layer; 1: PyTorch's own initialisation."""
 
     def __post_init__(self) -> None:
         _require_numbers(self)
@@ -80,7 +80,7 @@ class ContrastConfig:
     momentum_mlp: float = 1.0
     """m of Eq. 5 for the key MLP (Table IX); 1: random, never updated."""
     velocity_scale: float = 1.0
-    """Factor of the velocities (Eq. 2) that the key encoder reads: where they are small, all its keys are alike."""
+    """Factor on the velocities (Eq. 2) that the key encoder reads; if they are small, all its keys are alike."""
 
     def __post_init__(self) -> None:
         _require_numbers(self)
@@ -124,8 +124,8 @@ class Config:
     """Everything that determines a run."""
 
     dataset: Dataset = "synthetic"
-    """Data set: synthetic is generated; the others are read from --data or $CRRL_DATA, the folder of their files or
-    what crrl.prepare made of it (ntu60, ntu120: the latter alone); prepared: any such folder, with common settings."""
+    """Data set: synthetic is generated; the others are read from --data or $CRRL_DATA, the folder of their files or of
+    what crrl.prepare made (ntu60, ntu120: only the latter); prepared: any folder by crrl.prepare, common settings."""
     method: Method = "crrl"
     """crrl: CML, then SER distilled from it; cml, ser: a part alone; the others: docs/methods.md."""
     recipe: Recipe = "paper"
@@ -133,15 +133,15 @@ class Config:
     fused: bool = True
     """Use the fastest correct backend of each operator on this machine; --no-fused: the PyTorch reference."""
     seed: int = 0
-    """Random seed of all that is drawn: weights, queue, dropout, turns, augmentations, the order of clips."""
+    """Random seed of the initial weights, queue, dropout, turns, augmentations and order of clips."""
     data: Path | None = None
     """Folder of the data set's files."""
     split: str | None = None
-    """Named split; None: cross-subject, or cross-view, fold-1 or default where the data set has no such split."""
+    """Named split; None: cross-subject, or for data sets without it cross-view, fold-1 or default."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto: the GPU if there is one."""
     teacher: Path | None = None
-    """Run whose first phase serves as this method's first phase, in place of training it (of crrl: the teacher)."""
+    """Run whose first phase is used as this method's, instead of training one (for crrl: the teacher)."""
     batch_size: int = 32
     """Clips per step."""
     drop_last: bool = True
@@ -151,12 +151,13 @@ class Config:
     precision: Precision = "fp32"
     """bf16: matrix products in bfloat16 (torch.autocast), weights, sums and optimizer in float32."""
     turn_yaw: float | Literal["auto"] = 0.0
-    """Clips are turned about the vertical axis Y in training, by angles drawn anew for each clip, encoder and step;
-    this is their standard deviation in degrees. auto: three times as far as the training clips face apart, so hardly
-    where one camera saw all of them from one side. 0: not at all."""
+    """Standard deviation, in degrees, of the angles by which training turns clips about the vertical axis Y; drawn anew
+    for each clip, encoder and step. auto: three times the deviation of the training clips' own facing angles, at most
+    90, so small if one camera saw all of them from one side. 0: no turns."""
     takes: bool = False
-    """Clips are tilted and stretched as well, cut, and played at another pace: other takes, drawn anew for each clip,
-    encoder and step, and so recited but for turns and stretches. A teacher gives its mean over some of them."""
+    """Train on other takes of clips: also tilted, stretched, cut and played at another pace, drawn anew for each
+    clip, encoder and step. SER reconstructs a take without its turn, tilt and stretch. A teacher's features are
+    the mean over a clip and some of its takes."""
     compile: Switch = "auto"
     """With --fused: compile the decoder and its loss by torch.compile, and on a GPU replay each step as one CUDA graph.
     auto: on a GPU alone."""
@@ -165,9 +166,9 @@ class Config:
     cml: ContrastConfig = field(default_factory=ContrastConfig)
     ser: ReconstructionConfig = field(default_factory=ReconstructionConfig)
     features: FeatureKind = "paper"
-    """What is made of the hidden states, for a classifier and for `embed`. paper: TAP of the top layer, 512 features
-    (Section IV-B); tuned: mean and standard deviation over the frames of both layers, 2048, standardised, with the
-    directions shrunk in which other takes of a training clip, and training clips near each other, differ."""
+    """Features made of the hidden states, for classifiers and for `embed`. paper: TAP of the top layer, 512 features
+    (Section IV-B); tuned: mean and standard deviation over the frames of both layers, 2048 features, standardised;
+    directions in which takes of one training clip, or neighbouring training clips, differ are shrunk."""
 
     def __post_init__(self) -> None:
         _require_numbers(self)

@@ -1,4 +1,4 @@
-"""Where to compute."""
+"""The choice of the device to compute on."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from crrl.errors import CrrlError, environment_number
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called auto, cpu or cuda.
+    """The device that `name` asks for: auto, cpu or cuda.
 
     Raises:
-        CrrlError: cuda is asked for and there is none, or fewer than torchrun has started processes.
+        CrrlError: cuda is asked for without a usable GPU, or torchrun started more processes than there are GPUs.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise CrrlError("--device cuda: this machine has no usable GPU, or torch is a CPU build; use --device cpu")

@@ -25,7 +25,7 @@ CPU_DTYPES = (torch.float32, torch.bfloat16)
 
 
 def machine() -> Rows:
-    """Processor, GPUs and the versions of what drives them."""
+    """The processor, the GPUs, and the versions of the software that uses them."""
     rows: Rows = [("processor", processor()), ("python", platform.python_version())]
     rows.append(("torch", f"{torch.__version__}, CUDA {torch.version.cuda or 'none'}"))
     with suppress(PackageNotFoundError):
@@ -41,7 +41,7 @@ def machine() -> Rows:
 
 
 def processor() -> str:
-    """Its name, where the system tells it."""
+    """The processor's name, as the system gives it."""
     with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -49,7 +49,7 @@ def processor() -> str:
 
 
 def builds() -> tuple[Rows, bool]:
-    """The extensions, and whether one that was built is of no use where it should be."""
+    """The state of the extensions, and whether one that was built cannot be used although it should."""
     cpu_state, cuda_state = cpu.missing, cuda.missing
     broken = any(
         state and find_spec(f"crrl.{name}") is not None for name, state in (("_cpu", cpu_state), ("_cuda", cuda_state))
@@ -66,7 +66,7 @@ def builds() -> tuple[Rows, bool]:
 
 
 def self_checks() -> tuple[Rows, bool]:
-    """The verdict on the kernels of every operator on every GPU, and whether a check that ran has failed."""
+    """The verdict on each operator's kernels on each GPU, and whether a check that ran has failed."""
     rows: Rows = []
     broken = False
     for device in range(torch.cuda.device_count()):
@@ -81,7 +81,7 @@ def self_checks() -> tuple[Rows, bool]:
 
 
 def surveys() -> list[tuple[str, Rows]]:
-    """For each device and dtype that there is kernels for: every operator's backends."""
+    """For each device and dtype with kernels: every operator's backends."""
     cases = [ops.Case("cpu", dtype) for dtype in CPU_DTYPES]
     if torch.cuda.is_available():
         cases += [ops.Case("cuda", dtype) for dtype in precision.MODES]
@@ -89,7 +89,7 @@ def surveys() -> list[tuple[str, Rows]]:
 
 
 def show(title: str, rows: Iterable[tuple[str, ...]]) -> None:
-    """A title, and under it the rows in aligned columns."""
+    """Print a title, and below it the rows in aligned columns."""
     table = [*rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     print(title)
@@ -99,7 +99,7 @@ def show(title: str, rows: Iterable[tuple[str, ...]]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print it all; the exit code is 1 if something that was built or forced does not work, else 0."""
+    """Print everything; returns 1 if something that was built or forced does not work, else 0."""
     parser = argparse.ArgumentParser(prog="python -m crrl.doctor", description=__doc__, allow_abbrev=False)
     parser.add_argument("--no-check", action="store_true", help="check no GPU kernel that has not passed before")
     trust.allowed = not parser.parse_args(arguments).no_check

@@ -1,4 +1,4 @@
-"""The command `python -m crrl.embed`: the features of clips, by a run's encoder, in one file."""
+"""The command `python -m crrl.embed`: write the features of clips, by a run's encoder, to one file."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from crrl.given import Given, GivenOptions
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedOptions(GivenOptions):
-    """Write the features of clips to a .npz file, without pickles: names, features [N, D] and, of a data set, labels
-    [N] and class_names."""
+    """Write the features of clips to a .npz file without pickles: names, features [N, D] and, for a labelled data set,
+    labels [N] and class_names."""
 
     out: Path
     """File to write, such as features.npz."""
 
 
 def arrays(given: Given, features: npt.NDArray[np.float32]) -> dict[str, Any]:
-    """What the file holds."""
+    """The arrays in the file."""
     known = {} if given.labels is None else {"labels": given.labels, "class_names": np.array(given.class_names)}
     return {"names": np.array(given.names), "features": features, **known}
 

@@ -1,4 +1,4 @@
-"""A trained encoder as a function from skeleton clips to vectors, and, with a classifier, to labels."""
+"""A trained encoder as a function from skeleton clips to features and, with a classifier, to labels."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from crrl.files import explain_os_errors
 from crrl.runs import EncoderFile, RunFolder, load_encoder
 
 GROUP_FRAMES = 1 << 16
-"""Frames of clips that are in memory at a time, but that one clip may have more."""
+"""At most so many frames are in memory at a time, unless a single clip has more."""
 
 Named = Iterable[tuple[str, npt.ArrayLike]]
-"""Clips, each [T, J, 3], after the names by which errors call them."""
+"""(name, clip [T, J, 3]) of each clip; errors call the clip by its name."""
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """How probable each class is for each clip.
+    """The probability of each class for each clip.
 
     Attributes:
-        probabilities: float64 [N, C], each row adds up to 1. class_names: C.
+        probabilities: float64 [N, C]; each row adds up to 1. class_names: C.
     """
 
     probabilities: npt.NDArray[np.float64]
@@ -48,7 +48,7 @@ class Predictions:
         return [self.class_names[place] for place in self.probabilities.argmax(axis=1)]
 
     def top(self, count: int) -> list[list[tuple[str, float]]]:
-        """For each clip its `count` most probable classes (all, where there are fewer), the first one first."""
+        """For each clip, its `count` most probable classes (all, if there are fewer), the most probable first."""
         order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :count]
         return [
             [(self.class_names[place], float(row[place])) for place in places]
@@ -60,8 +60,8 @@ class SkeletonEncoder:
     """A trained encoder with the preprocessing it was trained with, and the classifier of its run.
 
     Attributes:
-        features: the network and what is made of its states, in eval mode.
-        preprocessor: the steps and the joint count.
+        features: the network and the features of its states, in eval mode.
+        preprocessor: the preprocessing steps and the joint count.
     """
 
     def __init__(self, file: EncoderFile, run: RunFolder | None = None):
@@ -71,25 +71,25 @@ class SkeletonEncoder:
 
     @cached_property
     def classifier(self) -> ClassifierFile:
-        """What `predict` goes by.
+        """The classifier that `predict` uses.
 
         Raises:
-            CrrlError: the run has no classifier, or none of this encoder, or an encoder file alone was loaded.
+            CrrlError: the run has no classifier of this encoder, or an encoder file alone was loaded.
         """
         if self._run is None:
             raise CrrlError("an encoder file alone has no classifier: load the run folder, which holds both")
         return load_classifier(self._run, self._file)
 
     def to(self, device: torch.device) -> SkeletonEncoder:
-        """Have it compute on `device`."""
+        """Move the encoder to `device`; returns itself."""
         self.features.to(device)
         return self
 
     def embed(self, clips: Iterable[npt.ArrayLike]) -> FloatArray:
-        """Features of raw clips, each [T, J, 3] in the units of the training data: float32 [N, 512], or
-        [N, 2048] where its features are tuned.
+        """Features, float32 [N, D], of raw clips, each [T, J, 3] in the units of the training data.
 
-        Clips may come from a generator: some at a time are in memory.
+        D is 512 for the paper's features and 2048 for tuned ones, at the default hidden size of 256. Clips may come
+        from a generator: only some at a time are in memory.
 
         Raises:
             CrrlError: no clips, an empty clip, NaN, or another joint count than the encoder was trained on.
@@ -97,19 +97,19 @@ class SkeletonEncoder:
         return self.embed_named(_numbered(clips))
 
     def embed_named(self, clips: Named) -> FloatArray:
-        """`embed` of clips that have names."""
+        """`embed` for clips with names."""
         return np.concatenate([part.cpu().numpy() for part in self._encoded(self.features, clips)])
 
     def predict(self, clips: Iterable[npt.ArrayLike]) -> Predictions:
-        """The action of each raw clip, as `embed` takes them, by the run's classifier.
+        """The action of each raw clip, by the run's classifier; clips as for `embed`.
 
         Raises:
-            CrrlError: there is no classifier, or the clips are none that `embed` takes.
+            CrrlError: there is no classifier, or `embed` would refuse the clips.
         """
         return self.predict_named(_numbered(clips))
 
     def predict_named(self, clips: Named) -> Predictions:
-        """`predict` of clips that have names."""
+        """`predict` for clips with names."""
         file = self.classifier
         features = file.features.to(next(self.features.parameters()).device)
         parts = [file.classifier.probabilities(part.cpu()).double() for part in self._encoded(features, clips)]
@@ -118,16 +118,16 @@ class SkeletonEncoder:
     def predict_windows(
         self, recording: npt.ArrayLike, size: int, hop: int, name: str = "the recording"
     ) -> tuple[IntArray, Predictions]:
-        """The action in each window of a recording, [T, J, 3], which may be memory-mapped: see `window_starts`.
+        """The action in each window (`window_starts`) of a recording, [T, J, 3], which may be memory-mapped.
 
-        Each window's probabilities are averaged with those of the windows that overlap it, weighted by how many frames
-        they share.
+        Each window's probabilities are averaged with those of the windows that overlap it, weighted by the number of
+        frames they share.
 
         Args:
-            size: frames of a window. hop: from a window's start to the next one's.
+            size: frames of a window. hop: frames from a window's start to the next one's.
 
         Returns:
-            The windows, int64 [N, 2]: the first frame of each and the one after its last; and their classes.
+            The windows, int64 [N, 2]: the first frame of each and the one after its last; and their predictions.
         """
         frames = recording if isinstance(recording, np.ndarray) else check_clip(recording, name)
         check_shape(frames.shape, name)
@@ -138,11 +138,11 @@ class SkeletonEncoder:
         return spans, Predictions(smoothed(found.probabilities, starts, size), found.class_names)
 
     def _encoded(self, features: Callable[[Tensor, Tensor], Tensor], clips: Named) -> Iterator[Tensor]:
-        """Features of clips, [n, D] for some of them at a time."""
+        """Yield the features of clips, [n, D], some clips at a time."""
         device = next(self.features.parameters()).device
         told = False
         for group in self._groups(clips):
-            for place, name in enumerate(group.names):  # each by itself: what comes along does not change a clip
+            for place, name in enumerate(group.names):  # each clip by itself: others must not change it
                 if (remark := drop_scores(group.clip(place))) and not told:
                     warnings.warn(f"{name}: {remark}", stacklevel=3)
                     told = True
@@ -151,7 +151,7 @@ class SkeletonEncoder:
             yield encode(features, tensors, torch.arange(len(group)))
 
     def _groups(self, clips: Named) -> Iterator[Clips]:
-        """The clips, checked, some at a time."""
+        """Yield the clips, checked, some at a time."""
         group: list[tuple[str, FloatArray]] = []
         single: list[str] = []
         frames = 0
@@ -179,16 +179,16 @@ def _numbered(clips: Iterable[npt.ArrayLike]) -> Named:
 
 
 def window_starts(frames: int, size: int, hop: int) -> IntArray:
-    """The first frames of windows of `size` frames: every `hop`, and once more where the last would leave frames out.
+    """The first frames of windows of `size` frames: one every `hop` frames, and one that ends at the last frame.
 
-    A recording that is shorter than a window is one.
+    A recording shorter than a window is one window.
     """
     last = max(frames - size, 0)
     return np.unique(np.append(np.arange(0, last + 1, hop), last))
 
 
 def smoothed(probabilities: npt.NDArray[np.float64], starts: IntArray, size: int) -> npt.NDArray[np.float64]:
-    """Probabilities [N, C] of windows of `size` frames, averaged over those that overlap, by the frames they share."""
+    """Probabilities [N, C] of windows of `size` frames, averaged over overlapping windows by the frames they share."""
     sums, weights = size * probabilities, np.full((len(starts), 1), float(size))
     for step in range(1, len(starts)):
         shared = np.maximum(size - (starts[step:] - starts[:-step]), 0)[:, None]

@@ -1,4 +1,4 @@
-"""CrrlError, the one error a user sees, and how a command ends on errors and signals."""
+"""CrrlError, the one error a user sees, and how commands end on errors and signals."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _open_streams() -> None:
 
 
 def _thread_line(failed: threading.ExceptHookArgs) -> None:
-    """Print an OSError of a thread (TensorBoard's on a full disk) as one line; it is met again by who waits for it."""
+    """Print a thread's OSError (TensorBoard's on a full disk) as one line; whoever waits for the thread gets it too."""
     if isinstance(failed.exc_value, OSError):
         print(f"warning: {failed.exc_value}", file=sys.stderr)
     else:
@@ -136,7 +136,7 @@ def run_command(main: Callable[[], int | None]) -> int:
     except CrrlError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # the reader of the output has closed it, as head does
+    except BrokenPipeError:  # the reader of the output has closed it, as `head` does
         return 128 + signal.SIGPIPE
     except OSError as error:
         remedy = "check that path and your permissions" if error.filename else "check where the output goes"

@@ -1,4 +1,4 @@
-"""The command `python -m crrl.evaluate`: score a run's encoder, with what takes no training beside it."""
+"""The command `python -m crrl.evaluate`: score a run's encoder, beside floors that need no pretraining."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from crrl.runs import RunFolder
 
 
 def write(work: Evaluation, protocol: Protocol, outcome: Outcome) -> None:
-    """Keep a protocol's rows in the run folder as JSON, in a file of their own for each of its settings."""
+    """Write a protocol's rows to the run folder as JSON, in a separate file for each choice of its options."""
     config, target, options, rows = work.config, work.target, work.options, outcome.rows
     means = {row: {test: statistics.mean(v) for test, v in values.items()} for row, values in rows.items()}
     asked = {name: getattr(options, name) for name, used in ONLY_WITH.items() if protocol in used}
@@ -58,7 +58,7 @@ def write(work: Evaluation, protocol: Protocol, outcome: Outcome) -> None:
 
 
 def evaluation_path(work: Evaluation, protocol: Protocol) -> Path:
-    """Where a protocol's rows are kept: the name has the options that are not the defaults, and a transfer's clips."""
+    """The file of a protocol's rows; its name has the options that are not the defaults, and a transfer's data."""
     options, target = work.options, work.target
     words = ["evaluation", protocol]
     for option, value in options.changed().items():
@@ -74,7 +74,7 @@ def evaluation_path(work: Evaluation, protocol: Protocol) -> Path:
 
 
 def apart(path: Path, folder: Path) -> Path:
-    """`path` with the folder's name, and as much of what is above it as tells it from one that was tested before."""
+    """`path` with the folder's name, and as many parents as tell it apart from folders that were tested before."""
     for count in range(1, len(folder.parts) + 1):
         said = re.sub(r"[^\w.-]+", "-", "-".join(folder.parts[-count:]))
         longer = path.with_name(f"{path.name}-{said}")
@@ -85,12 +85,12 @@ def apart(path: Path, folder: Path) -> Path:
 
 
 def is_of(report: Any, folder: Path) -> bool:
-    """Whether an evaluation's report is of the clips in `folder`."""
+    """Whether an evaluation's report is about the clips in `folder`."""
     return isinstance(report, dict) and report.get("data") == str(folder)
 
 
 def table(work: Evaluation, protocol: Protocol, outcome: Outcome) -> str:
-    """A protocol's rows as text; of several draws the mean and the standard deviation. What it has settled itself."""
+    """A protocol's rows as text, over several draws mean and standard deviation; and the settings that it chose."""
     config, target = work.config, work.target
     title = f"{target.dataset}, {target.split}: {measure(protocol)[0]}, % ({protocol})"
     lines = [f"pretrained on {config.dataset}, {config.split_name}"] if work.options.transfer else []
@@ -108,18 +108,18 @@ def table(work: Evaluation, protocol: Protocol, outcome: Outcome) -> str:
 
 
 def measure(protocol: Protocol) -> tuple[str, str]:
-    """What a protocol measures, in words and as a key."""
+    """What a protocol measures: in words, and as a key of the JSON file."""
     return ("mean average precision", "map") if protocol == "retrieval" else ("accuracy", "accuracy")
 
 
 def cell(values: list[float]) -> str:
-    """The mean of the draws, with their standard deviation where there are several."""
+    """The mean of the draws, with their standard deviation if there are several."""
     mean = f"{statistics.mean(values):.1f}"
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.1f}"
 
 
 def note(work: Evaluation) -> None:
-    """Say what one must know of the clips to read the tables."""
+    """Warn of what limits the meaning of the tables: clips already trained on, and missing or single classes."""
     if work.seen:
         warnings.warn(
             f"{work.seen} of {len(work.tested)} test clips are training clips of the run: its encoder has seen them, "
@@ -133,7 +133,7 @@ def note(work: Evaluation) -> None:
 
 
 def shortfall(config: Config, rows: Rows) -> str | None:
-    """By how much the run's encoder is below what stands beside it, by the headline, in a line; None: it is not."""
+    """A line that says by how much the run's encoder is below a floor, by the headline; None if it is not."""
     start, found = f"{config.method}, ", []
     for row, values in rows.items():
         if not row.startswith(start) or row.endswith(BEST):
@@ -149,22 +149,22 @@ def shortfall(config: Config, rows: Rows) -> str | None:
 
 
 def advice(config: Config) -> str:
-    """What to try where features are worse than none."""
+    """What to try if an encoder is below a floor."""
     if config.recipe == "paper":
         return "try --recipe tuned"
     return "try more epochs (--epochs-cml), or less turning (--turn-yaw)"
 
 
 def evaluate(run: RunFolder, options: EvaluateOptions, device: torch.device) -> dict[Protocol, Rows]:
-    """Print the tables of all protocols asked for, and keep each in the run folder, as evaluation-PROTOCOL.json and in
-    the model card; keep the run's classifier.
+    """Print the table of each protocol asked for; keep it in the run folder, as evaluation-PROTOCOL.json and in the
+    model card, and keep the run's classifier.
 
     Raises:
-        CrrlError: there is no finished run, the clips do not fit it, or fine-tuning is no longer finite.
+        CrrlError: the run is not finished, the clips do not fit it, or fine-tuning is not finite.
         NothingToScore: the clips have no labels, or none of them is a test clip.
     """
-    options.fine_tuning()  # says what is wrong with its settings before anything is computed
-    run.config()  # says that there is no run before its folder is made and locked
+    options.fine_tuning()  # reports bad settings before anything is computed
+    run.config()  # reports a missing run before its folder is made and locked
     with run.lock(shared=True):
         return _evaluate(Evaluation(run, options, device))
 

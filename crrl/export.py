@@ -1,4 +1,4 @@
-"""The command `python -m crrl.export`: a run as one file that other programs run, without crrl."""
+"""The command `python -m crrl.export`: write a run as one file that other programs run without crrl."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from crrl.runs import EncoderFile, RunFolder, load_encoder
 Format = Literal["onnx", "pt2"]
 
 FORMAT = 1
-"""Version of what a file says of itself."""
+"""Version of the description in an exported file."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class ExportOptions:
     format: Format
     """onnx: for ONNX Runtime, from any language; pt2: for torch.export.load."""
     out: Path
-    """File to write; one that is there is replaced."""
+    """File to write; an existing one is replaced."""
 
 
 def open_run(path: Path) -> tuple[EncoderFile, ClassifierFile | None]:
-    """The encoder of a run folder, or of an encoder file, and the run's classifier.
+    """The encoder of a run folder or of an encoder file, and the run's classifier; None if there is none.
 
     Raises:
-        CrrlError: there is no encoder, a file is damaged, or the classifier is another encoder's.
+        CrrlError: there is no encoder, a file is damaged, or the classifier belongs to another encoder.
     """
     run = RunFolder(path)
     with explain_os_errors(path, "read"):
@@ -53,7 +53,7 @@ def open_run(path: Path) -> tuple[EncoderFile, ClassifierFile | None]:
 
 
 def tools(format: Format) -> tuple[Callable[[Exported, str], bytes], Callable[[bytes, Sequence[Batch]], list[Outputs]]]:
-    """What makes a file of this format, and what runs it.
+    """The function that makes a file of this format, and the one that runs it.
 
     Raises:
         CrrlError: a library is missing.
@@ -71,7 +71,7 @@ def tools(format: Format) -> tuple[Callable[[Exported, str], bytes], Callable[[b
 
 
 def about(encoder: EncoderFile, head: ClassifierFile | None) -> dict[str, Any]:
-    """What the file says of itself: all that its user needs to know."""
+    """The description in the file: all that its users need to know."""
     return {
         "format": FORMAT,
         "preprocessing": encoder.preprocessor.to_dict(),
@@ -86,10 +86,10 @@ def about(encoder: EncoderFile, head: ClassifierFile | None) -> dict[str, Any]:
 
 
 def export(options: ExportOptions) -> dict[str, float]:
-    """Write the file, once it has been run; by how much its outputs differ from the run's, at most.
+    """Write the file if its outputs agree with the run's; returns their largest differences (see `disagreement`).
 
     Raises:
-        CrrlError: there is no run, a library is missing, the file cannot be written, or does not agree.
+        CrrlError: there is no run, a library is missing, the file cannot be written, or its outputs do not agree.
     """
     RunFolder(options.run).refuse(options.out)
     make, run = tools(options.format)
@@ -109,14 +109,14 @@ def export(options: ExportOptions) -> dict[str, float]:
 
 
 def _why(encoder: SkeletonEncoder) -> str:
-    """Why a file may not agree, and what to do."""
+    """The likely reason why a file does not agree, and the remedy."""
     if (own := sensitivity(encoder)) > TOLERANCE:
         return f"rounding alone changes the run's features by {own:.1e}, as its training has diverged; train it again"
     return "export in the other format, and report this"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Export and say what the file takes and gives."""
+    """Export the run, and print the file and its agreement with the run."""
     options = tyro.cli(ExportOptions, prog="python -m crrl.export", args=arguments)
     worst = export(options)
     size = options.out.stat().st_size / 1e6

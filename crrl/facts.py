@@ -1,4 +1,4 @@
-"""Dataclasses of plain values, built from JSON: every field must be there and of its type."""
+"""Dataclasses of plain values, built from JSON: every field must be present and of its type."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read_facts(path: Path, kind: type[T], remedy: str) -> T:
 
 
 def build(kind: type[T], value: Any) -> T:
-    """The inverse of `dataclasses.asdict` followed by JSON: lists become tuples again, strings paths.
+    """The inverse of `dataclasses.asdict` followed by JSON: lists become tuples, and strings become paths.
 
     Args:
         kind: a dataclass whose fields are int, float, str, bool, None, Path, Literal of strings, a tuple or list of
@@ -59,7 +59,7 @@ def _field(name: str, hint: Any, item: Any) -> Any:
 
 
 def _value(hint: Any, item: Any) -> Any:
-    """`item` as the type `hint`; raises TypeError where it is something else."""
+    """`item` as the type `hint`; raises TypeError if it is of another type."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         for each in inner:

@@ -1,4 +1,4 @@
-"""Features of clips: what is tested, and what a teacher gives its student."""
+"""Features of clips, which protocols test and a teacher gives its student."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from crrl.data.batches import resampled
 from crrl.models import FeatureExtractor
 
 DEVIATION = 0.1
-"""Of each feature over the training clips, so that the linear protocol's learning rate suits them."""
+"""Standard deviation of each tuned feature over the training clips; suits the linear protocol's learning rate."""
 TAKES = 6
-"""How many other takes of each training clip features are compared on."""
+"""Other takes of each training clip on which features are compared with the clip's."""
 NEIGHBOURS = 3
-"""Clips that are among each other's so many nearest are taken for alike."""
+"""Two clips count as alike if each is among the other's so many nearest."""
 TRUST = 0.25
-"""How much what tells these apart counts beside what tells takes of one clip apart."""
+"""Weight of the differences between alike clips, beside weight 1 for differences between takes of a clip."""
 MOST_CLIPS = 2048
-"""More training clips than twice this many are thinned out before other takes of them are encoded."""
+"""Training sets of twice this many clips or more are thinned out before other takes are encoded."""
 DIRECTIONS = 256
-"""How many nuisances are shrunk at most."""
+"""The largest number of nuisances, the directions that are shrunk."""
 STRENGTH = 8.0
-"""How strongly: a nuisance as large as the mean over all directions keeps a third of its length."""
+"""Strength of the shrinking: a nuisance whose variance is the mean over all directions keeps a third of its length."""
 
 RAW_FRAMES = 32
-"""At which coordinates of clips of any length are compared."""
+"""Frames to which clips of any length are resampled, so that their coordinates can be compared."""
 
 SEEN = 1e-10
-"""Smaller mean variances of standardised features are rounding, not differences."""
+"""Smaller mean variances of standardised features are rounding errors, not differences."""
 
 
 @torch.no_grad()
 def encode(
     features: Callable[[Tensor, Tensor], Tensor], tensors: ClipTensors, index: Tensor, batch_size: int = 128
 ) -> Tensor:
-    """features(x, lengths) of the clips `index` (int64 [N], on the CPU), [N, D] on the tensors' device.
+    """features(x, lengths) of the clips `index` (int64 [N], on the CPU): [N, D], on the device of `tensors`.
 
     Raises:
         CrrlError: a kernel on a GPU gave up waiting.
@@ -59,7 +59,7 @@ def encode(
 
 
 def raw(x: Tensor, lengths: Tensor) -> Tensor:
-    """Features that nothing was learnt for: coordinates x [B, T, J·3] of RAW_FRAMES frames, [B, RAW_FRAMES·J·3]."""
+    """Features without an encoder: coordinates x [B, T, J·3], resampled to RAW_FRAMES frames: [B, RAW_FRAMES·J·3]."""
     return resampled(x, lengths, RAW_FRAMES).flatten(1)
 
 
@@ -72,10 +72,10 @@ def encode_takes(
     yaw: float,
     silent: bool = False,
 ) -> Iterator[Tensor]:
-    """features(x, lengths) of `takes` other takes of the clips `index`, [N, D] each; the same for the same clips.
+    """Yield features(x, lengths) of `takes` other takes of the clips `index`, [N, D] each; reproducible.
 
     Args:
-        yaw: how far they are turned, as `another_take` has it. silent: show no bar.
+        yaw: how far the takes are turned, as for `another_take`. silent: show no bar.
     """
     device = tensors.frames.device
     with bar(takes, "features of other takes", "take", leave=False, delay=1, disable=silent) as shown:
@@ -89,16 +89,16 @@ def encode_takes(
 
 @torch.no_grad()
 def fit(extractor: FeatureExtractor, tensors: ClipTensors, train: Tensor, pooled: Tensor, yaw: float) -> None:
-    """Fit features of the kind "tuned" to the training clips; the paper's are what they are.
+    """Fit features of the kind "tuned" to the training clips; the paper's features are not fitted.
 
-    Each is standardised over the training clips; one that never changes becomes 0. Then the directions are shrunk in
-    which a clip's features differ from those of TAKES other takes of it, and in which clips differ that are among each
-    other's NEIGHBOURS nearest. What the extractor was fitted to before is forgotten.
+    Each feature is standardised over the training clips; a constant one becomes 0. Then two kinds of directions are
+    shrunk: those in which a clip differs from TAKES other takes of it, and those in which alike clips (NEIGHBOURS)
+    differ. An earlier fit is discarded.
 
     Args:
         train: int64 [N], the training clips, on the CPU.
         pooled: their pooled hidden states [N, F], `encode(extractor.pooled, tensors, train)`.
-        yaw: how far other takes are turned, as `another_take` has it.
+        yaw: how far other takes are turned, as for `another_take`.
     """
     if extractor.kind == "paper":
         return
@@ -116,14 +116,14 @@ def fit(extractor: FeatureExtractor, tensors: ClipTensors, train: Tensor, pooled
 
 
 def _spread(differences: Iterable[Tensor]) -> Tensor:
-    """The scatter matrix [F, F] of differences [N, F], float64, of mean variance 1; about 0 where none are seen."""
+    """The scatter matrix [F, F] of differences [N, F], float64, at mean variance 1; about 0 without differences."""
     scatter = sum((some.t() @ some).double() / max(1, len(some)) for some in differences)
     assert isinstance(scatter, Tensor)
     return scatter / scatter.diagonal().mean().clamp(min=SEEN)
 
 
 def _neighbours(features: Tensor) -> tuple[Tensor, Tensor]:
-    """The clips of each pair that are among each other's NEIGHBOURS nearest by cosine, of features [N, F]."""
+    """The pairs of alike clips (see NEIGHBOURS), by cosine of features [N, F]: int64 [P], int64 [P]."""
     directions = F.normalize(features, dim=1)
     similarity = (directions @ directions.t()).fill_diagonal_(-torch.inf)
     nearest = similarity.topk(min(NEIGHBOURS, len(features) - 1), dim=1).indices
@@ -133,11 +133,11 @@ def _neighbours(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _nuisances(scatter: Tensor) -> Tensor:
-    """FeatureExtractor.nuisances from how features of what is the same differ, a scatter matrix [F, F].
+    """FeatureExtractor.nuisances from the scatter matrix [F, F] of differences between features that should be equal.
 
-    Along a principal axis of these differences with variance e, one of the DIRECTIONS largest, features keep
-    √(m / (m + STRENGTH·e)) of their length, m the mean variance over all axes: within-class covariance normalisation
-    (Hatch, Kajarekar, Stolcke, Interspeech 2006, smoothed), a class being a clip, or a pair of neighbours.
+    The nuisances are the DIRECTIONS principal axes with the largest variances. Along one with variance e, features keep
+    √(m / (m + STRENGTH·e)) of their length, where m is the mean variance over all axes. This is smoothed within-class
+    covariance normalisation (Hatch, Kajarekar, Stolcke, Interspeech 2006) with a clip, or an alike pair, as a class.
     """
     variances, axes = torch.linalg.eigh(scatter)
     largest = variances[-DIRECTIONS:].clamp(min=0)

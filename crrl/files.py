@@ -1,6 +1,6 @@
 """Atomic files, locks and the cache: a file or folder is whole or absent, because it is written beside and renamed.
 
-`open_input` opens the files of others: it never waits for a pipe, and names the kind of a file that is the wrong one.
+`open_input` opens users' files: it never waits for a pipe, and an error names the kind of a wrong file.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _OTHER = "give the file that is meant"
 _KINDS = {
     re.compile(pattern, re.DOTALL | re.IGNORECASE): Kind(*kind)
     for pattern, *kind in (
-        (rb".{4}\0{4}\{\"", "safetensors", "a safetensors file", _OTHER),  # first: its length may begin as others do
+        (rb".{4}\0{4}\{\"", "safetensors", "a safetensors file", _OTHER),  # first: its length may match another pattern
         (rb"version https://git-lfs", "git-lfs", "a git-lfs pointer", f"{_POINTED} lfs pull"),
         (rb"[^\n]{0,300}/annex/objects/", "git-annex", "a git-annex pointer", f"{_POINTED} annex get"),
         (rb"(\xef\xbb\xbf)?\s*<(!doctype\s+html|html|head|body|title)", "html", "a web page (HTML)", _AGAIN),
@@ -80,7 +80,7 @@ _KINDS = {
         (rb"\x7fELF|MZ.\0", "program", "a program", _OTHER),
     )
 }
-"""The kinds by what their files begin with. The first match counts."""
+"""The kinds by the pattern of a file's first bytes. The first match counts."""
 
 
 def kind_of(head: bytes) -> Kind | None:
@@ -147,7 +147,7 @@ def explain_os_errors(path: Path, doing: str, elsewhere: str = "choose another f
     try:
         yield
     except OSError as error:
-        short_write = error.errno is None and "written" in str(error)  # NumPy's word for a full disk
+        short_write = error.errno is None and "written" in str(error)  # NumPy's error for a full disk
         if short_write or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             remedy = "free some disk space (or raise the quota), then run the same command again"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -186,8 +186,8 @@ class Busy(CrrlError):
 def alone(folder: Path, busy: str, name: str = LOCK, shared: bool = False) -> Iterator[int]:
     """Hold the lock file `name` of a folder during the block; yields its descriptor.
 
-    The folder is made if missing, and the lock file stays. The kernel frees the lock when this process, and those
-    started with the descriptor, have ended, however they end. Forked workers do not hold it.
+    The folder is made if missing, and the lock file stays. The kernel frees the lock when this process, and all
+    that inherited the descriptor, have ended, however they end. Forked workers do not hold it.
 
     Args:
         busy: the message for a folder that is locked, after its path, with the remedy.
@@ -371,17 +371,13 @@ def work_folder(folder: Path, busy: str) -> Iterator[Path]:
     Raises:
         Busy: another process holds the lock.
         CrrlError: `folder` cannot be written, or is a symbolic link.
-                shutil
-    ====
-                    raise Busy(f"{folder} {busy}")
-                shutil
     """
     if folder.is_symlink():
         raise CrrlError(f"{folder} is a symbolic link, and nothing is written through one: remove it")
     with alone(folder, busy) as lock:
         whole = folder / "whole"
         with explain_os_errors(whole, "write"):
-            if not os.path.samestat(os.fstat(lock), os.stat(folder / LOCK)):  # removed by who was done just then
+            if not os.path.samestat(os.fstat(lock), os.stat(folder / LOCK)):  # the former holder has just removed it
                 raise Busy(f"{folder} {busy}")
             shutil.rmtree(whole, ignore_errors=True)
             whole.mkdir()

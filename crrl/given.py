@@ -1,4 +1,4 @@
-"""The clips that a command is given, without labels or with them: files, folders of files, or a data set."""
+"""The clips given to a command, with labels or without: files, folders of files, or a data set."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class GivenOptions:
     .json (NW-UCLA, MMPose, Ultralytics, rtmlib, AlphaPose, MediaPipe), .csv (MediaPipe), .bvh, .amc (beside its .asf).
     A folder of OpenPose's frames is a clip."""
     dataset: str | None = None
-    """A data set in place of files: any that crrl.train or crrl.prepare reads."""
+    """A data set instead of files: any that crrl.train or crrl.prepare reads."""
     data: Path | None = None
     """Folder of the data set's files, else $CRRL_DATA."""
     split: str | None = None
-    """The test clips of this split alone; None: all of the data set's."""
+    """Only the test clips of this split; None: all clips of the data set."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto: the GPU if there is one."""
 
@@ -44,13 +44,13 @@ class GivenOptions:
             raise CrrlError("--data and --split go with --dataset alone")
 
     def given(self, joints: int, out: Path | None = None) -> Given:
-        """The clips, of so many joints as the run was trained on; see `read_clip_file`.
+        """The clips given, with the joint count `joints` of the run; see `read_clip_file`.
 
         Args:
-            out: the file that is to be written of them.
+            out: the file that the command will write.
 
         Raises:
-            CrrlError: there are none, the data set is missing or damaged, or `out` is one of them or of the run.
+            CrrlError: there are none, the data set is missing or damaged, or `out` is a file of the clips or the run.
         """
         if out:
             RunFolder(self.run).refuse(out)
@@ -66,10 +66,11 @@ class GivenOptions:
 
 @dataclass(frozen=True)
 class Given:
-    """Clips by place.
+    """N clips, which are read one at a time.
 
     Attributes:
-        names: N. read: a clip, [T, J, 3], not checked. labels: int64 [N], an index into class_names; None: not known.
+        names: N. read: the clip at a place, [T, J, 3], not checked.
+        labels: int64 [N], indices into class_names; None: unknown.
     """
 
     names: tuple[str, ...]
@@ -78,11 +79,11 @@ class Given:
     class_names: tuple[str, ...] = ()
 
     def named(self) -> Iterator[tuple[str, npt.ArrayLike]]:
-        """The clips after their names, one after the other."""
+        """(name, clip) of each clip in turn."""
         return ((name, self.read(place)) for place, name in enumerate(self.names))
 
     def counted(self, what: str) -> Iterator[tuple[str, npt.ArrayLike]]:
-        """`named`, with a bar called `what`."""
+        """`named` under a progress bar called `what`."""
         return counted(self.named(), len(self.names), what, "clip", delay=1)
 
 

@@ -1,4 +1,4 @@
-"""What the methods of Section IV are: for each the phases it trains, one after the other."""
+"""The methods of Section IV: for each, the phases that it trains in turn."""
 
 from __future__ import annotations
 
@@ -29,16 +29,15 @@ Direction = Literal["forward", "reverse"]
 
 @dataclass(frozen=True)
 class PhaseSpec:
-    """What one phase trains an encoder by. Its loss is the sum of what is asked for, weighted 1 : 1 but for λ_d.
+    """The losses of one phase. The phase minimises their sum: L_c and L_r with weight 1, L_d with weight λ_d.
 
     Attributes:
-        step: whose settings it takes, step 1's (CML) or step 2's (SER) of Algorithm 1; its name in logs.
-        contrast: L_c (Eq. 6): what the key encoder sees of a clip, while the query encoder sees the coordinates as they
-            are; None: no L_c.
-        recite: L_r (Eq. 1), one decoder for each: the sequences decoded from the encoder's hidden states.
-        directions: in which they are decoded, forward from h_1 and reverse from h_T.
-        start: the encoder's weights, random or those of the phase before.
-        teacher: the encoder of the phase before, frozen, teaches by L_d (Eq. 7) with the weight λ_d.
+        step: the step of Algorithm 1, 1 (CML) or 2 (SER), whose settings it takes; its name in logs.
+        contrast: L_c (Eq. 6): the key encoder's view of a clip; the query encoder sees the coordinates. None: no L_c.
+        recite: L_r (Eq. 1): the sequences decoded from the encoder's hidden states, each by a decoder of its own.
+        directions: the directions of decoding, forward from h_1 and reverse from h_T.
+        start: the encoder's initial weights, random or those of the previous phase.
+        teacher: whether the previous phase's encoder, frozen, teaches by L_d (Eq. 7) with weight λ_d.
     """
 
     step: Step
@@ -72,9 +71,9 @@ METHODS: dict[Method, tuple[PhaseSpec, ...]] = {
     "vg": (replace(SER, recite=("velocity",)),),
     "vgsr": (replace(SER, recite=("coordinates", "velocity")),),
 }
-"""A method of two phases begins with one that is a method of its own: one run of that serves all of them."""
+"""The first of two phases is a method of its own, so that one run of it serves all methods that begin with it."""
 
 
 def first_alone(method: Method) -> Method:
-    """The method that is the first phase of `method` and no more."""
+    """The method that consists of the first phase of `method`."""
     return next(name for name, phases in METHODS.items() if phases == METHODS[method][:1])

@@ -1,7 +1,7 @@
-"""SGD and Adam over one flat buffer: clipping, update and the momentum update of Eq. 5 together.
+"""SGD and Adam over one flat buffer: gradient clipping, the step and the momentum update of Eq. 5 together.
 
-The parameters become views into one buffer, and so do their gradients and moments, so that a step is one pass over
-memory (one more where gradients are clipped) whatever the number of parameters.
+The parameters become views of one buffer, and so do their moments; gradients are copied into another. From there a step
+is one pass over memory (one more for clipping), whatever the number of parameters.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch.optim import Optimizer
 from crrl import ops
 
 Follow = Sequence[tuple[Iterable[Tensor], float]]
-"""Parameters that follow the optimised ones by Eq. 5, in the same order and sizes, with the momentum of each group."""
+"""Groups of parameters that follow the optimised ones by Eq. 5, in the same order and shapes, each with a momentum."""
 
 
 def flatten(parameters: Iterable[Tensor]) -> Tensor:
-    """The buffer, float32 [N], that `parameters` are views of, one after the other; made unless it is there already.
+    """The buffer, float32 [N], of which `parameters` are consecutive views; made if they are not yet.
 
     Raises:
         ValueError: there is no parameter, or they are not all float32 on one device.
@@ -40,7 +40,7 @@ def flatten(parameters: Iterable[Tensor]) -> Tensor:
 
 
 def _adjacent(tensors: list[Tensor]) -> bool:
-    """Whether the tensors lie one behind the other in one storage."""
+    """Whether the tensors lie one after the other in one storage."""
     storage, place = tensors[0].untyped_storage().data_ptr(), tensors[0].storage_offset()
     for tensor in tensors:
         here = tensor.untyped_storage().data_ptr() == storage and tensor.storage_offset() == place
@@ -57,7 +57,7 @@ def views(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
 
 
 def current_rates(optimizer: Optimizer) -> tuple[float, float]:
-    """Learning rate, and momentum or β1, that an optimizer of torch.optim or of this module has now."""
+    """The current learning rate, and momentum or β1, of an optimizer of torch.optim or of this module."""
     group = optimizer.param_groups[0]
     return group["lr"], group["momentum"] if "momentum" in group else group["betas"][0]
 
@@ -65,20 +65,20 @@ def current_rates(optimizer: Optimizer) -> tuple[float, float]:
 class FlatOptimizer(Optimizer):
     """What FlatSGD and FlatAdam share: one parameter group over one flat buffer.
 
-    `state_dict` has the form of torch.optim's optimizer of that name, and either loads the other's.
+    `state_dict` has the form of torch.optim's optimizer of that name, and each loads the other's.
 
-    The parameters lie in one storage: torch.save of some of them writes all of it, and safetensors.torch.save_model
-    refuses. Save `copy.deepcopy(module)`, whose parameters have memory of their own.
+    The parameters share one storage: torch.save of some of them writes all of it, and safetensors.torch.save_model
+    refuses them. Save `copy.deepcopy(module)`, whose parameters have their own memory.
 
     Args:
         parameters: float32, on one device; all of them need a gradient at every step.
         defaults: the settings of torch.optim's optimizer.
-        max_norm: gradients are scaled to at most this 2-norm (torch.nn.utils.clip_grad_norm_); 0: never.
-        follow: at most two groups of parameters that follow the first ones by Eq. 5 once the step is done; () for none.
-        spare: numbers that are to travel with the gradients.
+        max_norm: gradients are scaled to at most this 2-norm (torch.nn.utils.clip_grad_norm_); 0: not scaled.
+        follow: at most two groups of parameters that follow the first parameters by Eq. 5 after each step; (): none.
+        spare: how many numbers are sent along with the gradients.
 
     Attributes:
-        gradients: float32 [N], where a step reads them. spare: float32 [spare]. message: both, end to end.
+        gradients: float32 [N], which a step reads. spare: float32 [spare]. message: both, end to end.
     """
 
     moments: tuple[str, ...]
@@ -121,17 +121,17 @@ class FlatOptimizer(Optimizer):
         }
 
     def _bind(self) -> None:
-        """Make the state that torch.optim keeps per parameter views of the flat moments."""
+        """Set the state of each parameter, as torch.optim keeps it, to views of the flat moments."""
         per_moment = [views(moment, self.parameters) for moment in self._moments]
         for parameter, *moments in zip(self.parameters, *per_moment, strict=True):
             self.state[parameter] = self._counted(dict(zip(self.moments, moments, strict=True)))
 
     def _counted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The state of one parameter, with the number of steps where torch.optim has it."""
+        """The state of one parameter, with the number of steps if torch.optim's optimizer keeps it."""
         return state
 
     def rates(self, lr: float, momentum: float, step: int) -> list[float]:
-        """What step number `step` (from 1) reads from device memory: lr, momentum or β1, 1 − β1^t, 1 − β2^t."""
+        """The numbers that step t = `step` (from 1) reads on the device: lr, momentum or β1, 1 − β1^t, 1 − β2^t."""
         raise NotImplementedError
 
     def settings(self) -> dict[str, Any]:
@@ -151,27 +151,27 @@ class FlatOptimizer(Optimizer):
 
     @torch.no_grad()
     def collect(self, gradients: Sequence[Tensor]) -> Tensor:
-        """Put the gradient of each parameter into the flat buffer, which is returned."""
+        """Copy the gradients of all parameters into the flat buffer; returns the buffer."""
         return torch.cat([gradient.reshape(-1) for gradient in gradients], out=self.gradients)
 
     @torch.no_grad()
     def apply(self, rates: Tensor) -> None:
-        """One step from the collected gradients. rates: float32 [4] on their device, of the form of `rates`."""
+        """One step from the collected gradients. rates: float32 [4] on their device, as `self.rates` gives them."""
         first, *second = self._moments
         keys = self._keys if self._all_followed() else None
         arguments = (self.flat, self.gradients, first, second[0] if second else None, keys, rates)
         ops.flat_step(*arguments, **self.settings())
-        if self._keys is not None and keys is None:  # a pass of its own, over those that are followed
+        if self._keys is not None and keys is None:  # a separate pass over the parameters that are followed
             ops.ema_update(self._keys, self.flat[: len(self._keys)], **self._following)
 
     def _all_followed(self) -> bool:
         return self._keys is not None and len(self._keys) == len(self.flat)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step from each parameter's .grad, as torch.optim's.
+        """One step from each parameter's .grad, as in torch.optim.
 
         Raises:
-            ValueError: a parameter has no gradient, or is no longer where the optimizer has put it.
+            ValueError: a parameter has no gradient, or no longer lies in the optimizer's buffer.
         """
         loss = None
         if closure is not None:
@@ -188,7 +188,7 @@ class FlatOptimizer(Optimizer):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """The state in the form of torch.optim, where each parameter counts its steps for itself."""
+        """The state in the form of torch.optim, where each parameter has its own count of steps."""
         made = super().state_dict()
         made["state"] = {
             number: {**state, "step": state["step"].clone()} if "step" in state else state
@@ -197,14 +197,14 @@ class FlatOptimizer(Optimizer):
         return made
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the state of a flat optimizer or of torch.optim's of that name.
+        """Load the state of a flat optimizer or of torch.optim's optimizer of that name.
 
         Raises:
-            ValueError: the state is of other parameters or of another optimizer.
+            ValueError: the state belongs to other parameters or to another optimizer.
         """
         max_norm = self.param_groups[0]["max_norm"]
         super().load_state_dict(state_dict)
-        self.param_groups[0].setdefault("max_norm", max_norm)  # torch.optim's has none
+        self.param_groups[0].setdefault("max_norm", max_norm)  # torch.optim's state has none
         self.parameters = self.param_groups[0]["params"]
         loaded = [self.state[parameter] for parameter in self.parameters]
         self._step = torch.zeros(())

@@ -25,22 +25,21 @@ MOST_FRAMES = 1 << 40
 
 @dataclass(frozen=True)
 class PredictOptions(GivenOptions):
-    """Name the action of each clip, with its probability, by the classifier that crrl.evaluate has kept in the run
-    folder."""
+    """Name the action of each clip, with its probability, by the classifier that crrl.evaluate kept in the run."""
 
     top: int = 1
-    """How many labels to give, the most probable one first."""
+    """Number of labels for each clip, the most probable first."""
     window: float | None = None
-    """Seconds: long recordings get labels for each window of so many, averaged with those of the windows that overlap
-    it, by how much they share; None: a clip is one action."""
+    """Label each window of so many seconds in long recordings; its probabilities are averaged with those of overlapping
+    windows, weighted by the overlap. None: a clip is one action."""
     hop: float = 0.5
     """Seconds from a window's start to the next one's."""
     fps: float = 30
-    """Frames a second of the recordings that --window goes by."""
+    """Frames per second of the recordings, for --window and --hop."""
     format: Literal["csv", "json"] = "csv"
-    """How labels are written: a row for each in CSV, or a list of clips in JSON."""
+    """Format of the labels: CSV with a row for each label, or JSON with a list of clips."""
     out: Path | None = None
-    """File to write, in place of the standard output."""
+    """File to write instead of standard output."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,7 +55,7 @@ class PredictOptions(GivenOptions):
             )
 
     def frames(self, seconds: float) -> int:
-        """The nearest whole number of frames, 0 of what is none; no recording has more than MOST_FRAMES."""
+        """The nearest whole number of frames, at most MOST_FRAMES, which no recording has; 0 if not finite."""
         return min(round(seconds * self.fps), MOST_FRAMES) if np.isfinite(seconds * self.fps) else 0
 
 
@@ -65,8 +64,8 @@ class Told:
     """The labels of a clip, or of a window of it.
 
     Attributes:
-        clip: its name. span: where the window starts and ends, in seconds; None: it is the whole clip.
-        labels: the most probable ones, with their probabilities.
+        clip: the clip's name. span: start and end of the window, in seconds; None: the whole clip.
+        labels: the most probable labels, with their probabilities.
     """
 
     clip: str
@@ -74,19 +73,19 @@ class Told:
     labels: list[tuple[str, float]]
 
     def plain(self) -> dict[str, Any]:
-        """For JSON."""
+        """Plain values, for JSON."""
         span = {} if self.span is None else {"start": round(self.span[0], 3), "end": round(self.span[1], 3)}
         labels = [{"label": label, "probability": round(value, 6)} for label, value in self.labels]
         return {"clip": self.clip, **span, "labels": labels}
 
 
 def of_clips(predictions: Predictions, given: Given, top: int) -> list[Told]:
-    """What is told of each clip."""
+    """The labels of each clip."""
     return [Told(name, None, labels) for name, labels in zip(given.names, predictions.top(top), strict=True)]
 
 
 def of_windows(encoder: SkeletonEncoder, given: Given, options: PredictOptions) -> Iterator[Told]:
-    """What is told of each window of each recording."""
+    """Yield the labels of each window of each recording."""
     assert options.window is not None
     size, hop, fps = options.frames(options.window), options.frames(options.hop), options.fps
     for name, clip in given.named():
@@ -96,7 +95,7 @@ def of_windows(encoder: SkeletonEncoder, given: Given, options: PredictOptions) 
 
 
 def as_csv(told: list[Told]) -> str:
-    """A row for each label."""
+    """CSV with a row for each label."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     spans = ["start", "end"] if told[0].span else []
@@ -109,12 +108,12 @@ def as_csv(told: list[Told]) -> str:
 
 
 def as_json(told: list[Told]) -> str:
-    """A list of clips or windows, each with its labels."""
+    """JSON: a list of clips or windows, each with its labels."""
     return json.dumps([each.plain() for each in told], indent=1) + "\n"
 
 
 def accuracy(predictions: Predictions, given: Given) -> str | None:
-    """How many labels are right, in a line; None where the clips have none, or of classes that are not told."""
+    """A line with the percentage of correct labels; None if clips have no labels, or of classes never predicted."""
     if given.labels is None or not set(given.class_names) <= set(predictions.class_names):
         return None
     known = [given.class_names[label] for label in given.labels]
@@ -128,7 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.out:
         refuse_place(options.out)
     encoder = load(options.run).to(choose_device(options.device))
-    _ = encoder.classifier  # says that there is none before any clip is read
+    _ = encoder.classifier  # reports a missing one before any clip is read
     given = options.given(encoder.preprocessor.num_joints, options.out)
     if options.window is None:
         predictions = encoder.predict_named(given.counted("predict"))

@@ -1,4 +1,4 @@
-"""The command `python -m crrl.prepare`: a data set from its owners' raw files to a folder that trains at once."""
+"""The command `python -m crrl.prepare`: turn a data set's raw files into a folder that trains at once."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from crrl.errors import Interrupted, run_command
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """Read a data set's raw files once: clips in one memory-mapped form, a manifest with hashes, a report."""
+    """Read a data set's raw files once; write memory-mapped clips, a manifest with hashes, and a report."""
 
     source: Annotated[
         tyro.conf.Positional[str],
         tyro.conf.arg(help=f"Data set ({', '.join(DATA_SETS)}) or format ({', '.join(FORMATS)})."),
     ]
     out: Path
-    """Folder to make; train from it by --dataset SOURCE --data FOLDER (of a format: as what it holds)."""
+    """Folder to make; train from it by --dataset SOURCE --data FOLDER (for a format: the data set it holds)."""
     data: Path | None = None
-    """Folder of the raw files, or the one file of ctr-gcn or pyskl; without it $CRRL_DATA."""
+    """Folder of the raw files, or the single file of ctr-gcn or pyskl; without it, $CRRL_DATA."""
     missing: tuple[Path, ...] = ()
     """Lists of clips to leave out: the owners' lists of samples with missing skeletons."""
     skip_damaged: bool = False
-    """Drop damaged files and report each with the reason, instead of refusing all."""
+    """Leave out damaged files and report each with the reason, instead of refusing all."""
     workers: int = 0
-    """Processes that read, of sources that several can read (docs/data.md); 0: one for each core."""
+    """Processes that read, for sources that can be read in parallel (docs/data.md); 0: one per core."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Prepare and print the report; returns the exit code: 0, or 128 + the signal that stopped it."""
+    """Prepare and print the report; returns the exit code: 0, or 128 + N after signal N."""
     options = tyro.cli(PrepareOptions, prog="python -m crrl.prepare", args=arguments)
     try:
         report = prepare_folder(

@@ -34,14 +34,14 @@ TUNED: Mapping[str, Any] = {
         "distill_weight": 10.0,
     },
 }
-"""Where `tuned` departs from `paper`, on every data set."""
+"""The settings in which `tuned` differs from `paper`, on every data set."""
 
 
 def preset(dataset: Dataset = "synthetic", recipe: Recipe = "paper") -> Config:
     """The settings of a recipe on a data set.
 
-    `paper` has optimizer, schedule and sizes of Section IV-B. Both apply the view transform wherever the joints that it
-    needs are known, though the paper names it for NTU alone.
+    `paper` has the optimizer, schedule and sizes of Section IV-B. Both recipes apply the view transform wherever the
+    joints it needs are known; the paper names it for NTU only.
     """
     facts = PRESETS[dataset]
     paper = Config(
@@ -54,7 +54,7 @@ def preset(dataset: Dataset = "synthetic", recipe: Recipe = "paper") -> Config:
 
 
 def _with(settings: Any, changes: Mapping[str, Any]) -> Any:
-    """The settings with those changed that are named; a mapping changes some of a group."""
+    """The settings with those in `changes` replaced; a mapping changes settings within a group."""
     changed = {
         name: _with(getattr(settings, name), value) if isinstance(value, Mapping) else value
         for name, value in changes.items()

@@ -1,4 +1,4 @@
-"""The command `python -m crrl.report`: what finished runs have learnt, as a page to look at."""
+"""The command `python -m crrl.report`: a page that shows what finished runs have learnt."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from crrl.runs import RunFolder
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """Write what runs have learnt as one page: losses, accuracy, a map of the features, and clips that move.
+    """Write what runs have learnt as one page: losses, accuracy, a map of the features, and moving clips.
 
-    The runs are finished and evaluated; their clips are read again. The page needs no network.
+    The runs must be finished and evaluated; their clips are read again. The page needs no network.
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
@@ -30,13 +30,13 @@ class ReportOptions:
     out: Path = Path("report.html")
     """The page to write."""
     data: Path | None = None
-    """Folder of the data set's files, where it is no longer the one trained from."""
+    """Folder of the data set's files, if it is not the one trained from."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto: the GPU if there is one."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the page and name it."""
+    """Write the page and print its path."""
     options = tyro.cli(ReportOptions, prog="python -m crrl.report", args=arguments)
     if not options.runs:
         raise CrrlError("no run given: name the folders of finished runs")

@@ -1,4 +1,4 @@
-"""The command `python -m crrl.reproduce`: run a table or figure of the paper and write the page that compares."""
+"""The command `python -m crrl.reproduce`: run a table or figure of the paper, and write a page that compares."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ MOST_SEEDS, MOST_JOBS = 1000, 256
 
 @dataclass(frozen=True)
 class ReproduceOptions:
-    """Run a table or figure of the paper: what is missing is trained, what was cut off goes on, runs are shared."""
+    """Run a table or figure of the paper: train missing runs, resume interrupted ones, share runs of other targets."""
 
     target: tyro.conf.Positional[TargetName]
     """Table or figure; settings-cml, settings-ser and settings-crrl: alternatives to a recipe's settings."""
     dataset: tuple[Dataset, ...] = ()
-    """Data sets, one or more; without it those of the table that are at hand."""
+    """Data sets, one or more; without it, the available data sets of the table."""
     seeds: int = 1
-    """How many seeds, from 0; the page has mean and standard deviation over them."""
+    """Number of seeds, from 0 on; the page has mean and standard deviation over them."""
     recipe: Recipe = "paper"
     """Settings of all runs: the paper's, or ours (tuned)."""
     quick: bool = False
-    """A smoke test: 2 epochs a phase, 1 seed, one split a data set. The page says so with every number."""
+    """A smoke test: 2 epochs per phase, 1 seed, one split per data set. Every caption of the page says so."""
     runs: Path = Path("runs/reproduction")
     """Folder of the runs, which all targets share."""
     out: Path | None = None
-    """Folder of the pages; without it RUNS/pages."""
+    """Folder of the pages; without it, RUNS/pages."""
     data: tuple[Path, ...] = ()
-    """Folders of data sets; each set is taken from the first that has it, but each folder of clips of your own (folder)
-    is a data set, called as the folder is. Without it $CRRL_DATA."""
+    """Folders of data sets; each set is read from the first folder that has it. With --dataset folder, each folder of
+    your own clips is a data set of the folder's name. Without it, $CRRL_DATA."""
     protocol: tuple[Literal["linear", "knn", "logistic"], ...] = ()
-    """Measure another way than the paper's table, or several; the page is then called TARGET-PROTOCOL and has no
-    paper's number."""
+    """Measure by these protocols; the page of one that is not the table's is called TARGET-PROTOCOL and lacks the
+    paper's numbers."""
     jobs: int = 1
-    """Runs at a time: of several each is a process of one thread; a single one takes all cores."""
+    """Runs at a time; a single one uses all cores, of several each has one thread."""
     precision: Precision = "fp32"
     """bf16: matrix products in bfloat16."""
     fused: bool = True
@@ -66,7 +66,7 @@ class ReproduceOptions:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run and write; returns the exit code: 1 where a run failed."""
+    """Run what is missing and write the pages; returns the exit code: 1 if a run failed, else 0."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = tyro.cli(ReproduceOptions, prog="python -m crrl.reproduce", args=arguments)
     own = TARGETS[options.target].protocol

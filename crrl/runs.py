@@ -1,4 +1,4 @@
-"""The run folder: config.json, metrics.jsonl, TensorBoard events, checkpoint.pt, teacher and encoder weights."""
+"""The run folder: config.json, metrics.jsonl, TensorBoard events, checkpoint.pt, teacher and encoder weights, ..."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ from crrl.models import Encoder, FeatureExtractor, FeatureKind
 from crrl.sealed import check_shapes, facts_of, write_sealed
 
 FORMAT = 5
-"""Version of the facts kept in an encoder file; those of version 4 have no hash."""
+"""Version of the facts in an encoder file; files of version 4 have no hash."""
 SEAL = b"crrl-sha256:"
-"""A checkpoint ends with this and the SHA-256 of all before it, in hexadecimal digits."""
+"""A checkpoint ends with this and the SHA-256 of all bytes before it, in hexadecimal digits."""
 SEAL_LENGTH = len(SEAL) + 64
 
 NAMES = re.compile(r"collections OrderedDict|torch\._utils _rebuild_tensor_v2|torch \w+Storage")
-"""What the pickle in a checkpoint names."""
+"""The globals that the pickle in a checkpoint may name."""
 
 CHECKPOINT: dict[str, type] = {
     "phase": str,
@@ -58,7 +58,7 @@ CHECKPOINT: dict[str, type] = {
     "data": str,
     "metrics_bytes": int,
 }
-"""What a checkpoint holds at least."""
+"""The entries that every checkpoint has, and their types."""
 
 
 class RunFolder:
@@ -75,7 +75,7 @@ class RunFolder:
         self.card_path = path / "README.md"
 
     def lock(self, shared: bool = False) -> AbstractContextManager[int]:
-        """Within the block no other process trains in the folder or, unless `shared`, evaluates it; see `alone`."""
+        """In the block, no other process trains in the folder or, unless `shared`, evaluates it; see `alone`."""
         busy = "is in use by another process, which trains or evaluates it: wait for that, or give another folder"
         return alone(self.path, busy, shared=shared)
 
@@ -95,7 +95,7 @@ class RunFolder:
         return any(path.exists() for path in files)
 
     def refuse(self, out: Path) -> None:
-        """Raise CrrlError where `out`, a file to be written, is one of this run's, or the run itself is this file."""
+        """Raise CrrlError if the output `out` is one of this run's files, or the file given as the run itself."""
         own = (self.config_path, self.metrics_path, self.checkpoint_path, self.teacher_path, self.encoder_path)
         refuse_inputs(out, (self.path, *own, self.classifier_path, self.card_path))
 
@@ -110,7 +110,7 @@ class RunFolder:
         return read_facts(self.config_path, Config, "restore it, or train again with another --out")
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
-        """Write a checkpoint in place of the last, with the length of the metrics that belong to it."""
+        """Replace the last checkpoint, and store the length of the metrics that belong to the new one."""
         metrics_bytes = self.metrics_path.stat().st_size if self.metrics_path.exists() else 0
         if metrics_bytes:
             with explain_os_errors(self.metrics_path, "write"), open(self.metrics_path, "rb") as file:
@@ -124,7 +124,7 @@ class RunFolder:
         """The last checkpoint, or None before the first.
 
         Raises:
-            CrrlError: the file is damaged, or no checkpoint.
+            CrrlError: the file is damaged or no checkpoint.
         """
         path, remedy = self.checkpoint_path, "delete it to train from the start, or restore it"
         if not path.exists():
@@ -136,10 +136,10 @@ class RunFolder:
             return _read_checkpoint(io.BytesIO(content[:-SEAL_LENGTH]))
 
     def begin(self, checkpoint: dict[str, Any] | None) -> None:
-        """Make the folder as it was when `checkpoint` was written: metrics since are cut off, leftovers removed.
+        """Restore the folder to the state of `checkpoint`: cut off later metrics, and remove temporary files.
 
         Raises:
-            CrrlError: the metrics are shorter than they were then, or are a link; the folder cannot be written.
+            CrrlError: the metrics are shorter than at the checkpoint, or a link; or the folder cannot be written.
         """
         length = checkpoint["metrics_bytes"] if checkpoint else 0
         sweep(self.path, "README.md", "config.json", "checkpoint.pt", "*.safetensors", "evaluation-*.json")
@@ -166,17 +166,17 @@ def _seal(content: bytes | memoryview) -> bytes:
 
 
 def _check_names(program: bytes) -> None:
-    """Raise ValueError where a pickle names what torch.save does not: some of what torch.load admits takes memory."""
+    """Raise ValueError if a pickle names globals not in NAMES: torch.load admits some that allocate memory."""
     for operation, name, _ in pickletools.genops(program):
         if "GLOBAL" in operation.name and not NAMES.fullmatch(str(name)):
             raise ValueError(f"it names {name}")
 
 
 def _read_checkpoint(file: io.BytesIO) -> dict[str, Any]:
-    """What torch.save wrote, which takes no more memory than the file: it never compresses.
+    """Read what torch.save wrote. It never compresses, so the content takes no more memory than the file.
 
     Raises:
-        ValueError: it holds something else.
+        ValueError: the content is compressed, or not that of a checkpoint.
     """
     archive = zipfile.ZipFile(file)
     members = archive.infolist()
@@ -196,12 +196,12 @@ def _read_checkpoint(file: io.BytesIO) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class EncoderFile:
-    """What an encoder file holds.
+    """The content of an encoder file.
 
     Attributes:
-        features: the encoder and its features, in eval mode. preprocessor: what it was trained behind.
-        method: that trained it (crrl.methods). fingerprint: of the clips it was trained on.
-        digest: SHA-256 of the file, in hexadecimal digits.
+        features: the encoder and its features, in eval mode. preprocessor: the preprocessing of its training clips.
+        method: the method that trained it (crrl.methods). fingerprint: the fingerprint of its training clips.
+        digest: the SHA-256 of the file, in hexadecimal digits.
     """
 
     features: FeatureExtractor
@@ -213,7 +213,7 @@ class EncoderFile:
 
 @dataclass(frozen=True)
 class Facts:
-    """What an encoder file says of its weights, beside its format and hash."""
+    """The facts in an encoder file beside its format and hash."""
 
     method: Method
     hidden_size: int
@@ -224,7 +224,7 @@ class Facts:
     fingerprint: str
 
     def build(self) -> FeatureExtractor:
-        """The network, on the meta device: it has shapes, and takes no memory."""
+        """The network on the meta device, with shapes but without memory."""
         with torch.device("meta"):
             encoder = Encoder(3 * self.preprocessor.num_joints, self.hidden_size, self.dropout)
             return FeatureExtractor(encoder, self.features, self.nuisances).eval()

@@ -1,4 +1,4 @@
-"""Tensors in a safetensors file with facts about them, sealed by a SHA-256: what was written is what is read."""
+"""Safetensors files of tensors and facts about them, with a SHA-256 that detects any change since writing."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from crrl.files import write_file
 T = TypeVar("T")
 
 NO_HASH = "0" * 64
-"""What stands in a file in place of its SHA-256 while that is computed."""
+"""The placeholder of a file's SHA-256 while that is computed."""
 
 
 def write_sealed(path: Path, mark: str, version: int, tensors: Mapping[str, Tensor], facts: Any) -> None:
-    """Write tensors with `facts`, a dataclass of plain values, under the name `mark`; equal ones give equal bytes."""
+    """Write tensors, and `facts`, a dataclass of plain values, under the name `mark`; equal input gives equal bytes."""
     said = {"format": version, "sha256": NO_HASH, **asdict(facts)}
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     content = save(plain, {mark: json.dumps(said)})
@@ -33,10 +33,10 @@ def write_sealed(path: Path, mark: str, version: int, tensors: Mapping[str, Tens
 
 
 def facts_of(content: bytes, mark: str, version: int, kind: type[T]) -> T | None:
-    """What a file of `write_sealed` says of its tensors, a dataclass; None where it is of another format.
+    """The facts, a dataclass of type `kind`, in a file by `write_sealed`; None if it has another mark or version.
 
     Raises:
-        ValueError: it has another content than when it was written, or a fact is none.
+        ValueError: the content has changed since it was written, or a fact is not valid.
     """
     size = int.from_bytes(content[:8], "little")
     about = json.loads(content[8 : 8 + size]).get("__metadata__", {})
@@ -54,7 +54,7 @@ def facts_of(content: bytes, mark: str, version: int, kind: type[T]) -> T | None
 
 
 def check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Raise ValueError where tensors have other names, shapes or types than those that are `expected`."""
+    """Raise ValueError if the names, shapes or dtypes of the tensors are not those of `expected`."""
     if _shapes(tensors) != _shapes(expected):
         raise ValueError("its weights have other names or shapes than it says")
 

@@ -1,4 +1,4 @@
-"""The command `python -m crrl.train`: pretrain on skeletons and leave an encoder in a run folder."""
+"""The command `python -m crrl.train`: pretrain an encoder on skeletons and write it to a run folder."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ FIRST = {
     "seed": "of all that is drawn",
     "evaluate": "score the encoder at the end (--no-evaluate: do not)",
 }
-"""What matters first, by option: all of --help. --help-all has every setting."""
+"""The options that matter first: --help shows these, and --help-all every setting."""
 
 
 @dataclass(frozen=True)
@@ -57,17 +57,17 @@ class TrainOptions:
     out: Path | None = None
     """Run folder to make."""
     resume: Path | None = None
-    """Run folder to go on with; its own configuration applies, so only --device and --evaluate go with it."""
+    """Run folder to resume; its own configuration applies, so only --device and --evaluate may be given too."""
     evaluate: bool = True
-    """At the end score the encoder beside a random one and raw coordinates: logistic regression and 1-NN. crrl.evaluate
-    has more protocols."""
+    """At the end, score the encoder beside a random one and raw coordinates, by logistic regression and 1-NN;
+    crrl.evaluate has more protocols."""
 
 
 def parse(arguments: list[str]) -> TrainOptions:
-    """Options from the command line; dataset and recipe are read first, since they set the other defaults.
+    """Options from the command line; dataset and recipe are read first, because they set the other defaults.
 
     Raises:
-        CrrlError: the data set is a format, whose files are to be prepared first; --resume with what a run has itself.
+        CrrlError: the data set is a format, whose files must be prepared first; or `check_resume` refuses.
     """
     check_resume(arguments)
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -98,10 +98,10 @@ def parse(arguments: list[str]) -> TrainOptions:
 
 
 def check_resume(arguments: list[str]) -> None:
-    """See that no option of a run's own configuration goes with --resume.
+    """Check that --resume comes without options of the run's own configuration.
 
     Raises:
-        CrrlError: one does.
+        CrrlError: it comes with one.
     """
     known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     known.add_argument("--resume")
@@ -116,7 +116,7 @@ def check_resume(arguments: list[str]) -> None:
 
 
 def short_help(default: TrainOptions) -> str:
-    """The settings of FIRST, a line each."""
+    """The text of --help: the options of FIRST, one per line."""
     values = dict(_leaves(asdict(default)))
     lines = ["usage: python -m crrl.train [options]", "", (TrainOptions.__doc__ or "").split(". ")[0] + ":", ""]
     for name, said in FIRST.items():
@@ -132,17 +132,17 @@ def _leaves(settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def open_run(options: TrainOptions) -> tuple[RunFolder, Config]:
-    """The run folder to work in, new (not made yet) or to resume, and its configuration.
+    """The run folder, new (not made yet) or to resume, and its configuration.
 
     Raises:
-        CrrlError: an unusable folder, or none for several processes.
+        CrrlError: the folder is unusable, or several processes are given none.
     """
     config = options.config
     if not (options.out or options.resume) and environment_number("WORLD_SIZE", 1) > 1:
         raise CrrlError("several processes need one run folder: give --out FOLDER")
     out = options.out or new_folder(config)
     folder = str(options.resume or out)
-    if folder.encode(errors="ignore").decode() != folder:  # TensorBoard knows no other names
+    if folder.encode(errors="ignore").decode() != folder:  # TensorBoard accepts no other names
         raise CrrlError(f"the folder {folder!r} has a name that is no UTF-8 text here: give it another, or set LC_ALL")
     if options.resume is not None:
         run = RunFolder(options.resume)
@@ -155,21 +155,21 @@ def open_run(options: TrainOptions) -> tuple[RunFolder, Config]:
 
 
 def new_folder(config: Config) -> Path:
-    """runs/DATASET-TIME; of clips of the user's own, the name of their folder."""
+    """runs/DATASET-TIME, with the folder's name as DATASET for the user's own clips."""
     own = config.dataset in NAMED_BY_FOLDER and config.data is not None
     name = config.data.absolute().name if own and config.data else config.dataset
     return Path("runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
 
 
 def absolute(path: Path | None) -> Path | None:
-    """The path as other working folders know it."""
+    """The absolute path, which holds in other working folders too."""
     return None if path is None else path.absolute()
 
 
 def print_backends(config: Config, device: torch.device) -> None:
-    """One table: operator (or decoder, or whole step), backend chosen, why."""
+    """Print a table: each operator (and decoder and whole step), the backend chosen, and why."""
     case = ops.Case(device.type, torch.float32, device.index, config.encoder.hidden_size)
-    narrow = replace(case, dtype=torch.bfloat16)  # what autocast makes of the products, and it alone
+    narrow = replace(case, dtype=torch.bfloat16)  # autocast makes only the products bfloat16
     choices = {row[0]: row for row in ops.choices(case)}
     if config.precision == "bf16":
         choices["gru_layer"] = next(row for row in ops.choices(narrow) if row[0] == "gru_layer")
@@ -179,7 +179,7 @@ def print_backends(config: Config, device: torch.device) -> None:
 
 
 def set_up_process(device: torch.device) -> None:
-    """Settings of the whole process that make training faster and change none of its results but denormals."""
+    """Change settings of the whole process for faster training; of the results, only denormals change."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
     else:
@@ -188,7 +188,7 @@ def set_up_process(device: torch.device) -> None:
 
 
 def score(run: RunFolder, device: torch.device) -> None:
-    """Print the accuracy, or why there is none, and add it to what TensorBoard shows."""
+    """Print the accuracy, or why there is none, and log it to TensorBoard."""
     try:
         tables = evaluate(run, EvaluateOptions(run.path, ("logistic", "knn")), device).values()
     except NothingToScore as reason:
@@ -200,7 +200,7 @@ def score(run: RunFolder, device: torch.device) -> None:
 
 
 def report(run: RunFolder, device: torch.device, scored: bool) -> int:
-    """Say where the trained encoder is, how good it is, if that was asked for, and what may come next."""
+    """Print where the trained encoder is, its accuracy if `scored`, and commands that may come next; returns 0."""
     print(f"trained encoder: {run.encoder_path}")
     if scored:
         score(run, device)
@@ -212,16 +212,16 @@ def report(run: RunFolder, device: torch.device, scored: bool) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train; returns the exit code: 0, or 128 + the signal that stopped it."""
+    """Train; returns the exit code: 0, or 128 + N after signal N."""
     options = parse(sys.argv[1:] if arguments is None else arguments)
     run, config = open_run(options)
     device = choose_device(config.device)
     if run.encoder_path.exists():
-        load_encoder(run.encoder_path)  # it is told where it is damaged
+        load_encoder(run.encoder_path)  # raises if it is damaged
         return report(run, device, options.evaluate)
     set_up_process(device)
     with connect(device) as ranks, ops.use_backends("auto" if config.fused else "reference"):
-        ranks.wait()  # each has looked at the run folder before it is made
+        ranks.wait()  # every rank has checked the run folder before it is made
         try:
             train(run, config, device, ranks)
         except Interrupted as stop:
@@ -232,7 +232,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def train(run: RunFolder, config: Config, device: torch.device, ranks: Ranks) -> None:
-    """Train in the run folder; rank 0 prepares the data, prints and makes the folder."""
+    """Train in the run folder; rank 0 prepares the data first, prints, and makes the folder."""
     if ranks.rank == 0 and cpu.missing:
         print(f"note: {cpu.missing}", file=sys.stderr)
     with ranks.first():
@@ -253,7 +253,7 @@ def train(run: RunFolder, config: Config, device: torch.device, ranks: Ranks) ->
 
 
 def print_plan(run: RunFolder, config: Config, prepared: Prepared, trainer: Trainer) -> None:
-    """Say what is trained on what, where, and for how long."""
+    """Print the method, the data, the run folder and the expected time."""
     split = prepared.clips.split(config.split_name)
     tested = sum(map(len, split.test.values()))
     print(f"{config.method}, recipe {config.recipe}, on {config.dataset}, {config.split_name}:")
@@ -264,7 +264,7 @@ def print_plan(run: RunFolder, config: Config, prepared: Prepared, trainer: Trai
 
 
 def claim(run: RunFolder, config: Config) -> None:
-    """Write config.json into a new run folder, or see that it is still this run's.
+    """Write config.json into a new run folder; check that an existing one is this run's.
 
     Raises:
         CrrlError: another process has begun another run there meanwhile.

@@ -1,4 +1,4 @@
-"""The command `python -m crrl.view`: a clip, or a sheet of a data set, to look at before anything is trained."""
+"""The command `python -m crrl.view`: draw a clip, or a sheet of a data set, to check before training."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from crrl.reporting.page import need, write_clips
 
 FORMS = (".gif", ".png", ".html")
 MOST_CLASSES = 60
-"""Classes that a sheet shows."""
+"""The largest number of classes on a sheet."""
 
 
 @dataclass(frozen=True)
 class ViewOptions:
-    """Draw one clip, or a few of each class of a data set or folder, and say what axes and missing joints are.
+    """Draw one clip, or a few of each class of a data set or folder, and describe their axes and missing joints.
 
-    A GIF moves, a PNG stands still, an HTML page moves and can be turned. Missing joints, which are zeros, are red
-    crosses where they were seen last.
+    A GIF moves, a PNG stands still, an HTML page moves and can be turned. Missing joints, which are zeros, are drawn as
+    red crosses where they were seen last.
     """
 
     clip: Annotated[Path | None, tyro.conf.Positional] = None
-    """A clip, as crrl predict takes it, or a folder of clips, which need no labels: a sheet, a row for each folder."""
+    """A clip, as for crrl predict; or a folder of clips, without labels, for a sheet with a row for each folder."""
     dataset: str | None = None
-    """In place of a clip a data set or format, as crrl prepare knows them, or prepared."""
+    """Instead of a clip: a data set or format of crrl prepare, or prepared."""
     data: Path | None = None
     """Folder of the data set's files, else $CRRL_DATA."""
     out: Path = Path("view.gif")
@@ -61,10 +61,10 @@ class ViewOptions:
 
 
 def describe(frames: FloatArray, lengths: Sequence[int], skeleton: Skeleton) -> list[str]:
-    """What there is to know of clips before they are trained on, in lines.
+    """Lines that describe clips: lengths, joints, axes and missing joints.
 
     Args:
-        frames: [ΣT, J, 3], of all of them. lengths: frames of each.
+        frames: [ΣT, J, 3], of all clips. lengths: the number of frames of each clip.
     """
     absent = absent_joints(frames)
     shown = frames[~absent].reshape(-1, 3)
@@ -93,7 +93,7 @@ def _up(skeleton: Skeleton, frames: FloatArray) -> str:
 
 
 def _missing(absent: npt.NDArray[np.bool_]) -> str:
-    """How many joints are missing in all frames, and which are always."""
+    """How many joints are missing over all frames, and which are never seen."""
     count, never = int(absent.sum()), np.flatnonzero(absent.all(axis=0))
     if not count:
         return "none"
@@ -106,7 +106,7 @@ def _missing(absent: npt.NDArray[np.bool_]) -> str:
 
 
 def view_clip(path: Path, out: Path) -> list[str]:
-    """Draw the clip of a file, or of a folder of frames; returns what there is to say about it."""
+    """Draw the clip in a file or in a folder of frames; returns the lines of `describe`."""
     clip, tree = read_body(path)
     skeleton = skeleton_of(clip, tree)
     lines = describe(clip, [len(clip)], skeleton)
@@ -119,12 +119,12 @@ def view_clip(path: Path, out: Path) -> list[str]:
 
 
 def read_folder(root: Path, files: Sequence[Path]) -> Clips:
-    """The clips below a folder, which need no labels: those of one folder are a class.
+    """The clips below a folder, without a list of labels: the clips in one folder are a class.
 
-    Where some show two people, and others one, a second body of zeros lies beside that one.
+    If some clips show two people, clips of one person get a second body of zeros.
 
     Raises:
-        CrrlError: one is damaged, or has another joint count than the first.
+        CrrlError: a clip is damaged, or its joint count differs from the first clip's.
     """
     bodies = [read_body(path) for path in counted(files, len(files), "view", "clip", delay=1)]
     most = max(clip.shape[1] for clip, _ in bodies)
@@ -142,10 +142,10 @@ def read_folder(root: Path, files: Sequence[Path]) -> Clips:
 
 
 def view_set(clips: Clips, title: str, kinds: tuple[str, str], each: int, out: Path) -> list[str]:
-    """Draw a sheet of clips; returns what there is to say about them.
+    """Draw a sheet of clips; returns the lines of `describe`, completed.
 
     Args:
-        kinds: what one of their classes is called, and what several are.
+        kinds: the word for one class, and for several.
     """
     skeleton = skeleton_of(clips.frames, clips.tree)
     lines = describe(clips.frames, clips.lengths.tolist(), skeleton)
@@ -168,13 +168,13 @@ def view_set(clips: Clips, title: str, kinds: tuple[str, str], each: int, out: P
 
 
 def _few(clips: Clips, label: int, each: int) -> list[int]:
-    """Clips of a class, evenly spaced over all of its clips."""
+    """At most `each` clips of a class, evenly spaced over its clips."""
     own = np.flatnonzero(clips.labels == label)
     return [int(index) for index in own[np.linspace(0, len(own) - 1, min(each, len(own))).astype(int)]]
 
 
 def _view(options: ViewOptions) -> list[str]:
-    """Draw what is asked for; returns what there is to say about it."""
+    """Draw what the options ask for; returns the lines that describe it."""
     if options.dataset is not None:
         clips = load_raw(options.dataset, options.data)
         if not clips.class_names:
@@ -189,7 +189,7 @@ def _view(options: ViewOptions) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Draw, and print what was found."""
+    """Draw, and print the description."""
     options = tyro.cli(ViewOptions, prog="python -m crrl.view", args=arguments)
     refuse_place(options.out)
     if options.out.suffix == ".html":

@@ -1,1 +1,1 @@
-"""What a trained encoder is worth: protocols on frozen features, fine-tuning, and the floors beside them."""
+"""The evaluation of a trained encoder: protocols on frozen features, fine-tuning, and floors to compare with."""

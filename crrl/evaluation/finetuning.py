@@ -1,4 +1,4 @@
-"""Fine-tuning: encoder and linear classifier trained end to end on labelled clips, from an encoder's weights."""
+"""Fine-tuning: a pretrained encoder and a new linear classifier, trained end to end on labelled clips."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from crrl.models import Encoder
 from crrl.optim import FlatAdam
 
 LEAST_STEPS = 200
-"""Few clips are trained on for more epochs, up to this many steps in all."""
+"""With few clips, training takes more epochs, until it has at least this many steps."""
 
 LOOKS = 10
-"""Epochs after which the test sets are scored, evenly spaced, the last among them: with few labels each look would cost
-more than the epoch before it."""
+"""The test sets are scored after at most so many epochs, evenly spaced, the last included: with few labels, scoring
+takes longer than an epoch."""
 
 
 @dataclass(frozen=True)
 class FineTuning:
-    """Adam under one-cycle, the same learning rate for encoder and classifier, dropout as the encoder has it.
+    """Adam under a one-cycle schedule, with one learning rate for encoder and classifier and the encoder's dropout.
 
     Attributes:
-        epochs: over the labelled clips, more of them where they make fewer than LEAST_STEPS steps.
-        batch_size: clips a step; the last batch of an epoch takes what is left. lr: the peak of the learning rate.
+        epochs: epochs over the labelled clips; more if these make fewer than LEAST_STEPS steps.
+        batch_size: clips per step; the last batch of an epoch may be smaller. lr: the peak learning rate.
     """
 
     epochs: int = 30
@@ -51,11 +51,11 @@ class FineTuning:
             raise CrrlError(f"lr is {self.lr}: it must be positive and finite")
 
     def steps(self, clips: int) -> int:
-        """Steps an epoch over so many clips."""
+        """Steps per epoch over `clips` clips."""
         return math.ceil(clips / self.batch_size)
 
     def epochs_over(self, clips: int) -> int:
-        """Epochs over so many clips."""
+        """Epochs over `clips` clips, for at least LEAST_STEPS steps."""
         return max(self.epochs, math.ceil(LEAST_STEPS / self.steps(clips)))
 
 
@@ -72,14 +72,15 @@ def fine_tune(
     """Train a copy of `encoder` and a new linear classifier; neither is kept.
 
     Args:
-        encoder: on the device of `tensors`; left as it is. train: int64 [M], the labelled clips. tests: clips by name.
-        seed: of the classifier's start, the order of the clips and dropout. advance: told the clips of each step.
+        encoder: on the device of `tensors`; not changed. train: int64 [M], the labelled clips. tests: int64, by name.
+        seed: for the classifier's initial weights, the order of clips and dropout.
+        advance: called with the number of clips of each step.
 
     Returns:
-        For each test set the accuracy in percent after LOOKS epochs; the last is the headline.
+        For each test set, the accuracy in percent after each of at most LOOKS epochs; the last is the headline.
 
     Raises:
-        CrrlError: the loss or a weight is no longer finite.
+        CrrlError: the loss or a weight is not finite.
     """
     torch.manual_seed(seed)
     encoder = copy.deepcopy(encoder)

@@ -20,7 +20,7 @@ LR_DROPS = (15, 35, 50, 66, 75)
 MOMENTUM = 0.9
 
 CHUNK = 512
-"""Test clips that are compared with all training clips at a time: it bounds the memory, 80 MB for those of NTU 60."""
+"""Test clips that are compared with all training clips at a time; bounds the memory, to 80 MB on NTU 60."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Features:
     labels: Tensor
 
     def accuracy(self, predicted: Tensor) -> float:
-        """Percent of `predicted` (int64 [N]) that are right."""
+        """Percent of `predicted` (int64 [N]) that are correct."""
         return percent_right(predicted, self.labels)
 
     def directions(self) -> Tensor:
-        """The features at length 1, whose products are cosines; [N, D]."""
+        """The features scaled to unit length, [N, D], so that products are cosines."""
         return F.normalize(self.features, dim=1)
 
 
@@ -47,10 +47,11 @@ def percent_right(predicted: Tensor, labels: Tensor) -> float:
 def linear_probe(
     train: Features, tests: dict[str, Features], classes: int, seed: int = 0
 ) -> tuple[dict[str, list[float]], Classifier]:
-    """A linear classifier on frozen features.
+    """Train a linear classifier on frozen features, by `linear_epochs`.
 
     Returns:
-        For each test set the accuracy in percent after every epoch, and the classifier after the last, the headline.
+        For each test set, the accuracy in percent after every epoch, the last being the headline; and the classifier
+        after the last epoch.
     """
     history: dict[str, list[float]] = {name: [] for name in tests}
     for parameters in linear_epochs(train, classes, seed):
@@ -61,7 +62,7 @@ def linear_probe(
 
 
 def linear_epochs(train: Features, classes: int, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-    """A linear classifier on frozen features: SGD nesterov 0.9, lr 0.1 halved at LR_DROPS, weights N(0, 0.01).
+    """A linear classifier by SGD: Nesterov momentum 0.9, lr 0.1 halved at LR_DROPS, weights from N(0, 0.01²).
 
     Yields its weights [classes, D] and biases [classes] after every epoch: the same tensors, trained further.
     """
@@ -77,10 +78,9 @@ def linear_epochs(train: Features, classes: int, seed: int = 0) -> Iterator[tupl
 
 
 def nearest_neighbours(train: Features, tests: dict[str, Features], neighbours: int = 1) -> dict[str, float]:
-    """k-NN by cosine similarity, `neighbours` of at most N training clips: for each test set the accuracy in percent.
+    """k-NN by cosine similarity with k = `neighbours`, at most N: for each test set, the accuracy in percent.
 
-    Each neighbour has one vote. Of classes with as many votes the one with the larger summed similarity wins, of these
-    again the one with the lower label.
+    Each neighbour has one vote. Ties go to the class with the larger summed similarity, then to the lower label.
     """
     known = train.directions()
     result = {}
@@ -93,9 +93,9 @@ def nearest_neighbours(train: Features, tests: dict[str, Features], neighbours: 
 
 
 def _elect(similarity: Tensor, labels: Tensor, neighbours: int) -> Tensor:
-    """Labels int64 [B] that the nearest training clips vote for. similarity: [B, N]; labels: int64 [N]."""
+    """The labels, int64 [B], elected by the nearest training clips. similarity: [B, N]; labels: int64 [N]."""
     if neighbours == 1:
-        return labels[similarity.argmax(1)]  # of equally near ones the first
+        return labels[similarity.argmax(1)]  # a tie goes to the first
     values, nearest = similarity.topk(neighbours, dim=1)
     voters = labels[nearest]
     votes = torch.zeros(len(voters), int(labels.max()) + 1, dtype=torch.float64)
@@ -105,11 +105,10 @@ def _elect(similarity: Tensor, labels: Tensor, neighbours: int) -> Tensor:
 
 
 def mean_average_precision(train: Features, tests: dict[str, Features]) -> dict[str, float]:
-    """Retrieval: every test clip ranks the training clips by cosine similarity; for each test set the mAP in percent.
+    """Retrieval: each test clip ranks the training clips by cosine similarity; for each test set, the mAP in percent.
 
-    A query's average precision is the mean, over the training clips of its class, of the share of that class among all
-    that are at least as similar; so equally similar clips have the same rank, whatever their order. A query whose class
-    has no training clip finds nothing: 0.
+    A query's average precision is the mean, over the training clips of its class, of the precision among all training
+    clips at least as similar; so equally similar clips share a rank. It is 0 if the class has no training clip.
     """
     known = train.directions()
     result = {}
@@ -124,20 +123,20 @@ def mean_average_precision(train: Features, tests: dict[str, Features]) -> dict[
 
 
 def _average_precision(similarity: Tensor, relevant: Tensor) -> Tensor:
-    """float64 [B], for similarity [B, N] and relevant, bool [N], which are at least one."""
+    """float64 [B], from similarity [B, N] and `relevant`, bool [N], with at least one True."""
 
     def at_least(ascending: Tensor) -> Tensor:
         return ascending.shape[1] - torch.searchsorted(ascending, wanted)
 
-    everyone = torch.from_numpy(np.sort(similarity.numpy(), axis=1))  # several times as fast as torch.sort
+    everyone = torch.from_numpy(np.sort(similarity.numpy(), axis=1))  # several times faster than torch.sort
     wanted = torch.from_numpy(np.sort(similarity[:, relevant].numpy(), axis=1))
     return (at_least(wanted) / at_least(everyone).double()).mean(1)
 
 
 def stratified(labels: Tensor, fraction: float, seed: int) -> Tensor:
-    """Places, int64 [M] in ascending order, of a part of `labels` (int64 [N]) drawn at random from every class.
+    """Places, int64 [M] in ascending order, of a random part of `labels` (int64 [N]), drawn from each class.
 
-    Each class gives the whole number nearest to `fraction` of its clips, but at least one.
+    Each class gives `fraction` of its clips, rounded to a whole number, but at least one.
     """
     generator = torch.Generator().manual_seed(seed)
     chosen = []

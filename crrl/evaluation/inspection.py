@@ -1,4 +1,4 @@
-"""What an evaluation's features look like: what is taken for what, what is near, and a map."""
+"""What features look like: the linear classifier's scores, a confusion matrix, and a t-SNE map."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from crrl.evaluation.frozen import Features, linear_epochs
 
 
 def linear_scores(train: Features, test: Features, classes: int) -> Tensor:
-    """Scores [N, classes] of the test clips by the linear classifier of the protocol, after its last epoch."""
+    """Logits [N, classes] of the test clips by the classifier of the linear protocol, after its last epoch."""
     *_, parameters = linear_epochs(train, classes, seed=0)
     return F.linear(test.features, *parameters)
 
@@ -19,16 +19,16 @@ def linear_scores(train: Features, test: Features, classes: int) -> Tensor:
 def confusions(
     labels: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], classes: int
 ) -> npt.NDArray[np.float64]:
-    """How many clips of each class (a row) are taken for each class, [C, C]; labels and predicted: int64 [N]."""
+    """How many clips of each class (a row) are classified as each class, [C, C]; labels, predicted: int64 [N]."""
     counts = np.bincount(labels * classes + predicted, minlength=classes**2)
     return counts.reshape(classes, classes).astype(np.float64)
 
 
 def tsne(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Two coordinates for each clip, float32 [N, 2], of features [N, D]; the same from run to run on a machine.
+    """t-SNE of features [N, D]: float32 [N, 2]; reproducible on one machine.
 
     Raises:
-        ImportError: scikit-learn, which is optional, is not there.
+        ImportError: scikit-learn, which is optional, is not installed.
     """
     from sklearn.manifold import TSNE
 

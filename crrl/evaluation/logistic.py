@@ -1,4 +1,4 @@
-"""The logistic protocol: a linear measure that does not depend on the scale of features."""
+"""The logistic protocol: a linear evaluation that does not depend on the scale of features."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from crrl.data.folds import by_class, by_subject
 from crrl.evaluation.frozen import Features
 
 STRENGTHS = tuple(10.0**exponent for exponent in range(2, -5, -1))
-"""From the strongest on: each classifier starts from the one before."""
+"""L2 penalties, the strongest first; each classifier starts from the previous one's weights."""
 FOLDS = 5
 TOLERANCE = 1e-6
-"""L-BFGS ends where no derivative is larger, by weights scaled so that the curvature is about 1."""
+"""L-BFGS stops when no derivative is larger, for weights scaled so that the curvature is about 1."""
 MOST_STEPS = 1000
 
 CHANGES = 1e-6
-"""A feature whose standard deviation is a smaller part of its root mean square never changes: that is rounding."""
+"""A feature whose standard deviation is a smaller part of its root mean square counts as constant: it is rounding."""
 SEEN = 1e-12
-"""The span of the features leaves out axes along which they vary by a smaller part of their largest variance."""
+"""The features' span leaves out axes whose variance is a smaller part of the largest variance."""
 
 
 def logistic_regression(
@@ -30,18 +30,17 @@ def logistic_regression(
 ) -> tuple[dict[str, float], float, Classifier]:
     """L2-regularised multinomial logistic regression, which does not depend on the scale of any feature.
 
-    Features are standardised over the training clips (one that never changes becomes 0). What is minimised is the mean
-    log-loss plus strength/2 · ‖W‖², W the weights without the biases. The strength is the one of STRENGTHS with the
-    highest mean accuracy on training clips that were left out (see `folds`), of equal ones that with the lower mean
-    log-loss on them; with it the classifier is fitted to all training clips. It knows their classes alone. Nothing is
-    drawn at random.
+    Features are standardised over the training clips; a constant feature becomes 0. The loss is the mean log-loss plus
+    strength/2 · ‖W‖², where W are the weights without the biases. Cross-validation over the training clips (see
+    `folds`) chooses the strength from STRENGTHS: the highest accuracy, then the lower log-loss. The classifier is then
+    fitted to all training clips. Nothing is random.
 
     Args:
-        classes: how many there are; one without a training clip has probability 0.
-        subjects: int64 [N], of the training clips, -1 where unknown.
+        classes: the number of classes; a class without a training clip has probability 0.
+        subjects: int64 [N], the subjects of the training clips; -1: unknown.
 
     Returns:
-        For each test set the accuracy in percent, the strength, and the classifier, in float64.
+        For each test set, the accuracy in percent; the strength; and the classifier, in float64.
     """
     center, scale = _standard(train.features.double())
     x = (train.features.double() - center) * scale
@@ -61,16 +60,16 @@ def logistic_regression(
 
 
 def _standard(features: Tensor) -> tuple[Tensor, Tensor]:
-    """What to subtract from features [N, D], and then to multiply them by, [D] each."""
+    """The mean of features [N, D] and the factor that standardises them, [D] each."""
     center, deviation = features.mean(0), features.std(0, correction=0)
     changes = deviation > CHANGES * features.square().mean(0).sqrt()
     return center, torch.where(changes, 1 / deviation, 0)
 
 
 def _principal_axes(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Orthonormal axes, [D, R], of the span of rows x [N, D], R <= min(N, D), and the rows' mean squares along them.
+    """Orthonormal axes [D, R] of the span of rows x [N, D], R <= min(N, D), and the rows' mean squares along them, [R].
 
-    The penalised weights lie in that span, and have the same norm by its axes.
+    The penalised weights lie in that span, and their norm is the same in its axes.
     """
     few = len(x) < x.shape[1]
     values, vectors = torch.linalg.eigh(x @ x.t() if few else x.t() @ x)
@@ -80,13 +79,13 @@ def _principal_axes(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def folds(labels: Tensor, subjects: Tensor) -> Tensor:
-    """Which of at most FOLDS folds leaves out each clip, int64 [N].
+    """The fold, of at most FOLDS, that leaves out each clip: int64 [N].
 
-    Where all subjects are known, and are two at least, each is in one fold: dealt to the fold with the fewest clips so
-    far, those with most clips first. Else each class is spread evenly over the folds.
+    If all subjects are known and there are at least two, each subject is in one fold: subjects with the most clips come
+    first, each into the fold with the fewest clips so far. Otherwise each class is spread evenly over the folds.
 
     Args:
-        labels, subjects: int64 [N], subjects -1 where unknown.
+        labels, subjects: int64 [N]; an unknown subject is -1.
     """
     people = torch.unique(subjects)
     if len(people) < 2 or people[0] < 0:
@@ -95,9 +94,9 @@ def folds(labels: Tensor, subjects: Tensor) -> Tensor:
 
 
 def _best(x: Tensor, variances: Tensor, labels: Tensor, fold: Tensor) -> int:
-    """The place in STRENGTHS of the one that is best on the clips left out, of equal ones the stronger.
+    """The index in STRENGTHS of the strength that is best on the clips left out; a tie goes to the stronger one.
 
-    A clip whose class the rest of the training clips lacks is wrong by any strength and adds nothing to the log-loss.
+    A clip whose class is absent from the other folds counts as wrong and adds nothing to the log-loss.
     """
     right, loss = [0] * len(STRENGTHS), [0.0] * len(STRENGTHS)
     for number in range(int(fold.max()) + 1):
@@ -117,13 +116,13 @@ def _best(x: Tensor, variances: Tensor, labels: Tensor, fold: Tensor) -> int:
 def solutions(
     x: Tensor, variances: Tensor, labels: Tensor, strengths: tuple[float, ...]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each strength, the weights [C, R] and biases [C] of least mean log-loss + strength/2 · ‖weights‖², float64.
+    """For each strength, weights [C, R] and biases [C] that minimise mean log-loss + strength/2 · ‖weights‖², float64.
 
-    L-BFGS goes by weights divided by √(1 / (variance/C + strength)), by which the curvature is 1 at weights 0, in all
-    directions: it takes a tenth of the steps.
+    L-BFGS works on weights divided by √(1 / (variance/C + strength)), which makes the curvature at weights 0 about 1 in
+    all directions and saves nine tenths of the steps.
 
     Args:
-        x: float64 [N, R]. variances: [R], its mean squares, about. labels: int64 [N], each of 0 to C - 1 there.
+        x: float64 [N, R]. variances: [R], about the mean squares of x. labels: int64 [N], with all of 0 to C - 1.
     """
     classes = int(labels.max()) + 1
     weights, biases = x.new_zeros(classes, x.shape[1]), x.new_zeros(classes)
@@ -136,7 +135,7 @@ def solutions(
 
 
 def _minimise(scaled: Tensor, scale: Tensor, x: Tensor, labels: Tensor, strength: float) -> None:
-    """Change `scaled`, [C, R + 1], weights and biases divided by `scale`, to those of least penalised loss."""
+    """Minimise the penalised loss over `scaled`, [C, R + 1], in place: weights and biases divided by `scale`."""
     optimizer = torch.optim.LBFGS(
         [scaled],
         max_iter=MOST_STEPS,
@@ -158,5 +157,5 @@ def _minimise(scaled: Tensor, scale: Tensor, x: Tensor, labels: Tensor, strength
 
 
 def _parts(joint: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights [C, R] and biases [C], which are the last column of `joint`, [C, R + 1]."""
+    """Weights [C, R] and biases [C], the last column, of `joint` [C, R + 1]."""
     return joint[:, :-1], joint[:, -1]

@@ -1,4 +1,4 @@
-"""The protocols on a run: which clips and which encoders, and the rows of the table that each protocol gives."""
+"""The protocols on a run: its clips and encoders, and the rows of the table that each protocol gives."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from crrl.runs import EncoderFile, RunFolder, load_encoder
 
 Protocol = Literal["linear", "logistic", "knn", "retrieval", "fine-tune", "semi-supervised"]
 FROZEN = ("linear", "logistic", "knn", "retrieval")
-"""Protocols that go by features, which are computed once for all of them."""
+"""Protocols on frozen features, which are computed once for all of them."""
 TRAINED = ("fine-tune", "semi-supervised")
-"""Protocols that train the encoder, too."""
+"""Protocols that train the encoder as well."""
 
 ONLY_WITH: dict[str, tuple[str, ...]] = {
     "neighbours": ("knn",),
@@ -45,15 +45,15 @@ ONLY_WITH: dict[str, tuple[str, ...]] = {
     "lr": TRAINED,
     "seed": ("linear", *TRAINED),
 }
-"""Options that one of these protocols must be there for."""
+"""Options that need one of these protocols."""
 
 RANDOM, RAW = "random encoder", "raw"
-"""What stands beside the run's encoder: one that was not trained, and the clips' coordinates (crrl.features.raw)."""
+"""The floors beside the run's encoder: an untrained encoder, and the clips' coordinates (crrl.features.raw)."""
 LAST, BEST = "last epoch", "best epoch on test"
-"""Rows of what is trained by epochs: the headline, and what is often published, chosen by the test clips themselves."""
+"""Rows of what is trained in epochs: the headline, and what is often published, an epoch chosen on the test clips."""
 
 Rows = dict[str, dict[str, list[float]]]
-"""{row: {test set: percent, one value for each draw of labels}}."""
+"""{row: {test set: percentages, one for each draw of labels}}."""
 
 
 class NothingToScore(CrrlError):
@@ -62,13 +62,13 @@ class NothingToScore(CrrlError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a protocol gives.
+    """The result of a protocol.
 
     Attributes:
-        rows: of its table.
-        settled: settings that it has chosen itself, {setting: {what for: value}}: of logistic the strength for each
-            candidate, where encoders are trained the epochs that were run for each part of the labels.
-        classifiers: of each candidate, where features are classified.
+        rows: the rows of its table.
+        settled: settings that it chose itself, {setting: {what for: value}}: for logistic, the strength for each
+            candidate; for protocols that train encoders, the epochs run for each part of the labels.
+        classifiers: the classifier of each candidate; None for a protocol without one.
     """
 
     rows: Rows
@@ -81,38 +81,38 @@ MOST_DRAWS = 1000
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """Score a run's encoder on the test clips of its split; beside it stand a randomly initialised encoder and, where
-    features are tested, the clips' own coordinates."""
+    """Score a run's encoder on the test clips of its split, beside a randomly initialised encoder and, for protocols on
+    frozen features, the clips' own coordinates."""
 
     run: tyro.conf.Positional[Path]
     """Run folder, as --out of crrl.train named it."""
     protocol: Annotated[tuple[Protocol, ...], tyro.conf.UseAppendAction] = ()
-    """linear (the default): a linear classifier on frozen features; logistic: one that does not depend on their scale,
-    as strongly penalised as is best within the training clips; knn: the label of the nearest training clips, by cosine;
-    retrieval: mean average precision of test clips among the training clips, by cosine; fine-tune: encoder and
-    classifier trained end to end; semi-supervised: that with a part of the labels. Give it again for another table."""
+    """linear (the default): a linear classifier on frozen features; logistic: logistic regression on frozen features,
+    with its penalty chosen by cross-validation on the training clips; knn: the label of the nearest training clips, by
+    cosine; retrieval: mean average precision of training clips ranked by cosine; fine-tune: encoder and classifier
+    trained end to end; semi-supervised: the same with a part of the labels. Repeat the option for more tables."""
     neighbours: int = 1
-    """knn: how many vote, with one vote each; of a draw the larger summed similarity wins."""
+    """knn: number of neighbours, with one vote each; ties go to the larger summed similarity."""
     features: Recipe | None = None
-    """linear, logistic, knn, retrieval: features as of this recipe, fitted to the training clips; None: the run's."""
+    """linear, logistic, knn, retrieval: features of this recipe, fitted to the training clips; None: the run's."""
     labels: tuple[float, ...] = (0.01, 0.05, 0.1)
-    """semi-supervised: parts of the training clips that keep their labels, drawn from every class, at least one."""
+    """semi-supervised: parts of the training clips that keep their labels; at least one clip of each class does."""
     draws: int = 5
-    """semi-supervised: how often clips are drawn; the table has the mean."""
+    """semi-supervised: number of random draws of labelled clips; the table has their mean."""
     epochs: int = FineTuning.epochs
-    """fine-tune, semi-supervised: epochs over the labelled clips; more where they make fewer than 200 steps."""
+    """fine-tune, semi-supervised: epochs over the labelled clips; more if these make fewer than 200 steps."""
     batch_size: int = FineTuning.batch_size
     """fine-tune, semi-supervised: clips per step."""
     lr: float = FineTuning.lr
-    """fine-tune, semi-supervised: the peak of the learning rate (Adam under one-cycle)."""
+    """fine-tune, semi-supervised: peak learning rate (Adam under one-cycle)."""
     seed: int = 0
-    """Random seed of what the protocol trains and draws."""
+    """Random seed of the protocol's training and draws."""
     dataset: Dataset | None = None
     """Transfer: evaluate on this data set, preprocessed as the run's own."""
     split: str | None = None
-    """Transfer: evaluate on this split; None: the run's, on another data set that one's first."""
+    """Transfer: evaluate on this split; None: the run's split, or on another data set that one's default split."""
     data: Path | None = None
-    """Folder of the data set's files, where it is no longer the one trained from."""
+    """Folder of the data set's files, if it is not the one trained from."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto: the GPU if there is one."""
 
@@ -132,17 +132,17 @@ class EvaluateOptions:
 
     @property
     def protocols(self) -> tuple[Protocol, ...]:
-        """Those asked for, each once; linear where none is."""
+        """The protocols asked for, each once; linear if none is."""
         return tuple(dict.fromkeys(self.protocol)) or ("linear",)
 
     def changed(self) -> dict[str, Any]:
-        """Options of single protocols (ONLY_WITH) that are not their defaults."""
+        """The options in ONLY_WITH that differ from their defaults."""
         values = {name: getattr(self, name) for name in ONLY_WITH}
         return {name: value for name, value in values.items() if value != getattr(EvaluateOptions, name)}
 
     @property
     def transfer(self) -> bool:
-        """Whether it is another data set, or split, than that of the run."""
+        """Whether another data set or split than the run's is asked for."""
         return self.dataset is not None or self.split is not None
 
     def fine_tuning(self) -> FineTuning:
@@ -151,7 +151,7 @@ class EvaluateOptions:
 
 @dataclass(frozen=True)
 class Target:
-    """What is evaluated on: a data set, by its name in the configuration and with its files, and one of its splits."""
+    """The data evaluated on: a data set by its name in a configuration, the folder of its files, and a split."""
 
     dataset: Dataset
     split: str
@@ -165,14 +165,14 @@ class Target:
 
     @property
     def folder(self) -> Path | None:
-        """The folder that says which clips these are; None where the data set's name does."""
+        """The folder that identifies the clips; None if the data set's name does."""
         return data_root(self.dataset, self.data).resolve() if self.dataset in NAMED_BY_FOLDER else None
 
     def prepare(self, run: RunFolder, trained: EncoderFile, transfer: bool) -> Prepared:
-        """The clips, preprocessed as the run says.
+        """The clips, preprocessed as the run's were.
 
         Raises:
-            CrrlError: they have another joint count than the run's, or, without transfer, are others altogether.
+            CrrlError: their joint count is not the run's, or, without `transfer`, they are not the run's clips.
         """
         prepared = prepare(self.dataset, self.data, self.split, trained.preprocessor.steps)
         here, there = prepared.preprocessor.num_joints, trained.preprocessor.num_joints
@@ -191,10 +191,11 @@ class Target:
 
 @dataclass(frozen=True)
 class Job:
-    """An encoder to be fine-tuned.
+    """One fine-tuning of an encoder.
 
     Attributes:
-        part: of the training clips, that have their labels. seed: of draw and training. index: int64 [M], these clips.
+        part: the part of the training clips that keep their labels. seed: for the draw and the training.
+        index: int64 [M], the labelled clips.
     """
 
     part: float
@@ -203,7 +204,7 @@ class Job:
 
     @property
     def labelled(self) -> str:
-        """The labels it has, in words."""
+        """The part of labels, in words."""
         return f"{100 * self.part:g} % of labels ({len(self.index)})"
 
 
@@ -214,11 +215,12 @@ class Evaluation:
         train, tests: int64 [N], the training clips and those of each test set.
         trained: the run's encoder file.
         encoders: the run's, by the name of its method, and the random one.
-        seen: of a transfer to another split of the run's own clips, test clips that the encoder was trained on; None:
-            the clips are others, or it is no transfer.
+        seen: for a transfer to another split of the run's own clips, the number of test clips that the encoder was
+            trained on; None for other clips, or without transfer.
 
     Raises:
-        CrrlError: there is no finished run, or the clips do not fit it.
+        CrrlError: the run is not finished, the clips do not fit it, or there are fewer training clips than
+            --neighbours.
     """
 
     def __init__(self, run: RunFolder, options: EvaluateOptions, device: torch.device):
@@ -253,14 +255,14 @@ class Evaluation:
     def _seen(self, clips: Clips, trained: EncoderFile) -> int | None:
         name = self.config.split_name
         if name in clips.splits:
-            with suppress(CrrlError):  # as of a split without test clips: no run was trained on it
+            with suppress(CrrlError):  # such as a split without test clips, which no run was trained on
                 own = prepare(self.target.dataset, self.target.data, name, trained.preprocessor.steps)
                 if own.fingerprint == trained.fingerprint:
                     return int(torch.isin(self.tested, torch.from_numpy(clips.split(name).train)).sum())
         return None
 
     def _features(self, name: str) -> tuple[Features, dict[str, Features]]:
-        """Features, by the candidate of that name, of the training clips and of each test set; each clip's once."""
+        """The candidate `name`'s features of the training clips and of each test set; each clip is encoded once."""
         clips = torch.unique(torch.cat([self.train, self.tested]))
         features = (encode(raw, self.tensors, clips) if name == RAW else self._encoded(name, clips)).cpu()
 
@@ -270,9 +272,9 @@ class Evaluation:
         return take(self.train), {test: take(index) for test, index in self.tests.items()}
 
     def _encoded(self, name: str, clips: Tensor) -> Tensor:
-        """Features, [N, D], by an encoder of `clips`, int64 [N] in ascending order.
+        """An encoder's features, [N, D], of `clips`, int64 [N] in ascending order.
 
-        What was trained is fitted already, but not to the clips of a transfer, nor as another recipe does.
+        The run's own features are already fitted; a transfer, another recipe and the random encoder need a new fit.
         """
         extractor = self.encoders[name]
         pooled = encode(extractor.pooled, self.tensors, clips)
@@ -282,7 +284,7 @@ class Evaluation:
         return extractor.adjusted(pooled)
 
     def outcome(self, protocol: Protocol) -> Outcome:
-        """What a protocol gives for each candidate in turn: the run's encoder first."""
+        """A protocol's result for all candidates, the run's encoder first."""
         if protocol in TRAINED:
             return self._fine_tuned(protocol)
         outcome = Outcome({})
@@ -297,7 +299,7 @@ class Evaluation:
     def _frozen(
         self, protocol: Protocol, train: Features, tests: dict[str, Features]
     ) -> tuple[dict[str, dict[str, float]], dict[str, float], Classifier | None]:
-        """A candidate's rows, the settings that the protocol has chosen for it, and its classifier, if it has one."""
+        """A candidate's rows, the settings that the protocol chose for it, and its classifier, if it has one."""
         classes, neighbours = len(self.class_names), self.options.neighbours
         if protocol == "linear":
             history, classifier = frozen.linear_probe(train, tests, classes, self.options.seed)
@@ -311,9 +313,10 @@ class Evaluation:
         return {"mAP": frozen.mean_average_precision(train, tests)}, {}, None
 
     def keep_classifier(self, protocol: Protocol, outcome: Outcome) -> bool:
-        """Keep the classifier of the run's own encoder in its folder, where the protocol trains one.
+        """Keep the classifier of the run's own encoder in the run folder; returns whether one was kept.
 
-        It takes the place of another protocol's; that of a transfer, of none: a run on clips without labels has none.
+        It replaces an earlier one. A transfer's classifier is kept only if there is none yet, as after a run on clips
+        without labels.
         """
         classifier = outcome.classifiers.get(self.config.method)
         if classifier is None or (self.options.transfer and self.run.classifier_path.exists()):
@@ -326,8 +329,9 @@ class Evaluation:
         return True
 
     def kept_logits(self, test: str) -> tuple[Tensor, ClassifierProtocol] | None:
-        """What the classifier kept in the run folder, if there is one of these clips, makes of a test set: logits
-        [N, C], and the protocol by which it was trained.
+        """Logits [N, C] of a test set by the classifier kept in the run folder, and the protocol that trained it.
+
+        None if there is no classifier, or it was trained on other clips.
 
         Raises:
             CrrlError: its file is damaged, or it belongs to another encoder.
@@ -384,7 +388,7 @@ class Evaluation:
         return tested
 
     def missing(self) -> str:
-        """What keeps the clips from being scored, and what to do about it; "" where nothing does."""
+        """Why the clips cannot be scored, and the remedy; "" if they can."""
         again = command("evaluate", self.run.path, "--dataset", self.target.dataset, "--data", "FOLDER")
         if not self.class_names:
             return f"the clips have no labels: list some in a labels.csv, with columns file,label, and score by {again}"
@@ -396,18 +400,18 @@ class Evaluation:
         return ""
 
     def untrained_classes(self) -> list[str]:
-        """Names of classes that test clips have and no training clip has."""
+        """Names of the classes with test clips but no training clip."""
         labels = self.tensors.labels
         without = ~torch.isin(labels[self.tested], labels[self.train])
         return [self.class_names[label] for label in torch.unique(labels[self.tested][without]).tolist()]
 
     def sizes(self) -> dict[str, int]:
-        """Clips of each test set."""
+        """The number of clips of each test set."""
         return {name: len(index) for name, index in self.tests.items()}
 
 
 def last_and_best(history: dict[str, list[float]]) -> dict[str, dict[str, float]]:
-    """The rows LAST and BEST, from the percent of each test set after every epoch."""
+    """The rows LAST and BEST, from each test set's percentages after every epoch."""
     return {
         LAST: {name: values[-1] for name, values in history.items()},
         BEST: {name: max(values) for name, values in history.items()},

@@ -1,1 +1,1 @@
-"""A trained encoder as a file that runs without crrl: its graph, and whether that agrees with crrl."""
+"""A trained encoder as a file that runs without crrl: its graph, and the check that it agrees with crrl."""

@@ -1,4 +1,4 @@
-"""Whether an exported file, run as others run it, gives what the run gives."""
+"""The check that an exported file, run without crrl, gives the outputs of the run."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from crrl.embedding import SkeletonEncoder
 from crrl.errors import CrrlError
 
 TOLERANCE = 1e-5
-"""How far features may be from the run's, by the largest of them, and probabilities."""
+"""The largest difference allowed: in features, relative to a clip's largest feature; in probabilities, absolute."""
 BATCHES = ((1,), (60,), (2, 1), (31, 9, 17), (1, 1, 1, 1), (5, 200, 64, 3, 40, 2, 77, 12))
-"""Frames of the clips on which both are compared, before preprocessing: B and T of each batch differ."""
+"""Frames, before preprocessing, of the clips in each batch that is compared; B and T vary from batch to batch."""
 
 Batch = Mapping[str, npt.NDArray[Any]]
 """x: float32 [B, T, J·3]. lengths: int64 [B]."""
@@ -43,11 +43,11 @@ for batch in range(len(arrays) // 2):
         results[f"{name}-{batch}"] = value.numpy()
 numpy.savez(out, **results)
 """
-"""Runs a .pt2 file without crrl: the file, the batches and where to put the outputs, both .npz."""
+"""Runs a .pt2 file without crrl. Arguments: the file, the batches (.npz) and the file of the outputs (.npz)."""
 
 
 def run_onnx(model: bytes, batches: Sequence[Batch]) -> list[Outputs]:
-    """An ONNX model's outputs, by ONNX Runtime on the CPU."""
+    """An ONNX model's outputs, computed by ONNX Runtime on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -58,10 +58,10 @@ def run_onnx(model: bytes, batches: Sequence[Batch]) -> list[Outputs]:
 
 
 def run_torch(program: bytes, batches: Sequence[Batch]) -> list[Outputs]:
-    """A .pt2 file's outputs, by an interpreter of its own that cannot import crrl.
+    """A .pt2 file's outputs, computed by a new interpreter that cannot import crrl.
 
     Raises:
-        CrrlError: it does not run there.
+        CrrlError: the file does not run there.
     """
     with tempfile.TemporaryDirectory() as folder:
         model, given, out = (Path(folder, name) for name in ("model.pt2", "given.npz", "out.npz"))
@@ -86,19 +86,20 @@ def run_torch(program: bytes, batches: Sequence[Batch]) -> list[Outputs]:
 def disagreement(
     encoder: SkeletonEncoder, head: bool, run: Callable[[Sequence[Batch]], list[Outputs]]
 ) -> dict[str, float]:
-    """By how much the outputs that `run` gives of ragged clips differ from the run's own, in the worst clip.
+    """The difference of an exported file's outputs from the run's, on the worst of the clips of BATCHES.
 
-    Of features the largest difference over the clip's largest feature, of probabilities the largest difference.
+    For features, the largest difference relative to the clip's largest feature; for probabilities, the largest
+    difference.
 
     Args:
-        encoder: the run. head: whether it has a classifier, and the file probabilities.
+        encoder: the run. head: whether it has a classifier, so that the file gives probabilities. run: runs the file.
     """
     drawn = _drawn(encoder.preprocessor.num_joints)
     clips = list(itertools.chain(*drawn))
     found = run([_batch(each, encoder.preprocessor) for each in drawn])
     got = {name: np.concatenate([outputs[name] for outputs in found]) for name in found[0]}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of clips of one frame
+        warnings.simplefilter("ignore")  # clips of one frame cause a warning
         worst = {"features": _apart(got["features"], encoder.embed(clips))}
         if head:
             worst["probabilities"] = float(np.abs(got["probabilities"] - encoder.predict(clips).probabilities).max())
@@ -106,7 +107,7 @@ def disagreement(
 
 
 def sensitivity(encoder: SkeletonEncoder) -> float:
-    """By how much rounding changes features, as `disagreement`: those of the reference and of the fastest backend."""
+    """By how much rounding changes features: reference against fastest backends, measured as in `disagreement`."""
     clips = list(itertools.chain(*_drawn(encoder.preprocessor.num_joints)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -116,7 +117,7 @@ def sensitivity(encoder: SkeletonEncoder) -> float:
 
 
 def _apart(features: FloatArray, wanted: FloatArray) -> float:
-    """The largest difference of features [N, F] over the clip's largest, in the worst of N clips."""
+    """The largest difference of features [N, F] relative to the clip's largest feature, in the worst clip."""
     return float((np.abs(features - wanted).max(axis=1) / np.abs(wanted).max(axis=1)).max())
 
 
@@ -126,7 +127,7 @@ def _drawn(joints: int) -> list[list[FloatArray]]:
 
 
 def _clips(lengths: Sequence[int], joints: int) -> list[FloatArray]:
-    """Walks of joints 3 m from a sensor, of so many frames, each [T, J, 3]; the last joint is not always seen."""
+    """Random walks of joints about 3 m from a sensor, each [T, J, 3]; the last joint is sometimes missing."""
     rng = np.random.default_rng(lengths)
     clips = []
     for length in lengths:
@@ -137,7 +138,7 @@ def _clips(lengths: Sequence[int], joints: int) -> list[FloatArray]:
 
 
 def _batch(clips: Sequence[FloatArray], preprocessor: Preprocessor) -> Batch:
-    """Preprocessed and padded clips; what is padded is NaN, as nothing may depend on it."""
+    """Preprocessed and padded clips; the padding is NaN, because no output may depend on it."""
     ends = np.cumsum([0, *map(len, clips)])
     frames, offsets = preprocessor.apply(np.concatenate(clips), ends)
     lengths = np.diff(offsets)

@@ -1,4 +1,4 @@
-"""The graph of what is exported in ONNX, node by node: its GRU knows lengths, which no exporter of torch's does."""
+"""The ONNX graph of an exported run, node by node: its GRU takes lengths, which torch's exporters cannot express."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from crrl.nn import GRU
 from crrl.reference.gru import Weights
 
 OPSET, IR_VERSION = 17, 8
-"""Of an age that every runtime of today reads."""
+"""Old enough for every current runtime."""
 FLOAT, DOUBLE, INT32, INT64 = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT32, TensorProto.INT64
 
 
 def onnx_model(exported: Exported, about: str) -> bytes:
-    """An ONNX model for any number of clips and frames; `about` is its metadata "crrl"."""
+    """A serialised ONNX model for any number of clips and frames; `about` becomes its metadata entry "crrl"."""
     graph = _Graph()
     features, head = exported.features, exported.head
     states = _States(graph, features.encoder.gru)
@@ -44,14 +44,14 @@ def onnx_model(exported: Exported, about: str) -> bytes:
 
 
 class _Graph:
-    """Nodes of an ONNX graph and the weights they read; a node is known by the name of its one output."""
+    """The nodes of an ONNX graph and the weights that they read; each node has one output, of the node's name."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
         self.weights: list[Any] = []
 
     def __call__(self, operator: str, *inputs: str | Tensor, name: str = "", **attributes: Any) -> str:
-        """Add a node of ONNX's `operator`; tensors among its inputs become weights."""
+        """Add a node of ONNX's `operator` and return its name; tensors among its inputs become weights."""
         name = name or f"{operator}_{len(self.nodes)}"
         given = [each if isinstance(each, str) else self._weight(each) for each in inputs]
         self.nodes.append(helper.make_node(operator, given, [name], name, **attributes))
@@ -64,10 +64,11 @@ class _Graph:
 
 
 class _States:
-    """The hidden states of an encoder's layers, [T, B, 2·H] each, and what is made of them.
+    """The hidden states of an encoder's layers, [T, B, 2·H] each, and the features made of them.
 
     Attributes:
-        layers: the layers. valid: bool [T, B, 1], frames of their clips. count: float32 [B, 1], how many.
+        layers: the hidden states of each layer. valid: bool [T, B, 1], the frames that are not padding.
+        count: float32 [B, 1], the frames of each clip.
     """
 
     def __init__(self, graph: _Graph, gru: GRU):
@@ -88,7 +89,7 @@ class _States:
         w_ih, w_hh, b_ih, b_hh = stacked
         y = graph(
             "GRU", x, w_ih, w_hh, torch.cat([b_ih, b_hh], dim=1), rows,
-            hidden_size=hidden, direction="bidirectional", linear_before_reset=1,  # b_hn stands in the product with r
+            hidden_size=hidden, direction="bidirectional", linear_before_reset=1,  # r multiplies W_hn h + b_hn
         )  # fmt: skip
         y = graph("Reshape", graph("Transpose", y, perm=[0, 2, 1, 3]), torch.tensor([0, 0, -1]))
         return graph("Where", self.valid, y, torch.tensor(0.0))
@@ -102,7 +103,7 @@ class _States:
         return self.graph("Sqrt", self._average(squared))
 
     def features(self, extractor: FeatureExtractor, name: str) -> str:
-        """[B, F], as FeatureExtractor has it; the output of a node called `name`."""
+        """Features [B, F] as FeatureExtractor computes them, from a node called `name`."""
         graph, pooled = self.graph, self._average(self.layers[-1])
         if extractor.kind == "tuned":
             parts = [pool(h) for pool in (self._average, self._deviation) for h in self.layers]
@@ -117,7 +118,7 @@ class _States:
 
 
 def _probabilities(graph: _Graph, head: ClassifierFile, features: str) -> str:
-    """float32 [B, C] of features [B, F], as Classifier has it."""
+    """Probabilities, float32 [B, C], of features [B, F], as Classifier computes them."""
     known = head.classifier
     standard = graph("Cast", features, to=DOUBLE if head.facts.double else FLOAT)
     standard = graph("Mul", graph("Sub", standard, known.center), known.scale)
@@ -126,6 +127,6 @@ def _probabilities(graph: _Graph, head: ClassifierFile, features: str) -> str:
 
 
 def _z_first(gates: Tensor) -> Tensor:
-    """From torch's order of gates, r z n, to ONNX's: z r n."""
+    """Reorder the gates from torch's order, r z n, to ONNX's, z r n."""
     r, z, n = gates.chunk(3)
     return torch.cat([z, r, n])

@@ -1,4 +1,4 @@
-"""What is exported, and its graph of torch's own operators, which runs without crrl."""
+"""The exported module, and its graph of torch's own operators, which runs without crrl."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from crrl.reference.gru import Weights
 from crrl.reference.motion import reverse, take_frames, valid_frames
 
 ABOUT = "crrl.json"
-"""The extra file of a .pt2 that describes it."""
+"""The extra file in a .pt2 file that describes it."""
 
 
 class Exported(nn.Module):
-    """What is exported: features of clips and, by a classifier if there is one, how probable each class is."""
+    """The exported module: features of clips and, if there is a classifier, the probability of each class."""
 
     def __init__(self, features: FeatureExtractor, head: ClassifierFile | None):
         super().__init__()
         self.features = features
         self.head = head
-        self.taken = head.features if head and head.features is not features else None  # a module: its weights go too
+        self.taken = head.features if head and head.features is not features else None  # as a submodule
 
     def forward(self, x: Tensor, lengths: Tensor) -> dict[str, Tensor]:
-        """Features float32 [B, F] and probabilities float32 [B, C] of x [B, T, J·3] and lengths int64 [B]."""
+        """Features, float32 [B, F], and probabilities, float32 [B, C], of x [B, T, J·3] with lengths int64 [B]."""
         outputs = {"features": self.features(x, lengths)}
         if self.head:
             taken = self.taken(x, lengths) if self.taken else outputs["features"]
@@ -38,10 +38,10 @@ class Exported(nn.Module):
 
 
 class PaddedGRU(GRU):
-    """crrl.nn.GRU over padded rows, each direction a call of crrl::gru_layer that goes forwards over all frames.
+    """crrl.nn.GRU over padded rows; each direction is a call of crrl::gru_layer, forwards over all frames.
 
-    Such a call is what torch's own operator computes, which torch unrolls over the frames at hand while a graph is
-    recorded: ours stands for any number of them, and then gives its place.
+    While torch records a graph, it unrolls its own GRU operator over the frames of the example. crrl::gru_layer is not
+    unrolled; `torch_program` then replaces it by torch's operator, which computes the same for any number of frames.
     """
 
     def _layers(
@@ -65,14 +65,14 @@ class PaddedGRU(GRU):
 
 
 def _forwards(x: Tensor, weights: Weights) -> Tensor:
-    """One direction over all frames: x [B, T, I] → [B, T, H]."""
+    """One direction, forwards over all frames: x [B, T, I] → [B, T, H]."""
     h0 = x.new_zeros(1, x.shape[0], weights[1].shape[1])
     y: Tensor = forward_op(x, None, h0, list(weights), x.shape[1], True, True, False)[0]
     return y
 
 
 def torch_program(exported: Exported, about: str) -> bytes:
-    """A .pt2 file, as torch.export.load reads it, for any number of clips and frames; `about` is its ABOUT."""
+    """The content of a .pt2 file for torch.export.load, for any number of clips and frames; `about` goes into ABOUT."""
     from torch.export import Dim, export, save
 
     twin = copy.deepcopy(exported).requires_grad_(False)

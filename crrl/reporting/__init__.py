@@ -1,1 +1,1 @@
-"""What people look at: the page of a run, and clips that move."""
+"""What people look at: the report of runs, and drawings of clips."""

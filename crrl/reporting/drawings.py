@@ -1,4 +1,4 @@
-"""Clips drawn by matplotlib, as they are: a PNG that stands still, or a GIF that moves."""
+"""Clips drawn by matplotlib in their own units, as a still PNG or an animated GIF."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from crrl.data.skeletons import Skeleton
 from crrl.files import write_file
 from crrl.reporting.motion import MOST_FRAMES
 
-# matplotlib is optional and slow to import: functions import it, once `page.need` has found that it is there.
+# matplotlib is optional and slow to import: functions import it, after `page.need` has checked that it is installed.
 
 MOMENTS = 6
-"""Frames of one clip that a picture shows."""
+"""Frames of one clip that a PNG shows."""
 FRAMES_A_SECOND = 15
 DPI = 80
 
 Array = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]
 Update = Callable[[float], None]
-"""Has a figure show a time of its clips, from 0 to 1."""
+"""Makes a figure show its clips at a time from 0, the first frame, to 1, the last."""
 
 
 def last_seen(frames: FloatArray) -> tuple[FloatArray, Flags]:
-    """Frames [T, J, 3] with each missing joint where it was seen last, else where it is seen next, NaN where never;
-    and which are missing, bool [T, J].
+    """Frames [T, J, 3] with missing joints filled in, and which joints are missing, bool [T, J].
+
+    A missing joint is put where it was seen last, else where it is seen next; it is NaN if it is never seen.
     """
     absent = absent_joints(frames)
     times = np.arange(len(frames))[:, None]
@@ -43,7 +44,7 @@ def last_seen(frames: FloatArray) -> tuple[FloatArray, Flags]:
 
 
 class Bodies:
-    """Skeletons on axes: bones, joints as dots, and a red cross where a missing joint was seen last."""
+    """Skeletons on axes: bones, dots for joints, and a red cross where a missing joint was seen last."""
 
     def __init__(self, axes: Any, bones: Sequence[tuple[int, int]], size: float):
         from matplotlib.collections import LineCollection
@@ -54,7 +55,7 @@ class Bodies:
         (self._crosses,) = axes.plot([], [], "x", color="#dd0000", markersize=size)
 
     def show(self, places: Array, absent: Flags) -> None:
-        """Joints at places [J, 2], and which of them are missing, bool [J]."""
+        """Show joints at `places` [J, 2]; `absent`, bool [J], says which are missing."""
         there = self._bones[~absent[self._bones].any(axis=1)]
         self._lines.set_segments(places[there])
         self._dots.set_data(*places[~absent].T)
@@ -64,13 +65,13 @@ class Bodies:
 def draw_clip(
     out: Path, clip: FloatArray, labels: tuple[str, str, str], skeleton: Skeleton, title: str, text: str
 ) -> None:
-    """One clip, [T, J, 3] and upright, from the front and from its side, in the units it has.
+    """Draw one upright clip, [T, J, 3], from the front and from the side, in its own units.
 
     Args:
-        out: ends in .png or .gif. labels: what the axes right, up and near are called. text: stands below.
+        out: ends in .png or .gif. labels: names of the axes right, up and near. text: the caption below.
 
     Raises:
-        CrrlError: it cannot be written.
+        CrrlError: `out` cannot be written.
     """
     filled, absent = last_seen(clip)
     moves = out.suffix == ".gif"
@@ -105,13 +106,13 @@ def draw_sheet(
     title: str,
     text: str,
 ) -> None:
-    """Rows of clips, each [T, J, 3] and upright, from the front; each clip is as large as its cell.
+    """Draw rows of upright clips, each [T, J, 3], from the front; each clip is scaled to its cell.
 
     Args:
-        rows: the name of a class and its clips. The others are as `draw_clip` has them.
+        rows: the name of each class, and its clips. The others: as for `draw_clip`.
 
     Raises:
-        CrrlError: it cannot be written.
+        CrrlError: `out` cannot be written.
     """
     columns = max(len(clips) for _, clips in rows)
     blocks = max(1, round((len(rows) / columns) ** 0.5))
@@ -140,7 +141,7 @@ def draw_sheet(
 
 
 def _celled(clip: FloatArray, left: float, row: int) -> tuple[Array, Flags]:
-    """A clip's places [T, J, 2] about the middle of its cell, of side 1, and which joints are missing."""
+    """A clip's places [T, J, 2] in its cell of side 1, and which joints are missing, bool [T, J]."""
     filled, absent = last_seen(clip)
     places = filled[:, :, :2].astype(np.float64)
     low, high = _range(places)
@@ -149,13 +150,13 @@ def _celled(clip: FloatArray, left: float, row: int) -> tuple[Array, Flags]:
 
 
 def _range(places: Array) -> tuple[Array, Array]:
-    """Minimum and maximum of each axis of places [T, J, 2] that are no NaN; 0 and 1 where there are none."""
+    """Minimum and maximum of `places` [T, J, 2] on each axis, without NaN; 0 and 1 if all are NaN."""
     known = places[~np.isnan(places).any(axis=2)].astype(np.float64)
     return (known.min(axis=0), known.max(axis=0)) if len(known) else (np.zeros(2), np.ones(2))
 
 
 def _frame(axes: Any, places: Array) -> None:
-    """Have axes show all of a clip's places [T, J, 2], in one scale."""
+    """Set the limits of the axes to show all of a clip's places [T, J, 2], at one scale."""
     low, high = _range(places)
     middle, half = (low + high) / 2, 0.55 * (max(high - low) or 1)
     axes.set(xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] - half, middle[1] + half), aspect="equal")
@@ -178,7 +179,7 @@ def _figure(size: tuple[float, float], title: str, text: str) -> Any:
 
 
 def _write(out: Path, figure: Any, update: Update, length: int, still: float = 0.0) -> None:
-    """Write a figure as a PNG, at the time `still`, or as a GIF of at most MOST_FRAMES frames, of `length` in time."""
+    """Write a figure as a PNG at the time `still`, or as a GIF of `length` frames, but at most MOST_FRAMES."""
     from PIL import Image
 
     def drawn(time: float) -> Any:

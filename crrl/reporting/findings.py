@@ -1,4 +1,4 @@
-"""What a report shows of a run's clips: where its features put them, what they are taken for, what it recites."""
+"""What a report shows of a run's clips: the map of their features, predictions, neighbours and reconstructions."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from crrl.reporting.records import Phase, Table, read_phases, read_tables
 from crrl.runs import RunFolder
 
 TESTS = "all"
-"""The test set that is shown."""
+"""The test set that a report shows."""
 MOST_CLIPS = 3000
-"""Clips that a map shows at most, evenly spaced over the training and test clips."""
+"""A map shows at most so many clips, evenly spaced over the training and test clips."""
 NEIGHBOURS = 6
-"""Training clips that are shown beside one."""
+"""Nearest training clips that are shown for a clip."""
 MOST_MISTAKES = 60
 RECITED = 12
-"""Test clips that are shown as they are recited."""
+"""Test clips that are shown beside their reconstruction."""
 
 
 @dataclass(frozen=True)
 class Recited:
-    """Test clips beside what the decoder makes of them, both as the network sees them.
+    """Test clips and the decoder's reconstructions of them, both after preprocessing.
 
     Attributes:
-        missing: why there are none, in words; "" where there are. direction: in which they are recited.
-        clips: places among those shown. own, recited: for each [T, J, 3].
+        missing: why there are none, in words; "" if there are. direction: the direction of the reconstruction.
+        clips: places among the clips shown. own, recited: each clip and its reconstruction, [T, J, 3].
     """
 
     missing: str
@@ -55,17 +55,18 @@ class Recited:
 
 
 class Findings:
-    """A finished and evaluated run, looked at.
+    """What a report shows of a finished and evaluated run.
 
     Attributes:
-        phases, tables: what its folder says. shown: int64 [M], the clips that the map shows.
+        phases, tables: the losses and evaluations in its folder. shown: int64 [M], the clips that the map shows.
         tested: bool [M], which of them are test clips.
-        unscored: why no clip is taken for anything, in words; "" where test clips are.
-        scores: float32 [M, C], the classifier's probabilities. classifier: which one it is, in words.
+        unscored: why no clip is classified, in words; "" if test clips are.
+        scores: float32 [S, C], the probabilities of the S test clips among those shown, if they are classified.
+        classifier: the classifier in words.
 
     Raises:
-        CrrlError: the run is not finished, or not evaluated though it can be, or its files are damaged, or its clips
-            have changed.
+        CrrlError: the run is not finished, or has no evaluation though it can have one, or its files are damaged, or
+            its clips have changed.
     """
 
     def __init__(self, run: RunFolder, data: Path | None, device: torch.device):
@@ -88,42 +89,41 @@ class Findings:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Without labels all clips are of one."""
+        """The names of the classes; clips without labels are all of one class."""
         return self.work.class_names or ("without label",)
 
     @property
     def accuracy(self) -> float:
-        """Percent of the test clips that the classifier tells right; where they are scored."""
+        """Percent of the test clips that are classified correctly; meaningless if `unscored`."""
         return 100 * float((self.labels == self.predicted).mean())
 
     @cached_property
     def confusions(self) -> npt.NDArray[np.float64]:
-        """How many test clips of each class are taken for each class, [C, C]."""
+        """How many test clips of each class (a row) are classified as each class, [C, C]."""
         return confusions(self.labels, self.predicted, len(self.class_names))
 
     @cached_property
     def shown_labels(self) -> npt.NDArray[np.int64]:
-        """The classes of the clips shown, [M]."""
+        """The classes of the clips shown, [M]; 0 without labels."""
         return self.work.tensors.labels[torch.from_numpy(self.shown)].clamp(min=0).numpy()
 
     @cached_property
     def taken_for(self) -> npt.NDArray[np.int64]:
-        """The classes that the clips shown are taken for, [M]; a training clip's is its own, as is that of each clip
-        where none is scored.
-        """
+        """The predicted classes of the clips shown, [M]; for training clips, and for all if `unscored`, their own."""
         if self.unscored:
             return self.shown_labels
         return np.concatenate([self.shown_labels[~self.tested], self.scores.argmax(1)])
 
     @cached_property
     def places(self) -> npt.NDArray[np.float32]:
-        """Where the map has each clip shown, [M, 2]."""
+        """The place of each clip on the map, [M, 2]."""
         return tsne(self.features.numpy())
 
     @cached_property
     def neighbours(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Of each clip shown the nearest training clips shown, by cosine, the nearest first, but itself: their places
-        among those shown, and the cosines, [M, NEIGHBOURS] each.
+        """For each clip shown, the nearest other training clips shown, by cosine and nearest first.
+
+        Returns their places among the clips shown, and the cosines, [M, K] each; K is at most NEIGHBOURS.
         """
         directions = F.normalize(self.features, dim=1)
         training = int((~self.tested).sum())
@@ -134,14 +134,14 @@ class Findings:
 
     @cached_property
     def mistakes(self) -> list[int]:
-        """Places of the test clips shown that are taken for another class, the surest first."""
+        """Places, among the clips shown, of test clips that are misclassified, the most probable prediction first."""
         wrong = np.flatnonzero(self.tested & (self.taken_for != self.shown_labels))
         sure = self.scores.max(1)[wrong - int((~self.tested).sum())]
         return [int(place) for place in wrong[np.argsort(-sure, kind="stable")]]
 
     @cached_property
     def drawn(self) -> Prepared:
-        """All clips as a page draws them: as the network sees them, but in one scale for all axes of a clip."""
+        """All clips as a page draws them: preprocessed as for the network, but with fewer frames and one scale each."""
         steps = self.config.preprocessing
         drawn = replace(steps, max_frames=min(steps.max_frames, MOST_FRAMES), normalization="clip")
         return prepare(self.config.dataset, self.data, self.config.split_name, drawn)
@@ -152,7 +152,7 @@ class Findings:
 
     @cached_property
     def skeleton(self) -> Skeleton:
-        """What the clips show."""
+        """The skeleton of the clips."""
         return skeleton_of(self.clips.frames, self.clips.tree)
 
     def packed(self, clips: Sequence[FloatArray], like: Sequence[FloatArray] | None = None) -> dict[str, Any]:
@@ -163,8 +163,9 @@ class Findings:
 
     @cached_property
     def recited(self) -> Recited:
-        """Some test clips, of as many classes as there are, as the run's decoder recites them; where there are no test
-        clips, training clips.
+        """At most RECITED test clips, one per class, and their reconstructions.
+
+        Without classes, evenly spaced clips; training clips if no test clip is shown.
         """
         found = _reconstructor(self.run, self.work)
         if isinstance(found, str):
@@ -177,9 +178,7 @@ class Findings:
 
 
 def _told(work: Evaluation, train: Features, test: Features) -> tuple[Tensor, str]:
-    """Logits [N, C] of the test clips, by the classifier that evaluation kept, else by one that is trained now; and
-    which one, in words.
-    """
+    """Logits [N, C] of the test clips, and the classifier in words: the one that evaluation kept, else a new one."""
     if kept := work.kept_logits(TESTS):
         logits, protocol = kept
         return logits, f"By the classifier that crrl evaluate kept in the run folder (protocol {protocol})"
@@ -188,7 +187,7 @@ def _told(work: Evaluation, train: Features, test: Features) -> tuple[Tensor, st
 
 
 def _thinned(train: int, test: int) -> tuple[Tensor, Tensor]:
-    """Places of training and test clips, evenly spaced, that are MOST_CLIPS together at most."""
+    """Evenly spaced places of training and of test clips, int64; together about MOST_CLIPS at most."""
     share = min(1.0, MOST_CLIPS / (train + test))
     one, other = (
         torch.from_numpy(np.linspace(0, count - 1, min(count, max(1, int(count * share)))).astype(np.int64))
@@ -198,7 +197,7 @@ def _thinned(train: int, test: int) -> tuple[Tensor, Tensor]:
 
 
 def _reconstructor(run: RunFolder, work: Evaluation) -> SequenceReconstructor | str:
-    """The encoder and decoder of a run's last phase, from its checkpoint; or why there are none."""
+    """The encoder and decoder of a run's last phase, from its checkpoint, or the reason why there is no decoder."""
     config, plan = work.config, METHODS[work.config.method][-1]
     if "coordinates" not in plan.recite:
         return f"method {config.method} ends with a phase that has no decoder of coordinates"

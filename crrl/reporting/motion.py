@@ -1,4 +1,4 @@
-"""Clips in the compact form in which a page draws them: turned upright, thinned out, a byte a coordinate."""
+"""The compact form of clips that a page draws: turned upright, with fewer frames and one byte per coordinate."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from crrl.data.preprocessing import absent_joints, downsample
 from crrl.data.skeletons import Skeleton
 
 MOST_FRAMES = 32
-"""Frames that a page keeps of a clip, evenly spaced."""
+"""A page keeps at most so many frames of a clip, evenly spaced."""
 STEPS = 127
-"""A clip's larger half range is so many steps of a coordinate."""
+"""Steps of a packed coordinate in half the largest range of a clip's axes."""
 ABSENT = -128
-"""All three coordinates of a joint that is missing."""
+"""The packed coordinates of a missing joint."""
 AXES = "xyz"
 
-# By which axes, with their signs, right, up and towards the eye are shown: proper rotations, for each axis that is up.
+# By the axis and sign that point up: the axes and signs shown as right, up and towards the eye; proper rotations.
 _UPRIGHT: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {
     (0, 1): ((1, -1), (0, 1), (2, 1)),
     (0, -1): ((1, 1), (0, -1), (2, 1)),
@@ -34,10 +34,10 @@ _UPRIGHT: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {
 
 
 def upright(frames: FloatArray, up: tuple[int, int] | None) -> tuple[FloatArray, tuple[str, str, str]]:
-    """Frames [F, J, 3] turned so that y is up, and what their three axes were called before, as ("x", "z", "-y").
+    """Frames [F, J, 3] turned so that y is up, and the former names of their axes, such as ("x", "z", "-y").
 
     Args:
-        up: the axis that points up, with its sign, as `up_of` has it; None: not known, y is taken for it.
+        up: the axis that points up, and its sign, as `up_of` gives them; None: unknown, y is assumed.
     """
     axes = _UPRIGHT[up or (1, 1)]
     turned = np.stack([sign * frames[..., axis] for axis, sign in axes], axis=-1)
@@ -46,13 +46,13 @@ def upright(frames: FloatArray, up: tuple[int, int] | None) -> tuple[FloatArray,
 
 
 def pack(clips: Sequence[FloatArray], skeleton: Skeleton, like: Sequence[FloatArray] | None = None) -> dict[str, Any]:
-    """Upright clips, each [T, J, 3], for JSON: each in its own isotropic scale, at most MOST_FRAMES frames of it.
+    """Upright clips, each [T, J, 3], for JSON: at most MOST_FRAMES frames of each, at one scale for all its axes.
 
     Args:
-        like: clips by whose scales these are shown; None: each by its own.
+        like: clips that give the scale and middle of each of `clips`; None: the clips themselves.
 
     Returns:
-        joints, bones, the length of each clip, and all frames in turn, int8 in base64.
+        "joints" and "bones"; "lengths", the frames of each clip; "frames", those of all clips, int8 in base64.
     """
     lengths = [len(clip) for clip in clips]
     frames, offsets = downsample(
@@ -69,7 +69,7 @@ def pack(clips: Sequence[FloatArray], skeleton: Skeleton, like: Sequence[FloatAr
 
 
 def _steps(clip: FloatArray, like: FloatArray) -> npt.NDArray[np.int8]:
-    """A clip [T, J, 3] as whole steps from the middle of the range of `like`, ABSENT where a joint is missing."""
+    """A clip [T, J, 3] in whole steps from the middle of the range of `like`; ABSENT for missing joints."""
     absent = absent_joints(clip)
     shown = like[~absent_joints(like)].reshape(-1, 3)
     if not len(shown):

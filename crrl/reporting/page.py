@@ -1,4 +1,4 @@
-"""Pages of one file: no network, nothing beside them."""
+"""HTML pages that are one file each and need no network."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
     "form-action 'none'; base-uri 'none'"
 )
-"""By which a browser lets a page load nothing from anywhere, and send nothing."""
+"""Content-Security-Policy: the browser lets the page load nothing and send nothing."""
 
 
 def need(extra: str, *libraries: str) -> None:
-    """Raise where a library that an optional extra of crrl brings cannot be imported.
+    """Check that the libraries of an optional extra of crrl can be imported.
 
     Raises:
-        CrrlError: names it, and the extra.
+        CrrlError: one cannot; names it and the extra.
     """
     for library in libraries:
         try:
@@ -36,10 +36,10 @@ def need(extra: str, *libraries: str) -> None:
 
 
 def write_page(out: Path, template: str, **values: Any) -> None:
-    """Fill a template of this folder, which takes scripts and styles in by `own`, and write it in one step.
+    """Fill a template of this folder and write the page atomically; templates include scripts and styles by `own`.
 
     Raises:
-        CrrlError: it cannot be written.
+        CrrlError: `out` cannot be written.
     """
     from jinja2 import Environment
     from markupsafe import Markup
@@ -61,13 +61,13 @@ def write_clips(
     skeleton: Skeleton,
     rows: Sequence[tuple[str, Sequence[tuple[str, FloatArray]]]],
 ) -> None:
-    """A page of moving clips, each [T, J, 3] and upright.
+    """Write a page of moving upright clips, each [T, J, 3].
 
     Args:
-        lines: stand above. labels: what the axes right, up and near are called. rows: a title, and clips by name.
+        lines: text above the clips. labels: names of the axes right, up and near. rows: (title, (name, clip) of each).
 
     Raises:
-        CrrlError: it cannot be written.
+        CrrlError: `out` cannot be written.
     """
     named = [clip for _, clips in rows for clip in clips]
     packed = {**pack([frames for _, frames in named], skeleton), "names": [name for name, _ in named]}
@@ -79,7 +79,7 @@ def write_clips(
 
 
 def script_data(value: Any) -> Any:
-    """JSON that can stand in a <script>: nothing in it can end that."""
+    """JSON for a <script> element; nothing in it can end the element."""
     from markupsafe import Markup
 
     text = json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")

@@ -11,18 +11,18 @@ import numpy as np
 
 from crrl.reporting.findings import Findings
 
-# plotly is optional and slow to import: each function imports it, once `page.need` has found that it is there.
+# plotly is optional and slow to import: functions import it, after `page.need` has checked that it is installed.
 
 MARGIN = {"l": 50, "r": 20, "t": 50, "b": 45}
 
 
 def as_json(figure: Any) -> Any:
-    """A plotly figure in plain values."""
+    """A plotly figure as plain values."""
     return json.loads(figure.to_json())
 
 
 def palette(classes: int) -> list[str]:
-    """A colour for each class; they repeat after 48."""
+    """A colour for each class; colours repeat after 48."""
     from plotly.colors import qualitative
 
     colors = qualitative.D3 if classes <= 10 else [*qualitative.Dark24, *qualitative.Light24]
@@ -30,7 +30,7 @@ def palette(classes: int) -> list[str]:
 
 
 def loss_curves(names: Sequence[str], runs: Sequence[Findings]) -> Any:
-    """A panel for each loss of each phase, a line a run."""
+    """A panel for each loss of each phase, with a line for each run."""
     from plotly.colors import qualitative
     from plotly.subplots import make_subplots
 
@@ -51,7 +51,7 @@ def loss_curves(names: Sequence[str], runs: Sequence[Findings]) -> Any:
 
 
 def confusion_matrix(run: Findings) -> Any:
-    """Percent of each class (a row) that is taken for each class."""
+    """Percent of each class's clips (a row) that are classified as each class."""
     import plotly.graph_objects as go
 
     counts = run.confusions
@@ -77,7 +77,7 @@ def confusion_matrix(run: Findings) -> Any:
 
 
 def feature_map(run: Findings) -> Any:
-    """The clips where t-SNE puts their features, by class: circles are trained on, discs tested, crosses mistakes."""
+    """t-SNE of the features, coloured by class: circles are training clips, discs test clips, crosses mistakes."""
     import plotly.graph_objects as go
 
     figure, colors = go.Figure(), palette(len(run.class_names))

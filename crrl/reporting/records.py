@@ -1,4 +1,4 @@
-"""What a run's folder says of itself: its losses epoch by epoch, and the tables of its evaluations."""
+"""The records in a run's folder: its losses per epoch, and the tables of its evaluations."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Phase:
     """The epochs of one phase.
 
     Attributes:
-        name: "cml" or "ser". losses: each epoch by epoch, by name. seconds: that a clip took to be trained on, over the
-            epochs, summed.
+        name: "cml" or "ser". losses: by name, a value per epoch.
+        seconds: training time per clip, summed over the epochs.
     """
 
     name: str
@@ -33,8 +33,9 @@ class Table:
     """An evaluation of a run.
 
     Attributes:
-        title: the protocol with what is not its default, as its file is named. measure: what the numbers are, in words.
-        on: the data set and the split, where they are not the run's. clips: of each test set.
+        title: the protocol and its options that are not the defaults, as in the file's name. measure: what the numbers
+            are, in words.
+        on: the data set and split, if they are not the run's; else "". clips: the number of clips of each test set.
         rows: percent, by row and test set.
     """
 
@@ -49,7 +50,7 @@ def read_phases(run: RunFolder) -> list[Phase]:
     """The phases in a run's metrics.jsonl.
 
     Raises:
-        CrrlError: the file is missing, empty or damaged, with the line.
+        CrrlError: the file is missing, empty or damaged; names the damaged line.
     """
     path, epochs = run.metrics_path, list[dict[str, Any]]()
     for number, line in enumerate(read_bytes(path).splitlines(), 1):
@@ -73,7 +74,7 @@ def _epoch(value: Any) -> dict[str, Any]:
 
 def _phase(name: str, epochs: list[dict[str, Any]]) -> Phase:
     losses = [loss for loss in epochs[0] if loss not in NO_LOSS]
-    shown = losses if len(losses) > 2 else losses[:1]  # of one part alone the loss is that part
+    shown = losses if len(losses) > 2 else losses[:1]  # with a single part, the loss is that part
     rates = [epoch.get("clips_per_second", 0) for epoch in epochs]
     return Phase(
         name,
@@ -83,10 +84,10 @@ def _phase(name: str, epochs: list[dict[str, Any]]) -> Phase:
 
 
 def read_tables(run: RunFolder, needed: bool = True) -> list[Table]:
-    """The evaluations that are kept in a run's folder, linear ones first.
+    """The evaluations in a run's folder, linear ones first.
 
     Raises:
-        CrrlError: there is none, though one is needed, or one is damaged.
+        CrrlError: there is none though one is `needed`, or one is damaged.
     """
     paths = sorted(run.path.glob("evaluation-*.json"), key=lambda path: ("-linear" not in path.name, path.name))
     if needed and not paths:
@@ -112,7 +113,7 @@ def _table(title: str, value: dict[str, Any]) -> Table:
 
 
 def settings_of(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """The settings of a configuration, those within others as "cml.lr_cml", each with its value in words."""
+    """The settings of a configuration and their values as text; nested ones are named like "cml.lr_cml"."""
     for name, value in values.items():
         if isinstance(value, dict):
             yield from settings_of(value, f"{prefix}{name}.")

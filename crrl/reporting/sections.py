@@ -1,4 +1,4 @@
-"""The report of finished runs: what it says of each, and what its script draws."""
+"""The report of finished runs: its text on each run, and the data that its script draws."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from crrl.reporting.records import settings_of
 
 
 def write_report(out: Path, runs: Sequence[Findings]) -> None:
-    """The report of runs, which are finished and evaluated.
+    """Write the report of finished and evaluated runs.
 
     Raises:
-        CrrlError: it cannot be written.
+        CrrlError: `out` cannot be written.
     """
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
@@ -44,14 +44,14 @@ def write_report(out: Path, runs: Sequence[Findings]) -> None:
 
 
 def _compared(names: Sequence[str], runs: Sequence[Findings]) -> dict[str, dict[str, float | None]]:
-    """The headline of each evaluation, the first row on all test clips, by its title and the run's name."""
+    """The headline (first row, all test clips) of each evaluation, by its title and the run's name; None: not run."""
     headlines = [{table.title: next(iter(table.rows.values()))[TESTS] for table in run.tables} for run in runs]
     titles = dict.fromkeys(title for found in headlines for title in found)
     return {title: {name: found.get(title) for name, found in zip(names, headlines, strict=True)} for title in titles}
 
 
 def versions() -> list[tuple[str, str]]:
-    """What makes the page, by name and version."""
+    """Names and versions of the software that makes the page."""
     found = [("Python", platform.python_version())]
     for package in ("crrl", "torch", "numpy", "scikit-learn", "plotly"):
         try:
@@ -62,7 +62,7 @@ def versions() -> list[tuple[str, str]]:
 
 
 def _data(run: Findings, sets: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What the script draws of a run; the clips of its data set enter `sets`, once."""
+    """The data of a run that the script draws; adds the clips shown to `sets`, once for runs that share them."""
     key = json.dumps([run.drawn.fingerprint, run.shown.tolist()])
     if key not in sets:
         packed = run.packed([run.clips.clip(int(index)) for index in run.shown])
@@ -90,7 +90,7 @@ def _data(run: Findings, sets: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _words(name: str, run: Findings) -> dict[str, Any]:
-    """What the template says of a run."""
+    """The text about a run that the template shows."""
     config, tested = run.config, int(run.tested.sum())
     training, tests = len(run.work.train), len(run.labels)
     shown = f"{len(run.shown) - tested} of {training} training clips and {tested} of {tests} test clips"

@@ -1,4 +1,4 @@
-"""The paper's tables and figures: what each cell is, which runs it needs, and the pages that compare."""
+"""The paper's tables and figures: what each cell is, which runs it needs, and the pages that compare ours with it."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Alternatives to a recipe's settings: each row departs from the recipe in one choice and is held against it."""
+"""Alternatives to a recipe's settings: each row changes one choice of the recipe and is compared with the recipe."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NOTES = (
 
 AUTHORS_RATES = (("schedule_cml", "steps-18"), ("schedule_ser", "steps-18"))
 HALF = (("hidden_size", 128),)
-"""Settings are tried on encoders of half the size, in half the time."""
+"""Alternatives are tried on encoders of half the size, which takes half the time."""
 
 
 def _row(name: str, method: Method, **settings: Any) -> Row:

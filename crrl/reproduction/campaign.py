@@ -1,4 +1,4 @@
-"""Runs what plans lack, one process a run: resumes what was cut off, and goes on where one fails."""
+"""Trains and evaluates what plans lack, one process a run: resumes interrupted runs, and goes on when one fails."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from crrl.reproduction.records import Record, commit, epochs_done
 from crrl.runs import RunFolder
 
 LOOK_EVERY = 0.1
-"""Seconds between looks at the processes at work."""
+"""Seconds between two polls of the running processes."""
 AGAIN = "wait for it, then run the same command again"
 LOCK = ".campaign.lock"
-"""File in a run folder that is locked by the campaign at work on it, and by the processes that it has begun; these
-lock the folder itself for what they do."""
+"""File in a run folder that the campaign working on it locks. The processes it starts hold this lock too, besides
+their own lock on the folder."""
 Process = subprocess.Popen[bytes]
 Work = Generator[Process, None, None]
-"""Something that is done step by step: it yields the process that it waits for, and ends it at once when closed."""
+"""Work done step by step: it yields the process that it waits for, and kills it when closed."""
 
 
 class Failed(Exception):
-    """A run or its evaluation ended early: the reason, in one line."""
+    """A run or its evaluation failed; the message is the reason, in one line."""
 
 
 class Campaign:
-    """Trains and evaluates the runs of plans, which may share them, below the folder `runs`.
+    """Trains and evaluates the runs of plans below the folder `runs`; plans may share runs.
 
     Args:
-        jobs: runs at a time. Of several each is a process of one thread; a single one takes all cores.
+        jobs: runs at a time. A single one uses all cores; of several, each has one thread.
 
     Raises:
         CrrlError: the folder cannot be written.
@@ -58,24 +58,24 @@ class Campaign:
 
     @cached_property
     def planned(self) -> list[Run]:
-        """The runs of all plans, each once, first phases before what needs them."""
+        """The runs of all plans, each once; first phases come before the runs that need them."""
         return list({run.name: run for plan in self.plans for run in plan.runs}.values())
 
     def missing(self) -> list[Run]:
-        """Runs that are not trained, or not evaluated."""
+        """The runs that are not trained or not evaluated yet."""
         return [run for run in self.planned if not self._trained(run) or self._untested(run)]
 
     def _untested(self, run: Run) -> list[Protocol]:
-        """The protocols by which a run is still to be evaluated."""
+        """The protocols by which a run is not evaluated yet."""
         wanted = dict.fromkeys(plan.target.protocol for plan in self.plans if plan.tests(run))
         folder = self.runs / run.name
         return [protocol for protocol in wanted if not (folder / f"evaluation-{protocol}.json").exists()]
 
     def work(self) -> None:
-        """Do all that is missing; what fails is in `failures` afterwards, by the run's name.
+        """Train and evaluate all that is missing; `failures` then has the reason of each failure by the run's name.
 
         Raises:
-            Interrupted: a signal came; the runs at work have saved their checkpoints.
+            Interrupted: a signal arrived; the active runs have saved their checkpoints.
         """
         missing = self.missing()
         if not missing:
@@ -85,7 +85,7 @@ class Campaign:
             self._work(missing, shown, signals)
 
     def _work(self, missing: list[Run], shown: tqdm, signals: list[int]) -> None:
-        """Keep so many runs at work until all are done, or a signal is there, which then goes to all of them."""
+        """Keep `jobs` runs active until all are done; a signal is passed on to all of them and ends the work."""
         started, waiting = time.perf_counter(), list(missing)
         active: dict[str, Work] = {}
         try:
@@ -138,7 +138,7 @@ class Campaign:
 
     @property
     def _environment(self) -> dict[str, str]:
-        """Of the processes."""
+        """The environment of the processes."""
         return dict(os.environ) if self.jobs == 1 else {**os.environ, "OMP_NUM_THREADS": "1"}
 
     def _train(self, run: Run, record: Record, lock: int) -> Work:
@@ -164,7 +164,7 @@ class Campaign:
 
 
 def next_ready(waiting: Sequence[Run], active: Container[str]) -> Run | None:
-    """The first run whose own first phase neither waits nor is at work; None where there is none."""
+    """The first run whose first phase is neither waiting nor active; None if there is none."""
     names = {run.name for run in waiting}
     return next(
         (run for run in waiting if not run.first or not (run.first.name in names or run.first.name in active)), None
@@ -172,10 +172,10 @@ def next_ready(waiting: Sequence[Run], active: Container[str]) -> Run | None:
 
 
 def execute(command: list[str], log: Path, lock: int, environment: Mapping[str, str], look: Callable[[], None]) -> Work:
-    """Run Python with these arguments in a process group of its own, its output in `log`; `look` is called meanwhile.
+    """Run Python with these arguments in a session of its own, with its output in `log`; calls `look` meanwhile.
 
     Raises:
-        Failed: it did not end well; with its last line.
+        Failed: its exit code is not 0; the message is `reason`.
     """
     with explain_os_errors(log, "write"), open(open_own(log, os.O_WRONLY | os.O_TRUNC), "wb") as output:
         process = subprocess.Popen(
@@ -199,7 +199,7 @@ def execute(command: list[str], log: Path, lock: int, environment: Mapping[str, 
 
 
 def stop(processes: Sequence[Process], signum: int) -> None:
-    """Pass a signal on, and wait until all have saved and ended."""
+    """Send a signal to all processes and wait until they have saved and ended."""
     for process in processes:
         process.send_signal(signum)
     for process in processes:
@@ -207,7 +207,7 @@ def stop(processes: Sequence[Process], signum: int) -> None:
 
 
 def reason(code: int, log: Path) -> str:
-    """Why a process failed: its last line, and the signal that ended it."""
+    """Why a process failed: the last line of its log, and the signal that ended it if there was one."""
     text = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     last = lines[-1].removeprefix("error: ") if lines else f"exit code {code}, and not a word in {log}"
@@ -218,17 +218,17 @@ def reason(code: int, log: Path) -> str:
 
 
 def say(shown: tqdm, line: str) -> None:
-    """One line above the bar."""
+    """Print one line above the bar."""
     shown.write(line, file=sys.stderr)
 
 
 def move(shown: tqdm, done: int) -> None:
-    """Set the bar to `done`, never back."""
+    """Advance the bar to `done`, never backwards."""
     shown.update(max(0, min(done, int(shown.total)) - shown.n))
 
 
 def time_left(shown: tqdm, started: float) -> str:
-    """When all will be done at the pace so far."""
+    """The time left and the end at the pace so far, in words; empty before there is a pace."""
     if not shown.n:
         return ""
     seconds = (time.perf_counter() - started) * (shown.total - shown.n) / shown.n

@@ -1,4 +1,4 @@
-"""The figures of a page: their data as CSV always, drawn where matplotlib (and for t-SNE scikit-learn) is there."""
+"""The figures of a page: their data always as CSV, drawn if matplotlib (and for t-SNE scikit-learn) is installed."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from crrl.reproduction.sheets import write_csv
 from crrl.runs import RunFolder
 
 SHOWN_CLIPS = 3000
-"""Clips that a t-SNE shows at most, evenly spaced over the test clips."""
+"""A t-SNE shows at most so many clips, evenly spaced over the test clips."""
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """Where the figures of one column go: `path(".png")`, and under which title."""
+    """Where the figures of one column are written, such as `path(".png")`, and their title."""
 
     plan: Plan
     column: Column
@@ -43,7 +43,7 @@ class Canvas:
 
 
 def draw(plan: Plan, scores: list[Scores], runs: Path, out: Path) -> str:
-    """Draw the figures of a target into `out`; returns their section of the page, empty where it has none."""
+    """Draw the figures of a target into `out`; returns the section of the page, empty if it has none."""
     if plan.name not in _DRAWN:
         return ""
     lines = []
@@ -54,7 +54,7 @@ def draw(plan: Plan, scores: list[Scores], runs: Path, out: Path) -> str:
 
 
 def _image(path: Path, drawing: Callable[[Path], None]) -> str:
-    """The line that shows a figure, or says why it is not drawn."""
+    """The line of Markdown that shows a figure, or says why it is not drawn."""
     try:
         drawing(path)
     except Missing as error:
@@ -63,7 +63,7 @@ def _image(path: Path, drawing: Callable[[Path], None]) -> str:
 
 
 def _losses(canvas: Canvas) -> Iterator[str]:
-    """Loss curves, epoch by epoch, of each seed."""
+    """Loss curves: a value per epoch, for each seed."""
     curves: dict[str, list[list[float]]] = {}
     for number, row in enumerate(canvas.plan.target.rows):
         runs = [folds[0] for folds in canvas.plan.cells[number, canvas.column]]
@@ -83,7 +83,7 @@ def _losses(canvas: Canvas) -> Iterator[str]:
 
 
 def _inspected(canvas: Canvas) -> Iterator[tuple[str, str, list[Inspected]]]:
-    """Each row's name, its method, and its finished encoders, seed by seed, in the column's first split."""
+    """For each row with finished runs: its name, its method, and an encoder per seed, on the column's first split."""
     for number, row in enumerate(canvas.plan.target.rows):
         runs = [folds[0] for folds in canvas.plan.cells[number, canvas.column]]
         done = [run for run in runs if RunFolder(canvas.runs / run.name).encoder_path.exists()]
@@ -91,14 +91,14 @@ def _inspected(canvas: Canvas) -> Iterator[tuple[str, str, list[Inspected]]]:
         for run in done:
             try:
                 found.append(inspect(run, canvas.runs, with_predictions=canvas.plan.name == "figure6"))
-            except CrrlError:  # the run's evaluation failed of the same, and the page says so
+            except CrrlError:  # the run's evaluation failed for the same reason, which the page gives
                 continue
         if found:
             yield row.name, str(row.method), found
 
 
 def _confusions(canvas: Canvas) -> Iterator[str]:
-    """Confusion matrices, each the mean over seeds, and what the paper's text says of its own."""
+    """Confusion matrices, each the mean over seeds, beside the values that the paper's text gives."""
     matrices, classes, stated = {}, [], []
     for name, method, seeds in _inspected(canvas):
         classes = list(seeds[0].class_names)
@@ -122,7 +122,7 @@ def _confusions(canvas: Canvas) -> Iterator[str]:
 
 
 def _features(canvas: Canvas) -> Iterator[str]:
-    """t-SNE of the first finished seed's features of the test clips."""
+    """t-SNE of the test clips' features, for the first finished seed."""
     points: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     classes: list[str] = []
     for name, _, (first, *_rest) in _inspected(canvas):
@@ -144,7 +144,7 @@ def _features(canvas: Canvas) -> Iterator[str]:
 
 
 def _sweeps(canvas: Canvas) -> Iterator[str]:
-    """Accuracy over K and over τ; the data are the table's."""
+    """Accuracy against K and against τ, from the cells of the table."""
     headline, column = canvas.scores[0], canvas.column
     sweeps: dict[str, list[tuple[float, float, float, float | None]]] = {}
     for number, row in enumerate(canvas.plan.target.rows):

@@ -1,4 +1,4 @@
-"""Drawing by matplotlib, t-SNE by scikit-learn: both optional, `pip install 'crrl[reproduce]'`."""
+"""Plots by matplotlib and t-SNE by scikit-learn, which are optional: `pip install 'crrl[reproduce]'`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Matrix = npt.NDArray[np.float64]
 
 
 class Missing(Exception):
-    """A library that the figure needs cannot be imported; says which, why, and the remedy."""
+    """A library that the figure needs cannot be imported; the message names it, the reason and the remedy."""
 
 
 def _remedy(library: str, error: ImportError) -> str:
@@ -25,7 +25,7 @@ def _remedy(library: str, error: ImportError) -> str:
 
 
 def _canvas(panels: int, width: float, height: float) -> tuple[Any, list[Any]]:
-    """A figure with so many panels in a row, each so many inches wide and high."""
+    """A figure with `panels` axes side by side, each `width` by `height` inches."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -44,7 +44,7 @@ def _save(figure: Any, path: Path, title: str) -> None:
 
 
 def loss_curves(path: Path, curves: Mapping[str, Sequence[Sequence[float]]], title: str) -> None:
-    """A panel for L_c and one for each other loss; a line a seed. Args: curves: {"CML, L_c": [seeds][epochs]}.
+    """A panel for each loss, a line for each seed. Args: curves: {"CML, L_c": [seeds][epochs]}.
 
     Raises:
         Missing: matplotlib cannot be imported.
@@ -63,7 +63,7 @@ def loss_curves(path: Path, curves: Mapping[str, Sequence[Sequence[float]]], tit
 
 
 def confusion_matrices(path: Path, matrices: Mapping[str, Matrix], classes: Sequence[str], title: str) -> None:
-    """A matrix a panel, percent of the row's class; below 2 % the number is left out, as in the paper's Fig. 6.
+    """A panel for each matrix, in percent of the row's class; numbers below 2 % are not printed, as in Fig. 6.
 
     Raises:
         Missing: matplotlib cannot be imported.
@@ -99,7 +99,7 @@ def scatters(
     classes: Sequence[str],
     title: str,
 ) -> None:
-    """A scatter a panel, colours by class. Args: points: for each name coordinates [N, 2] and labels [N].
+    """A scatter plot for each name, coloured by class. Args: points: by name, coordinates [N, 2] and labels [N].
 
     Raises:
         Missing: matplotlib cannot be imported.
@@ -115,7 +115,7 @@ def scatters(
 
 
 def sweeps(path: Path, swept: Mapping[str, Sequence[tuple[float, float, float, float | None]]], title: str) -> None:
-    """Accuracy over a setting, a panel each. Args: swept: by symbol (value, mean, std, the paper's number or None).
+    """A panel for each setting: accuracy against it. Args: swept: by symbol, (value, mean, std, paper's or None).
 
     Raises:
         Missing: matplotlib cannot be imported.

@@ -1,4 +1,4 @@
-"""A finished run's encoder on the clips of its split: features, and what the linear classifier takes them for."""
+"""A finished run's encoder on the clips of its split: features, and the linear classifier's predictions."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ TESTS = "all"
 
 @dataclass(frozen=True)
 class Inspected:
-    """The test clips as an encoder sees them.
+    """The test clips' features and predictions.
 
     Attributes:
-        features: float32 [N, D]. labels: int64 [N]. class_names: what labels count. predicted: int64 [N], by the
-            linear classifier after its last epoch; None where it was not asked for.
+        features: float32 [N, D]. labels: int64 [N], indices into class_names. predicted: int64 [N], by the linear
+            classifier after its last epoch; None if not asked for.
     """
 
     features: npt.NDArray[np.float32]
@@ -41,7 +41,7 @@ def inspect(run: Run, runs: Path, with_predictions: bool) -> Inspected:
     """Load a finished run's encoder and compute the features of its split.
 
     Raises:
-        CrrlError: the encoder is damaged, or the data have changed since.
+        CrrlError: the encoder file is damaged, or the data have changed since training.
     """
     config, material = run.config, run.material
     trained = load_encoder(RunFolder(runs / run.name).encoder_path)
@@ -63,7 +63,7 @@ def inspect(run: Run, runs: Path, with_predictions: bool) -> Inspected:
 
 
 def confusion(inspected: Inspected) -> npt.NDArray[np.float64]:
-    """Percent of each class's clips (a row) that are taken for each class, [C, C]; a class without clips has zeros."""
+    """Percent of each class's clips (a row) that are classified as each class, [C, C]; 0 for a class without clips."""
     assert inspected.predicted is not None
     counts = confusions(inspected.labels, inspected.predicted, len(inspected.class_names))
     percent: npt.NDArray[np.float64] = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

@@ -1,4 +1,4 @@
-"""How the rows of a column lie: in the paper's order or not, told apart from the first row or not; said in words."""
+"""Sentences about the rows of a column: whether they are in the paper's order, and which differ from the first row."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from crrl.reproduction.paper import Column, Target
 from crrl.reproduction.results import FLOORS, RANDOM, VERDICTS, Scores
 
 SHOWN = 4
-"""Pairs that changed places which are named; of more the largest."""
+"""At most so many pairs that changed places are named, those with the largest differences."""
 
 
 def order_lines(target: Target, scores: Scores, columns: tuple[Column, ...]) -> list[str]:
-    """A sentence for each column where two rows, one of them ours, have both numbers and the paper's differ.
+    """A sentence for each column: whether our rows are in the paper's order.
 
-    Of a target that is held against its first row: which rows are told apart from it.
+    A column is left out unless two rows, one of them ours, have numbers here and different ones in the paper. For a
+    target that is compared with its first row, the sentence says which rows are better, worse or not told apart.
     """
     say = _told_apart if target.against_first else _order
     return [line for column in columns if (line := say(target, scores, column))]
 
 
 def floor_line(target: Target, scores: Scores, columns: tuple[Column, ...]) -> str:
-    """A sentence that names the rows of ours that are below a floor; empty where no floor is known."""
+    """A sentence that names our rows below each floor; empty if no floor is known."""
     said = []
     for name in FLOORS:
         known = [column for column in columns if (name, column) in scores.cells and scores.cells[name, column].values]
@@ -80,7 +81,7 @@ def _order(target: Target, scores: Scores, column: Column) -> str:
 
 
 def _close(target: Target, scores: Scores, ours: dict[int, float], column: Column) -> str:
-    """Neighbours in our order that lie closer than the larger of their standard deviations over seeds."""
+    """Names neighbours in our order that differ by less than the larger of their standard deviations over seeds."""
     ordered = sorted(ours, key=lambda number: -ours[number])
     pairs = [
         f"{target.rows[a].name} and {target.rows[b].name}"
@@ -91,7 +92,7 @@ def _close(target: Target, scores: Scores, ours: dict[int, float], column: Colum
 
 
 def _paper(target: Target, column: Column) -> tuple[dict[int, float], str]:
-    """The paper's numbers by row, of this column or, where it is not in the paper, the mean over its columns."""
+    """The paper's numbers by row, and a remark: this column's or, if the paper lacks it, means over its columns."""
     if column in target.columns:
         index = target.columns.index(column)
         numbers = {number: row.paper[index] for number, row in enumerate(target.rows)}
@@ -105,13 +106,13 @@ def _paper(target: Target, column: Column) -> tuple[dict[int, float], str]:
 
 
 def _ours(target: Target, scores: Scores, number: int, column: Column) -> float | None:
-    """Our mean; of a quoted row what is quoted."""
+    """Our mean; for a quoted row the quoted number."""
     cell = scores.cells[number, column]
     return cell.mean if target.rows[number].kind == "ours" else cell.paper
 
 
 def _chain(target: Target, numbers: dict[int, float]) -> str:
-    """Names from the highest number to the lowest, with = between equal ones."""
+    """The rows' names from the highest number to the lowest, with > or = between them."""
     ordered = sorted(numbers, key=lambda number: -numbers[number])
     text = target.rows[ordered[0]].name
     for before, number in pairwise(ordered):

@@ -1,4 +1,4 @@
-"""The page of a target: Markdown to read, CSV to reckon with, both of the same cells."""
+"""The page of a target, as Markdown to read and as CSV to compute with, both from the same cells."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ FIELDS = (
 
 
 def write_page(plan: Plan, runs: Path, out: Path, command: str, with_figures: bool = True) -> Path:
-    """Write `out`/TARGET.md and TARGET.csv, and figures and their data beside them; returns the page.
+    """Write `out`/TARGET.md and TARGET.csv, and the figures with their data beside them; returns the page's path.
 
     Args:
-        plan: what was asked for. runs: where the runs are. command: that makes this page, as typed.
-        with_figures: draw them, which for features of many clips takes minutes.
+        plan: the target's plan. runs: the folder of the runs. command: the command that makes this page, as typed.
+        with_figures: draw the figures, which takes minutes for features of many clips.
 
     Raises:
         CrrlError: a file of a run is damaged, or `out` cannot be written.
@@ -111,19 +111,19 @@ def _section(plan: Plan, scores: Scores) -> str:
 
 
 def _columns(plan: Plan, scores: Scores) -> list[Column]:
-    """The columns that a reading fills."""
+    """The columns in which a reading has any number of ours."""
     return [column for column in plan.columns if column in scores.columns]
 
 
 def _chosen_by(plan: Plan, scores: Scores) -> list[Column]:
-    """The columns by which settings are chosen, if this reading is one for that: those that no test clips are in."""
+    """The columns by which settings may be chosen: of the headline alone, those on folds of the training clips."""
     if not plan.target.against_first or scores.reading != HEADLINES[plan.target.protocol]:
         return []
     return [column for column in _columns(plan, scores) if fold_names(column.splits)]
 
 
 def _over_sets(plan: Plan, scores: Scores) -> str:
-    """Each row on all sets at once: by how much it is behind the first where it is worst. Empty for a single set."""
+    """The rows over all data sets together: mean rank and worst set. Empty for a single set."""
     columns = _chosen_by(plan, scores)
     found = overall(scores, columns)
     if not found:
@@ -150,7 +150,7 @@ def _over_sets(plan: Plan, scores: Scores) -> str:
 
 
 def _set_name(column: Column, columns: list[Column]) -> str:
-    """The data set's name, with the label where another column is of the same."""
+    """The data set's name, with the column's label if several of `columns` are of that data set."""
     same = [other for other in columns if other.dataset == column.dataset]
     return column.name if len(same) > 1 else column.dataset
 
@@ -163,7 +163,7 @@ def _worst_text(row: Overall, name: str, plan: Plan) -> str:
 
 
 def _elsewhere(plan: Plan) -> str:
-    """What the paper has in the columns that are not filled here, so that its table is whole."""
+    """The paper's numbers in the columns that were not run, so that its table is complete."""
     columns = [column for column in plan.target.columns if column not in plan.columns]
     if not columns or not plan.target.has_numbers:
         return ""
@@ -186,13 +186,13 @@ def _remarks(scores: Scores, headline: bool, has_numbers: bool) -> str:
 
 
 def _size(plan: Plan, column: Column, tests: str) -> str:
-    """How many clips the test sets of a column's splits have together."""
+    """The number of test clips of a column, summed over its splits; empty for none."""
     sizes = [plan.materials[column.dataset, split].tests.get(tests, 0) for split in column.splits]
     return f"<br>{sum(sizes)} clips" if sum(sizes) else ""
 
 
 def _digits(plan: Plan) -> int:
-    """Decimals of a number, as the paper prints it."""
+    """Decimals of a number, as the paper prints them."""
     return 2 if plan.target.protocol == "loss" else 1
 
 
@@ -220,13 +220,13 @@ def _signed(value: float, digits: int) -> str:
 
 
 def _markdown(rows: list[list[str]]) -> str:
-    """A table whose first row is its head."""
+    """A Markdown table; the first row is its header."""
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
 def _runs(plan: Plan, runs: Path) -> str:
-    """The commands, commit and time of each run."""
+    """The state, commits, training time and commands of each run."""
     rows = [["run", "trained in", "commit", "state"]]
     commands = []
     for run in plan.runs:
@@ -266,7 +266,7 @@ def _beyond(plan: Plan, scores: Scores, key: Key, column: Column) -> tuple[float
 
 
 def _together(plan: Plan, scores: Scores) -> dict[Key, tuple[object, ...]]:
-    """The fields of all sets together, by row, where the page has them."""
+    """The CSV fields over all data sets together (see `_over_sets`), by row."""
     columns = _chosen_by(plan, scores)
     found = overall(scores, columns)
     return {

@@ -1,4 +1,4 @@
-"""What Section IV of the paper prints: its tables and figures, their rows and columns, and the numbers in them."""
+"""Section IV of the paper: its tables and figures, their rows and columns, and the numbers printed in them."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ Numbers = tuple[float | None, ...]
 
 @dataclass(frozen=True)
 class Column:
-    """One column: a data set and the split (all of a cross validation's folds) whose accuracies it holds.
+    """One column: a data set and the split, or all folds of a cross-validation, whose accuracies it holds.
 
-    The data set has its name in a configuration; a folder of clips of the user's own has the folder's.
+    `dataset` is the name in a configuration; for a folder of the user's own clips it is the folder's name.
     """
 
     dataset: str
@@ -52,11 +52,11 @@ class Row:
 
     Attributes:
         name: as printed. paper: its numbers, one for each column of the target (None: not printed).
-        method: whose encoder is tested; None: the random encoder, or a row that is quoted.
+        method: the method whose encoder is tested; None: the random encoder, or a quoted row.
         settings: where the run departs from the recipe, as (name of the option, value).
-        kind: "ours" is run; "floor" is tested beside every run, below all rows; the others are other papers' results,
-            quoted as this paper prints them.
-        loss: of a figure of losses, which one: a key of metrics.jsonl.
+        kind: "ours": run here. "floor": tested beside every run and shown below all rows. "supervised", "unsupervised":
+            other papers' results, quoted as this paper prints them.
+        loss: in a figure of losses, the key of the loss in metrics.jsonl.
     """
 
     name: str
@@ -72,10 +72,10 @@ class Target:
     """A table or figure.
 
     Attributes:
-        title: its caption. columns: those the paper has; other data sets get columns of their own (`columns_of`).
+        title: the caption. columns: the paper's; other data sets get columns of their own (`columns_of`).
         protocol: what is measured: accuracy by a classifier or by 1-NN, or the last epoch's training loss.
         notes: what a reader must know about the numbers.
-        against_first: the rows are held against the first one, not against the paper.
+        against_first: whether the rows are compared with the first row, not with the paper.
     """
 
     title: str
@@ -92,11 +92,11 @@ class Target:
 
 
 LABELS = {"cross-view": "C-View", "cross-setup": "C-Setup", "cross-subject": "C-Sub"}
-"""Splits by the names that the tables give them."""
+"""The names that the tables give to splits."""
 
 
 def columns_known(dataset: str) -> tuple[Column, ...]:
-    """A column for each split that a data set is known for, one for all folds; of a folder's name there are none."""
+    """A column for each preset split of a data set, or one for all its folds; none for the name of a folder."""
     splits = PRESETS[dataset].splits if dataset in PRESETS else ()
     if splits and all(split.startswith("fold-") for split in splits):
         return (Column(dataset, f"{len(splits)} folds", splits),)
@@ -107,7 +107,7 @@ NTU60, NTU120, CMU, NW_UCLA = map(columns_known, ("ntu60", "ntu120", "cmu", "nw-
 NTU = NTU60 + NTU120
 C_SUB = NTU60[1:]
 
-# Columns as NTU and, where there are six, CMU and NW-UCLA.
+# The columns are those of NTU and, if there are six, CMU and NW-UCLA.
 RAND = Row("Rand-Enc", (51.0, 45.5, 31.5, 29.5, 57.2, 50.5))
 CML = Row("CML", (68.1, 62.8, 51.6, 50.9, 76.7, 72.8), "cml")
 SER = Row("SER", (72.2, 65.8, 55.2, 54.1, 76.9, 81.4), "ser")
@@ -129,7 +129,7 @@ def _momentum(encoder: float, mlp: float, accuracy: float) -> Row:
 
 
 def _swept(symbol: str, setting: str, values: tuple[float, ...], best: float) -> tuple[Row, ...]:
-    """CML with one setting swept; the paper's number is known for the best value alone."""
+    """CML over the values of one setting; the paper prints its number for the best value only."""
     return tuple(
         Row(f"{symbol} = {value:g}", (62.8 if value == best else None,), "cml", ((setting, value),)) for value in values
     )
@@ -258,7 +258,7 @@ CONFUSIONS = (
     ("cml", "doffing", "donning", 5.0),
     ("ser", "doffing", "donning", 23.0),
 )
-"""What the text says of Fig. 6: method, class, class it is taken for, percent of the former's clips."""
+"""What the text says of Fig. 6: method, true class, predicted class, percent of the true class's clips."""
 
 TARGETS: dict[str, Target] = {
     "table1": Target("Table I: NTU RGB+D 60, linear evaluation", NTU60, TABLE_1),
@@ -291,8 +291,8 @@ TARGETS: dict[str, Target] = {
 
 
 def columns_of(target: Target, dataset: str, default_split: str, folds: tuple[str, ...] = ()) -> tuple[Column, ...]:
-    """The columns of a data set: the target's own, else `folds` of its training clips, where rows are held against the
-    first one, else those that the data set is known for, else its one split."""
+    """The columns of a data set: the target's own; else, if rows are compared with the first, `folds` of its training
+    clips; else those of its preset splits; else its default split."""
     own = tuple(column for column in target.columns if column.dataset == dataset)
     if not own and folds and target.against_first:
         return (Column(dataset, f"training clips, {len(folds)} folds", folds),)
@@ -300,13 +300,13 @@ def columns_of(target: Target, dataset: str, default_split: str, folds: tuple[st
 
 
 def paper_number(target: Target, row: Row, column: Column) -> float | None:
-    """What the paper has in a cell; None where it has nothing."""
+    """The paper's number in a cell; None if it prints none."""
     if column not in target.columns:
         return None
     return row.paper[target.columns.index(column)]
 
 
 def measured_by(target: Target, protocol: Protocol) -> Target:
-    """The rows of a target that are run, measured another way; what the paper prints is measured its own way."""
+    """A target's own rows by another protocol, without the paper's numbers, which belong to the paper's protocol."""
     rows = tuple(replace(row, paper=(None,) * len(row.paper)) for row in target.rows if row.kind == "ours")
     return replace(target, title=f"{target.title}, by {protocol}", rows=rows, protocol=protocol)

@@ -1,4 +1,4 @@
-"""Which runs a target needs: one for each distinct configuration, however many cells it serves."""
+"""The runs that a target needs: one for each distinct configuration, however many cells it fills."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from crrl.reproduction.paper import Column, Protocol, Row, Target, columns_of, m
 
 QUICK_EPOCHS = 2
 EVALUATION_EPOCHS = 2
-"""Epochs of training that last about as long as an evaluation, for the estimate of the time left."""
+"""An evaluation takes about as long as so many epochs of training: for the estimate of the time left."""
 
 NO_MATTER = ("data", "teacher", "device", "compile")
-"""Settings that are not part of what a run is: where things lie, and what changes speed alone."""
+"""Settings that do not identify a run: the places of files, and what changes speed alone."""
 
 NAMED_ALREADY = ("dataset", "split", "method", "recipe", "precision", "seed", "fused")
-"""Settings that stand in a run's name by themselves, or in its hash alone."""
+"""Settings that a run's name has in a place of their own, or only in its hash."""
 
 TEACHING = ("distill_weight",)
-"""Settings of step 2 that only a method with a teacher reads."""
+"""Settings of step 2 that only methods with a teacher read."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a user chose for all runs of a target.
+    """The user's choices for all runs of a target.
 
     Attributes:
-        seeds: 0 to seeds - 1 are run. quick: QUICK_EPOCHS epochs a phase, to see that everything works.
-        folders: where data sets are looked for, in this order; none: $CRRL_DATA.
+        seeds: how many seeds, from 0 on. quick: QUICK_EPOCHS epochs a phase, to see that everything works.
+        folders: where data sets are looked for, in this order; empty: $CRRL_DATA.
     """
 
     recipe: Recipe = "paper"
@@ -54,7 +54,7 @@ class Settings:
     folders: tuple[Path, ...] = ()
 
     def config(self, dataset: str, split: str) -> Config:
-        """What every run on a split shares."""
+        """The configuration that all runs on a split share."""
         config = preset(cast(Dataset, dataset), self.recipe)
         if self.quick:
             cml, ser = replace(config.cml, epochs_cml=QUICK_EPOCHS), replace(config.ser, epochs_ser=QUICK_EPOCHS)
@@ -64,12 +64,12 @@ class Settings:
 
 @dataclass(frozen=True)
 class Material:
-    """A split of a data set that is at hand.
+    """An available split of a data set.
 
     Attributes:
-        data: the folder of its files, None: $CRRL_DATA, or none needed. fingerprint: of its clips.
-        train_clips: how many train. tests: clips of each test set.
-        folds: splits of the data set that are folds of its training clips alone.
+        data: the folder of its files; None: $CRRL_DATA, or none needed. fingerprint: the fingerprint of its clips.
+        train_clips: the number of training clips. tests: the number of clips of each test set.
+        folds: the splits that are folds of the training clips alone.
     """
 
     data: Path | None
@@ -81,7 +81,7 @@ class Material:
 
 @dataclass(frozen=True)
 class Run:
-    """A run to train: a configuration (without teacher) on known clips, and the run that serves as its first phase."""
+    """A run to train: a configuration (without teacher), its clips, and the run that serves as its first phase."""
 
     config: Config
     material: Material
@@ -89,7 +89,7 @@ class Run:
 
     @cached_property
     def name(self) -> str:
-        """Its folder: readable, and with a hash of all that determines the result."""
+        """The name of the run's folder: readable words, and a hash of all that determines the result."""
         config = self.config
         quick = "quick" if config.cml.epochs_cml == config.ser.epochs_ser == QUICK_EPOCHS else ""
         unsaid = (*NAMED_ALREADY, "epochs_cml", "epochs_ser") if quick else NAMED_ALREADY
@@ -102,7 +102,7 @@ class Run:
 
     @property
     def _dataset(self) -> str:
-        """The data set's name; of clips of the user's own their folder's."""
+        """The data set's name; for the user's own clips, their folder's."""
         if self.config.dataset != "folder" or self.material.data is None:
             return self.config.dataset
         return file_word(self.material.data.name)
@@ -112,18 +112,18 @@ class Run:
 
     @property
     def epochs(self) -> int:
-        """Epochs that it trains itself."""
+        """Epochs that this run trains itself, without those of `first`."""
         lengths = {"cml": self.config.cml.epochs_cml, "ser": self.config.ser.epochs_ser}
         own = METHODS[self.config.method][1 if self.first else 0 :]
         return sum(lengths[phase.step] for phase in own)
 
     @property
     def work(self) -> int:
-        """Clips that pass through it, an evaluation among them."""
+        """Clips that the run processes over all epochs, with its evaluation."""
         return (self.epochs + EVALUATION_EPOCHS) * self.material.train_clips
 
     def training(self, runs: Path) -> list[str]:
-        """The arguments of crrl.train that make this run below the folder `runs`."""
+        """The arguments with which crrl.train makes this run below the folder `runs`."""
         teacher = runs / self.first.name if self.first else None
         config = replace(self.config, data=self.material.data, teacher=teacher)
         options = ["--dataset", config.dataset, "--recipe", config.recipe]
@@ -132,7 +132,7 @@ class Run:
         return [*options, "--no-evaluate", "--out", str(runs / self.name)]
 
     def evaluation(self, runs: Path, *protocols: Protocol) -> list[str]:
-        """The arguments of crrl.evaluate that test it."""
+        """The arguments with which crrl.evaluate tests this run."""
         options = [str(runs / self.name)]
         for protocol in protocols:
             options += ["--protocol", protocol]
@@ -144,7 +144,7 @@ class Run:
 
 
 def _determining(config: Config) -> dict[str, Any]:
-    """The settings that the result of a run depends on: none that its method does not read."""
+    """The settings that determine the result of a run; those that its method does not read are left out."""
     settings = {key: value for key, value in config.to_dict().items() if key not in NO_MATTER}
     phases = METHODS[config.method]
     if not any(phase.contrast for phase in phases):
@@ -157,7 +157,7 @@ def _determining(config: Config) -> dict[str, Any]:
 
 
 def file_word(name: str) -> str:
-    """A name, or its first 40 characters, as a part of a file's name."""
+    """A name, cut to 40 characters, in characters that are safe in a file's name."""
     return re.sub(r"[^\w.]+", "-", name)[:40].strip("-.")
 
 
@@ -180,7 +180,7 @@ def _option(name: str, value: Any) -> list[str]:
 
 
 def departures(config: Config) -> dict[str, Any]:
-    """Settings, by the name of their option, that are not the recipe's own."""
+    """The settings that differ from the recipe, by the names of their options."""
     own, standard = dict(_flat(config)), dict(_flat(preset(config.dataset, config.recipe)))
     return {name: value for name, value in own.items() if value != standard[name]}
 
@@ -195,7 +195,7 @@ def _flat(config: Any) -> Iterator[tuple[str, Any]]:
 
 
 def changed(config: Any, settings: Mapping[str, Any]) -> Any:
-    """A configuration with other values of some settings, by the names of their options."""
+    """A configuration with the values in `settings`, by the names of their options; other names are ignored."""
     values = {item.name: getattr(config, item.name) for item in fields(config)}
     parts = {name: changed(value, settings) for name, value in values.items() if is_dataclass(value)}
     return replace(config, **parts, **{name: settings[name] for name in values if name in settings})
@@ -203,12 +203,12 @@ def changed(config: Any, settings: Mapping[str, Any]) -> Any:
 
 @dataclass(frozen=True)
 class Plan:
-    """A target on the data sets at hand.
+    """A target on the available data sets.
 
     Attributes:
-        columns: those that can be filled. skipped: data sets, or columns of them, that cannot, and why.
+        columns: the columns that can be filled. skipped: why each other data set, or column of one, cannot.
         materials: by data set and split, as the recipe prepares them.
-        cells: for a row's number and a column the runs whose results it averages, [seeds][splits].
+        cells: by row number and column, the runs whose results the cell averages, [seeds][splits].
     """
 
     name: str
@@ -221,7 +221,7 @@ class Plan:
 
     @cached_property
     def runs(self) -> list[Run]:
-        """Each run once, first phases before what needs them; seed by seed, so that the table is whole early."""
+        """Each run once, after its first phase; in the order of seeds, so that the table is complete early."""
         ordered: dict[str, Run] = {}
         for seed in range(self.settings.seeds):
             for runs in self.cells.values():
@@ -233,28 +233,28 @@ class Plan:
 
     @property
     def mark(self) -> str:
-        """What every caption of a quick page says; empty otherwise."""
+        """The warning in every caption of a quick page; empty otherwise."""
         return f" (quick: {QUICK_EPOCHS} epochs a phase, no result)" if self.settings.quick else ""
 
     @cached_property
     def tested(self) -> set[str]:
-        """Names of the runs that stand in a cell; the others are first phases alone."""
+        """Names of the runs that belong to a cell; the others only serve as first phases."""
         return {run.name for seeds in self.cells.values() for runs in seeds for run in runs}
 
     def tests(self, run: Run) -> bool:
-        """Whether a run's encoder is evaluated."""
+        """Whether the plan evaluates a run's encoder."""
         return self.target.protocol != "loss" and run.name in self.tested
 
     def beside(self, column: Column, seed: int) -> list[list[Run]]:
-        """For each split of a column the runs beside which the floors of a seed are tested: all of them have the same.
+        """For each split of a column, the runs of a seed beside which the floors are tested; all give equal floors.
 
-        Of a target that is held against its first row those of this row, as others may prepare clips in another way.
+        For a target that is compared with its first row, only that row's runs: others may prepare clips differently.
         """
         rows = [seeds[seed] for (_, other), seeds in self.cells.items() if other == column]
         return [list(runs) for runs in zip(*rows[: 1 if self.target.against_first else None], strict=True)]
 
     def measured_by(self, protocol: Protocol) -> Plan:
-        """The same runs measured another way, on a page of its own."""
+        """The same runs measured by another protocol, on a page of its own."""
         numbers = [number for number, row in enumerate(self.target.rows) if row.kind == "ours"]
         cells = {(numbers.index(number), column): runs for (number, column), runs in self.cells.items()}
         return replace(self, name=f"{self.name}-{protocol}", target=measured_by(self.target, protocol), cells=cells)
@@ -262,7 +262,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set to look for: its name in a configuration, and who finds its clips."""
+    """A data set to look for: its name in a configuration, and the finder of its clips."""
 
     dataset: Dataset
     finder: Finder
@@ -271,12 +271,12 @@ class DataSet:
         """A split as the recipe prepares it.
 
         Raises:
-            CrrlError: it is not at hand.
+            CrrlError: it is not available.
         """
         return self.finder.find(settings.config(self.dataset, split))
 
     def folds(self, settings: Settings) -> tuple[str, ...]:
-        """The folds of its training clips; none where it has none or is not at hand."""
+        """The folds of its training clips; empty if it has none or is not available."""
         try:
             return self.material(PRESETS[self.dataset].split, settings).folds
         except CrrlError:
@@ -284,13 +284,13 @@ class DataSet:
 
 
 def data_sets(datasets: Sequence[str], folders: Sequence[Path]) -> dict[str, DataSet]:
-    """The data sets by the names that pages give them.
+    """The data sets, by the names that pages give them.
 
-    Each folder (none given: $CRRL_DATA) that holds clips of the user's own is one, called as it is; all others are
-    looked for in all folders.
+    With "folder" in `datasets`, each of `folders` (empty: $CRRL_DATA) that holds the user's own clips is a data set of
+    the folder's name. Other data sets are looked for in all folders.
 
     Raises:
-        CrrlError: a folder in which clips of the user's own are sought is not there, or its manifest is damaged.
+        CrrlError: a folder that is searched for the user's own clips is missing, or its manifest is damaged.
     """
     everywhere = Finder(folders)
     found: dict[str, DataSet] = {}
@@ -303,16 +303,16 @@ def data_sets(datasets: Sequence[str], folders: Sequence[Path]) -> dict[str, Dat
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Ends of the folders' paths, the shortest that tell all apart, from data sets too."""
+    """The shortest ends of the folders' paths that differ from each other and from the names of data sets."""
     longer = (["/".join(folder.parts[-parts:]) for folder in folders] for parts in count(1))
     return next(names for names in longer if len({*names, *PRESETS}) == len(names) + len(PRESETS))
 
 
 def make_plan(name: str, target: Target, datasets: Sequence[str], settings: Settings) -> Plan:
-    """What to run for `target` on `datasets`; none given: those of the target that are at hand.
+    """The plan of `target` on `datasets`; if empty, on the target's own data sets that are available.
 
     Raises:
-        CrrlError: none of the data sets is at hand.
+        CrrlError: none of the data sets is available.
     """
     sets = data_sets(datasets or [column.dataset for column in target.columns], settings.folders)
     columns, skipped, materials = _search(target, sets, settings)
@@ -335,7 +335,7 @@ def make_plan(name: str, target: Target, datasets: Sequence[str], settings: Sett
 def _search(
     target: Target, sets: Mapping[str, DataSet], settings: Settings
 ) -> tuple[list[Column], dict[str, str], dict[tuple[str, str], Material]]:
-    """The columns at hand, what is left out and why, and the splits of the former."""
+    """The columns that can be filled, why others cannot, and the materials of the former."""
     columns: list[Column] = []
     skipped: dict[str, str] = {}
     materials: dict[tuple[str, str], Material] = {}
@@ -363,22 +363,22 @@ def _columns(target: Target, name: str, found: DataSet, settings: Settings) -> t
 
 
 def _departs(row: Row, first: Row, recipes: Sequence[Config], settings: Settings) -> bool:
-    """Whether a row is not the first one again on all data sets."""
+    """Whether a row differs from the first row on any data set."""
     return any(
         changed(recipe, _settings(row, settings)) != changed(recipe, _settings(first, settings)) for recipe in recipes
     )
 
 
 def _settings(row: Row, settings: Settings) -> dict[str, Any]:
-    """A row's settings; the epochs of a quick run are what they are."""
+    """A row's settings; without its numbers of epochs in a quick run, which has its own."""
     return {name: value for name, value in row.settings if not (settings.quick and name.startswith("epochs_"))}
 
 
 class Finder:
-    """Finds the clips of configurations, those that several share once.
+    """Finds the clips of configurations; clips that several share are prepared once.
 
     Args:
-        folders: where to look, in this order; none: $CRRL_DATA.
+        folders: where to look, in this order; empty: $CRRL_DATA.
     """
 
     def __init__(self, folders: Sequence[Path]):
@@ -386,10 +386,10 @@ class Finder:
         self._found: dict[tuple[str, str, Preprocessing], Material] = {}
 
     def find(self, config: Config) -> Material:
-        """The split of a configuration, in the first folder that has it; prepared, so that every run finds it so.
+        """The split of a configuration, in the first folder that has it; prepared, so that runs find it in the cache.
 
         Raises:
-            CrrlError: it is in none of them.
+            CrrlError: no folder has it.
         """
         key = config.dataset, config.split_name, config.preprocessing
         if key not in self._found:
@@ -425,9 +425,9 @@ def _runs(row: Row, column: Column, seed: int, found: DataSet, settings: Setting
 
 
 def make_run(config: Config, material: Material) -> Run:
-    """The run of a configuration, and of its first phase where that is a method of its own.
+    """The run of a configuration, with a run of its first phase if the method has two phases.
 
-    The second phase takes over weights alone: whatever its features, the first has the recipe's.
+    The second phase takes only weights from the first, so the first always has the recipe's features.
     """
     if len(METHODS[config.method]) == 1:
         return Run(config, material, None)

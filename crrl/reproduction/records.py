@@ -1,4 +1,4 @@
-"""What is known of a run beyond its own files: its command, sources and time, and what went wrong."""
+"""The record of a run beside its own files: its command, the commits of the sources, its time and its failure."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Record:
     """The history of one run.
 
     Attributes:
-        command: that trained it. commits: of the sources that did, in their order. seconds: of training, all attempts.
-        failure: why the last attempt ended early; empty: it did not.
+        command: the command that trained the run. commits: of the sources that trained it, in order.
+        seconds: training time over all attempts. failure: why the last attempt failed; empty: it did not.
     """
 
     command: str = ""
@@ -32,7 +32,7 @@ class Record:
 
     @classmethod
     def read(cls, folder: Path) -> Record:
-        """The record in a run folder; an empty one where there is none.
+        """The record in a run folder; an empty record if there is none.
 
         Raises:
             CrrlError: the file is damaged.
@@ -43,17 +43,17 @@ class Record:
         return read_facts(path, cls, "delete it, the run itself is not touched")
 
     def write(self, folder: Path) -> None:
-        """Keep it in the run folder, which is made where it is missing."""
+        """Write the record into the run folder, which is made if missing."""
         with explain_os_errors(folder, "create"):
             folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / FILE, asdict(self))
 
 
 def commit() -> str:
-    """The commit of these sources, with a + where they have changed since; outside a clone the version."""
+    """The commit of these sources, with a + if tracked files have changed; outside a clone, the version."""
     here = Path(__file__).parent
     with suppress(OSError, subprocess.CalledProcessError):
-        inside = _git(here, "ls-files", "--", __file__)  # an installed package below some other repository is not its
+        inside = _git(here, "ls-files", "--", __file__)  # empty for a package inside another repository
         if inside:
             changed = _git(here, "status", "--porcelain", "--untracked-files=no")
             return _git(here, "rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
@@ -68,14 +68,14 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def epochs_done(folder: Path) -> int:
-    """Epochs that a run has logged, in this attempt or before."""
+    """The number of epochs that a run has logged, over all attempts."""
     with suppress(OSError):
         return RunFolder(folder).metrics_path.read_bytes().count(b"\n")
     return 0
 
 
 def losses(folder: Path, name: str) -> list[float]:
-    """A loss of the run's last phase, epoch by epoch; empty where there is none.
+    """A loss of the run's last phase, a value per epoch; empty if there is none.
 
     Raises:
         CrrlError: metrics.jsonl is damaged.

@@ -1,4 +1,4 @@
-"""From finished runs to the cells of a table: mean and standard deviation over seeds, beside the paper's number."""
+"""The cells of a table from finished runs: mean and standard deviation over seeds, beside the paper's number."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from crrl.reproduction.plan import Plan, Run
 from crrl.reproduction.records import losses
 
 HEADLINES = {"linear": "last epoch", "knn": "1-NN", "logistic": "logistic", "loss": "last epoch"}
-"""The reading of each protocol that stands for it; all others come after it."""
+"""The headline of each protocol among its readings; the page has the others after it."""
 Key = int | str
-"""A row by its number, or a floor by its name."""
+"""A row's number, or a floor's name."""
 Readings = dict[tuple[str, str], float]
-"""Numbers of one encoder by (reading, test set)."""
+"""One encoder's numbers by (reading, test set)."""
 Found = list[list[Readings]]
 """[seeds][folds]."""
 RANDOM = "random encoder"
 FLOORS = (RANDOM, "raw")
-"""What is tested beside every run: an encoder that has learned nothing, and the coordinates without one."""
+"""What is tested beside every run: a randomly initialised encoder, and the coordinates without an encoder."""
 VERDICTS = ("better", "worse", "not told apart")
 T_QUANTILES = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
-"""Student's t with 1, 2, ... degrees of freedom exceeds it, up or down, one time in 20; with more less than 2.23."""
+"""Two-sided 5 % critical values of Student's t for 1, 2, ... 10 degrees of freedom; 2.23 serves for more."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of so many differences, and its standard error."""
+    """The mean of `count` differences, and its standard error."""
 
     mean: float
     error: float
@@ -39,7 +39,7 @@ class Difference:
 
     @property
     def told_apart(self) -> bool:
-        """Whether chance alone gives a mean so far from 0 at most one time in 20."""
+        """Whether the mean differs from 0 by a two-sided t-test at the level of 5 %."""
         return abs(self.mean) > T_QUANTILES[min(self.count - 1, len(T_QUANTILES)) - 1] * self.error
 
     @property
@@ -54,7 +54,7 @@ class Cell:
     """One cell: the paper's number and ours.
 
     Attributes:
-        runs: ours, one a fold, by seed; a seed that lacks a fold is left out.
+        runs: our numbers by seed, one per fold; a seed that lacks a fold is left out.
     """
 
     paper: float | None
@@ -62,7 +62,7 @@ class Cell:
 
     @property
     def values(self) -> tuple[float, ...]:
-        """One value a seed, the mean of its folds."""
+        """One value per seed, the mean over its folds."""
         return tuple(fmean(folds) for folds in self.runs.values())
 
     @property
@@ -76,25 +76,25 @@ class Cell:
 
     @property
     def difference(self) -> float | None:
-        """Ours less the paper's."""
+        """Our mean minus the paper's number."""
         return None if self.paper is None or self.mean is None else self.mean - self.paper
 
     def beyond(self, other: Cell) -> Difference | None:
-        """Ours less another row's, over the seeds that both have; None where that leaves fewer than two differences.
+        """This cell minus another row's, over the seeds that both have; None for fewer than two differences.
 
-        Seeds of one fold share its clips: they are averaged first, and what is left are the folds. Of a single fold
-        the seeds are.
+        The seeds of one fold share its clips, so they are averaged, and the folds are the sample. With a single fold,
+        the seeds are the sample.
         """
         found = self._differences(other)
         return Difference(fmean(found), stdev(found) / len(found) ** 0.5, len(found)) if len(found) > 1 else None
 
     def lead(self, other: Cell) -> float | None:
-        """The mean of ours less another row's, over the seeds that both have; None where there is none."""
+        """The mean of this cell minus another row's, over the seeds that both have; None if they share no seed."""
         found = self._differences(other)
         return fmean(found) if found else None
 
     def _differences(self, other: Cell) -> list[float]:
-        """One a fold, or of a single fold one a seed."""
+        """One difference per fold or, with a single fold, per seed."""
         pairs = [(self.runs[seed], other.runs[seed]) for seed in self.runs if seed in other.runs]
         by_seed = [[a - b for a, b in zip(*pair, strict=True)] for pair in pairs]
         by_fold = [fmean(differences) for differences in zip(*by_seed, strict=True)]
@@ -103,7 +103,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Scores:
-    """A whole table read one way: `reading` as crrl.evaluate names it, on one test set; of losses without floors."""
+    """All cells of a table for one reading, as crrl.evaluate names it, and one test set; losses have no floors."""
 
     reading: str
     tests: str
@@ -111,16 +111,16 @@ class Scores:
 
     @property
     def columns(self) -> set[Column]:
-        """Columns with any number of ours."""
+        """The columns in which any cell has a number of ours."""
         return {column for (_, column), cell in self.cells.items() if cell.values}
 
     def beyond_first(self, key: Key, column: Column) -> Difference | None:
-        """A row or a floor against the first row, which has none itself."""
+        """A row's or floor's difference from the first row; None for the first row itself."""
         return None if key == 0 else self.cells[key, column].beyond(self.cells[0, column])
 
 
 def lines(target: Target) -> list[tuple[Key, Row]]:
-    """The rows of a target and below them the floors, where they are no rows already."""
+    """The rows of a target, and below them the floors that are not among its rows."""
     is_row = any(row.kind == "ours" and row.method is None for row in target.rows)
     shown = () if target.protocol == "loss" else FLOORS[1:] if is_row else FLOORS
     return [*enumerate(target.rows), *((name, Row(name, kind="floor")) for name in shown)]
@@ -128,11 +128,12 @@ def lines(target: Target) -> list[tuple[Key, Row]]:
 
 @dataclass(frozen=True)
 class Overall:
-    """A row on several sets, each a column.
+    """A row over several data sets, each a column.
 
     Attributes:
-        number: of the row. rank: the mean of its ranks, 1 for the best row of a set; equal rows share theirs.
-        worst: where it is least beyond the first row. lead: its lead there, or lag if below 0. error: of that.
+        number: the row's number. rank: its mean rank over the sets, 1 for the best row of a set; ties share their mean.
+        worst: the set in which it has the smallest lead over the first row. lead: that lead, negative if it is behind.
+        error: the standard error of the lead.
     """
 
     number: int
@@ -143,7 +144,7 @@ class Overall:
 
 
 def overall(scores: Scores, columns: Sequence[Column]) -> list[Overall]:
-    """The rows that all columns have, the one whose worst lead is the best first; none for fewer than two columns."""
+    """The rows that have numbers in all columns, the best worst lead first; empty for fewer than two columns."""
     if len(columns) < 2:
         return []
     leads: dict[int, dict[Column, float]] = {}
@@ -162,7 +163,7 @@ def overall(scores: Scores, columns: Sequence[Column]) -> list[Overall]:
 
 
 def _ranks(values: dict[int, float]) -> dict[int, float]:
-    """The place of each, 1 for the largest; equal ones share the mean of theirs."""
+    """The rank of each value, 1 for the largest; ties share the mean of their ranks."""
     everyone = values.values()
     return {
         number: 1 + sum(other > value for other in everyone) + (sum(other == value for other in everyone) - 1) / 2
@@ -171,7 +172,7 @@ def _ranks(values: dict[int, float]) -> dict[int, float]:
 
 
 def collect(plan: Plan, runs: Path) -> list[Scores]:
-    """Every reading of a target's table, the headline on all test clips first."""
+    """The scores of every reading and test set of a target's table; the headline on all test clips is first."""
     found: dict[tuple[Key, Column], Found] = {
         (number, column): _found(plan, number, column, runs)
         for number, row in enumerate(plan.target.rows)
@@ -204,7 +205,7 @@ def _scores(plan: Plan, reading: str, tests: str, found: dict[tuple[Key, Column]
 
 
 def _found(plan: Plan, number: int, column: Column, runs: Path) -> Found:
-    """What is read in a cell."""
+    """The numbers of a cell's encoders."""
     row = plan.target.rows[number]
     if row.method is None:
         return _floor(plan, column, RANDOM, runs)
@@ -224,7 +225,7 @@ def _last_phase_epochs(run: Run) -> int:
 
 
 def _floor(plan: Plan, column: Column, name: str, runs: Path) -> Found:
-    """What is read of a floor, as tested beside the first run of each split and seed that has it."""
+    """A floor's numbers, from the first run of each split and seed that was tested beside it."""
 
     def beside(candidates: list[Run]) -> Readings:
         return next((found for run in candidates if (found := read(run, plan, runs, name))), {})
@@ -233,10 +234,10 @@ def _floor(plan: Plan, column: Column, name: str, runs: Path) -> Found:
 
 
 def read(run: Run, plan: Plan, runs: Path, floor: str = "") -> Readings:
-    """The accuracies, in percent, of a run's encoder or of a floor beside it; none where it is not evaluated.
+    """The accuracies, in percent, of a run's encoder or of a floor beside it; empty if the run is not evaluated.
 
     Raises:
-        CrrlError: the evaluation's file is damaged or of another version.
+        CrrlError: the evaluation file is damaged or of another version.
     """
     path = runs / run.name / f"evaluation-{plan.target.protocol}.json"
     if not path.exists():

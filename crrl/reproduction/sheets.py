@@ -1,4 +1,4 @@
-"""CSV files: of the cells, and of what the figures draw."""
+"""CSV files of a page's cells and of the data of its figures."""
 
 from __future__ import annotations
 
