@@ -21,7 +21,7 @@ THREADS = (3, 16)
 SHAPES = {  # lengths, frames, H, directions
     "one row": ([6], 6, 512, 1),
     "ragged rows": ([7, 3, 5], 7, 1000, 2),
-    "more rows than a tile has": ([2, 4, 3] * 11, 4, 1024, 1),
+    "more rows than a tile has": ([2, 1] * 17, 2, 1024, 1),
 }
 
 
