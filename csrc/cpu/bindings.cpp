@@ -522,11 +522,12 @@ Raises:
   m.def("thread_runtime", &crrl::thread_runtime, "Who runs the threads: \"omp\", torch's runtime, or \"pool\", ours.");
   m.def("keep_memory", &keep_memory, "Have the C library keep what the process frees, where it is glibc.");
   m.def("gru_isa", &crrl::gru_isa, py::arg("bf16"), "The instruction set that the GRU kernels use here, or None.");
-  m.def(
-      "gru_crew", &gru_crew, py::arg("batch"), py::arg("frames"), py::arg("hidden"), py::arg("directions"),
-      py::arg("bf16"), py::arg("threads"), py::arg("isa") = "",
-      R"(How gru_forward deals a layer to threads: (threads that take rows through time together, each some of the units,
-1: each has rows of its own; threads of the call; microseconds that the recurrence takes so, by a model).
+  m.def("gru_crew", &gru_crew, py::arg("batch"), py::arg("frames"), py::arg("hidden"), py::arg("directions"),
+        py::arg("bf16"), py::arg("threads"), py::arg("isa") = "",
+        R"(How gru_forward divides a layer among threads: (crew, threads, microseconds).
+
+crew: the threads that take rows through time together, each computing some of the units; 1: each thread has its own
+rows. threads: those of the call. microseconds: of the recurrence, by the model of gru_kernels.hpp.
 
 Raises:
     ValueError: a size is out of range, or there is no such isa here.
