@@ -55,7 +55,7 @@ def build(
     CACHE.mkdir(parents=True, exist_ok=True)
     headers = _digest(sorted({path for folder in include for path in folder.rglob("*") if path.suffix in HEADERS}))
     folders = [*map(str, (*include, *system)), pybind11.get_include(), sysconfig.get_paths()["include"]]
-    with (CACHE / "lock").open("w") as lock:  # nobody compiles what somebody else is compiling
+    with (CACHE / f"{module_name}.lock").open("w") as lock:  # nobody compiles what somebody else is compiling
         fcntl.flock(lock, fcntl.LOCK_EX)
         options = [*flags, *(f"-D{name}" for name in defines), *(f"-I{folder}" for folder in folders)]
         objects = [_object(source, compiler, options, headers) for source in sources]
