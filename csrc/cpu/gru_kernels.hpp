@@ -332,17 +332,16 @@ class ForwardChain {
       const float* bias = weights_.bias(chain_.direction, unit) + kGates * kUnits;
       for_tiles(rows, [&](int64_t first, int64_t count, auto tile) {
         constexpr int64_t R = decltype(tile)::value;
-        const float* from = gates + (first * units_ + unit) * kGates;
         Vec sums[R][kGates * kVecs];
         product(operand_ + in_operand(units_, first, 0), units_, panel, layer_.w_hh, layer_.hidden, unit, sums);
-        for (int64_t i = 0; i < (kRowStep == 1 ? R : count); ++i, from += kGates * units_) {
-          for (int64_t v = 0; v < kVecs; ++v) {
-            const float* x = from + v * kLanes;
-            const Vec r = sums[i][v] + load(x), z = sums[i][kVecs + v] + load(x + kUnits);
-            const Vec n_h = sums[i][2 * kVecs + v] + load(bias + v * kLanes);
-            finish(first + i, unit + v * kLanes, r, z, n_h, load(x + 2 * kUnits));
-          }
+        // Two rows wait for their results less than one; where all is kept for the backward pass, writing it takes
+        // longest.
+        const int64_t end = kRowStep == 1 ? R : count;
+        int64_t i = 0;
+        if (p_.reserve == nullptr) {
+          for (; i + 2 <= end; i += 2) finish<2>(first + i, unit, &sums[i], gates, bias);
         }
+        for (; i < end; ++i) finish<1>(first + i, unit, &sums[i], gates, bias);
       });
     }
     swap(before_, after_);
@@ -383,12 +382,29 @@ class ForwardChain {
     }
   }
 
-  // The gates and the new state of one block of units of row i, from the arguments of the sigmoids r and z, and the two
-  // sides of n.
-  void finish(int64_t i, int64_t unit, Vec r, Vec z, Vec n_h, Vec n_x) {
+  // The gates and the new states of some rows from row i on, for a block of units, from W_hh h and the projected gates.
+  template <int64_t rows>
+  void finish(int64_t i, int64_t unit, const Vec (*sums)[kGates * kVecs], const float* gates, const float* bias) {
+    Vecs<rows * kVecs> r, z, n_h, n_x, before;
+    for (int64_t row = 0, c = 0; row < rows; ++row) {
+      const float* x = gates + ((i + row) * units_ + unit) * kGates;
+      for (int64_t v = 0; v < kVecs; ++v, ++c, x += kLanes) {
+        r.of[c] = sums[row][v] + load(x);
+        z.of[c] = sums[row][kVecs + v] + load(x + kUnits);
+        n_h.of[c] = sums[row][2 * kVecs + v] + load(bias + v * kLanes);
+        n_x.of[c] = load(x + 2 * kUnits);
+        before.of[c] = load(before_ + (i + row) * units_ + unit + v * kLanes);
+      }
+    }
     sigmoids(r, z);
-    const Vec n = tanh(n_x + r * n_h), h = load(before_ + i * units_ + unit);
-    const Vec h_next = (h - n) * z + n;
+    const auto n = tanh(n_x + r * n_h), next = (before - n) * z + n;
+    for (int64_t c = 0; c < rows * kVecs; ++c) {
+      write(i + c / kVecs, unit + c % kVecs * kLanes, r.of[c], z.of[c], n.of[c], n_h.of[c], next.of[c]);
+    }
+  }
+
+  // The results of a vector of units of row i.
+  void write(int64_t i, int64_t unit, Vec r, Vec z, Vec n, Vec n_h, Vec h_next) {
     store(after_ + i * units_ + unit, h_next);
     put(next_operand_ + in_operand(units_, i, unit), h_next);
     if constexpr (kPieces > 1) nan_ |= h_next != h_next;

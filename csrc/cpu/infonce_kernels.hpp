@@ -134,7 +134,7 @@ void weigh(const Scratch& scratch, const Shared& s, int64_t count, int64_t b, fl
   for (int64_t first = 0; first < count; first += kLanes) {
     IntVec rows[kLanes] = {};
     for (int64_t j = first; j < least(count, first + kLanes); ++j) {
-      const Vec weight = exp(clamp(load(logits + j * s.queries) - now, -87.0f, 0.0f));
+      const Vec weight = exp(load(logits + j * s.queries) - now, -87.0f, 0.0f);
       sum += weight;
       std::memcpy(&rows[j - first], &weight, sizeof(weight));
     }
@@ -143,7 +143,7 @@ void weigh(const Scratch& scratch, const Shared& s, int64_t count, int64_t b, fl
       std::memcpy(scratch.weights + (b + i) * kTile + first, &rows[i], sizeof(rows[i]));
     }
   }
-  const Vec rescale = exp(clamp(before - now, -87.0f, 0.0f));
+  const Vec rescale = exp(before - now, -87.0f, 0.0f);
   store(scratch.rescale + b, rescale);
   store(largest + b, now);
   store(total + b, rescale * load(total + b) + sum);

@@ -121,7 +121,7 @@ class LinearTraining {
     float most = largest[0];
     for (int64_t lane = 1; lane < kLanes; ++lane) most = largest[lane] > most ? largest[lane] : most;
     for_classes(b, [&](float* at) {
-      const Vec weight = exp(clamp(load(at) - most, -87.0f, 0.0f));
+      const Vec weight = exp(load(at) - most, -87.0f, 0.0f);
       total += weight;
       store(at, weight);
     });

@@ -11,7 +11,7 @@
 #if defined(CRRL_AMX) && defined(CRRL_TILE_STAND_IN)
 #define CRRL_NO_INTRINSICS
 #pragma GCC diagnostic ignored "-Wpsabi"
-#elif defined(CRRL_BF16) || defined(CRRL_AMX)
+#elif defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
@@ -113,53 +113,108 @@ inline void store(T* to, Vec value, int64_t count) {
   std::memcpy(to, all, count * sizeof(T));
 }
 
+// NaN stays NaN. By intrinsic, because g++ makes a comparison and a choice of each bound.
 inline Vec clamp(Vec x, float low, float high) {
+#if CRRL_LANES == 16 && !defined(CRRL_NO_INTRINSICS)
+  return (Vec)_mm512_maskz_min_ps(0xffff, (__m512)splat(high),
+                                  _mm512_maskz_max_ps(0xffff, (__m512)splat(low), (__m512)x));
+#elif CRRL_LANES == 8
+  return (Vec)_mm256_min_ps((__m256)splat(high), _mm256_max_ps((__m256)splat(low), (__m256)x));
+#else
   x = x < low ? splat(low) : x;
   return x > high ? splat(high) : x;
+#endif
+}
+
+// Vectors that go through every operation side by side: a processor looks ahead too little to find that much work by
+// itself.
+template <int64_t N>
+struct Vecs {
+  Vec of[N];
+};
+
+// f(i) for each vector.
+template <int64_t N, typename F>
+inline Vecs<N> each(const F& f) {
+  Vecs<N> result;
+  for (int64_t i = 0; i < N; ++i) result.of[i] = f(i);
+  return result;
+}
+
+#define CRRL_OPERATOR(op)                                          \
+  template <int64_t N>                                             \
+  inline Vecs<N> operator op(const Vecs<N>& a, const Vecs<N>& b) { \
+    return each<N>([&](int64_t i) { return a.of[i] op b.of[i]; }); \
+  }                                                                \
+  template <int64_t N>                                             \
+  inline Vecs<N> operator op(const Vecs<N>& a, float b) {          \
+    return each<N>([&](int64_t i) { return a.of[i] op b; });       \
+  }                                                                \
+  template <int64_t N>                                             \
+  inline Vecs<N> operator op(float a, const Vecs<N>& b) {          \
+    return each<N>([&](int64_t i) { return a op b.of[i]; });       \
+  }
+CRRL_OPERATOR(+)
+CRRL_OPERATOR(-)
+CRRL_OPERATOR(*)
+CRRL_OPERATOR(/)
+#undef CRRL_OPERATOR
+
+// p · 2^n, where `shifted` is 1.5 · 2^23 + n: its low bits are moved to the exponent.
+inline Vec scale(Vec p, Vec shifted) {
+  IntVec bits, result;
+  std::memcpy(&bits, &shifted, sizeof(bits));
+  std::memcpy(&result, &p, sizeof(result));
+  result += bits << 23;
+  std::memcpy(&p, &result, sizeof(p));
+  return p;
 }
 
 // e^x for x in [-87, 88], to about one unit in the last place: x = n ln 2 + r with |r| <= ln 2 / 2; e^r is a polynomial
 // in r, and 2^n sets the exponent.
-inline Vec exp(Vec x) {
+template <int64_t N>
+__attribute__((always_inline)) inline Vecs<N> exp(const Vecs<N>& x) {
   const float to_integer = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
-  const Vec shifted = x * 1.44269504f + to_integer;
-  const Vec n = shifted - to_integer;
-  const Vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  Vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  const Vecs<N> shifted = x * 1.44269504f + to_integer;
+  const Vecs<N> n = shifted - to_integer;
+  const Vecs<N> r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  Vecs<N> p = r * 1.9875691500e-4f + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + (r + 1.0f);
-  IntVec bits;
-  std::memcpy(&bits, &shifted, sizeof(bits));
-  const IntVec exponent = bits << 23;  // the whole number's low bits, moved to the exponent
-  IntVec result;
-  std::memcpy(&result, &p, sizeof(result));
-  result += exponent;
-  Vec value;
-  std::memcpy(&value, &result, sizeof(value));
-  return value;
+  return each<N>([&](int64_t i) { return scale(p.of[i], shifted.of[i]); });
 }
 
+// The same of x bounded to [low, high].
+template <int64_t N>
+inline Vecs<N> exp(const Vecs<N>& x, float low, float high) {
+  return exp(each<N>([&](int64_t i) { return clamp(x.of[i], low, high); }));
+}
+
+inline Vec exp(Vec x, float low, float high) { return exp(Vecs<1>{{x}}, low, high).of[0]; }
+
 // Both with one division. Beyond -43 the result stays at 2e-19, so that the product of two denominators is finite.
-inline void sigmoids(Vec& x, Vec& y) {
-  const Vec a = 1.0f + exp(clamp(-x, -87.0f, 43.0f)), b = 1.0f + exp(clamp(-y, -87.0f, 43.0f));
-  const Vec inverse = 1.0f / (a * b);
+template <int64_t N>
+inline void sigmoids(Vecs<N>& x, Vecs<N>& y) {
+  const Vecs<N> a = 1.0f + exp(-1.0f * x, -87.0f, 43.0f), b = 1.0f + exp(-1.0f * y, -87.0f, 43.0f);
+  const Vecs<N> inverse = 1.0f / (a * b);
   x = b * inverse;
   y = a * inverse;
 }
 
 // Near 0, where 1 - 2 / (e^2x + 1) would cancel, an odd polynomial.
-inline Vec tanh(Vec x) {
-  const Vec s = x * x;
-  Vec p = s * -5.70498872745e-3f + 2.06390887954e-2f;
+template <int64_t N>
+inline Vecs<N> tanh(const Vecs<N>& x) {
+  const Vecs<N> s = x * x;
+  Vecs<N> p = s * -5.70498872745e-3f + 2.06390887954e-2f;
   p = p * s - 5.37397155531e-2f;
   p = p * s + 1.33314422036e-1f;
   p = p * s - 3.33332819422e-1f;
-  const Vec small = p * (s * x) + x;
-  const Vec large = 1.0f - 2.0f / (1.0f + exp(clamp(2.0f * x, -87.0f, 88.0f)));
-  return s < 0.390625f ? small : large;
+  const Vecs<N> small = p * (s * x) + x;
+  const Vecs<N> large = 1.0f - 2.0f / (1.0f + exp(2.0f * x, -87.0f, 88.0f));
+  return each<N>([&](int64_t i) { return s.of[i] < 0.390625f ? small.of[i] : large.of[i]; });
 }
 
 inline bool any(IntVec lanes) {

@@ -1,5 +1,9 @@
 #include "workspace.hpp"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
 #include <new>
 #include <vector>
@@ -7,7 +11,8 @@
 namespace crrl {
 namespace {
 
-constexpr std::align_val_t kLine{64};
+constexpr int64_t kLine = 64, kHugePage = int64_t{2} << 20;
+constexpr int64_t kLarge = int64_t{512} << 10;  // from here on a block has huge pages of its own
 constexpr int64_t kMostKept = int64_t{64} << 20;
 
 struct Block {
@@ -15,12 +20,29 @@ struct Block {
   int64_t bytes;
 };
 
+constexpr std::align_val_t alignment(int64_t bytes) {
+  return std::align_val_t(static_cast<size_t>(bytes < kLarge ? kLine : kHugePage));
+}
+
+// Weights that fill most of a core's cache miss less in huge pages, which lie in it without gaps.
+void* allocate(int64_t bytes) {
+  const auto align = static_cast<int64_t>(alignment(bytes));
+  const auto size = static_cast<size_t>((bytes + align - 1) / align * align);
+  void* const memory = ::operator new(size, alignment(bytes));
+#if defined(MADV_HUGEPAGE)
+  if (bytes >= kLarge) madvise(memory, size, MADV_HUGEPAGE);
+#endif
+  return memory;
+}
+
+void release(const Block& block) { ::operator delete(block.memory, alignment(block.bytes)); }
+
 struct Kept {
   std::vector<Block> blocks;
   int64_t bytes = 0;
 
   ~Kept() {
-    for (const Block& block : blocks) ::operator delete(block.memory, kLine);
+    for (const Block& block : blocks) release(block);
   }
 };
 
@@ -32,7 +54,7 @@ thread_local Kept kept;
 void* take_workspace(int64_t bytes) {
   const auto same = [bytes](const Block& block) { return block.bytes == bytes; };
   const auto found = std::find_if(kept.blocks.begin(), kept.blocks.end(), same);
-  if (found == kept.blocks.end()) return ::operator new(static_cast<size_t>(bytes), kLine);
+  if (found == kept.blocks.end()) return allocate(bytes);
   void* const memory = found->memory;
   kept.bytes -= bytes;
   kept.blocks.erase(found);
@@ -43,7 +65,7 @@ void give_workspace(void* memory, int64_t bytes) {
   kept.blocks.push_back({memory, bytes});
   kept.bytes += bytes;
   while (kept.bytes > kMostKept) {  // the ones unused for longest are at the front
-    ::operator delete(kept.blocks.front().memory, kLine);
+    release(kept.blocks.front());
     kept.bytes -= kept.blocks.front().bytes;
     kept.blocks.erase(kept.blocks.begin());
   }
