@@ -22,7 +22,6 @@ constexpr int64_t kGates = 3;
 constexpr int64_t kWide = 2;  // vectors of columns in a tile of a backward product
 constexpr int64_t kColumns = kWide * kLanes;
 constexpr int64_t kUnits = kVecs * kLanes;  // in a block of the forward pass
-constexpr int64_t kChunk = 256;             // frames projected at a time: the results stay in the cache
 
 inline int64_t padded(int64_t size) { return round_up(size, kPad); }
 

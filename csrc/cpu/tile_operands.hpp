@@ -20,9 +20,11 @@ struct Piece {
 #ifdef CRRL_BF16
 constexpr int64_t kPieces = 1;
 constexpr int64_t kDeep = 256;
+constexpr int64_t kChunk = 128;  // frames projected at a time: the results stay in the cache
 #else
 constexpr int64_t kPieces = 3;
-constexpr int64_t kDeep = 128;  // frames of a weight's gradient at a time: their panel stays in the cache
+constexpr int64_t kChunk = 256;  // weights are three times as large, and read once for them
+constexpr int64_t kDeep = 128;   // frames of a weight's gradient at a time: their panel stays in the cache
 #endif
 constexpr int64_t kChainRows = 32;    // at most, of a chain
 constexpr int64_t kTogether = 8;      // blocks of columns of a weight's gradient for which the channels are read once

@@ -8,9 +8,10 @@ namespace CRRL_ISA {
 namespace {
 
 using Piece = Element;
-constexpr int64_t kPieces = 1;  // that an element is stored as
-constexpr int64_t kVecs = 1;    // vectors of units in a block of the forward pass
-constexpr int64_t kDeep = 256;  // frames of a weight's gradient at a time: their panel stays in the cache
+constexpr int64_t kPieces = 1;   // that an element is stored as
+constexpr int64_t kVecs = 1;     // vectors of units in a block of the forward pass
+constexpr int64_t kDeep = 256;   // frames of a weight's gradient at a time: their panel stays in the cache
+constexpr int64_t kChunk = 256;  // frames projected at a time: the results stay in the cache
 constexpr int64_t kChainRows = int64_t{1} << 40;  // at most, of a chain
 constexpr int64_t kTogether = 1;     // blocks of columns of a weight's gradient for which the channels are read once
 constexpr int64_t kFrameBlock = 64;  // frames whose dx one thread computes at a time
