@@ -247,7 +247,7 @@ def train(run: RunFolder, config: Config, device: torch.device, ranks: Ranks) ->
         if config.fused:
             print_backends(config, device)
         if config.turn_yaw == "auto":
-            print(f"clips are turned by {trainer.yaw:.0f} degrees, three times as far as they face apart (--turn-yaw)")
+            print(f"clips are turned by {trainer.yaw:.0f} degrees, for how far they face apart (--turn-yaw)")
         trainer.train()
         write_card(run)
 
