@@ -396,7 +396,8 @@ class ForwardChain {
       }
     }
     sigmoids(r, z);
-    const auto n = tanh(n_x + r * n_h), next = (before - n) * z + n;
+    const auto n = tanh(multiply_add(r, n_h, n_x));
+    const auto next = each<rows * kVecs>([&](int64_t c) { return (before.of[c] - n.of[c]) * z.of[c] + n.of[c]; });
     for (int64_t c = 0; c < rows * kVecs; ++c) {
       write(i + c / kVecs, unit + c % kVecs * kLanes, r.of[c], z.of[c], n.of[c], n_h.of[c], next.of[c]);
     }

@@ -133,6 +133,12 @@ struct Vecs {
   Vec of[N];
 };
 
+template <int64_t N>
+inline Vec at(const Vecs<N>& x, int64_t i) {
+  return x.of[i];
+}
+inline float at(float x, int64_t) { return x; }
+
 // f(i) for each vector.
 template <int64_t N, typename F>
 inline Vecs<N> each(const F& f) {
@@ -141,50 +147,35 @@ inline Vecs<N> each(const F& f) {
   return result;
 }
 
-#define CRRL_OPERATOR(op)                                          \
-  template <int64_t N>                                             \
-  inline Vecs<N> operator op(const Vecs<N>& a, const Vecs<N>& b) { \
-    return each<N>([&](int64_t i) { return a.of[i] op b.of[i]; }); \
-  }                                                                \
-  template <int64_t N>                                             \
-  inline Vecs<N> operator op(const Vecs<N>& a, float b) {          \
-    return each<N>([&](int64_t i) { return a.of[i] op b; });       \
-  }                                                                \
-  template <int64_t N>                                             \
-  inline Vecs<N> operator op(float a, const Vecs<N>& b) {          \
-    return each<N>([&](int64_t i) { return a op b.of[i]; });       \
-  }
-CRRL_OPERATOR(+)
-CRRL_OPERATOR(-)
-CRRL_OPERATOR(*)
-CRRL_OPERATOR(/)
-#undef CRRL_OPERATOR
-
-// p · 2^n, where `shifted` is 1.5 · 2^23 + n: its low bits are moved to the exponent.
-inline Vec scale(Vec p, Vec shifted) {
-  IntVec bits, result;
-  std::memcpy(&bits, &shifted, sizeof(bits));
-  std::memcpy(&result, &p, sizeof(result));
-  result += bits << 23;
-  std::memcpy(&p, &result, sizeof(p));
-  return p;
+// a b + c in one expression, as the compiler rounds only such a one once. b and c may be numbers.
+template <int64_t N, typename B, typename C>
+inline Vecs<N> multiply_add(const Vecs<N>& a, const B& b, const C& c) {
+  return each<N>([&](int64_t i) { return a.of[i] * at(b, i) + at(c, i); });
 }
 
 // e^x for x in [-87, 88], to about one unit in the last place: x = n ln 2 + r with |r| <= ln 2 / 2; e^r is a polynomial
-// in r, and 2^n sets the exponent.
+// in r, and 2^n sets the exponent: the low bits of `shifted` are n.
 template <int64_t N>
-__attribute__((always_inline)) inline Vecs<N> exp(const Vecs<N>& x) {
+inline Vecs<N> exp(const Vecs<N>& x) {
   const float to_integer = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
-  const Vecs<N> shifted = x * 1.44269504f + to_integer;
-  const Vecs<N> n = shifted - to_integer;
-  const Vecs<N> r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  Vecs<N> p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + (r + 1.0f);
-  return each<N>([&](int64_t i) { return scale(p.of[i], shifted.of[i]); });
+  const auto shifted = multiply_add(x, 1.44269504f, to_integer);
+  const auto n = each<N>([&](int64_t i) { return shifted.of[i] - to_integer; });
+  const auto r = multiply_add(n, 2.12194440e-4f, multiply_add(n, -0.693359375f, x));
+  auto p = multiply_add(r, 1.9875691500e-4f, 1.3981999507e-3f);
+  p = multiply_add(p, r, 8.3334519073e-3f);
+  p = multiply_add(p, r, 4.1665795894e-2f);
+  p = multiply_add(p, r, 1.6666665459e-1f);
+  p = multiply_add(p, r, 5.0000001201e-1f);
+  p = each<N>([&](int64_t i) { return p.of[i] * (r.of[i] * r.of[i]) + (r.of[i] + 1.0f); });
+  return each<N>([&](int64_t i) {
+    IntVec bits, result;
+    std::memcpy(&bits, &shifted.of[i], sizeof(bits));
+    std::memcpy(&result, &p.of[i], sizeof(result));
+    result += bits << 23;
+    Vec value;
+    std::memcpy(&value, &result, sizeof(value));
+    return value;
+  });
 }
 
 // The same of x bounded to [low, high].
@@ -198,23 +189,26 @@ inline Vec exp(Vec x, float low, float high) { return exp(Vecs<1>{{x}}, low, hig
 // Both with one division. Beyond -43 the result stays at 2e-19, so that the product of two denominators is finite.
 template <int64_t N>
 inline void sigmoids(Vecs<N>& x, Vecs<N>& y) {
-  const Vecs<N> a = 1.0f + exp(-1.0f * x, -87.0f, 43.0f), b = 1.0f + exp(-1.0f * y, -87.0f, 43.0f);
-  const Vecs<N> inverse = 1.0f / (a * b);
-  x = b * inverse;
-  y = a * inverse;
+  const auto a = exp(each<N>([&](int64_t i) { return -x.of[i]; }), -87.0f, 43.0f);
+  const auto b = exp(each<N>([&](int64_t i) { return -y.of[i]; }), -87.0f, 43.0f);
+  const auto inverse = each<N>([&](int64_t i) { return 1.0f / ((1.0f + a.of[i]) * (1.0f + b.of[i])); });
+  x = each<N>([&](int64_t i) { return (1.0f + b.of[i]) * inverse.of[i]; });
+  y = each<N>([&](int64_t i) { return (1.0f + a.of[i]) * inverse.of[i]; });
 }
 
 // Near 0, where 1 - 2 / (e^2x + 1) would cancel, an odd polynomial.
 template <int64_t N>
 inline Vecs<N> tanh(const Vecs<N>& x) {
-  const Vecs<N> s = x * x;
-  Vecs<N> p = s * -5.70498872745e-3f + 2.06390887954e-2f;
-  p = p * s - 5.37397155531e-2f;
-  p = p * s + 1.33314422036e-1f;
-  p = p * s - 3.33332819422e-1f;
-  const Vecs<N> small = p * (s * x) + x;
-  const Vecs<N> large = 1.0f - 2.0f / (1.0f + exp(2.0f * x, -87.0f, 88.0f));
-  return each<N>([&](int64_t i) { return s.of[i] < 0.390625f ? small.of[i] : large.of[i]; });
+  const auto s = each<N>([&](int64_t i) { return x.of[i] * x.of[i]; });
+  auto p = multiply_add(s, -5.70498872745e-3f, 2.06390887954e-2f);
+  p = multiply_add(p, s, -5.37397155531e-2f);
+  p = multiply_add(p, s, 1.33314422036e-1f);
+  p = multiply_add(p, s, -3.33332819422e-1f);
+  const auto e = exp(each<N>([&](int64_t i) { return 2.0f * x.of[i]; }), -87.0f, 88.0f);
+  return each<N>([&](int64_t i) {
+    const Vec small = p.of[i] * (s.of[i] * x.of[i]) + x.of[i], large = 1.0f - 2.0f / (1.0f + e.of[i]);
+    return s.of[i] < 0.390625f ? small : large;
+  });
 }
 
 inline bool any(IntVec lanes) {
