@@ -1,4 +1,4 @@
-"""What the CUDA GRU was expected to take before it had been on any card: steps, matrix products, launches.
+"""What the CUDA GRU and InfoNCE were expected to take before it had been on any card: steps, matrix products, launches.
 
 The figures are estimates for an H200 at 1.98 GHz, from operations, bytes and published microbenchmarks.
 """
@@ -17,6 +17,8 @@ TFLOPS = {"tf32": 150.0, "fp32": 45.0, "bf16": 300.0, "fp16": 300.0}
 """Of matrix products over all frames, at these sizes some third of what the card can do at best."""
 LAUNCH_US = 1.5
 """Of a kernel within a CUDA graph."""
+LAUNCHES, ROUND_US = 2, 1.0
+"""Launches of InfoNCE, and what each waits for besides: a read of memory, and the sums over a block that need it."""
 BLOCKS = 128
 """That run at once; past it, a block multiplies for more rows."""
 
@@ -51,3 +53,11 @@ def backward_us(case: Case, mode: str) -> float:
     weights = 2 * _input_weights(case) + case.layers * 2.0 * 3 * case.hidden * case.hidden
     launches = case.layers * (1 + 2 + 2 * (3 + 4))
     return recurrence + _products_us(case, mode, weights) + LAUNCH_US * launches
+
+
+def info_nce_us(keys: int, itemsize: int, batch: int = 32, features: int = 512) -> float:
+    """Launches, and a long queue's bytes at 4.3 TB/s or, in float32, its two products at 67 TFLOP/s without tensor
+    cores. A short one is read by many programs at once, each in one round (tests/kernels/test_infonce.py counts)."""
+    moved = 1e-6 * keys * features * itemsize / 4.3
+    products = 1e-6 * 4 * batch * keys * features / 67 if itemsize == 4 else 0.0
+    return LAUNCHES * (LAUNCH_US + ROUND_US) + max(moved, products)

@@ -23,12 +23,9 @@ from bench.timing import Entry, fill, why
 from bench.training import CAPTURED, CML, NTU, NW_UCLA, SER, WITH_CUDNN, contrast_phase, reconstruction_phase
 
 PREDICTED = {
-    # One launch: what launching takes within a graph, 3 to 5 µs, whatever it moves.
-    "info_nce 64": 4.0,
-    # 134 MB in float32 take 31 µs at 4.3 TB/s; but 4.3 GFLOP in exact float32, which tensor cores do not compute, take
-    # 64 at 67 TFLOP/s.
-    "info_nce 65536 fp32": 64.0,
-    "info_nce 65536 bf16": 16.0,  # 67 MB
+    "info_nce 64": gpu_floors.info_nce_us(64, 4),
+    "info_nce 65536 fp32": gpu_floors.info_nce_us(65_536, 4),
+    "info_nce 65536 bf16": gpu_floors.info_nce_us(65_536, 2),
     # Nine and seven passes over 9.3 MB, at 4.3 TB/s.
     "adam": 19.5,
     "sgd": 15.2,

@@ -40,18 +40,24 @@ def _product(narrow, wide, total):
 
 
 @triton.jit
-def _positives(q, k, row, q_row, q_column, k_row, k_column, scale, B, D, ROWS: tl.constexpr, DEPTH: tl.constexpr):
-    """For each row: 1 / norm as in F.normalize, the positive's logit, and whether the norm has a gradient; [ROWS]."""
-    squares = tl.zeros([ROWS], tl.float32)
-    products = tl.zeros([ROWS], tl.float32)
-    for column in range(0, D, DEPTH):
-        query = _load(q, row, column, q_row, q_column, B, D, ROWS, DEPTH).to(tl.float32)
-        key = _load(k, row, column, k_row, k_column, B, D, ROWS, DEPTH).to(tl.float32)
-        squares += tl.sum(query * query, 1)
-        products += tl.sum(query * key, 1)
+def _ends(squares, products, scale):
+    """Of the sums q·q and q·k: 1 / norm as in F.normalize, the positive's logit, whether the norm has a gradient."""
     norm = tl.sqrt_rn(squares)
     inverse = 1 / tl.where(norm < 1e-12, 1e-12, norm)
     return inverse, products * inverse * scale, norm >= 1e-12
+
+
+@triton.jit
+def _positives(q, k, row, q_row, q_column, k_row, k_column, scale, B, D, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """`_ends` of each row, [ROWS]; the fewer iterations, the fewer waits for memory before a split begins."""
+    squares = tl.zeros([ROWS], tl.float32)
+    products = tl.zeros([ROWS], tl.float32)
+    for column in range(0, D, WIDTH):
+        query = _load(q, row, column, q_row, q_column, B, D, ROWS, WIDTH).to(tl.float32)
+        key = _load(k, row, column, k_row, k_column, B, D, ROWS, WIDTH).to(tl.float32)
+        squares += tl.sum(query * query, 1)
+        products += tl.sum(query * key, 1)
+    return _ends(squares, products, scale)
 
 
 @triton.jit
@@ -69,68 +75,54 @@ def _logits(
 
 @triton.jit
 def _enqueue(
-    k, queue, start, row, k_row, k_column, queue_row, queue_column, B, K, D,
-    ROWS: tl.constexpr, DEPTH: tl.constexpr,
+    k, queue, start, row, column, k_row, k_column, queue_row, queue_column, B, K, D,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """The keys row, row + 1, ... of k to their slots of the ring whose oldest slot is `start` (int64)."""
+    """The tile of k at (row, column) to its slots of the ring whose oldest slot is `start` (int64)."""
+    new = _load(k, row, column, k_row, k_column, B, D, ROWS, COLUMNS)
     slots = (start + row + tl.arange(0, ROWS)) % K
-    for column in range(0, D, DEPTH):
-        new = _load(k, row, column, k_row, k_column, B, D, ROWS, DEPTH)
-        at = slots[:, None] * queue_row + (column + tl.arange(0, DEPTH)).to(tl.int64)[None, :] * queue_column
-        tl.store(queue + at, new.to(queue.dtype.element_ty), _inside(row, column, B, D, ROWS, DEPTH))
+    at = slots[:, None] * queue_row + (column + tl.arange(0, COLUMNS)).to(tl.int64)[None, :] * queue_column
+    tl.store(queue + at, new.to(queue.dtype.element_ty), _inside(row, column, B, D, ROWS, COLUMNS))
+
+
+@triton.jit
+def _leave(
+    statistics, pointer, start, row, split, splits, peak, whole, along, inverse, positive, B, ROWS: tl.constexpr
+):
+    """For finish_kernel: the sums of a split for its rows; the first split adds what all splits share."""
+    rows = row + tl.arange(0, ROWS)
+    own = statistics + split * B + rows
+    tl.store(own, peak, rows < B)
+    tl.store(own + splits * B, whole, rows < B)
+    tl.store(own + 2 * splits * B, along, rows < B)
+    if split == 0:
+        tl.store(statistics + 3 * splits * B + rows, inverse, rows < B)
+        tl.store(statistics + (3 * splits + 1) * B + rows, positive, rows < B)
+        if pointer is not None and row == 0:
+            tl.store(start, tl.load(pointer))  # the second launch reads this copy, as it writes the pointer
 
 
 @triton.jit
 def row_kernel(
-    q, k, queue, pointer, start, losses, dq,
+    q, k, queue, pointer, start, sums, statistics,
     q_row, q_column, k_row, k_column, queue_row, queue_column, scale, B, K, D,
     KEYS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """A program takes one row: its logits, loss and dq, for a queue that is one tile high and few tiles wide."""
-    row = tl.program_id(0)
-    inverse, positive, sloping = _positives(q, k, row, q_row, q_column, k_row, k_column, scale, B, D, 1, COLUMNS)
-    logits = tl.zeros([KEYS], tl.float32)
-    for column in range(0, D, COLUMNS):
-        query = _load(q, row, column, q_row, q_column, B, D, 1, COLUMNS).to(tl.float32)
-        keys = _load(queue, 0, column, queue_row, queue_column, K, D, KEYS, COLUMNS).to(tl.float32)
-        logits += tl.sum(keys * query, 1)
-    logits *= inverse * scale
-    valid = tl.arange(0, KEYS) < K
-    peak = tl.maximum(tl.max(tl.where(valid, logits, float("-inf")), 0), positive)
+    """A program takes one row and one split of KEYS keys, all channels at once: no loop, and all loads go together."""
+    row, split = tl.program_id(0), tl.program_id(1)
+    query = _load(q, row, 0, q_row, q_column, B, D, 1, COLUMNS).to(tl.float32)
+    key = _load(k, row, 0, k_row, k_column, B, D, 1, COLUMNS).to(tl.float32)
+    keys = _load(queue, split * KEYS, 0, queue_row, queue_column, K, D, KEYS, COLUMNS).to(tl.float32)
+    inverse, positive, sloping = _ends(tl.sum(query * query, 1), tl.sum(query * key, 1), scale)
+    logits = tl.sum(keys * query, 1) * (inverse * scale)
+    valid = tl.arange(0, KEYS) < K - split * KEYS
+    peak = tl.max(tl.where(valid, logits, float("-inf")), 0, keep_dims=True)
     weights = tl.where(valid, tl.exp(logits - peak), 0.0)
-    whole = tl.sum(weights, 0) + tl.exp(positive - peak)
-    weights /= whole
-    along = tl.where(sloping, tl.sum(weights * (logits - positive), 0), 0.0)
-    tl.store(losses + row + tl.arange(0, 1), tl.log(whole) + peak - positive)
-    for column in range(0, D, COLUMNS):
-        query = _load(q, row, column, q_row, q_column, B, D, 1, COLUMNS).to(tl.float32) * inverse[:, None]
-        key = _load(k, row, column, k_row, k_column, B, D, 1, COLUMNS).to(tl.float32)
-        keys = _load(queue, 0, column, queue_row, queue_column, K, D, KEYS, COLUMNS).to(tl.float32)
-        pull = tl.sum(keys * weights[:, None], 0)[None, :] - tl.sum(weights, 0) * key
-        gradient = (pull * scale - query * along[:, None]) * (inverse / B)[:, None]
-        at = _places(row, column, D, 1, 1, COLUMNS)
-        tl.store(dq + at, gradient.to(dq.dtype.element_ty), _inside(row, column, B, D, 1, COLUMNS))
-    if pointer is not None and row == 0:
-        tl.store(start, tl.load(pointer))  # the second launch reads this copy, as it writes the pointer
-
-
-@triton.jit
-def close_kernel(
-    k, queue, pointer, start, losses, loss, k_row, k_column, queue_row, queue_column, B, K, D,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, ENQUEUED: tl.constexpr,
-):  # fmt: skip
-    """After row_kernel: the first program adds up the losses, the others enqueue."""
-    program = tl.program_id(0)
-    if program == 0:
-        rows = tl.arange(0, ROWS)
-        tl.store(loss, tl.sum(tl.load(losses + rows, rows < B, 0.0)) / B)
-        if pointer is not None:
-            tl.store(pointer, (tl.load(start) + B) % K)
-    elif pointer is not None:
-        _enqueue(
-            k, queue, tl.load(start), tl.maximum(B - K, 0) + (program - 1) * ENQUEUED,
-            k_row, k_column, queue_row, queue_column, B, K, D, ENQUEUED, COLUMNS,
-        )  # fmt: skip
+    along = tl.where(sloping, tl.sum(weights * (logits - positive), 0, keep_dims=True), 0.0)
+    at = tl.cast(split, tl.int64) * B * D + _places(row, 0, D, 1, 1, COLUMNS)
+    tl.store(sums + at, tl.sum(keys * weights[:, None], 0)[None, :], _inside(row, 0, B, D, 1, COLUMNS))
+    whole = tl.sum(weights, 0, keep_dims=True)
+    _leave(statistics, pointer, start, row, split, tl.num_programs(1), peak, whole, along, inverse, positive, B, 1)
 
 
 @triton.jit
@@ -142,7 +134,7 @@ def split_kernel(
     # The programs of one split are neighbours, so that what one has read of the queue is in the cache for the others.
     row, column = tl.program_id(0) // column_blocks * ROWS, tl.program_id(0) % column_blocks * COLUMNS
     split, splits = tl.program_id(1), tl.num_programs(1)
-    inverse, positive, counts = _positives(q, k, row, q_row, q_column, k_row, k_column, scale, B, D, ROWS, DEPTH)
+    inverse, positive, sloping = _positives(q, k, row, q_row, q_column, k_row, k_column, scale, B, D, ROWS, 256)
     peak = tl.full([ROWS], float("-inf"), tl.float32)
     whole = tl.zeros([ROWS], tl.float32)
     along = tl.zeros([ROWS], tl.float32)
@@ -164,16 +156,8 @@ def split_kernel(
     at = tl.cast(split, tl.int64) * B * D + _places(column, row, 1, D, COLUMNS, ROWS)
     tl.store(sums + at, total, _inside(column, row, D, B, COLUMNS, ROWS))
     if column == 0:
-        rows = row + tl.arange(0, ROWS)
-        own = statistics + split * B + rows
-        tl.store(own, peak, rows < B)
-        tl.store(own + splits * B, whole, rows < B)
-        tl.store(own + 2 * splits * B, tl.where(counts, along, 0.0), rows < B)
-        if split == 0:
-            tl.store(statistics + 3 * splits * B + rows, inverse, rows < B)
-            tl.store(statistics + (3 * splits + 1) * B + rows, positive, rows < B)
-            if pointer is not None and row == 0:
-                tl.store(start, tl.load(pointer))  # the second launch reads this copy, as it writes the pointer
+        along = tl.where(sloping, along, 0.0)
+        _leave(statistics, pointer, start, row, split, splits, peak, whole, along, inverse, positive, B, ROWS)
 
 
 @triton.jit
@@ -219,27 +203,27 @@ def _gradient(
 @triton.jit
 def finish_kernel(
     q, k, queue, pointer, start, sums, statistics, loss, dq,
-    q_row, q_column, k_row, k_column, queue_row, queue_column, scale, splits, B, K, D, column_blocks,
-    SPLITS: tl.constexpr, STEP: tl.constexpr, COLUMNS: tl.constexpr, ENQUEUED: tl.constexpr,
+    q_row, q_column, k_row, k_column, queue_row, queue_column, scale, B, K, D, splits, column_blocks,
+    SPLITS: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr, COLUMNS: tl.constexpr, ENQUEUED: tl.constexpr,
 ):  # fmt: skip
-    """The programs, in this order: B · column_blocks for dq, one for the loss, the rest for the enqueue."""
-    program = tl.program_id(0) - B * column_blocks
+    """The first program takes the loss, the next B · column_blocks dq, the rest a tile of the enqueue each."""
+    program = tl.program_id(0) - 1
+    block, column = program // column_blocks, program % column_blocks * COLUMNS
     if program < 0:
-        row, column = tl.program_id(0) // column_blocks, tl.program_id(0) % column_blocks * COLUMNS
-        _gradient(
-            q, k, dq, sums, statistics, row, column, q_row, q_column, k_row, k_column, scale, splits, B, D,
-            SPLITS, STEP, COLUMNS,
-        )  # fmt: skip
-    elif program == 0:
         total = 0.0
-        for row in range(0, B, STEP):
-            peak, whole, _, _, _, positive = _combined(statistics, row, splits, B, SPLITS, STEP)
-            total += tl.sum(tl.where(tl.arange(0, STEP) < B - row, tl.log(whole) + peak - positive, 0.0))
+        for row in range(0, B, ROWS):
+            peak, whole, _, _, _, positive = _combined(statistics, row, splits, B, SPLITS, ROWS)
+            total += tl.sum(tl.where(tl.arange(0, ROWS) < B - row, tl.log(whole) + peak - positive, 0.0))
         tl.store(loss, total / B)
         if pointer is not None:
             tl.store(pointer, (tl.load(start) + B) % K)
+    elif block < B:
+        _gradient(
+            q, k, dq, sums, statistics, block, column, q_row, q_column, k_row, k_column, scale, splits, B, D,
+            SPLITS, STEP, COLUMNS,
+        )  # fmt: skip
     elif pointer is not None:
         _enqueue(
-            k, queue, tl.load(start), tl.maximum(B - K, 0) + (program - 1) * ENQUEUED,
+            k, queue, tl.load(start), tl.maximum(B - K, 0) + (block - B) * ENQUEUED, column,
             k_row, k_column, queue_row, queue_column, B, K, D, ENQUEUED, COLUMNS,
         )  # fmt: skip

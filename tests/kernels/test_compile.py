@@ -22,9 +22,8 @@ KERNELS = {
     "_gather_kernel": 2,
     "_square_sums_kernel": 1,
     "_step_kernel": 4,
-    "close_kernel": 2,
-    "finish_kernel": 2,
-    "row_kernel": 2,
+    "finish_kernel": 4,
+    "row_kernel": 4,
     "split_kernel": 3,
 }
 """Each with the fewest forms of it that the cases ask for."""

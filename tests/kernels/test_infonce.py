@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bench.gpu_floors import LAUNCHES
 from crrl.reference import contrast
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -55,11 +58,12 @@ def check(q: Tensor, k: Tensor, queue: Tensor, temperature: float = 0.07) -> tup
 
 @pytest.fixture(params=["rows", "splits"])
 def variant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program a row or a split, whatever the sizes, with blocks of channels that keep the interpreter quick."""
+    """A program for a row or for a tile of rows, whatever the sizes, in blocks that keep the interpreter quick."""
 
     def sizes(batch: int, keys: int, channels: int, exact: bool) -> Launch:
         if request.param == "rows":
-            return Launch(0, keys, 1, max(16, 1 << (keys - 1).bit_length()), 256, 256, 8)
+            width = max(16, 1 << (channels - 1).bit_length())
+            return Launch(-(-keys // 16), 16, 1, 16, width, width, 8)
         return Launch(-(-keys // 320), 320, 16, 64, 256, 256, 8)
 
     monkeypatch.setattr(infonce, "launch_sizes", sizes)
@@ -75,7 +79,9 @@ def test_is_that_of_the_reference(batch: int, keys: int, channels: int) -> None:
     check(*tensors(batch, keys, channels))
 
 
-@pytest.mark.parametrize(("batch", "keys", "channels"), [(5, 64, 60), (3, 200, 60), (33, 130, 48)])
+@pytest.mark.parametrize(
+    ("batch", "keys", "channels"), [(5, 64, 60), (33, 130, 48), (17, 65, 1030), (3, 600, 60), (3, 20, 2060)]
+)
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_with_the_sizes_that_it_chooses(batch: int, keys: int, channels: int, dtype: torch.dtype) -> None:
     check(*tensors(batch, keys, channels, dtype))
@@ -168,25 +174,65 @@ def test_launch_sizes(exact: bool, batch: int, keys: int, channels: int) -> None
     assert sizes == launch_sizes(batch, keys, channels, exact)
     for power in (sizes.rows, sizes.keys, sizes.depth, sizes.columns, sizes.warps):
         assert power & (power - 1) == 0
-    if sizes.splits == 0:
-        assert sizes.keys >= keys
-        assert batch <= 64
+    if sizes.rows == 1:
+        assert sizes.columns >= channels
+        assert sizes.keys_per_split == sizes.keys
         assert sizes.keys * sizes.columns <= 128 * 32 * sizes.warps  # numbers of the tile: 128 registers a thread
-        return
-    assert min(sizes.rows, sizes.keys, sizes.depth, sizes.columns) >= 16
+    else:
+        assert sizes.rows >= 16
+    assert min(sizes.keys, sizes.depth, sizes.columns) >= 16
     assert sizes.keys_per_split % sizes.keys == 0
     # Every key is in a split, and no split is empty.
     assert (sizes.splits - 1) * sizes.keys_per_split < keys <= sizes.splits * sizes.keys_per_split
     assert sizes.splits <= infonce.PROGRAMS
 
 
+def loads(monkeypatch: pytest.MonkeyPatch, batch: int, keys: int, channels: int, dtype: torch.dtype) -> list[int]:
+    """For every program of both launches, how often it reads a tile from memory."""
+    builder = pytest.importorskip("triton.runtime.interpreter").InterpreterBuilder
+    found: dict[tuple[Any, ...], int] = {}
+    launch = [0]
+
+    def counted(name: str) -> Callable[..., Any]:
+        run = getattr(builder, name)
+
+        def count(self: Any, *arguments: Any) -> Any:
+            program = (launch[0], *self.grid_idx)
+            found[program] = found.get(program, 0) + (name != "set_grid_idx")
+            return run(self, *arguments)
+
+        return count
+
+    def started(self: Any, *arguments: Any) -> Any:
+        launch[0] += 1
+        return dimensions(self, *arguments)
+
+    q, k, queue = tensors(batch, keys, channels)
+    with monkeypatch.context() as patch:
+        dimensions = builder.set_grid_dim
+        patch.setattr(builder, "set_grid_dim", started)
+        patch.setattr(builder, "create_masked_load", counted("create_masked_load"))
+        info_nce(q, k, queue.to(dtype), 0.07, pointer=torch.tensor(0, device=DEVICE))
+    assert launch[0] == LAUNCHES
+    return list(found.values())
+
+
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="the interpreter counts")
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_at_the_papers_size_no_loop_runs_twice(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    """Each iteration would wait for memory again: a program reads no more often than with 2 keys of 16 channels."""
+    few, paper = (loads(monkeypatch, *sizes, dtype) for sizes in ((1, 2, 16), (32, 64, 512)))
+    assert max(paper) == max(few)
+    # A row and 16 keys a program; then dq in blocks of 128 channels, the loss, the enqueue in blocks of 16 by 128.
+    assert len(paper) == 32 * 4 + 32 * 4 + 1 + 2 * 4
+
+
 @pytest.mark.parametrize("exact", [True, False])
-def test_the_papers_queue_is_read_by_many_programs_in_few_long_steps(exact: bool) -> None:
-    """A step of a program waits for the memory: one after the other they are what a small call costs."""
-    for channels, steps in ((512, 1), (1024, 2)):
-        sizes = launch_sizes(32, 64, channels, exact)
-        assert (sizes.splits, sizes.rows) == (0, 1)
-        assert -(-channels // sizes.columns) == steps
+@pytest.mark.parametrize(("keys", "splits"), [(16_384, 128), (65_536, 128)])
+def test_a_long_queue_is_read_by_a_program_a_multiprocessor(exact: bool, keys: int, splits: int) -> None:
+    sizes = launch_sizes(32, keys, 512, exact)
+    others = -(-512 // sizes.columns)
+    assert sizes.splits * others == splits
 
 
 def test_wrong_tensors_are_refused() -> None:

@@ -101,7 +101,7 @@ def test_it_says_what_it_serves_and_why(operator: str, monkeypatch: pytest.Monke
         patch.setattr(triton, "_installed", lambda: None)
         why_not = "Triton is not installed: pip install triton"
         assert supports(operator, Case("cuda", torch.float32, 0)) == (False, why_not)
-    monkeypatch.setattr(infonce, "CHECKED", ((3, 20, 16), (17, 140, 16)))
+    monkeypatch.setattr(infonce, "CHECKED", ((3, 20, 16), (17, 1000, 16)))
     assert supports(operator, Case("cuda", torch.float32, 0)) == (True, "Triton kernel")
     for case in (Case("cuda", torch.float64), Case("cpu", torch.float32)):
         able, reason = supports(operator, case)
