@@ -70,17 +70,23 @@ def variant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(infonce, "COMBINED_COLUMNS", 256)
 
 
-@pytest.mark.usefixtures("variant")
+SIZES = [(1, 2, 60), (5, 3, 63), (17, 33, 60), (3, 64, 512), (1, 3, 1024)]
+LARGE = [(32, 64, 512), (5, 1000, 63), (33, 1000, 512)]
+"""Too many programs of a row each for the interpreter."""
+
+
 @pytest.mark.parametrize(
-    ("batch", "keys", "channels"),
-    [(1, 2, 60), (5, 3, 63), (32, 64, 512), (33, 64, 60), (5, 1000, 63), (1, 3, 1024), (33, 1000, 512), (5, 64, 1024)],
+    ("variant", "batch", "keys", "channels"),
+    [*(("rows", *size) for size in SIZES), *(("splits", *size) for size in (*SIZES, *LARGE))],
+    indirect=["variant"],
 )
+@pytest.mark.usefixtures("variant")
 def test_is_that_of_the_reference(batch: int, keys: int, channels: int) -> None:
     check(*tensors(batch, keys, channels))
 
 
 @pytest.mark.parametrize(
-    ("batch", "keys", "channels"), [(5, 64, 60), (33, 130, 48), (17, 65, 1030), (3, 600, 60), (3, 20, 2060)]
+    ("batch", "keys", "channels"), [(5, 64, 60), (9, 130, 48), (3, 65, 1030), (3, 600, 60), (2, 20, 2060)]
 )
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_with_the_sizes_that_it_chooses(batch: int, keys: int, channels: int, dtype: torch.dtype) -> None:
@@ -127,7 +133,7 @@ def test_strides() -> None:
 
 @pytest.mark.usefixtures("variant")
 def test_two_runs_are_equal_to_the_bit() -> None:
-    one, other = (info_nce(*tensors(17, 1000, 63), 0.07) for _ in range(2))
+    one, other = (info_nce(*tensors(3, 330, 63), 0.07) for _ in range(2))
     assert torch.equal(one[0], other[0])
     assert torch.equal(one[1], other[1])
 
@@ -153,15 +159,15 @@ def enqueue_is_that_of_the_reference(
 
 @pytest.mark.usefixtures("variant")
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize(("batch", "place"), [(5, 0), (5, 61), (64, 3), (100, 63), (1, 63)])
+@pytest.mark.parametrize(("batch", "place"), [(5, 0), (5, 17), (20, 3), (25, 19), (1, 19)])
 def test_enqueue(dtype: torch.dtype, batch: int, place: int) -> None:
-    enqueue_is_that_of_the_reference(batch, 64, 20, place, dtype)
+    enqueue_is_that_of_the_reference(batch, 20, 20, place, dtype)
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(12))
 def test_any_enqueue(seed: int) -> None:
     number = random.Random(seed)
-    batch, keys, channels = number.randint(1, 20), number.randint(2, 150), number.randint(1, 40)
+    batch, keys, channels = number.randint(1, 10), number.randint(2, 40), number.randint(1, 40)
     enqueue_is_that_of_the_reference(batch, keys, channels, number.randrange(keys))
 
 
@@ -218,7 +224,7 @@ def loads(monkeypatch: pytest.MonkeyPatch, batch: int, keys: int, channels: int,
 
 
 @pytest.mark.skipif(DEVICE.type == "cuda", reason="the interpreter counts")
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", FLOATS[:2])
 def test_at_the_papers_size_no_loop_runs_twice(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
     """Each iteration would wait for memory again: a program reads no more often than with 2 keys of 16 channels."""
     few, paper = (loads(monkeypatch, *sizes, dtype) for sizes in ((1, 2, 16), (32, 64, 512)))
