@@ -120,20 +120,34 @@ class ClusterExchange {
     reinterpret_cast<Stored*>(stage_)[(row * kGates + gate) * kUnits + unit] = value;
   }
 
-  // A thread that timed out sends no more: what it sent before has long arrived when the block ends.
+  // A lane sends the same 16 bytes of a row's gate to every kTo-th block: all that it sends is read before it sends, so
+  // that the sends follow each other. A thread that timed out sends no more: what it sent before has long arrived when
+  // the block ends.
   CRRL_DEVICE void publish() {
     gpu::sync_warp();
-    const int warp = gpu::thread_index() / kWarp, lane = gpu::thread_index() % kWarp;
-    unsigned char* buffer = vectors_ + round_ % 2 * (kRows * row_bytes_);
-    for (int row = warp; row < kRows; row += kThreads / kWarp) {
-      for (int i = lane; alive_ && i < member_.blocks * kPieces; i += kWarp) {
-        const int piece = i % kPieces, gate = piece / kGatePieces, part = piece % kGatePieces * 16;
-        const Words value = *reinterpret_cast<const Words*>(stage_ + row * kRowStage + piece * 16);
-        const int first = (gate * member_.padded + member_.rank * kUnits) * static_cast<int>(sizeof(Stored));
-        gpu::send(i / kPieces, buffer + row * row_bytes_ + first + part, value, barriers_ + round_ % 2);
+    const int warp = gpu::thread_index() / kWarp, lane = gpu::thread_index() % kWarp, piece = lane % kGatePieces;
+    Words values[kWarpRows][kGates];
+    CRRL_UNROLL
+    for (int i = 0; i < kWarpRows; ++i) {
+      CRRL_UNROLL
+      for (int gate = 0; gate < kGates; ++gate) {
+        const unsigned char* from = stage_ + (warp + i * kWarps) * kRowStage + (gate * kGatePieces + piece) * 16;
+        values[i][gate] = *reinterpret_cast<const Words*>(from);
       }
     }
     gpu::sync_warp();  // the stage may be written again
+    unsigned char* buffer = vectors_ + round_ % 2 * (kRows * row_bytes_) + piece * 16;
+    for (int block = lane / kGatePieces; alive_ && block < member_.blocks; block += kTo) {
+      CRRL_UNROLL
+      for (int i = 0; i < kWarpRows; ++i) {
+        CRRL_UNROLL
+        for (int gate = 0; gate < kGates; ++gate) {
+          const int first = (gate * member_.padded + member_.rank * kUnits) * static_cast<int>(sizeof(Stored));
+          unsigned char* to = buffer + (warp + i * kWarps) * row_bytes_ + first;
+          gpu::send(block, to, values[i][gate], barriers_ + round_ % 2);
+        }
+      }
+    }
     ++round_;
   }
 
@@ -156,8 +170,9 @@ class ClusterExchange {
 
  private:
   static constexpr int kGatePieces = kUnits * static_cast<int>(sizeof(Stored)) / 16;
-  static constexpr int kPieces = kGates * kGatePieces;
-  static constexpr int kRowStage = kPieces * 16;
+  static constexpr int kRowStage = kGates * kGatePieces * 16;
+  static constexpr int kTo = kWarp / kGatePieces;  // blocks to which a warp sends at once
+  static constexpr int kWarps = kThreads / kWarp, kWarpRows = kRows / kWarps;
   static constexpr size_t kStage = kRows * kRowStage;
 
   CRRL_DEVICE void expect(int buffer) {

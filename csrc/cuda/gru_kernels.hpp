@@ -215,29 +215,33 @@ CRRL_DEVICE void run_forward(const Params<ForwardChain>& params) {
       }
     }
     const bool came = team.multiply();
+    float kept[K::kCells][5];  // r, z, n, hn, h before: stored only after h is published, for which others wait
     CRRL_UNROLL
     for (int cell = 0; cell < K::kCells; ++cell) {
       const float r = sigmoid(gates[cell][0] + (team.product(0, cell) + bias[0]));
       const float z = sigmoid(gates[cell][1] + (team.product(1, cell) + bias[1]));
       const float hn = team.product(2, cell) + bias[2];
       const float n = gpu::hyperbolic_tangent(gates[cell][2] + r * hn);
-      const float before = h[cell];
-      const bool valid = step < length[cell];
-      if (valid) h[cell] = came ? (before - n) * z + n : gpu::bits_float(0x7fc00000u);
+      const float all[5] = {r, z, n, hn, h[cell]};
+      CRRL_UNROLL
+      for (int i = 0; i < 5; ++i) kept[cell][i] = all[i];
+      if (step < length[cell]) h[cell] = came ? (h[cell] - n) * z + n : gpu::bits_float(0x7fc00000u);
       team.exchange.put(0, team.row(cell), team.unit(), Operand::stored(h[cell]));
+    }
+    if (step + 1 < longest) team.exchange.publish();
+    CRRL_UNROLL
+    for (int cell = 0; cell < K::kCells; ++cell) {
       if (!team.exists(cell)) continue;
+      const bool valid = step < length[cell];
       const int row = team.batch_row(cell), frame = team.frame(step, length[cell]);
       write(at<Element>(chain.y, row, frame) + unit, valid ? h[cell] : 0.0f);
       if (chain.reserve.data == nullptr) continue;
       Element* reserve = at<Element>(chain.reserve, row, frame) + unit;
-      write(reserve + 4 * hidden, valid ? before : 0.0f);
+      write(reserve + 4 * hidden, valid ? kept[cell][4] : 0.0f);
       if (!valid) continue;
-      write(reserve, r);
-      write(reserve + hidden, z);
-      write(reserve + 2 * hidden, n);
-      write(reserve + 3 * hidden, hn);
+      CRRL_UNROLL
+      for (int i = 0; i < 4; ++i) write(reserve + i * hidden, kept[cell][i]);
     }
-    if (step + 1 < longest) team.exchange.publish();
   }
 
   CRRL_UNROLL

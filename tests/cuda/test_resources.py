@@ -67,7 +67,7 @@ def test_every_target_has_every_kernel(kernels: dict[str, list[Kernel]]) -> None
 
 
 def test_nothing_is_spilled(kernels: dict[str, list[Kernel]]) -> None:
-    """But by float32's kernels of 32 rows on sm_120, to which nvcc 13 gives 96 bytes a thread."""
+    """But by float32's kernels through global memory on sm_120, to which nvcc 13 gives up to 88 bytes a thread."""
     spilled = [(target, kernel) for target, of in kernels.items() for kernel in of if kernel.stack]
     known = "KindINS0_4FP32EfNS0_10L2ExchangeELi32E"
     assert not [(target, kernel) for target, kernel in spilled if target != "sm_120" or known not in kernel.name]
@@ -101,9 +101,9 @@ class Frame:
 
 
 FRAMES = {
-    ("forward", "Cluster"): Frame(390, 30, 201, 0),
-    ("forward", "L2"): Frame(383, 30, 174, 1),
-    ("backward", "Cluster"): Frame(444, 26, 125, 0),
+    ("forward", "Cluster"): Frame(373, 30, 125, 0),
+    ("forward", "L2"): Frame(382, 30, 117, 1),
+    ("backward", "Cluster"): Frame(427, 26, 116, 0),
     ("backward", "L2"): Frame(433, 26, 112, 1),
 }
 """In TF32 on sm_90a, as nvcc 13.0 makes them."""
