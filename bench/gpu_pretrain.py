@@ -61,7 +61,8 @@ def pretrain(clips: Clips, config: Config, device: torch.device) -> float:
         training = Trainer(config, run, prepared, device, Ranks())
         synchronize()
         start = time.perf_counter()
-        training.train()
+        for _ in training.train():
+            pass
         return time.perf_counter() - start
 
 

@@ -16,12 +16,15 @@ LINE = "{desc}: {percentage:3.0f}%, {n_fmt}/{total_fmt} [{elapsed}<{remaining}, 
 
 
 class Lines(io.TextIOBase):
-    """Writes a bar's output to stderr as lines."""
+    """Writes a bar's output as lines, to what is stderr when it is made."""
+
+    def __init__(self) -> None:
+        self._stderr = sys.stderr
 
     def write(self, text: str) -> int:
         if line := text.strip():
             with suppress(OSError):  # a full disk under a log must not end the work
-                print(line, file=sys.stderr)
+                print(line, file=self._stderr)
         return len(text)
 
 

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class CrrlError(Exception):
@@ -41,25 +41,35 @@ def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
 def catch_stop_signals() -> Iterator[list[int]]:
     """During the block, record SIGINT and SIGTERM in the yielded list instead of acting on them; a second one acts.
 
+    Blocks may overlap, as those of runs that take turns do, and end in any order: they share one list.
+
     Raises:
         Interrupted: a signal was recorded; raised when the block ends.
     """
-    caught: list[int] = []
-    before = {int(signum): signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(signum: int, frame: FrameType | None) -> None:
-        caught.append(signum)
-        signal.signal(signum, before[signum])
-
-    for signum in before:
-        signal.signal(signum, note)
+    if not _caught:
+        _before.update({int(each): signal.signal(each, _note) for each in (signal.SIGINT, signal.SIGTERM)})
+    caught = _caught[0] if _caught else []
+    _caught.append(caught)
     try:
         yield caught
     finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+        _caught.pop()
+        if not _caught:
+            for signum, handler in _before.items():
+                signal.signal(signum, handler)
     if caught:
         raise Interrupted(caught[0])
+
+
+_caught: list[list[int]] = []
+"""The one list of signals, once for each block of `catch_stop_signals` that is open."""
+_before: dict[int, Any] = {}
+"""The handlers in force outside all blocks."""
+
+
+def _note(signum: int, frame: FrameType | None) -> None:
+    _caught[0].append(signum)
+    signal.signal(signum, _before[signum])
 
 
 def environment_number(name: str, default: int) -> int:
@@ -74,8 +84,8 @@ def environment_number(name: str, default: int) -> int:
     return int(text)
 
 
-class _Patient(io.TextIOWrapper):
-    """A stderr that ignores write errors, as on a full disk: a lost message must not end the work."""
+class Patient(io.TextIOWrapper):
+    """A stream that ignores write errors, as on a full disk: a lost message must not end the work."""
 
     def write(self, text: str) -> int:
         with suppress(OSError):
@@ -99,7 +109,7 @@ def _open_streams() -> None:
     encoding = sys.stderr.encoding
     if sys.stderr is sys.__stderr__:
         raw = open(2, "wb", buffering=0, closefd=False)  # noqa: SIM115
-        sys.stderr = _Patient(raw, encoding, "backslashreplace", write_through=True)
+        sys.stderr = Patient(raw, encoding, "backslashreplace", write_through=True)
 
 
 def _thread_line(failed: threading.ExceptHookArgs) -> None:
@@ -133,21 +143,27 @@ def run_command(main: Callable[[], int | None]) -> int:
         except BaseException:
             _end_output()
             raise
-    except CrrlError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except BrokenPipeError:  # the reader of the output has closed it, as `head` does
         return 128 + signal.SIGPIPE
-    except OSError as error:
-        remedy = "check that path and your permissions" if error.filename else "check where the output goes"
-        print(f"error: {error}; {remedy}", file=sys.stderr)
-        return 2
-    except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError) or re.search("allocate memory|out of memory|size calc", str(error))):
-            raise  # a bug, not a lack of memory
-        reason = str(error).partition("\n")[0][:150]
-        print(f"error: not enough memory ({reason}): give smaller sizes, or another machine", file=sys.stderr)
-        return 2
     except Interrupted as stop:
         print(f"stopped by {stop}", file=sys.stderr)
         return 128 + stop.signum
+    except Exception as error:
+        if (line := explained(error)) is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        return 2
+
+
+def explained(error: Exception) -> str | None:
+    """What a user is told of an error, in one line; None: it is a bug."""
+    if isinstance(error, CrrlError):
+        return str(error)
+    if isinstance(error, OSError):
+        remedy = "check that path and your permissions" if error.filename else "check where the output goes"
+        return f"{error}; {remedy}"
+    lacks = isinstance(error, RuntimeError) and re.search("allocate memory|out of memory|size calc", str(error))
+    if lacks or isinstance(error, MemoryError):
+        reason = str(error).partition("\n")[0][:150]
+        return f"not enough memory ({reason}): give smaller sizes, or another machine"
+    return None

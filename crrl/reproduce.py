@@ -12,8 +12,10 @@ import tyro
 
 from crrl.config import Precision, Recipe
 from crrl.data.registry import Dataset
+from crrl.device import choose_device
 from crrl.errors import CrrlError, Interrupted, run_command
 from crrl.reproduction import TARGETS, Campaign, Settings, TargetName, make_plan, write_page
+from crrl.training import runs_that_help
 
 MOST_SEEDS, MOST_JOBS = 1000, 256
 
@@ -43,7 +45,10 @@ class ReproduceOptions:
     """Measure by these protocols; the page of one that is not the table's is called TARGET-PROTOCOL and lacks the
     paper's numbers."""
     jobs: int = 1
-    """Runs at a time; a single one uses all cores, of several each has one thread."""
+    """Processes at a time; a single one uses all cores, of several each has one thread."""
+    together: int | None = None
+    """Runs that a process trains side by side, with the results that each has alone; without it, as many as help: on a
+    GPU as fill it, on a CPU 1."""
     precision: Precision = "fp32"
     """bf16: matrix products in bfloat16."""
     fused: bool = True
@@ -52,9 +57,10 @@ class ReproduceOptions:
     """Where to train; auto: the GPU if there is one."""
 
     def __post_init__(self) -> None:
-        for name, most in (("seeds", MOST_SEEDS), ("jobs", MOST_JOBS)):
-            if not 1 <= getattr(self, name) <= most:
-                raise CrrlError(f"--{name} is {getattr(self, name)}: it must be from 1 to {most}")
+        for name, most in (("seeds", MOST_SEEDS), ("jobs", MOST_JOBS), ("together", MOST_JOBS)):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= most:
+                raise CrrlError(f"--{name} is {value}: it must be from 1 to {most}")
         if self.quick and self.seeds > 1:
             raise CrrlError("--quick is a smoke test of 1 seed: leave out --seeds, or --quick")
         if self.protocol and self.target.startswith("figure"):
@@ -75,7 +81,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{dataset} is left out: {reason}", file=sys.stderr)
     protocols = dict.fromkeys(options.protocol or (own,))
     plans = [plan if protocol == own else plan.measured_by(protocol) for protocol in protocols]
-    campaign = Campaign(plans, options.runs, options.jobs)
+    together = options.together or runs_that_help(plan.runs[0].config, choose_device(options.device))
+    campaign = Campaign(plans, options.runs, options.jobs, together)
     to_do = f"{len(campaign.missing())} of them to do"
     print(f"{len(campaign.planned)} runs, {to_do}, in {campaign.runs}", file=sys.stderr)
     command = shlex.join(["python", "-m", "crrl.reproduce", *arguments])

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -21,15 +26,17 @@ from crrl.data import Prepared, prepare
 from crrl.data.clips import warn_of_classes
 from crrl.data.registry import FORMATS, NAMED_BY_FOLDER, PRESETS, SOURCES, Dataset
 from crrl.device import choose_device
-from crrl.errors import CrrlError, Interrupted, command, environment_number, run_command
+from crrl.errors import CrrlError, Interrupted, Patient, command, environment_number, explained, run_command
 from crrl.evaluate import evaluate
 from crrl.evaluation.protocols import EvaluateOptions, NothingToScore
+from crrl.files import explain_os_errors, open_own
 from crrl.ops import cpu
 from crrl.recipes import preset
 from crrl.runs import RunFolder, load_encoder
 from crrl.training import Trainer, fast_paths
 from crrl.training.progress import log_outcome
 from crrl.training.ranks import Ranks, connect
+from crrl.training.turns import Turns, take_turns
 
 _NAMED = ", ".join(name for name in PRESETS if not SOURCES[name].embedded and name not in NAMED_BY_FOLDER)
 FIRST = {
@@ -47,6 +54,8 @@ FIRST = {
     "evaluate": "score the encoder at the end (--no-evaluate: do not)",
 }
 """The options that matter first: --help shows these, and --help-all every setting."""
+BETWEEN = "--"
+"""Stands between the options of runs that train side by side in one process."""
 
 
 @dataclass(frozen=True)
@@ -212,8 +221,11 @@ def report(run: RunFolder, device: torch.device, scored: bool) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train; returns the exit code: 0, or 128 + N after signal N."""
-    options = parse(sys.argv[1:] if arguments is None else arguments)
+    """Train; returns the exit code: 0, 2 if one of several runs failed, or 128 + N after signal N."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if BETWEEN in arguments:
+        return side_by_side(arguments)
+    options = parse(arguments)
     run, config = open_run(options)
     device = choose_device(config.device)
     if run.encoder_path.exists():
@@ -223,7 +235,8 @@ def main(arguments: list[str] | None = None) -> int:
     with connect(device) as ranks, ops.use_backends("auto" if config.fused else "reference"):
         ranks.wait()  # every rank has checked the run folder before it is made
         try:
-            train(run, config, device, ranks)
+            for _ in train(run, config, device, ranks):
+                pass
         except Interrupted as stop:
             if ranks.rank == 0:
                 print(f"stopped by {stop}; go on with: {command('train', '--resume', run.path)}", file=sys.stderr)
@@ -231,15 +244,83 @@ def main(arguments: list[str] | None = None) -> int:
     return report(run, device, options.evaluate) if ranks.rank == 0 else 0
 
 
-def train(run: RunFolder, config: Config, device: torch.device, ranks: Ranks) -> None:
-    """Train in the run folder; rank 0 prepares the data first, prints, and makes the folder."""
+def side_by_side(arguments: list[str]) -> int:
+    """Train the runs whose options stand between BETWEEN in turns; returns the exit code, as `main` does.
+
+    What a run prints while it trains goes to train.log in its folder.
+
+    Raises:
+        CrrlError: a run folder cannot be used or is not named, or the runs differ in what holds for the whole process.
+    """
+    cuts = [-1, *(place for place, word in enumerate(arguments) if word == BETWEEN), len(arguments)]
+    options = [parse(arguments[start + 1 : end]) for start, end in pairwise(cuts)]
+    if environment_number("WORLD_SIZE", 1) > 1 or not all(each.out or each.resume for each in options):
+        raise CrrlError("runs that train side by side need --out or --resume each, and one process: no torchrun")
+    runs = [open_run(each) for each in options]
+    if len({(config.device, config.fused) for _, config in runs}) > 1:
+        raise CrrlError("runs that train side by side share one device and its backends: give all the same --device, "
+                        "and to all or none --no-fused")  # fmt: skip
+    device, failures, read = choose_device(runs[0][1].device), dict[Path, str](), cache(prepare)
+    set_up_process(device)
+    with ExitStack() as logs, ops.use_backends("auto" if runs[0][1].fused else "reference"):
+        turns = {
+            Turns(
+                train(run, config, device, Ranks(), len(runs), read), device, logs.enter_context(log_of(run))
+            ): run.path
+            for run, config in runs
+            if not run.encoder_path.exists()
+        }
+
+        def failed(turn: Turns, error: Exception) -> None:
+            line = explained(error)
+            if line is None:
+                traceback.print_exception(error, file=turn.log)
+            failures[turns[turn]] = line or repr(error)
+            print(f"error: {failures[turns[turn]]}", file=turn.log)
+
+        try:
+            take_turns(list(turns), failed)
+        except Interrupted as stop:
+            print(f"stopped by {stop}; each goes on with: {command('train', '--resume', 'FOLDER')}", file=sys.stderr)
+            return 128 + stop.signum
+    for (run, _), own in zip(runs, options, strict=True):
+        if run.path not in failures:
+            report(run, device, own.evaluate)
+    for path, line in failures.items():
+        print(f"failed: {path}: {line}", file=sys.stderr)
+    return 2 if failures else 0
+
+
+def log_of(run: RunFolder) -> Patient:
+    """The file train.log in the run folder, which is made if missing, empty and open for writing."""
+    path = run.path / "train.log"
+    with explain_os_errors(path, "write"):
+        run.path.mkdir(parents=True, exist_ok=True)
+        raw = open(open_own(path, os.O_WRONLY | os.O_TRUNC), "wb", buffering=0)  # noqa: SIM115
+        return Patient(raw, "utf-8", "backslashreplace", write_through=True)
+
+
+def train(
+    run: RunFolder,
+    config: Config,
+    device: torch.device,
+    ranks: Ranks,
+    together: int = 1,
+    read: Callable[..., Prepared] = prepare,
+) -> Generator[None, None, None]:
+    """Train in the run folder, and yield after each step; rank 0 prepares the data first, prints, and makes the folder.
+
+    Args:
+        together: runs that share the device. read: `prepare`, or what knows the sets that another run has prepared.
+    """
     if ranks.rank == 0 and cpu.missing:
         print(f"note: {cpu.missing}", file=sys.stderr)
     with ranks.first():
-        prepared = prepare(config.dataset, config.data, config.split_name, config.preprocessing)
-    trainer = Trainer(config, run, prepared, device, ranks)
+        prepared = read(config.dataset, config.data, config.split_name, config.preprocessing)
+    trainer = Trainer(config, run, prepared, device, ranks, together)
     if ranks.rank > 0:
-        return trainer.train()
+        yield from trainer.train()
+        return
     with run.lock():
         claim(run, config)
         warn_of_classes(prepared.clips, [config.split_name])
@@ -248,7 +329,7 @@ def train(run: RunFolder, config: Config, device: torch.device, ranks: Ranks) ->
             print_backends(config, device)
         if config.turn_yaw == "auto":
             print(f"clips are turned by {trainer.yaw:.0f} degrees, for how far they face apart (--turn-yaw)")
-        trainer.train()
+        yield from trainer.train()
         write_card(run)
 
 

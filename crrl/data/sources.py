@@ -9,12 +9,14 @@ import time
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from crrl.data import prepared, preprocessing, registry
+from crrl.data.batches import ClipTensors
 from crrl.data.clips import ARRAYS, Clips, FloatArray, IntArray, write_frames
 from crrl.data.integrity import Inputs, damage, seal
 from crrl.data.preprocessing import Preprocessing, Preprocessor
@@ -42,6 +44,13 @@ class Prepared:
     clips: Clips
     preprocessor: Preprocessor
     fingerprint: str
+    _on: dict[torch.device, ClipTensors] = field(default_factory=dict, repr=False, compare=False)
+
+    def tensors(self, device: torch.device) -> ClipTensors:
+        """The clips on a device, the same tensors for all who ask."""
+        if device not in self._on:
+            self._on[device] = ClipTensors(self.clips, device)
+        return self._on[device]
 
 
 def data_root(dataset: str, data: Path | None) -> Path:

@@ -1,4 +1,4 @@
-"""Trains and evaluates what plans lack, one process a run: resumes interrupted runs, and goes on when one fails."""
+"""Trains and evaluates what plans lack: resumes what was cut off, goes on when a run fails, runs several at a time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Container, Generator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 
 from tqdm import tqdm
@@ -37,18 +40,29 @@ class Failed(Exception):
     """A run or its evaluation failed; the message is the reason, in one line."""
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """A run in work: its folder, its record, and the descriptor of the campaign's lock on it."""
+
+    run: Run
+    folder: Path
+    record: Record
+    lock: int
+
+
 class Campaign:
     """Trains and evaluates the runs of plans below the folder `runs`; plans may share runs.
 
     Args:
-        jobs: runs at a time. A single one uses all cores; of several, each has one thread.
+        jobs: processes at a time. A single one uses all cores; of several, each has one thread.
+        together: runs that a process trains side by side.
 
     Raises:
         CrrlError: the folder cannot be written.
     """
 
-    def __init__(self, plans: Sequence[Plan], runs: Path, jobs: int = 1):
-        self.plans, self.runs, self.jobs = plans, runs, jobs
+    def __init__(self, plans: Sequence[Plan], runs: Path, jobs: int = 1, together: int = 1):
+        self.plans, self.runs, self.jobs, self.together = plans, runs, jobs, together
         self.commit = commit()
         self.failures: dict[str, str] = {}
         self._busy: set[str] = set()
@@ -85,18 +99,19 @@ class Campaign:
             self._work(missing, shown, signals)
 
     def _work(self, missing: list[Run], shown: tqdm, signals: list[int]) -> None:
-        """Keep `jobs` runs active until all are done; a signal is passed on to all of them and ends the work."""
+        """Keep `jobs` groups of runs active until all are done; a signal is passed on to all and ends the work."""
         started, waiting = time.perf_counter(), list(missing)
-        active: dict[str, Work] = {}
+        active: dict[tuple[str, ...], Work] = {}
         try:
             while waiting or active:
-                while len(active) < self.jobs and (run := next_ready(waiting, active)):
-                    waiting.remove(run)
-                    number = len(missing) - len(waiting)
-                    say(shown, f"[{number}/{len(missing)}] {run.name}{time_left(shown, started)}")
-                    active[run.name] = self._attempt(run)
-                processes = {name: next(work, None) for name, work in active.items()}
-                active = {name: work for name, work in active.items() if processes[name]}
+                while len(active) < self.jobs and (group := next_ready(waiting, set(chain(*active)), self.together)):
+                    for run in group:
+                        waiting.remove(run)
+                        number = len(missing) - len(waiting)
+                        say(shown, f"[{number}/{len(missing)}] {run.name}{time_left(shown, started)}")
+                    active[tuple(run.name for run in group)] = self._attempt(group)
+                processes = {names: next(work, None) for names, work in active.items()}
+                active = {names: work for names, work in active.items() if processes[names]}
                 move(shown, sum(self._done.values()))
                 if signals:
                     return stop([process for process in processes.values() if process], signals[0])
@@ -106,32 +121,48 @@ class Campaign:
             for work in active.values():
                 work.close()
 
-    def _attempt(self, run: Run) -> Work:
+    def _attempt(self, group: Sequence[Run]) -> Work:
+        """Train runs side by side in one process, then evaluate each."""
+        with ExitStack() as held:
+            attempts = [each for run in group if (each := self._begin(run, held))]
+            if lacking := [each for each in attempts if not self._trained(each.run)]:
+                yield from self._train(lacking)
+            for each in attempts:
+                yield from self._evaluate(each)
+                each.record.write(each.folder)
+        for run in group:
+            self._done[run.name] = run.work
+
+    def _begin(self, run: Run, held: ExitStack) -> Attempt | None:
+        """Lock the run's folder; None if the run must wait for another process, or lacks its first phase."""
         folder = self.runs / run.name
         try:
-            with alone(folder, f"is worked on by another campaign: {AGAIN}", LOCK) as lock:
-                record = Record.read(folder)
-                record.failure = ""
-                try:
-                    yield from self._complete(run, record, lock)
-                except Failed as error:
-                    record.failure = self.failures[run.name] = str(error)
-                record.write(folder)
+            lock = held.enter_context(alone(folder, f"is worked on by another campaign: {AGAIN}", LOCK))
+            attempt = Attempt(run, folder, Record.read(folder), lock)
+            attempt.record.failure = ""
+            if run.first is None or self._trained(run) or self._trained(run.first):
+                return attempt
+            if run.first.name in self._busy:
+                raise Busy(f"another process works on its first phase, {run.first.name}: {AGAIN}")
+            self._fail(attempt, f"its first phase, {run.first.name}, failed")
+            attempt.record.write(folder)
         except Busy as error:
             self.failures[run.name] = str(error)
             self._busy.add(run.name)
-        self._done[run.name] = run.work
+        return None
 
-    def _complete(self, run: Run, record: Record, lock: int) -> Work:
-        if not self._trained(run):
-            if run.first is not None and not self._trained(run.first):
-                if run.first.name in self._busy:
-                    raise Busy(f"another process works on its first phase, {run.first.name}: {AGAIN}")
-                raise Failed(f"its first phase, {run.first.name}, failed")
-            yield from self._train(run, record, lock)
-        if protocols := self._untested(run):
-            command = ["-m", "crrl.evaluate", *run.evaluation(self.runs, *protocols)]
-            yield from execute(command, self.runs / run.name / "evaluate.log", lock, self._environment, lambda: None)
+    def _fail(self, attempt: Attempt, said: str) -> None:
+        attempt.record.failure = self.failures[attempt.run.name] = said
+
+    def _evaluate(self, attempt: Attempt) -> Work:
+        run, log = attempt.run, attempt.folder / "evaluate.log"
+        if not self._trained(run) or not (protocols := self._untested(run)):
+            return
+        command = ["-m", "crrl.evaluate", *run.evaluation(self.runs, *protocols)]
+        try:
+            yield from execute(command, log, [attempt.lock], self._environment, lambda: None)
+        except Failed as error:
+            self._fail(attempt, str(error))
 
     def _trained(self, run: Run) -> bool:
         return RunFolder(self.runs / run.name).encoder_path.exists()
@@ -141,37 +172,50 @@ class Campaign:
         """The environment of the processes."""
         return dict(os.environ) if self.jobs == 1 else {**os.environ, "OMP_NUM_THREADS": "1"}
 
-    def _train(self, run: Run, record: Record, lock: int) -> Work:
-        folder = self.runs / run.name
-        command = ["-m", "crrl.train", *run.training(self.runs)]
-        record.command = shlex.join(["python", *command])
-        if self.commit not in record.commits:
-            record.commits.append(self.commit)
-        record.write(folder)
-        if RunFolder(folder).config_path.exists():
-            command = ["-m", "crrl.train", "--resume", str(folder), "--device", run.config.device]
-        before, since = record.seconds, time.perf_counter()
+    def _train(self, attempts: Sequence[Attempt]) -> Work:
+        """Train the runs in one process; of several each has its log, and the process one beside their folders."""
+        command, since = ["-m", "crrl.train"], time.perf_counter()
+        for attempt in attempts:
+            own = attempt.run.training(self.runs)
+            attempt.record.command = shlex.join(["python", "-m", "crrl.train", *own])
+            if self.commit not in attempt.record.commits:
+                attempt.record.commits.append(self.commit)
+            attempt.record.write(attempt.folder)
+            if RunFolder(attempt.folder).config_path.exists():
+                own = ["--resume", str(attempt.folder), "--device", attempt.run.config.device]
+            command += [*own, "--"]
+        before = [attempt.record.seconds for attempt in attempts]
 
         def look() -> None:
-            record.seconds = before + time.perf_counter() - since
-            self._done[run.name] = epochs_done(folder) * run.material.train_clips
+            for attempt, seconds in zip(attempts, before, strict=True):
+                if not self._trained(attempt.run):
+                    attempt.record.seconds = seconds + time.perf_counter() - since
+                self._done[attempt.run.name] = epochs_done(attempt.folder) * attempt.run.material.train_clips
 
+        single, first = len(attempts) == 1, attempts[0].folder
+        log = first / "train.log" if single else self.runs / f"{first.name}-together.log"
         try:
-            yield from execute(command, folder / "train.log", lock, self._environment, look)
+            yield from execute(command[:-1], log, [each.lock for each in attempts], self._environment, look)
+        except Failed as error:
+            for attempt in attempts:
+                if not self._trained(attempt.run):
+                    self._fail(attempt, str(error) if single else own_reason(attempt.folder / "train.log", str(error)))
         finally:
             look()
-            record.write(folder)
+            for attempt in attempts:
+                attempt.record.write(attempt.folder)
 
 
-def next_ready(waiting: Sequence[Run], active: Container[str]) -> Run | None:
-    """The first run whose first phase is neither waiting nor active; None if there is none."""
+def next_ready(waiting: Sequence[Run], active: Container[str], most: int = 1) -> list[Run]:
+    """The first runs, `most` at most, whose first phase is neither waiting nor active."""
     names = {run.name for run in waiting}
-    return next(
-        (run for run in waiting if not run.first or not (run.first.name in names or run.first.name in active)), None
-    )
+    ready = (run for run in waiting if not run.first or not (run.first.name in names or run.first.name in active))
+    return list(islice(ready, most))
 
 
-def execute(command: list[str], log: Path, lock: int, environment: Mapping[str, str], look: Callable[[], None]) -> Work:
+def execute(
+    command: list[str], log: Path, locks: Sequence[int], environment: Mapping[str, str], look: Callable[[], None]
+) -> Work:
     """Run Python with these arguments in a session of its own, with its output in `log`; calls `look` meanwhile.
 
     Raises:
@@ -183,7 +227,7 @@ def execute(command: list[str], log: Path, lock: int, environment: Mapping[str, 
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            pass_fds=(lock,),
+            pass_fds=tuple(locks),
             env=environment,
         )
         try:
@@ -215,6 +259,12 @@ def reason(code: int, log: Path) -> str:
         return last
     cause = signal.Signals(-code).name
     return f"ended by {cause}" + (" (out of memory?)" if cause == "SIGKILL" else f": {last}")
+
+
+def own_reason(log: Path, otherwise: str) -> str:
+    """The error with which one of several runs in a process ended, by its log; `otherwise` if that ends with none."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    return lines[-1].removeprefix("error: ") if lines and lines[-1].startswith("error: ") else otherwise
 
 
 def say(shown: tqdm, line: str) -> None:

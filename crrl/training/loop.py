@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,8 +143,8 @@ class Loop:
         self.first_step = first_step
         self.step = 0
 
-    def fit(self, checkpoint: dict[str, Any] | None) -> None:
-        """Train from the checkpoint (None: from the start) to the end of the schedule.
+    def fit(self, checkpoint: dict[str, Any] | None) -> Iterator[None]:
+        """Train from the checkpoint (None: from the start) to the end of the schedule; yields after each step.
 
         Raises:
             Interrupted: a signal came; the checkpoint is written.
@@ -154,7 +155,7 @@ class Loop:
         self.phase.module.train()
         with catch_stop_signals() as signals, self._progress() as progress:
             try:
-                while self.step < self.schedule.steps and not self._epoch(progress, signals):
+                while self.step < self.schedule.steps and not (yield from self._epoch(progress, signals)):
                     pass
             except LostRank as error:
                 self._save()
@@ -177,8 +178,8 @@ class Loop:
             silent=self.ranks.rank > 0,
         )
 
-    def _epoch(self, progress: Progress, signals: list[int]) -> bool:
-        """Train to the end of the epoch, or until a signal; returns whether a signal came."""
+    def _epoch(self, progress: Progress, signals: list[int]) -> Generator[None, None, bool]:
+        """Train to the end of the epoch, or until a signal; yields after each step, returns whether a signal came."""
         schedule = self.schedule
         epoch, done = divmod(self.step, schedule.steps_per_epoch)
         shares = [self.ranks.share(clips) for clips in schedule.batches()]
@@ -196,6 +197,7 @@ class Loop:
                 self._save()
             if stop:
                 return True
+            yield
         return False
 
     def _begin_epoch(self, epoch: int, shares: list[Share], done: int) -> None:

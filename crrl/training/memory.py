@@ -37,9 +37,15 @@ def _limits() -> Iterator[int]:
 
 
 def check_memory(
-    config: Config, phases: Iterable[PhaseSpec], channels: int, batch: int, frames: int, device: torch.device
+    config: Config,
+    phases: Iterable[PhaseSpec],
+    channels: int,
+    batch: int,
+    frames: int,
+    device: torch.device,
+    together: int = 1,
 ) -> None:
-    """Refuse settings with which a phase takes more memory than `device` has.
+    """Refuse settings with which a phase takes more memory than `device` has for each of the runs together on it.
 
     Args:
         channels: J·3. batch: clips in the largest batch of a process. frames: of the longest clip.
@@ -49,7 +55,7 @@ def check_memory(
     """
     least = max(_weights(spec, config, channels) for spec in phases)
     least += 4 * batch * frames * 4 * config.encoder.hidden_size  # the states of two layers of two directions
-    if least <= memory_of(device):
+    if together * least <= memory_of(device):
         return
     sizes = {
         "hidden-size": config.encoder.hidden_size,
@@ -59,9 +65,10 @@ def check_memory(
         "max-frames": frames,
     }
     said = ", ".join(f"--{name} {size}" for name, size in sizes.items() if size is not None)
+    several = f", {together} side by side {together * least / 1e9:,.1f} GB" if together > 1 else ""
     raise CrrlError(
-        f"a training of {said} takes {least / 1e9:,.1f} GB of memory at least, "
-        f"{device} has {memory_of(device) / 1e9:,.1f} GB: give smaller ones"
+        f"a training of {said} takes {least / 1e9:,.1f} GB of memory at least{several}, "
+        f"{device} has {memory_of(device) / 1e9:,.1f} GB: give smaller ones{', or fewer runs' if several else ''}"
     )
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from crrl import ops
 from crrl.config import Config
-from crrl.data import ClipTensors, Prepared
+from crrl.data import Prepared
 from crrl.data.augmentation import choose_yaw
 from crrl.errors import CrrlError
 from crrl.features import encode, fit
 from crrl.methods import METHODS, Method, PhaseSpec, first_alone
 from crrl.models import Encoder, FeatureExtractor
+from crrl.ops import precision
+from crrl.ops.gru import cuda as gru
 from crrl.runs import RunFolder, load_encoder, save_encoder
 from crrl.training.estimate import phase_seconds
 from crrl.training.loop import Loop, Schedule
@@ -22,6 +26,8 @@ from crrl.training.memory import check_memory
 from crrl.training.phases import TEACHER_TAKES, Phase, Teacher, build_module
 from crrl.training.ranks import Ranks
 
+WITHOUT_KERNELS = 4
+"""Runs side by side where torch's GRU serves, whose launches are short and small."""
 MANY_STEPS = 200
 """The fewest steps of a run whose duration is estimated beforehand."""
 
@@ -63,8 +69,24 @@ def fast_paths(config: Config, device: torch.device) -> dict[str, tuple[str, str
     }
 
 
+def runs_that_help(config: Config, device: torch.device) -> int:
+    """How many such runs to train side by side: as many as fill the GPU with backward recurrences, a step's longest
+    launches; one where the host is the slower, as on a CPU or where steps are not captured. No card has measured it."""
+    if fast_paths(config, device)["step"][0] != "captured":
+        return 1
+    dtype, hidden = torch.bfloat16 if config.precision == "bf16" else torch.float32, config.encoder.hidden_size
+    if not gru.supports(ops.Case("cuda", dtype, device.index, hidden))[0]:
+        return WITHOUT_KERNELS
+    sizes = config.batch_size, config.preprocessing.max_frames, hidden
+    blocks = gru.backward_blocks(precision.mode(dtype), sizes, device.index or 0)
+    return max(torch.cuda.get_device_properties(device).multi_processor_count // blocks, 1)
+
+
 class Trainer:
     """Runs the phases of a method in a run folder, from the start or from its checkpoint.
+
+    Args:
+        together: runs that share the device with this one, itself counted.
 
     Attributes:
         yaw: how far clips are turned about the vertical, a standard deviation in degrees.
@@ -74,12 +96,15 @@ class Trainer:
             does not match.
     """
 
-    def __init__(self, config: Config, run: RunFolder, prepared: Prepared, device: torch.device, ranks: Ranks):
+    def __init__(
+        self, config: Config, run: RunFolder, prepared: Prepared, device: torch.device, ranks: Ranks, together: int = 1
+    ):
         self.config = config
         self.ranks = ranks
         self.run = run
         self.prepared = prepared
-        self.tensors = ClipTensors(prepared.clips, device)
+        self.together = together
+        self.tensors = prepared.tensors(device)
         self.train_clips = prepared.clips.split(config.split_name).train
         self.device = device
         self.yaw = choose_yaw(config.turn_yaw, self.tensors, self.train_clips)
@@ -87,13 +112,13 @@ class Trainer:
         self._schedules = {phase.step: self._schedule(phase) for phase in self.phases}
         batch = max(max(schedule.batches()) for schedule in self._schedules.values()) // ranks.size
         longest = int(np.diff(prepared.clips.offsets)[self.train_clips].max())
-        check_memory(config, self.phases, self.tensors.channels, batch, longest, device)
+        check_memory(config, self.phases, self.tensors.channels, batch, longest, device, together)
         self._given: Encoder | None = None
         if config.teacher is not None and not run.teacher_path.exists():
             self._given = self._load_first(given_first(config))
 
-    def train(self) -> None:
-        """Train to the end and write encoder.safetensors.
+    def train(self) -> Iterator[None]:
+        """Train to the end and write encoder.safetensors; yields after each step.
 
         Raises:
             Interrupted: SIGINT or SIGTERM came; the checkpoint is written.
@@ -109,7 +134,7 @@ class Trainer:
         steps_before = 0
         for phase in self._own_phases:
             if phase.step not in self._done(checkpoint):
-                self._train(phase, steps_before, checkpoint)
+                yield from self._train(phase, steps_before, checkpoint)
             steps_before += self._schedules[phase.step].steps
 
     @property
@@ -123,7 +148,7 @@ class Trainer:
         if steps < MANY_STEPS or self.device.type != "cpu" or self.ranks.size > 1:
             return None
         train = torch.from_numpy(self.train_clips)
-        return sum(
+        return self.together * sum(
             phase_seconds(spec, self.config, self._schedules[spec.step], self.tensors, train, self.yaw)
             for spec in self._own_phases
         )
@@ -141,9 +166,9 @@ class Trainer:
             raise CrrlError(f"{self.run.checkpoint_path} is not of method {self.config.method}: restore config.json")
         return names[: names.index(checkpoint["phase"])]
 
-    def _train(self, spec: PhaseSpec, steps_before: int, checkpoint: dict[str, Any] | None) -> None:
+    def _train(self, spec: PhaseSpec, steps_before: int, checkpoint: dict[str, Any] | None) -> Iterator[None]:
         phase, method = self._phase(spec), self.config.method
-        self._fit(phase, steps_before, checkpoint)
+        yield from self._fit(phase, steps_before, checkpoint)
         if spec is self.phases[-1]:
             self._save(self.run.encoder_path, phase.module.encoder, method)
         else:
@@ -208,7 +233,7 @@ class Trainer:
             seed=2 * config.seed + (phase.step == "ser"),  # each phase has its own initial weights and orders
         )
 
-    def _fit(self, phase: Phase, first_step: int, checkpoint: dict[str, Any] | None) -> None:
+    def _fit(self, phase: Phase, first_step: int, checkpoint: dict[str, Any] | None) -> Iterator[None]:
         own = checkpoint if checkpoint is not None and checkpoint["phase"] == phase.name else None
         schedule = self._schedules[phase.name]
         loop = Loop(
@@ -223,4 +248,4 @@ class Trainer:
             capture=fast_paths(self.config, self.device)["step"][0] == "captured",
             bf16=self.config.precision == "bf16",
         )
-        loop.fit(own)
+        return loop.fit(own)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, pairwise
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ import pytest
 from crrl.errors import Interrupted
 from crrl.files import alone
 from crrl.reproduction import Campaign, campaign
-from crrl.reproduction.campaign import LOCK, Failed, Work, execute
+from crrl.reproduction.campaign import LOCK, Attempt, Failed, Work, execute, own_reason
 from crrl.reproduction.plan import Plan, Run
 from crrl.reproduction.records import Record
 
@@ -32,18 +32,28 @@ class Fake:
         """("begins" or "ends", the run's name), in order."""
 
     def __call__(
-        self, command: list[str], log: Path, lock: int, environment: Mapping[str, str], look: Callable[[], None]
+        self,
+        command: list[str],
+        log: Path,
+        locks: Sequence[int],
+        environment: Mapping[str, str],
+        look: Callable[[], None],
     ) -> Iterator[str]:
         self.commands.append(" ".join(command))
         self.threads.add(environment.get("OMP_NUM_THREADS"))
-        self.events.append(("begins", log.parent.name))
+        folders = [Path(word) for flag, word in pairwise(command) if flag == "--out"] or [log.parent]
+        assert len(locks) == len(folders)
+        self.events += [("begins", folder.name) for folder in folders]
         yield "a process"
         look()
-        self.events.append(("ends", log.parent.name))
-        if self.failing in log.parent.name:
-            raise Failed("the training of cml is no longer finite")
-        if "crrl.train" in command:
-            (log.parent / "encoder.safetensors").touch()
+        self.events += [("ends", folder.name) for folder in folders]
+        for folder in folders:
+            if self.failing in folder.name:
+                (folder / "train.log").write_text("error: the training of cml is no longer finite\n")
+            elif "crrl.train" in command:
+                (folder / "encoder.safetensors").touch()
+        if any(self.failing in folder.name for folder in folders):
+            raise Failed("the training of cml is no longer finite" if len(folders) == 1 else "one of them failed")
         for flag, protocol in pairwise(command):
             if flag == "--protocol":
                 (log.parent / f"evaluation-{protocol}.json").write_text("{}")
@@ -151,6 +161,39 @@ def test_so_many_runs_work_at_a_time_each_after_its_first_phase(plan_of: Planner
     assert fake.threads == {"1"}
 
 
+def test_independent_runs_share_a_process_and_one_that_fails_has_its_own_reason(
+    plan_of: Planner, tmp_path: Path, fake: Fake
+) -> None:
+    plan = plan_of("table4", "nw-ucla", seeds=3)
+    fake.failing = "cml-paper-seed1"
+    work = Campaign([plan], tmp_path, together=2)
+    work.work()
+    trained = [command for command in fake.commands if "crrl.train" in command]
+    names = [[run.name for run in plan.runs if f"--out {tmp_path / run.name}" in command] for command in trained]
+    assert sorted(chain(*names)) == sorted(run.name for run in plan.runs if "crrl-paper-seed1" not in run.name)
+    assert max(map(len, names)) == 2
+    first = {run.name: run.first.name for run in plan.runs if run.first}
+    assert not any(first.get(name) in group for group in names for name in group)
+    for command, group in zip(trained, names, strict=True):
+        assert command.split().count("--") == len(group) - 1
+    said = {run.config.method: work.failures[run.name] for run in plan.runs if run.config.seed == 1}
+    assert said["cml"] == "the training of cml is no longer finite"
+    assert said["crrl"].startswith("its first phase, ")
+    assert len(work.failures) == 2
+    record = Record.read(tmp_path / names[0][0])
+    assert " -- " not in record.command
+    assert (record.failure, record.seconds > 0) == ("", True)
+
+
+def test_one_of_several_that_ended_without_a_word_has_the_reason_of_their_process(tmp_path: Path) -> None:
+    log = tmp_path / "train.log"
+    assert own_reason(log, "ended by SIGKILL") == "ended by SIGKILL"
+    log.write_text("error: no such folder\ncml: 50%\n")
+    assert own_reason(log, "ended by SIGKILL") == "ended by SIGKILL"
+    log.write_text("cml: 50%\nerror: no such folder\n")
+    assert own_reason(log, "ended by SIGKILL") == "no such folder"
+
+
 def test_a_single_run_at_a_time_takes_all_cores(
     plan_of: Planner, tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,8 +204,8 @@ def test_a_single_run_at_a_time_takes_all_cores(
 
 
 @pytest.fixture
-def lock(tmp_path: Path) -> int:
-    return os.open(tmp_path / "lock", os.O_CREAT | os.O_RDWR)
+def locks(tmp_path: Path) -> list[int]:
+    return [os.open(tmp_path / "lock", os.O_CREAT | os.O_RDWR)]
 
 
 def finish(work: Work) -> None:
@@ -170,9 +213,9 @@ def finish(work: Work) -> None:
         time.sleep(0.01)
 
 
-def test_a_process_that_fails_gives_its_last_line(tmp_path: Path, lock: int) -> None:
+def test_a_process_that_fails_gives_its_last_line(tmp_path: Path, locks: list[int]) -> None:
     def run(code: str) -> None:
-        finish(execute(["-c", code], tmp_path / "log", lock, os.environ, lambda: None))
+        finish(execute(["-c", code], tmp_path / "log", locks, os.environ, lambda: None))
 
     with pytest.raises(Failed, match=r"^no such folder; give another$"):
         run("import sys; print('working', flush=True); sys.exit('error: no such folder; give another')")
@@ -187,15 +230,16 @@ def at_work(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     have, SIGINT comes."""
     sent = []
 
-    def train(self: Campaign, run: Run, record: Record, lock: int) -> Work:
-        here = self.runs / run.name
+    def train(self: Campaign, attempts: Sequence[Attempt]) -> Work:
+        (attempt,) = attempts
+        here = attempt.folder
 
         def look() -> None:
             if len(list(self.runs.glob("*/ready"))) == 2 and not sent:
                 sent.append(os.kill(os.getpid(), signal.SIGINT))
 
         start = f"import os, pathlib, signal, sys, time\nhere = pathlib.Path({str(here)!r})\n"
-        yield from execute(["-c", start + code], here / "log", lock, os.environ, look)
+        yield from execute(["-c", start + code], here / "log", [attempt.lock], os.environ, look)
 
     monkeypatch.setattr(Campaign, "_train", train)
 
@@ -260,12 +304,12 @@ def test_a_first_phase_that_was_finished_elsewhere_meanwhile_is_used(
     work = Campaign([plan], tmp_path)
     attempt = work._attempt
 
-    def elsewhere(run: Run) -> Work:
-        if run is not first:
-            yield from attempt(run)
+    def elsewhere(group: Sequence[Run]) -> Work:
+        if group[0] is not first:
+            yield from attempt(group)
             return
         with alone(tmp_path / first.name, "is busy", LOCK):
-            yield from attempt(run)
+            yield from attempt(group)
             (tmp_path / first.name / "encoder.safetensors").touch()
 
     monkeypatch.setattr(work, "_attempt", elsewhere)

@@ -54,7 +54,19 @@ def test_a_table_its_figure_and_a_run_that_was_cut_off(
 def test_several_protocols_are_a_page_each_of_the_same_runs(
     clip_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--dataset", "folder", "--data", str(clip_folder), "--quick", "--jobs", "2", "--device", "cpu"]
+    arguments = [
+        "--dataset",
+        "folder",
+        "--data",
+        str(clip_folder),
+        "--quick",
+        "--together",
+        "2",
+        "--seeds",
+        "1",
+        "--device",
+        "cpu",
+    ]
     command = ["table4", *arguments, "--runs", str(tmp_path), "--protocol", "linear", "knn"]
     assert reproduce.main(command) == 0
     captured = capsys.readouterr()
@@ -77,6 +89,7 @@ def test_figures_are_not_measured_another_way(tmp_path: Path) -> None:
     [
         (["--seeds", "0"], "--seeds is 0"),
         (["--jobs", "0"], "--jobs is 0"),
+        (["--together", "0"], "--together is 0"),
         (["--seeds", "1000000000"], "--seeds is 1000000000: it must be from 1 to 1000"),
         (["--jobs", "1000000000"], "--jobs is 1000000000: it must be from 1 to 256"),
         (["--quick", "--seeds", "2"], "smoke test of 1 seed"),

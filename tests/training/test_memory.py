@@ -98,3 +98,12 @@ def test_more_steps_than_there_is_memory_for_are_refused() -> None:
     said = re.escape(f"1000001 epochs of 40 clips are 5000005 steps, more than {MOST_STEPS}: give fewer epochs")
     with pytest.raises(CrrlError, match=said):
         schedule(MOST_STEPS // 5 + 1)
+
+
+def test_runs_side_by_side_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = settings(hidden_size=64)
+    phases = METHODS[config.method]
+    monkeypatch.setattr(memory, "memory_of", lambda _: 5_000_000)
+    check_memory(config, phases, 15, 8, 10, CPU)
+    with pytest.raises(CrrlError, match=r"at least, 9 side by side .* or fewer runs"):
+        check_memory(config, phases, 15, 8, 10, CPU, together=9)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from crrl.training.phases import Phase, Teacher, build_module
 from crrl.training.ranks import Ranks
 from crrl.training.step import Step
 from crrl.training.trainer import Trainer
+from crrl.training.turns import Turns, take_turns
 from tests.training.runs import stop_after
 
 pytestmark = [
@@ -152,7 +154,8 @@ def train(config: Config, folder: Path, capture: bool) -> list[tuple[str, float]
     paths = {"decoder": ("eager", ""), "step": ("captured" if capture else "eager", "")}
     with ops.use_backends("auto"), pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "fast_paths", lambda *_: paths)
-        Trainer(config, run, prepared, DEVICE, Ranks()).train()
+        for _ in Trainer(config, run, prepared, DEVICE, Ranks()).train():
+            pass
     records = [json.loads(line) for line in run.metrics_path.read_text().splitlines()]
     return [(record["phase"], record["loss"]) for record in records]
 
@@ -171,3 +174,35 @@ def test_a_run_goes_on_captured_where_it_stopped_eager_and_back(
     got = train(config, tmp_path / "cut", capture=not captured_first)
     assert [phase for phase, _ in got] == [phase for phase, _ in want]
     assert [loss for _, loss in got] == pytest.approx([loss for _, loss in want], rel=SAME)
+
+
+def test_captured_runs_side_by_side_have_the_losses_that_each_has_alone(config: Config, tmp_path: Path) -> None:
+    """They draw dropout: a run that read another's random numbers, or half a step of it, would have other losses."""
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    prepared = prepare(config.dataset, config.data, config.split_name, config.preprocessing)
+    paths = {"decoder": ("eager", ""), "step": ("captured", "")}
+
+    def begin(name: str, seed: int) -> tuple[RunFolder, Trainer]:
+        own, run = replace(config, seed=seed), RunFolder(tmp_path / name)
+        run.create(own)
+        return run, Trainer(own, run, prepared, DEVICE, Ranks(), together=3)
+
+    def losses_of(run: RunFolder) -> list[float]:
+        return [json.loads(line)["loss"] for line in run.metrics_path.read_text().splitlines()]
+
+    with (
+        ops.use_backends("auto"),
+        pytest.MonkeyPatch.context() as patch,
+        open(tmp_path / "log", "w") as log,
+    ):
+        patch.setattr(trainer, "fast_paths", lambda *_: paths)
+        want = []
+        for seed in range(3):
+            run, alone = begin(f"alone-{seed}", seed)
+            for _ in alone.train():
+                pass
+            want.append(losses_of(run))
+        runs, everyone = zip(*(begin(f"together-{seed}", seed) for seed in range(3)), strict=True)
+        take_turns([Turns(each.train(), DEVICE, log) for each in everyone], lambda _, error: pytest.fail(repr(error)))
+    for run, losses in zip(runs, want, strict=True):
+        assert losses_of(run) == pytest.approx(losses, rel=SAME)

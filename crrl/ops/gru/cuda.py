@@ -51,6 +51,12 @@ def refusal(mode: str, hidden: int, device: int) -> str | None:
     return None
 
 
+def backward_blocks(mode: str, sizes: tuple[int, int, int], device: int) -> int:
+    """Blocks that the backward pass of a bidirectional layer of (B, T, H) keeps on the GPU at once."""
+    plan = _plan(cuda.native, mode, True, 2, sizes, device)
+    return plan.teams * plan.blocks
+
+
 @lru_cache(maxsize=1024)
 def _plan(native: Any, mode: str, backward: bool, chains: int, sizes: tuple[int, int, int], device: int) -> GruPlan:
     return native.gru_plan(mode, backward, chains, *sizes, device)  # type: ignore[no-any-return]
