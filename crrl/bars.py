@@ -35,7 +35,8 @@ def bar(total: int, what: str, unit: str, every: float = 30, **options: Any) -> 
         options: options of tqdm.
     """
     if not sys.stderr.isatty():
-        options = {"file": Lines(), "bar_format": LINE, "mininterval": every, "maxinterval": every, **options}
+        lines = {"file": Lines(), "bar_format": LINE, "position": 0}  # else it moves the cursor past other runs' bars
+        options = {**lines, "mininterval": every, "maxinterval": every, **options}
     return tqdm(total=total, desc=what, unit=unit, **{"mininterval": 0.2, **options})
 
 

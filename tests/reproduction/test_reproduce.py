@@ -54,19 +54,7 @@ def test_a_table_its_figure_and_a_run_that_was_cut_off(
 def test_several_protocols_are_a_page_each_of_the_same_runs(
     clip_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [
-        "--dataset",
-        "folder",
-        "--data",
-        str(clip_folder),
-        "--quick",
-        "--together",
-        "2",
-        "--seeds",
-        "1",
-        "--device",
-        "cpu",
-    ]
+    arguments = ["--dataset", "folder", "--data", str(clip_folder), "--quick", "--jobs", "2", "--device", "cpu"]
     command = ["table4", *arguments, "--runs", str(tmp_path), "--protocol", "linear", "knn"]
     assert reproduce.main(command) == 0
     captured = capsys.readouterr()

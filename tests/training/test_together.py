@@ -154,6 +154,7 @@ def test_each_log_has_its_own_run(options: list[str], tmp_path: Path) -> None:
     assert together(options, MIXED, tmp_path) == 0
     for number, own in enumerate(MIXED):
         log = (tmp_path / str(number) / "train.log").read_text()
+        assert "\x1b" not in log, "no bar moves the cursor past another run's"
         assert log.startswith(f"{own[1] if own[0] == '--method' else 'crrl'}, recipe paper, on folder")
         assert all(str(tmp_path / str(other)) not in log for other in range(len(MIXED)) if other != number)
 
