@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,8 +16,9 @@ pytest.importorskip("tensorboard", reason="tensorboard is not installed")
 from crrl import train
 from crrl.errors import CrrlError
 from crrl.ops import cpu
+from crrl.recipes import preset
 from crrl.runs import RunFolder
-from crrl.training import turns
+from crrl.training import runs_that_help, trainer, turns
 from tests.training.runs import metrics, stop_after
 
 FUSED = pytest.param("--fused", marks=pytest.mark.skipif(cpu.missing is not None, reason="no C++ extension"))
@@ -241,3 +243,16 @@ def test_on_a_gpu_each_has_a_stream_and_a_state_of_random_numbers(
     assert seen[0][1] is not seen[1][1]
     assert default.state is shared
     assert shared == ["seed"]
+
+
+@pytest.mark.parametrize(
+    ("step", "kernels", "many"), [("eager", True, 1), ("captured", False, 4), ("captured", True, 2)]
+)
+def test_as_many_help_as_fill_the_gpu(monkeypatch: pytest.MonkeyPatch, step: str, kernels: bool, many: int) -> None:
+    """Of 132 multiprocessors, where a backward recurrence keeps 64."""
+    card = SimpleNamespace(multi_processor_count=132)
+    monkeypatch.setattr(trainer, "fast_paths", lambda *_: {"step": (step, "")})
+    monkeypatch.setattr(trainer.gru, "supports", lambda _: (kernels, ""))
+    monkeypatch.setattr(trainer.gru, "backward_blocks", lambda *_: 64)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
+    assert runs_that_help(preset("synthetic", "tuned"), torch.device("cuda", 0)) == many
