@@ -45,9 +45,9 @@ def check(q: Tensor, k: Tensor, queue: Tensor, temperature: float = 0.07) -> tup
     assert (loss.shape, loss.dtype, dq.shape, dq.dtype) == ((), torch.float32, q.shape, q.dtype)
     true_loss, true_dq = reference(q, k, queue, temperature, torch.float64)
     own_loss, own_dq = reference(q, k, queue, temperature, torch.float32)
-    # A 16-bit queue is multiplied by a query in two parts, together 16 bits for bfloat16; logits go up to 1/τ.
+    # A 16-bit queue is multiplied by a query in two parts, together 16 bits for bfloat16; logits go up to |key|/τ.
     split = 0.0 if queue.dtype == torch.float32 else 2.0**-16
-    slack = (2.0**-21 + split) / temperature
+    slack = (2.0**-21 + split) * max(1.0, float(queue.float().norm(dim=1).max())) / temperature
     assert (loss.cpu() - true_loss).abs() <= 2 * (own_loss - true_loss).abs() + slack
     rounding = {torch.float32: 0.0, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-10}[q.dtype]
     floor = 2.0**-24 * q.numel() ** 0.5 if q.dtype == torch.float16 else 0.0  # float16 ends at 2^-24
@@ -71,7 +71,7 @@ def variant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 SIZES = [(1, 2, 60), (5, 3, 63), (17, 33, 60), (3, 64, 512), (1, 3, 1024)]
-LARGE = [(32, 64, 512), (5, 1000, 63), (33, 1000, 512)]
+LARGE = [(32, 64, 512), (5, 1000, 63), (17, 700, 300)]
 """Too many programs of a row each for the interpreter."""
 
 
@@ -86,7 +86,7 @@ def test_is_that_of_the_reference(batch: int, keys: int, channels: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch", "keys", "channels"), [(5, 64, 60), (9, 130, 48), (3, 65, 1030), (3, 600, 60), (2, 20, 2060)]
+    ("batch", "keys", "channels"), [(5, 64, 60), (9, 130, 48), (3, 65, 1030), (3, 600, 60), (1, 20, 2060)]
 )
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_with_the_sizes_that_it_chooses(batch: int, keys: int, channels: int, dtype: torch.dtype) -> None:
@@ -104,7 +104,7 @@ def test_dtypes_may_differ(query: torch.dtype, queue: torch.dtype) -> None:
 @pytest.mark.usefixtures("variant")
 @pytest.mark.parametrize(("temperature", "length"), [(0.01, 1.0), (0.01, 30.0), (1.0, 1e-3)])
 def test_extreme_logits(temperature: float, length: float) -> None:
-    q, k, queue = tensors(5, 300, 60)
+    q, k, queue = tensors(3, 100, 60)
     queue[7] = F.normalize(q[0], dim=0)  # a negative that beats the positive
     loss, dq = check(q, length * k, length * queue, temperature)
     assert loss.isfinite()
@@ -159,9 +159,9 @@ def enqueue_is_that_of_the_reference(
 
 @pytest.mark.usefixtures("variant")
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize(("batch", "place"), [(5, 0), (5, 17), (20, 3), (25, 19), (1, 19)])
+@pytest.mark.parametrize(("batch", "place"), [(5, 0), (5, 7), (10, 3), (13, 9), (1, 9)])
 def test_enqueue(dtype: torch.dtype, batch: int, place: int) -> None:
-    enqueue_is_that_of_the_reference(batch, 20, 20, place, dtype)
+    enqueue_is_that_of_the_reference(batch, 10, 20, place, dtype)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -193,7 +193,7 @@ def test_launch_sizes(exact: bool, batch: int, keys: int, channels: int) -> None
     assert sizes.splits <= infonce.PROGRAMS
 
 
-def loads(monkeypatch: pytest.MonkeyPatch, batch: int, keys: int, channels: int, dtype: torch.dtype) -> list[int]:
+def loads(monkeypatch: pytest.MonkeyPatch, batch: int, keys: int, channels: int) -> list[int]:
     """For every program of both launches, how often it reads a tile from memory."""
     builder = pytest.importorskip("triton.runtime.interpreter").InterpreterBuilder
     found: dict[tuple[Any, ...], int] = {}
@@ -218,16 +218,15 @@ def loads(monkeypatch: pytest.MonkeyPatch, batch: int, keys: int, channels: int,
         dimensions = builder.set_grid_dim
         patch.setattr(builder, "set_grid_dim", started)
         patch.setattr(builder, "create_masked_load", counted("create_masked_load"))
-        info_nce(q, k, queue.to(dtype), 0.07, pointer=torch.tensor(0, device=DEVICE))
+        info_nce(q, k, queue, 0.07, pointer=torch.tensor(0, device=DEVICE))
     assert launch[0] == LAUNCHES
     return list(found.values())
 
 
 @pytest.mark.skipif(DEVICE.type == "cuda", reason="the interpreter counts")
-@pytest.mark.parametrize("dtype", FLOATS[:2])
-def test_at_the_papers_size_no_loop_runs_twice(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+def test_at_the_papers_size_no_loop_runs_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each iteration would wait for memory again: a program reads no more often than with 2 keys of 16 channels."""
-    few, paper = (loads(monkeypatch, *sizes, dtype) for sizes in ((1, 2, 16), (32, 64, 512)))
+    few, paper = (loads(monkeypatch, *sizes) for sizes in ((1, 2, 16), (32, 64, 512)))
     assert max(paper) == max(few)
     # A row and 16 keys a program; then dq in blocks of 128 channels, the loss, the enqueue in blocks of 16 by 128.
     assert len(paper) == 32 * 4 + 32 * 4 + 1 + 2 * 4
