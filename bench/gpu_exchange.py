@@ -1,8 +1,8 @@
-"""Rows of the exchange that the CUDA GRU rests on: what a team of blocks does after every frame, without its products.
+"""Rows of the exchanges that the CUDA GRU rests on: what a team of blocks does after every frame, without its products.
 
-One call is one round: every block publishes its units of 8 rows and reads all that the others published. "cluster" goes
-through distributed shared memory, "l2" through global memory; "scatter" is what the backward pass could do instead of
-gathering the gradients of three gates: send each block its part of a sum.
+One call is one round of 8 rows. "gather", of the forward pass: every block publishes its 32 units, and reads those of
+all. "scatter", of the backward pass: every block sends each other one its part of a sum, which that one adds up. Each
+goes through distributed shared memory, "l2 gather" and "l2 scatter" through global memory.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from bench.rows import Bar, Row
 from bench.timing import SERIES, Contender, Entry
 from crrl.ops import cuda
 
-CLUSTER, L2, SCATTER = "cluster", "l2", "scatter"
+GATHER, SCATTER = "gather", "scatter"
+WAYS = (GATHER, SCATTER, f"l2 {GATHER}", f"l2 {SCATTER}")
+KINDS = ((GATHER, 4), (GATHER, 2), (SCATTER, 4))
+"""What the recurrence exchanges: h in 32 or 16 bits, and float32 parts of sums."""
 ROUNDS = 10_000
 """Of a launch: what launching takes is lost in them."""
 PROVEN = 37
@@ -47,20 +50,19 @@ class Exchange:
 
     way: str
     itemsize: int
-    gates: int
     blocks: int
     teams: int
     rounds: int = PROVEN
 
-    def arguments(self) -> tuple[str, int, int, int, int, int]:
-        return (self.way, self.itemsize, self.gates, self.blocks, self.teams, self.rounds)
+    def arguments(self) -> tuple[str, int, int, int, int]:
+        return (self.way, self.itemsize, self.blocks, self.teams, self.rounds)
 
 
 def proof(case: Exchange) -> NDArray[np.uint32]:
     """What the kernel's threads end with, uint32 [teams, blocks, 256], by definition."""
     state = np.arange(case.teams * case.blocks * THREADS, dtype=np.uint32)
     state = state.reshape(case.teams, case.blocks, ROWS, UNITS)
-    one_round = partial(_scattered, blocks=case.blocks) if case.way == SCATTER else partial(_gathered, case=case)
+    one_round = partial(_scattered, blocks=case.blocks) if case.way.endswith(SCATTER) else partial(_gathered, case=case)
     with np.errstate(over="ignore"):
         for _ in range(case.rounds):
             state = one_round(state)
@@ -68,9 +70,8 @@ def proof(case: Exchange) -> NDArray[np.uint32]:
 
 
 def _gathered(state: NDArray[np.uint32], case: Exchange) -> NDArray[np.uint32]:
-    """Each lane of a row's warp reads every 32nd 16 bytes of the row's vector, [gate, block, unit]."""
-    gates = np.stack([state + np.uint32(gate) for gate in range(case.gates)], 2)  # team, block, gate, row, unit
-    vectors = gates.transpose(0, 3, 2, 1, 4).reshape(case.teams, ROWS, -1)
+    """Each lane of a row's warp reads every 32nd 16 bytes of the row's vector, [block, unit]."""
+    vectors = state.transpose(0, 2, 1, 3).reshape(case.teams, ROWS, -1)
     narrow = vectors.astype(np.uint16) if case.itemsize == 2 else vectors
     words = np.ascontiguousarray(narrow).view(np.uint32).reshape(case.teams, 1, ROWS, -1, 4)
     pieces = words.shape[3]
@@ -143,12 +144,12 @@ def native_module(capability: tuple[int, int] | None = None) -> Any:
 
 
 def exchange_entry(
-    device: torch.device, blocks: int, gates: int, itemsize: int, predicted: float | None = None,
+    device: torch.device, way: str, blocks: int, itemsize: int, predicted: float | None = None,
     bars: tuple[Bar, ...] = (), teams: int | None = None, module: Callable[[], Any] = native_module,
 ) -> Entry:  # fmt: skip
-    """The ways in turns. "scatter" stands beside float gradients of three gates, the sums that it would replace."""
+    """A way through distributed shared memory, and the same through global memory, in turns."""
     native, at_once = module(), teams or TEAMS[blocks]
-    start = Exchange(CLUSTER, itemsize, gates, blocks, at_once)
+    start = Exchange(way, itemsize, blocks, at_once)
 
     def build(way: str) -> Contender:
         case = replace(start, way=way)
@@ -156,11 +157,9 @@ def exchange_entry(
         results = lambda: [checked(proven()[0], case)]  # noqa: E731
         return Contender(timed, limit=0, results=results, calls=ROUNDS)
 
-    ways = (CLUSTER, L2, SCATTER) if (gates, itemsize) == (3, 4) else (CLUSTER, L2)
     kind = {4: "32-bit", 2: "16-bit"}[itemsize]
-    title = f"{blocks} blocks, {at_once} teams, 8 rows × 32 units × {gates}, {kind}"
-    row = Row("exchange, one round", title, predicted_us=predicted, bars=bars)
-    return Entry(row, {way: partial(build, way) for way in ways}, lambda: [torch.ones(1)], SERIES)
+    row = Row(f"exchange, one {way}", f"{blocks} blocks, {at_once} teams, {kind}", predicted_us=predicted, bars=bars)
+    return Entry(row, {each: partial(build, each) for each in (way, f"l2 {way}")}, lambda: [torch.ones(1)], SERIES)
 
 
 def checked(result: Tensor, case: Exchange) -> Tensor:

@@ -178,7 +178,7 @@ def test_bytes_of_the_rows() -> None:
 
 def test_every_prediction_is_a_rows() -> None:
     made = [entry for group in groups.GPU.values() for entry in group(torch.device("meta"))]
-    centre, grid, exchange, peers = 1 + 3 + 3 * 2, 2 * 9, 3 * 4 + 2, 2 * 4 + 2
+    centre, grid, exchange, peers = 1 + 3 + 3 * 2, 2 * 9, 3 * 3 + 2, 2 * 4 + 2
     assert len(made) == 5 + 4 + 3 + 4 + centre + exchange + grid + 1 + peers
     assert set(groups.PREDICTED.values()) <= {value for entry in made for value in entry.args}
 

@@ -42,106 +42,59 @@ CRRL_DEVICE uint32_t first_state() {
 }
 
 // A warp reads its row's vector once, 16 bytes a lane at a time.
-template <class E, class Stored, int kGates>
+template <class Gather, class Stored>
 CRRL_DEVICE void run_gather(const ExchangeParams& params) {
   const Member member = member_of(params);
-  E exchange(member, gpu::shared_memory());
+  Gather gather(member, gpu::shared_memory());
   const int row = gpu::thread_index() / kUnits, unit = gpu::thread_index() % kUnits;
-  const int pieces = kGates * member.padded * static_cast<int>(sizeof(Stored)) / 16;
+  const int pieces = member.padded * static_cast<int>(sizeof(Stored)) / 16;
   uint32_t state = first_state();
   for (int round = 0; round < params.rounds; ++round) {
-    CRRL_UNROLL
-    for (int gate = 0; gate < kGates; ++gate) {
-      exchange.put(gate, row, unit, static_cast<Stored>(state + static_cast<uint32_t>(gate)));
-    }
-    exchange.publish();
-    exchange.await();
-    for (int i = unit % pieces; i < pieces; i += kWarp) state = mixed(state, exchange.read(row, i * 16));
+    gather.put(row, unit, static_cast<Stored>(state));
+    gather.publish();
+    gather.await();
+    for (int i = unit % pieces; i < pieces; i += kWarp) state = mixed(state, gather.read(row, i / 4, i % 4));
+    gpu::sync_block();  // as between the products and what comes of them
   }
   params.result[gpu::block_index() * kThreads + gpu::thread_index()] = state;
-  exchange.finish();
+  gather.finish();
 }
 
-// Two buffers take turns as in ClusterExchange, and for the same reasons. [from][row][unit], the owner's.
-class Scatter {
- public:
-  static constexpr size_t shared_bytes(int blocks) { return 16 + 2 * static_cast<size_t>(blocks) * kTile; }
-
-  CRRL_DEVICE Scatter(const Member& member, unsigned char* shared)
-      : member_(member), barriers_(reinterpret_cast<uint64_t*>(shared)), parts_(shared + 16) {
-    if (gpu::thread_index() == 0) {
-      for (int i = 0; i < 2; ++i) gpu::barrier_init(barriers_ + i);
-      for (int i = 0; i < 2; ++i) expect(i);
-    }
-    gpu::sync_cluster();
-  }
-
-  // The warp's row of the parts of all owners; part(owner, piece): four units of it.
-  template <class Part>
-  CRRL_DEVICE void send(const Part& part) {
-    const int row = gpu::thread_index() / kWarp, lane = gpu::thread_index() % kWarp;
-    unsigned char* to = buffer(round_) + member_.rank * kTile + row * kRowBytes;
-    for (int i = lane; i < member_.blocks * kPieces; i += kWarp) {
-      const int owner = i / kPieces, piece = i % kPieces;
-      gpu::send(owner, to + piece * 16, part(owner, piece), barriers_ + round_ % 2);
-    }
-    ++round_;
-  }
-
-  // The thread's row and unit, added up in the order of the blocks.
-  CRRL_DEVICE uint32_t sum() {
-    const unsigned round = round_ - 1;
-    alive_ = alive_ && wait(member_, [&] { return gpu::barrier_passed(barriers_ + round % 2, round / 2 % 2); });
-    if (alive_ && gpu::thread_index() == 0) expect(round % 2);
-    const unsigned char* mine = buffer(round) + gpu::thread_index() * sizeof(uint32_t);
-    uint32_t total = 0;
-    for (int from = 0; from < member_.blocks; ++from) total += *reinterpret_cast<const uint32_t*>(mine + from * kTile);
-    gpu::sync_warp();  // all lanes have read before one of them sends
-    return total;
-  }
-
-  CRRL_DEVICE void finish() { gpu::sync_cluster(); }
-
- private:
-  static constexpr int kRowBytes = kUnits * static_cast<int>(sizeof(uint32_t)), kTile = kRows * kRowBytes;
-  static constexpr int kPieces = kRowBytes / 16;
-
-  CRRL_DEVICE void expect(int buffer) {
-    gpu::barrier_expect(barriers_ + buffer, static_cast<uint32_t>(member_.blocks * kTile));
-  }
-
-  CRRL_DEVICE unsigned char* buffer(unsigned round) const { return parts_ + round % 2 * (member_.blocks * kTile); }
-
-  const Member member_;
-  uint64_t* barriers_;
-  unsigned char* parts_;
-  unsigned round_ = 0;
-  bool alive_ = true;
-};
-
+// A warp sends its row of the parts of all blocks, 16 bytes a lane at a time.
+template <class Scatter>
 CRRL_DEVICE void run_scatter(const ExchangeParams& params) {
-  Scatter scatter(member_of(params), gpu::shared_memory());
+  const Member member = member_of(params);
+  Scatter scatter(member, gpu::shared_memory());
+  constexpr int kPieces = kUnits / 4;
+  const int row = gpu::thread_index() / kUnits, lane = gpu::thread_index() % kUnits;
   uint32_t state = first_state();
   for (int round = 0; round < params.rounds; ++round) {
-    scatter.send([&](int owner, int piece) {
+    for (int i = lane; i < member.blocks * kPieces; i += kWarp) {
+      const int owner = i / kPieces, piece = i % kPieces;
       const uint32_t first = state + static_cast<uint32_t>(owner * kUnits + piece * 4);
-      return Words{{first, first + 1, first + 2, first + 3}};
-    });
-    state = state * kMix + scatter.sum();
+      scatter.send(owner, row * kPieces + piece, {{first, first + 1, first + 2, first + 3}});
+    }
+    scatter.publish();
+    scatter.await();
+    state = state * kMix + scatter.sum(row * kUnits + lane);
+    gpu::sync_block();  // as between the gradients and their products
   }
   params.result[gpu::block_index() * kThreads + gpu::thread_index()] = state;
   scatter.finish();
 }
 
-template <class E, class Stored, int kGates>
+template <class Exchange, class Stored>
 CRRL_KERNEL(kThreads)
 exchange_gather(CRRL_PARAMS ExchangeParams params) {
-  if constexpr (gpu::kClusters || !E::kCluster) run_gather<E, Stored, kGates>(params);
+  using Gather = typename Exchange::template AllGather<Stored, kUnits, kRows>;
+  if constexpr (gpu::kClusters || !Exchange::kCluster) run_gather<Gather, Stored>(params);
 }
 
+template <class Exchange>
 CRRL_KERNEL(kThreads)
 exchange_scatter(CRRL_PARAMS ExchangeParams params) {
-  if constexpr (gpu::kClusters) run_scatter(params);
+  using Scatter = typename Exchange::template ReduceScatter<uint32_t, kUnits, kRows>;
+  if constexpr (gpu::kClusters || !Exchange::kCluster) run_scatter<Scatter>(params);
 }
 
 struct Kernel {
@@ -151,31 +104,36 @@ struct Kernel {
   size_t memory = 0;  // bytes of global memory a team
 };
 
-template <template <class, int, int, int> class Exchange, class Stored, int kGates>
+template <class Exchange, class Stored>
 Kernel gather(int blocks) {
-  using E = Exchange<Stored, kGates, kUnits, kRows>;
+  using Gather = typename Exchange::template AllGather<Stored, kUnits, kRows>;
   const int padded = blocks * kUnits;
-  return {exchange_gather<E, Stored, kGates>, E::kCluster, E::shared_bytes(padded), E::memory_bytes(padded)};
+  return {exchange_gather<Exchange, Stored>, Exchange::kCluster, Gather::shared_bytes(padded),
+          Gather::memory_bytes(padded)};
 }
 
-template <template <class, int, int, int> class Exchange>
-Kernel gather(const ExchangeCase& which) {
-  if (which.itemsize == 4) {
-    return which.gates == 1 ? gather<Exchange, uint32_t, 1>(which.blocks) : gather<Exchange, uint32_t, 3>(which.blocks);
-  }
-  return which.gates == 1 ? gather<Exchange, uint16_t, 1>(which.blocks) : gather<Exchange, uint16_t, 3>(which.blocks);
+template <class Exchange>
+Kernel scatter(int blocks) {
+  using Scatter = typename Exchange::template ReduceScatter<uint32_t, kUnits, kRows>;
+  const int padded = blocks * kUnits;
+  return {exchange_scatter<Exchange>, Exchange::kCluster, Scatter::shared_bytes(padded), Scatter::memory_bytes(padded)};
+}
+
+template <class Exchange>
+Kernel kernel_of(const std::string& way, int itemsize, int blocks) {
+  if (way == "scatter") return itemsize == 4 ? scatter<Exchange>(blocks) : Kernel{};
+  if (way != "gather") return {};
+  return itemsize == 4 ? gather<Exchange, uint32_t>(blocks) : gather<Exchange, uint16_t>(blocks);
 }
 
 // No kernel: there is no such case.
 Kernel kernel_of(const ExchangeCase& which) {
-  const bool sizes = which.blocks >= 1 && which.blocks <= 16 && which.teams >= 1 && which.rounds >= 0;
-  const bool numbers = (which.itemsize == 2 || which.itemsize == 4) && (which.gates == 1 || which.gates == 3);
-  if (!sizes || !numbers) return {};
-  if (which.blocks < 2 && which.way != "l2") return {};  // st.async is undefined in a cluster of one
-  if (which.way == "cluster") return gather<ClusterExchange>(which);
-  if (which.way == "l2") return gather<L2Exchange>(which);
-  if (which.way == "scatter") return {exchange_scatter, true, Scatter::shared_bytes(which.blocks), 0};
-  return {};
+  const bool l2 = which.way.rfind("l2 ", 0) == 0;
+  const int fewest = l2 ? 1 : 2;  // st.async is undefined in a cluster of one
+  if (which.blocks < fewest || which.blocks > 16 || which.teams < 1 || which.rounds < 0) return {};
+  if (which.itemsize != 2 && which.itemsize != 4) return {};
+  return l2 ? kernel_of<L2Exchange>(which.way.substr(3), which.itemsize, which.blocks)
+            : kernel_of<ClusterExchange>(which.way, which.itemsize, which.blocks);
 }
 
 }  // namespace

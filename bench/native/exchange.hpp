@@ -9,13 +9,11 @@
 
 namespace crrl::gru_cuda {
 
-// "cluster", "l2": the all-gather by ClusterExchange or L2Exchange. "scatter": each block sends every other one its
-// part of a sum, through distributed shared memory, and adds up what it was sent: what a backward pass could do
-// instead.
+// The way: "gather" and "l2 gather" are AllGather of ClusterExchange and of L2Exchange, "scatter" and "l2 scatter"
+// their ReduceScatter.
 struct ExchangeCase {
   std::string way;
-  int itemsize;  // bytes of a number: 2 or 4
-  int gates;     // numbers of a unit: 1 (h) or 3 (gradients of gates)
+  int itemsize;  // bytes of a number: 2 or 4; of a scatter, 4
   int blocks;    // of a team
   int teams;
   int rounds;

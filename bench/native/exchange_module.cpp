@@ -18,11 +18,11 @@ namespace {
 
 using crrl::gru_cuda::ExchangeCase;
 using Address = uintptr_t;
-using ExchangeTuple = std::tuple<std::string, int, int, int, int, int>;
+using ExchangeTuple = std::tuple<std::string, int, int, int, int>;
 
 ExchangeCase made(const ExchangeTuple& tuple) {
-  const auto& [way, itemsize, gates, blocks, teams, rounds] = tuple;
-  return {way, itemsize, gates, blocks, teams, rounds};
+  const auto& [way, itemsize, blocks, teams, rounds] = tuple;
+  return {way, itemsize, blocks, teams, rounds};
 }
 
 void* pointer(Address address) { return reinterpret_cast<void*>(address); }

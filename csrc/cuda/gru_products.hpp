@@ -1,9 +1,10 @@
 // The product of a block's slice of W with the vectors of all rows, by operand type.
 //
-// A vector is one row's h (or its gate gradients), K numbers of the operand's type. It is read in chunks of 64 bytes; a
-// quarter of a warp's lanes, or all of them for float32, read 16 bytes each. Matrix instructions may sum over k in any
-// order, so a lane's 16 bytes serve as its b-fragments in the next two instructions. Weights are kept as the matching
-// fragments: four words for each lane and each of the two "steps" of a chunk.
+// A vector is what the product sums over for one row: h of all units, or the gate gradients of the block's units, K
+// numbers of the operand's type. It is read in chunks of 64 bytes; a quarter of a warp's lanes, or all of them for
+// float32, read 16 bytes each. Matrix instructions may sum over k in any order, so a lane's 16 bytes serve as its
+// b-fragments in the next two instructions. Weights are kept as the matching fragments: four words for each lane and
+// each of the two "steps" of a chunk.
 #pragma once
 
 #include "primitives.hpp"
@@ -17,6 +18,10 @@ constexpr int kRowTile = 8;    // rows of an instruction: its n
 constexpr int kUnitTile = 16;  // units of an instruction: its m
 constexpr int kChunkBytes = 64;
 constexpr int kSteps = 2;  // instructions of a chunk
+template <class Stored>
+constexpr int kNumbers = kChunkBytes / static_cast<int>(sizeof(Stored));  // of a chunk
+
+constexpr int row_tiles(int rows) { return (rows + kRowTile - 1) / kRowTile; }
 
 using Fragment = Words;
 
@@ -25,7 +30,7 @@ using Fragment = Words;
 template <class Type>
 struct Matrix {
   using Stored = typename Type::Stored;
-  static constexpr int kChunk = kChunkBytes / static_cast<int>(sizeof(Stored));
+  static constexpr int kChunk = kNumbers<Stored>;
   static constexpr int kept_beside_many_rows(int tiles) { return 6 / tiles; }
   CRRL_DEVICE static Stored stored(float x) { return Type::stored(x); }
 
@@ -44,15 +49,29 @@ struct Matrix {
     return result;
   }
 
-  // Sums over the chunks of a warp, for all rows, into partial[m-tile][row][unit].
-  template <int kTiles, int kRowTiles, class Weights, class Vectors, class Store>
-  CRRL_DEVICE static void product(int lane, const Weights& weights, const Vectors& vectors, const Store& store) {
+  // Where the i-th of a lane's four sums lies in a tile of rows and units.
+  CRRL_DEVICE static int row(int lane, int i) { return 2 * (lane % 4) + i % 2; }
+  CRRL_DEVICE static int unit(int lane, int i) { return lane / 4 + i / 2 * 8; }
+  CRRL_DEVICE static int lane_of(int row, int unit) { return unit % 8 * 4 + row / 2; }
+  CRRL_DEVICE static int index_of(int row, int unit) { return unit / 8 * 2 + row % 2; }
+
+  // The place of a lane's sums among those of its tile, and which bits of their order are turned over: so that the
+  // lanes of a row's units read from all banks.
+  CRRL_DEVICE static int message(int lane) { return lane % 4 * 8 + lane / 4; }
+  CRRL_DEVICE static int turned(int, int tile) { return tile % 2; }
+
+  // The products of the weights begin .. end − 1: read(row, i, piece) gives 16 bytes of what the i-th multiplies, and
+  // use(tile, first row, sums) takes a lane's four sums.
+  template <int kTiles, int kRows, class Weights, class Read, class Use>
+  CRRL_DEVICE static void product(int lane, const Weights& weights, int begin, int end, const Read& read,
+                                  const Use& use) {
+    constexpr int kRowTiles = row_tiles(kRows);
     const int g = lane / 4, q = lane % 4;
     float sums[kRowTiles][kTiles][4] = {};
-    weights.for_each_chunk([&](int chunk, const auto& fragment) {
+    weights.for_each(begin, end, [&](int i, const auto& fragment) {
       CRRL_UNROLL
       for (int rows = 0; rows < kRowTiles; ++rows) {
-        const Words b = vectors.read(rows * kRowTile + g, chunk * kChunkBytes + q * 16);
+        const Words b = read(rows * kRowTile + (kRows < kRowTile ? g % kRows : g), i, q);
         CRRL_UNROLL
         for (int step = 0; step < kSteps; ++step) {
           CRRL_UNROLL
@@ -66,12 +85,7 @@ struct Matrix {
     CRRL_UNROLL
     for (int rows = 0; rows < kRowTiles; ++rows) {
       CRRL_UNROLL
-      for (int tile = 0; tile < kTiles; ++tile) {
-        CRRL_UNROLL
-        for (int i = 0; i < 4; ++i) {
-          store(tile, rows * kRowTile + 2 * q + i % 2, g + i / 2 * 8, sums[rows][tile][i]);
-        }
-      }
+      for (int tile = 0; tile < kTiles; ++tile) use(tile, rows * kRowTile, sums[rows][tile]);
     }
   }
 };
@@ -121,7 +135,7 @@ struct BF16 : Narrow<gpu::BFloat16> {
 // chunk; all rows' vectors are read by broadcast. Tiles of rows go one after the other, as sums need many registers.
 struct FP32 {
   using Stored = float;
-  static constexpr int kChunk = kChunkBytes / static_cast<int>(sizeof(Stored));
+  static constexpr int kChunk = kNumbers<Stored>;
   static constexpr int kept_beside_many_rows(int tiles) { return tiles == 1 ? 3 : 2; }
   CRRL_DEVICE static Stored stored(float x) { return x; }
 
@@ -135,28 +149,40 @@ struct FP32 {
     return result;
   }
 
-  template <int kTiles, int kRowTiles, class Weights, class Vectors, class Store>
-  CRRL_DEVICE static void product(int lane, const Weights& weights, const Vectors& vectors, const Store& store) {
-    for (int rows = 0; rows < kRowTiles * kRowTile; rows += kRowTile) tile<kTiles>(lane, rows, weights, vectors, store);
+  // As those of Matrix. The halves of a warp share the rows of a tile.
+  CRRL_DEVICE static int row(int lane, int i) { return lane / kUnitTile * 4 + i; }
+  CRRL_DEVICE static int unit(int lane, int) { return lane % kUnitTile; }
+  CRRL_DEVICE static int lane_of(int row, int unit) { return row / 4 * kUnitTile + unit; }
+  CRRL_DEVICE static int index_of(int row, int) { return row % 4; }
+  CRRL_DEVICE static int message(int lane) { return lane; }
+  CRRL_DEVICE static int turned(int lane, int tile) { return tile % 2 * 2 + lane % kUnitTile / 8; }
+
+  template <int kTiles, int kRows, class Weights, class Read, class Use>
+  CRRL_DEVICE static void product(int lane, const Weights& weights, int begin, int end, const Read& read,
+                                  const Use& use) {
+    for (int rows = 0; rows < kRows; rows += kRowTile) {
+      tile<kTiles, (kRows < kRowTile ? kRows : kRowTile)>(lane, rows, weights, begin, end, read, use);
+    }
   }
 
  private:
-  template <int kTiles, class Weights, class Vectors, class Store>
-  CRRL_DEVICE static void tile(int lane, int rows, const Weights& weights, const Vectors& vectors, const Store& store) {
+  template <int kTiles, int kRows, class Weights, class Read, class Use>
+  CRRL_DEVICE static void tile(int lane, int rows, const Weights& weights, int begin, int end, const Read& read,
+                               const Use& use) {
     const int half = lane / kUnitTile;
-    float sums[kTiles][kRowTile] = {};
-    weights.for_each_chunk([&](int chunk, const auto& fragment) {
+    float sums[kTiles][kRows] = {};
+    weights.for_each(begin, end, [&](int i, const auto& fragment) {
       CRRL_UNROLL
       for (int step = 0; step < kSteps; ++step) {
         CRRL_UNROLL
-        for (int row = 0; row < kRowTile; ++row) {
-          const Words b = vectors.read(rows + row, chunk * kChunkBytes + (2 * step + half) * 16);
+        for (int row = 0; row < kRows; ++row) {
+          const Words b = read(rows + row, i, 2 * step + half);
           CRRL_UNROLL
           for (int tile = 0; tile < kTiles; ++tile) {
             const Fragment a = fragment(tile, step);
             CRRL_UNROLL
-            for (int i = 0; i < 4; ++i) {
-              sums[tile][row] += gpu::bits_float(a.word[i]) * gpu::bits_float(b.word[i]);
+            for (int word = 0; word < 4; ++word) {
+              sums[tile][row] += gpu::bits_float(a.word[word]) * gpu::bits_float(b.word[word]);
             }
           }
         }
@@ -164,78 +190,76 @@ struct FP32 {
     });
     CRRL_UNROLL
     for (int tile = 0; tile < kTiles; ++tile) {
+      float own[4];
       CRRL_UNROLL
-      for (int row = 0; row < kRowTile; ++row) {
-        const float sum = sums[tile][row] + gpu::shuffle_xor(sums[tile][row], kUnitTile);
-        if (row / 4 == half) store(tile, rows + row, lane % kUnitTile, sum);
+      for (int i = 0; i < 4; ++i) {  // each half adds the other's sums of its own four rows
+        const float first = sums[tile][i], last = sums[tile][(i + 4) % kRows];
+        own[i] = (half ? last : first) + gpu::shuffle_xor(half ? first : last, kUnitTile);
       }
+      use(tile, rows, own);
     }
   }
 };
 
-// The fragments of one warp: its chunks are first, first + stride, ...; registers keep the first kKept, shared memory
-// the others.
+// The fragments of one warp, in the order in which it multiplies them: registers keep the first kKept chunks, shared
+// memory the others.
 template <class Operand, int kTiles, int kKept>
 class Weights {
  public:
-  // get(tile, m, k): element of W at unit m of the tile, k of all. `spilled`: of this warp, spilled_bytes() long.
+  // get(i, tile, m, k): element of W at unit m of the tile, k of the i-th of `count` chunks. `spilled`: of this warp,
+  // spilled_bytes() long.
   template <class Get>
-  CRRL_DEVICE void load(int lane, int first, int stride, int chunks, unsigned char* spilled, const Get& get) {
+  CRRL_DEVICE void load(int lane, int count, unsigned char* spilled, const Get& get) {
     lane_ = lane;
-    first_ = first;
-    stride_ = stride;
-    chunks_ = chunks;
     spilled_ = reinterpret_cast<Words*>(spilled);
     CRRL_UNROLL
     for (int i = 0; i < kKept; ++i) {
-      const int chunk = first + i * stride;
-      if (chunk < chunks) each(chunk, get, [&](int tile, int step, const Fragment& f) { kept_[i][tile][step] = f; });
+      if (i < count) each(i, get, [&](int tile, int step, const Fragment& f) { kept_[i][tile][step] = f; });
     }
-    for (int chunk = first + kKept * stride; chunk < chunks; chunk += stride) {
-      each(chunk, get, [&](int tile, int step, const Fragment& f) { *place(chunk, tile, step) = f; });
+    for (int i = kKept; i < count; ++i) {
+      each(i, get, [&](int tile, int step, const Fragment& f) { *place(i, tile, step) = f; });
     }
   }
 
-  // visit(chunk, fragment), where fragment(tile, step) is the lane's.
+  // visit(i, fragment) for begin .. end − 1, where fragment(tile, step) is the lane's; begin is 0, or past the kept.
   template <class Visit>
-  CRRL_DEVICE void for_each_chunk(const Visit& visit) const {
-    CRRL_UNROLL
-    for (int i = 0; i < kKept; ++i) {
-      const int chunk = first_ + i * stride_;
-      if (chunk < chunks_) visit(chunk, [&](int tile, int step) { return kept_[i][tile][step]; });
+  CRRL_DEVICE void for_each(int begin, int end, const Visit& visit) const {
+    if (begin == 0) {
+      CRRL_UNROLL
+      for (int i = 0; i < kKept; ++i) {
+        if (i < end) visit(i, [&](int tile, int step) { return kept_[i][tile][step]; });
+      }
     }
-    for (int chunk = first_ + kKept * stride_; chunk < chunks_; chunk += stride_) {
-      visit(chunk, [&](int tile, int step) { return *place(chunk, tile, step); });
+    CRRL_NO_UNROLL  // bound by the loads
+        for (int i = begin < kKept ? kKept : begin; i < end; ++i) {
+      visit(i, [&](int tile, int step) { return *place(i, tile, step); });
     }
   }
 
  private:
   template <class Get, class Put>
-  CRRL_DEVICE void each(int chunk, const Get& get, const Put& put) {
+  CRRL_DEVICE void each(int i, const Get& get, const Put& put) {
     CRRL_UNROLL
     for (int tile = 0; tile < kTiles; ++tile) {
       CRRL_UNROLL
       for (int step = 0; step < kSteps; ++step) {
-        put(tile, step,
-            Operand::fragment(lane_, step, [&](int m, int k) { return get(tile, m, chunk * Operand::kChunk + k); }));
+        put(tile, step, Operand::fragment(lane_, step, [&](int m, int k) { return get(i, tile, m, k); }));
       }
     }
   }
 
-  CRRL_DEVICE Words* place(int chunk, int tile, int step) const {
-    const int index = (chunk - first_) / stride_ - kKept;
-    return spilled_ + ((index * kTiles + tile) * kSteps + step) * kWarp + lane_;
+  CRRL_DEVICE Words* place(int i, int tile, int step) const {
+    return spilled_ + (((i - kKept) * kTiles + tile) * kSteps + step) * kWarp + lane_;
   }
 
-  int lane_, first_, stride_, chunks_;
+  int lane_;
   Words* spilled_;
   Fragment kept_[kKept][kTiles][kSteps];
 };
 
 // Bytes of shared memory for those of a warp's weights that are not in registers.
-constexpr size_t spilled_bytes(int chunks, int stride, int tiles, int kept) {
-  const int most = (chunks + stride - 1) / stride;
-  return most <= kept ? 0 : static_cast<size_t>(most - kept) * tiles * kSteps * kWarp * sizeof(Words);
+constexpr size_t spilled_bytes(int count, int tiles, int kept) {
+  return count <= kept ? 0 : static_cast<size_t>(count - kept) * tiles * kSteps * kWarp * sizeof(Words);
 }
 
 }  // namespace crrl::gru_cuda

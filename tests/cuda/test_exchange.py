@@ -15,17 +15,17 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from bench import gpu_exchange, timing
-from bench.gpu_exchange import CLUSTER, L2, SCATTER, Exchange
+from bench.gpu_exchange import GATHER, KINDS, SCATTER, WAYS, Exchange
 from bench.machine import NATIVE
 
 CPU = torch.device("cpu")
+L2 = "l2 "
 CASES = [
-    *(Exchange(way, itemsize, gates, 4, 2, 5) for way in (CLUSTER, L2) for itemsize in (2, 4) for gates in (1, 3)),
-    *(Exchange(way, 4, 1, 8, 1, 4) for way in (CLUSTER, L2, SCATTER)),
-    *(Exchange(way, 2, 3, 16, 1, 3) for way in (CLUSTER, L2)),
-    Exchange(SCATTER, 4, 3, 4, 2, 5),
-    *(Exchange(way, 4, 1, 2, 1, 5) for way in (CLUSTER, L2, SCATTER)),
-    Exchange(L2, 4, 1, 1, 1, 5),
+    *(Exchange(through + way, itemsize, 4, 2, 5) for through in ("", L2) for way, itemsize in KINDS),
+    *(Exchange(way, 4, 8, 1, 4) for way in WAYS),
+    *(Exchange(through + GATHER, 2, 16, 1, 3) for through in ("", L2)),
+    *(Exchange(way, 4, 2, 1, 5) for way in WAYS),
+    *(Exchange(L2 + way, 4, 1, 1, 5) for way in (GATHER, SCATTER)),
 ]
 
 
@@ -55,17 +55,18 @@ def test_every_thread_ends_with_what_it_should_under_any_schedule(native: Module
         assert np.array_equal(ended(native, case), expected), seed
 
 
-@pytest.mark.parametrize("way", [CLUSTER, L2, SCATTER])
+@pytest.mark.parametrize("way", WAYS)
 def test_what_gets_lost_ends_in_a_report(native: ModuleType, way: str) -> None:
-    case = Exchange(way, 4, 1, 4, 1, 4)
-    native.set_fault(*((0, 6) if way == L2 else (400, 0)))
+    case = Exchange(way, 4, 4, 1, 4)
+    native.set_fault(*((0, 6) if way.startswith(L2) else (400, 0)))
     with pytest.raises(RuntimeError, match=r"waited in vain|sends to it are under way"):
         gpu_exchange.launcher(native, CPU, case)()
 
 
 def test_what_it_cannot_do_is_said(native: ModuleType) -> None:
-    alone = (Exchange(way, 4, 1, 1, 1) for way in (CLUSTER, SCATTER))
-    for case in (Exchange("by post", 4, 1, 4, 1), Exchange(CLUSTER, 3, 1, 4, 1), Exchange(L2, 4, 1, 17, 1), *alone):
+    alone = (Exchange(way, 4, 1, 1) for way in (GATHER, SCATTER))
+    others = (("by post", 4, 4), (GATHER, 3, 4), (SCATTER, 2, 4), (L2 + GATHER, 4, 17))
+    for case in (*(Exchange(way, itemsize, blocks, 1) for way, itemsize, blocks in others), *alone):
         with pytest.raises(RuntimeError, match="no such exchange"):
             gpu_exchange.launcher(native, CPU, case)()
 
@@ -74,7 +75,7 @@ def test_a_row_of_the_bench_is_proven_before_it_is_timed(native: ModuleType, mon
     monkeypatch.setattr(gpu_exchange, "ROUNDS", 3)
     monkeypatch.setattr(timing, "WARM_S", 0.0)
     monkeypatch.setattr(timing, "SERIES_S", 0.0)
-    entry = gpu_exchange.exchange_entry(CPU, 4, 3, 4, teams=2, module=lambda: native)
+    entry = gpu_exchange.exchange_entry(CPU, SCATTER, 4, 4, teams=2, module=lambda: native)
     found = timing.fill(entry, rounds=1)
     assert (found.refused, found.failed, found.absent) == (None, None, {})
-    assert list(found.calls_ms) == [CLUSTER, L2, SCATTER]
+    assert list(found.calls_ms) == [SCATTER, L2 + SCATTER]

@@ -118,9 +118,9 @@ def test_it_is_the_reference(native: Native, mode: str, batch: int, steps: int, 
 
 @pytest.mark.parametrize(
     ("mode", "batch", "hidden", "rows"),
-    [("tf32", 33, 256, 8), ("fp32", 140, 70, 16), ("tf32", 140, 200, 32), ("bf16", 300, 64, 16), ("tf32", 2, 500, 8)],
+    [("tf32", 33, 256, 8), ("fp32", 140, 70, 16), ("tf32", 140, 200, 32), ("bf16", 300, 64, 16), ("tf32", 6, 500, 4)],
 )
-def test_large_sizes_take_other_tiles(native: Native, mode: str, batch: int, hidden: int, rows: int) -> None:
+def test_sizes_take_the_tiles_that_fit(native: Native, mode: str, batch: int, hidden: int, rows: int) -> None:
     """Weights beside registers, teams of more rows, teams one after the other."""
     layer = Layer(mode, batch, 2, hidden)
     assert_close(layer.run(), layer.expected(), mode)
@@ -135,6 +135,14 @@ def test_the_widest_layer_goes_through_global_memory(any_native: Native, mode: s
     assert_close(layer.run(), layer.expected(), mode, slack=2 if mode == "fp32" else 1)
     assert [plan.variant for plan in any_native.plans] == ["l2", "l2"]
     assert any_native.plans[0].units == (32 if mode == "bf16" else 16)
+
+
+def test_narrow_blocks_pad_gradients_of_16_bits(any_native: Native) -> None:
+    """Three gates of 16 units are one and a half chunks of them. Such blocks serve where shared memory is small."""
+    any_native.set_device(major=8, multiprocessors=128, shared=101376)
+    layer = Layer("bf16", 2, 2, 544, directions=1)
+    assert_close(layer.run(), layer.expected(), "bf16")
+    assert [(plan.variant, plan.units) for plan in any_native.plans] == [("l2", 32), ("l2", 16)]
 
 
 @pytest.mark.parametrize("given", [{"state": False}, {"bias": False}, {"ragged": False}, {"reverse": False}])

@@ -13,6 +13,7 @@
 #define CRRL_KERNEL(threads) __global__ void __launch_bounds__(threads, 1)
 #define CRRL_PARAMS const __grid_constant__
 #define CRRL_UNROLL _Pragma("unroll")
+#define CRRL_NO_UNROLL _Pragma("unroll 1")
 
 namespace crrl::gpu {
 
@@ -81,6 +82,11 @@ CRRL_DEVICE void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, ui
 CRRL_DEVICE Words load_l2(const void* address) {
   const uint4 x = __ldcg(static_cast<const uint4*>(address));
   return {{x.x, x.y, x.z, x.w}};
+}
+
+template <class Number>
+CRRL_DEVICE Number load_l2_number(const Number* address) {
+  return __ldcg(address);
 }
 
 // A thread that reads the sum with load_acquire sees what this thread, and those synchronised with it, wrote before: a

@@ -653,8 +653,10 @@ void mma_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
 void mma_f16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { mma(Meeting::kF16, c, a, b0, b1); }
 void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { mma(Meeting::kBF16, c, a, b0, b1); }
 
+void rest() { machine.rest(); }
+
 Words load_l2(const void* address) {
-  machine.rest();
+  rest();
   if (reinterpret_cast<uintptr_t>(address) % sizeof(Words)) machine.fail("load_l2 of an address that is not aligned");
   Words words;
   std::memcpy(&words, address, sizeof words);

@@ -15,6 +15,7 @@
 #define CRRL_KERNEL(threads) void
 #define CRRL_PARAMS const
 #define CRRL_UNROLL
+#define CRRL_NO_UNROLL
 
 namespace crrl::gpu {
 
@@ -93,6 +94,12 @@ void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 // --- Memory that other blocks write --------------------------------------------------------------------------------
 
 Words load_l2(const void* address);
+void rest();  // lets other threads go on, if it is so drawn
+template <class Number>
+Number load_l2_number(const Number* address) {
+  rest();
+  return *address;
+}
 void add_release(unsigned* counter, unsigned value);
 unsigned load_acquire(const unsigned* counter);
 void report(int* status, int code);
