@@ -135,11 +135,16 @@ def _explained() -> Iterator[None]:
 def connect(device: torch.device) -> Iterator[Ranks]:
     """The ranks that torchrun started together (NCCL on GPUs, gloo on CPUs); without torchrun, this process alone.
 
+    Ranks that are connected already stay so: torch.distributed connects the same processes once.
+
     Raises:
         CrrlError: the others cannot be reached, or WORLD_SIZE is not a number.
     """
     if environment_number("WORLD_SIZE", 1) == 1:
         yield Ranks()
+        return
+    if dist.is_initialized():
+        yield Ranks(dist.get_rank(), dist.get_world_size())
         return
     try:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")

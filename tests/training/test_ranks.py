@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -24,6 +25,17 @@ from crrl.errors import CrrlError
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
+EACH = """
+import json, sys
+import torch.distributed as dist
+from crrl import train
+
+dist.init_process_group("gloo")
+for options in json.loads(sys.argv[1]):
+    train.main(options)
+dist.destroy_process_group()
+"""
+
 KILLED = """
 import os, signal, sys
 from crrl.errors import run_command
@@ -45,9 +57,17 @@ sys.exit(run_command(train.main))
 """
 
 
-def both(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command, env = [*TORCHRUN, *arguments], {**ENVIRONMENT, **environment}
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+def both(script: Path, code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Two ranks that run `code`, written to `script`."""
+    script.write_text(code)
+    command, env = [*TORCHRUN, str(script), *arguments], {**ENVIRONMENT, **environment}
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+
+
+def train_each(script: Path, *runs: list[str]) -> None:
+    """Train by two ranks with each of these options, one after the other."""
+    result = both(script, EACH, json.dumps(runs))
+    assert result.returncode == 0, result.stderr
 
 
 def largest_difference(one: Path, other: Path, name: str) -> float:
@@ -75,47 +95,46 @@ def test_one_process_waits_for_nobody() -> None:
     assert alone.gather(keys, alone.share(2)) is keys
 
 
-# 40 training clips: batches of 16, 16 and 8; or of 13, 13, 13 and 1, of which the second rank has no clip.
-@pytest.mark.parametrize(
-    ("batch_sizes", "extra"),
-    [(("16", "8"), ()), (("26", "13"), ("--no-drop-last",)), (("16", "8"), ("--method", "ser-distill-cml"))],
-)
-def test_two_ranks_give_the_weights_of_one(
-    options: list[str], tmp_path: Path, batch_sizes: tuple[str, str], extra: tuple[str, ...]
-) -> None:
+def test_two_ranks_give_the_weights_of_one(options: list[str], tmp_path: Path) -> None:
     not_drawn = ["--dropout", "0", "--turn-yaw", "0", "--no-takes"]  # each rank draws its own
-    options = [*options, "--recipe", "tuned", *not_drawn, *extra]
-    one, two = tmp_path / "one", tmp_path / "two"
-    train.main([*options, "--batch-size", batch_sizes[0], "--out", str(one)])
-    result = both("-m", "crrl.train", *options, "--batch-size", batch_sizes[1], "--out", str(two))
-    assert result.returncode == 0, result.stderr
-    for name in ("encoder.safetensors", "teacher.safetensors"):
-        # Weights of about 0.3; sums of the gradients in another order, carried through a dozen steps of Adam.
-        assert largest_difference(one, two, name) < 2e-4
-    assert len((one / "metrics.jsonl").read_text().splitlines()) == len(
-        (two / "metrics.jsonl").read_text().splitlines()
+    options = [*options, "--recipe", "tuned", *not_drawn]
+    # 40 training clips: batches of 16, 16 and 8; or of 13, 13, 13 and 1, of which the second rank has no clip.
+    runs = {"even": (16, []), "odd": (26, ["--no-drop-last"]), "distilled": (16, ["--method", "ser-distill-cml"])}
+    ones, twos = (
+        {
+            name: [*options, *extra, "--batch-size", str(batch // ranks), "--out", str(tmp_path / f"{name}-{ranks}")]
+            for name, (batch, extra) in runs.items()
+        }
+        for ranks in (1, 2)
     )
+    for one in ones.values():
+        train.main(one)
+    train_each(tmp_path / "each.py", *twos.values())
+    for name in runs:
+        one, two = tmp_path / f"{name}-1", tmp_path / f"{name}-2"
+        for file in ("encoder.safetensors", "teacher.safetensors"):
+            # Weights of about 0.3; sums of the gradients in another order, carried through a dozen steps of Adam.
+            assert largest_difference(one, two, file) < 2e-4, name
+        assert len((one / "metrics.jsonl").read_text().splitlines()) == len(
+            (two / "metrics.jsonl").read_text().splitlines()
+        )
 
 
-@pytest.mark.parametrize("lost", [0, 1])
-def test_a_killed_rank_ends_the_other_with_a_clear_error_and_a_checkpoint(
-    options: list[str], tmp_path: Path, lost: int
-) -> None:
+def test_a_killed_rank_ends_the_other_with_a_clear_error_and_a_checkpoint(options: list[str], tmp_path: Path) -> None:
     options = [*options, "--turn-yaw", "20", "--takes"]
-    whole, cut, script = tmp_path / "whole", tmp_path / "cut", tmp_path / "killed.py"
-    script.write_text(KILLED)
-    assert both("-m", "crrl.train", *options, "--out", str(whole)).returncode == 0
-    killed = both(str(script), *options, "--out", str(cut), LOST=str(lost))
-    assert killed.returncode != 0
-    assert "error: another rank is lost" in killed.stderr
-    checkpoint = torch.load(cut / "checkpoint.pt", weights_only=True)
-    assert checkpoint["step"] == (
-        4 if lost == 1 else 3
-    )  # rank 0 writes one as it ends; else the last regular one stays
+    whole, cuts = tmp_path / "whole", [tmp_path / "cut-0", tmp_path / "cut-1"]
+    for lost, cut in enumerate(cuts):
+        killed = both(tmp_path / "killed.py", KILLED, *options, "--out", str(cut), LOST=str(lost))
+        assert killed.returncode != 0
+        assert "error: another rank is lost" in killed.stderr
+        checkpoint = torch.load(cut / "checkpoint.pt", weights_only=True)
+        # Rank 0 writes one as it ends; without it, the last regular one stays.
+        assert checkpoint["step"] == (4 if lost == 1 else 3)
     with pytest.raises(CrrlError, match="is of 2 processes, here are 1"):
-        train.main(["--resume", str(cut)])
-    assert both("-m", "crrl.train", "--resume", str(cut)).returncode == 0
-    assert largest_difference(whole, cut, "encoder.safetensors") == 0
+        train.main(["--resume", str(cuts[0])])
+    train_each(tmp_path / "each.py", [*options, "--out", str(whole)], *(["--resume", str(cut)] for cut in cuts))
+    for cut in cuts:
+        assert largest_difference(whole, cut, "encoder.safetensors") == 0, cut.name
 
 
 def test_a_signal_stops_all_ranks_after_the_same_step(options: list[str], tmp_path: Path) -> None:
