@@ -26,7 +26,7 @@ def tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """crrl._cpu with the stand-in, made to use it."""
     version = zlib.crc32(STAND_IN.read_bytes())  # what it was compiled of decides whether it is compiled again
     defines = [f'CRRL_TILE_STAND_IN="{STAND_IN}"', f"CRRL_TILE_STAND_IN_VERSION={version}", "_cpu=_cpu_of_tiles"]
-    module = build("_cpu_of_tiles", sorted((ROOT / "csrc" / "cpu").glob("*.cpp")), defines, ["-pthread"])
+    module = build("_cpu_of_tiles", sorted((ROOT / "csrc" / "cpu").glob("*.cpp")), defines, ["-pthread", "-O0"])
     monkeypatch.setattr(cpu, "native", module)
     monkeypatch.setattr(cpu, "BEST", {False: "amx", True: "amx"})
     monkeypatch.setattr(cpu, "isa", "amx")
