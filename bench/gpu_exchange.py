@@ -104,7 +104,7 @@ def launcher(native: Any, device: torch.device, case: Exchange) -> Run:
             case.arguments(), result.data_ptr(), aligned, status.data_ptr(), cuda.patience_ns(), index, stream
         )
         if cuda.timed_out(index):
-            raise RuntimeError("a block waited in vain for its team")
+            raise RuntimeError("a block waited too long for its team")
         return [result, workspace[:0]]  # which keeps it
 
     return run

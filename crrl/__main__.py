@@ -32,7 +32,7 @@ def main() -> int:
         print(f"crrl {crrl.__version__}")
         return 0
     if first not in COMMANDS:
-        print(f"{first!r} is no command of crrl\n\n{usage()}" if first else usage(), file=sys.stderr)
+        print(f"{first!r} is not a command of crrl\n\n{usage()}" if first else usage(), file=sys.stderr)
         return 2
     command = import_module(f"crrl.{first}")
     return run_command(lambda: int(command.main(arguments)))

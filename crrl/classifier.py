@@ -141,7 +141,7 @@ def load_classifier(run: RunFolder, encoder: EncoderFile) -> ClassifierFile:
     with explain_damage(path, "damaged or cut short", f"restore it, or make it again: {again}"):
         facts = facts_of(content, MARK, FORMAT, Facts)
         if facts is None:
-            raise CrrlError(f"{path} is no classifier that this version of crrl wrote: make it again by {again}")
+            raise CrrlError(f"{path} was not written by this version of crrl: make it again by {again}")
         if facts.encoder != encoder.digest:
             raise CrrlError(f"{path} was trained on another encoder than {run.encoder_path}: make it again by {again}")
         return _with(encoder.features, facts, load(content))

@@ -101,7 +101,7 @@ def show(title: str, rows: Iterable[tuple[str, ...]]) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Print everything; returns 1 if something that was built or forced does not work, else 0."""
     parser = argparse.ArgumentParser(prog="python -m crrl.doctor", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--no-check", action="store_true", help="check no GPU kernel that has not passed before")
+    parser.add_argument("--no-check", action="store_true", help="do not check GPU kernels that have not passed before")
     trust.allowed = not parser.parse_args(arguments).no_check
     show("machine", machine())
     built, broken = builds()

@@ -169,9 +169,7 @@ class SkeletonEncoder:
         yield Clips.unlabelled(group)
         if single:
             has = f"and {len(single) - 1} more have" if len(single) > 1 else "has"
-            warnings.warn(
-                f"{single[0]} {has} one frame, which shows no motion: what is told of it is weak", stacklevel=4
-            )
+            warnings.warn(f"{single[0]} {has} one frame, which shows no motion: its features say little", stacklevel=4)
 
 
 def _numbered(clips: Iterable[npt.ArrayLike]) -> Named:

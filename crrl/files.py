@@ -123,7 +123,7 @@ def open_input(path: Path, what: str = "", *kinds: str, only: bool = False) -> B
         try:
             file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
         except ValueError as error:
-            raise CrrlError(f"{shown(str(path))!r} ... names no file ({error}): give it another name") from error
+            raise CrrlError(f"{shown(str(path))!r} ... names no file ({error}): choose another name") from error
     try:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise CrrlError(f"{path} is no regular file, but a pipe, a device or a socket: give a file")

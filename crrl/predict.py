@@ -44,7 +44,7 @@ class PredictOptions(GivenOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.top < 1:
-            raise CrrlError(f"--top {self.top}: it takes 1 at least")
+            raise CrrlError(f"--top {self.top}: it must be at least 1")
         if self.window is None:
             if (self.hop, self.fps) != (PredictOptions.hop, PredictOptions.fps):
                 raise CrrlError("--hop and --fps go with --window alone")

@@ -131,7 +131,7 @@ class RunFolder:
             return None
         content = read_bytes(path)
         if _seal(memoryview(content)[:-SEAL_LENGTH]) != content[-SEAL_LENGTH:]:
-            raise CrrlError(f"{path} is damaged, cut short or no checkpoint of this version of crrl: {remedy}")
+            raise CrrlError(f"{path} is damaged, cut short or not a checkpoint of this version of crrl: {remedy}")
         with explain_damage(path, "no checkpoint of crrl", remedy):
             return _read_checkpoint(io.BytesIO(content[:-SEAL_LENGTH]))
 
@@ -253,12 +253,12 @@ def load_encoder(path: Path) -> EncoderFile:
     """
     content = read_bytes(path)
     if content[-SEAL_LENGTH:].startswith(SEAL):
-        raise CrrlError(f"{path} is a checkpoint, by which training goes on: give the run's encoder.safetensors")
+        raise CrrlError(f"{path} is a training checkpoint, not an encoder: give the run's encoder.safetensors")
     check_kind(path, content, "an encoder", "safetensors")
     with explain_damage(path, "damaged or cut short", "restore it or train again"):
         facts = facts_of(content, "crrl", FORMAT, Facts)
         if facts is None:
-            raise CrrlError(f"{path} is no encoder that this version of crrl wrote: use the version that did")
+            raise CrrlError(f"{path} was not written by this version of crrl: use the version that wrote it")
         features, weights = facts.build(), load(content)
         check_shapes(weights, features.state_dict())
         features.to_empty(device="cpu").load_state_dict(weights)

@@ -46,7 +46,7 @@ def facts_of(content: bytes, mark: str, version: int, kind: type[T]) -> T | None
         return None
     blank = content.replace(str(digest).encode(), NO_HASH.encode(), 1)
     if hashlib.sha256(blank).hexdigest() != digest:
-        raise ValueError("its content is not the one that was written")
+        raise ValueError("its content has changed since it was written")
     try:
         return build(kind, said)
     except CrrlError as error:
@@ -56,7 +56,7 @@ def facts_of(content: bytes, mark: str, version: int, kind: type[T]) -> T | None
 def check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Raise ValueError if the names, shapes or dtypes of the tensors are not those of `expected`."""
     if _shapes(tensors) != _shapes(expected):
-        raise ValueError("its weights have other names or shapes than it says")
+        raise ValueError("its weights do not have the names or shapes that it states")
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:

@@ -353,7 +353,7 @@ def claim(run: RunFolder, config: Config) -> None:
     if not run.config_path.exists():
         run.create(config)
     elif replace(run.config(), device=config.device) != config:
-        raise CrrlError(f"another process has begun another run in {run.path} meanwhile: give another --out")
+        raise CrrlError(f"another process has started a run in {run.path} meanwhile: give another --out")
 
 
 if __name__ == "__main__":

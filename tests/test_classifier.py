@@ -129,7 +129,7 @@ def test_one_of_another_encoder_is_refused(run: RunFolder) -> None:
 def test_weights_of_other_shapes_than_it_says_are_refused(run: RunFolder, names: list[str]) -> None:
     encoder = load_encoder(run.encoder_path)
     save_classifier(run.classifier_path, loaded(run).classifier, "linear", names, encoder)
-    with pytest.raises(CrrlError, match="other names or shapes"):
+    with pytest.raises(CrrlError, match="the names or shapes that it states"):
         loaded(run)
 
 
@@ -137,7 +137,7 @@ def test_sizes_that_are_only_said_take_no_memory(run: RunFolder) -> None:
     encoder = load_encoder(run.encoder_path)
     facts = Facts("linear", ("a", "b"), False, "", encoder.digest, "tuned", 10**12)
     write_sealed(run.classifier_path, MARK, FORMAT, vars(loaded(run).classifier), facts)
-    with pytest.raises(CrrlError, match="other names or shapes"):
+    with pytest.raises(CrrlError, match="the names or shapes that it states"):
         loaded(run)
 
 
@@ -155,5 +155,5 @@ def test_classes_that_can_be_none_are_refused(run: RunFolder, names: tuple[str, 
 
 def test_the_encoder_is_no_classifier(run: RunFolder) -> None:
     shutil.copy(run.encoder_path, run.classifier_path)
-    with pytest.raises(CrrlError, match="is no classifier that this version of crrl wrote"):
+    with pytest.raises(CrrlError, match="was not written by this version of crrl"):
         loaded(run)

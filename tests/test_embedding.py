@@ -158,7 +158,7 @@ def test_a_truncated_file_is_named_with_the_remedy(encoder_file: Path, kept: int
 def test_a_file_of_another_library_is_named(tmp_path: Path, facts: dict[str, str] | None) -> None:
     path = tmp_path / "foreign.safetensors"
     save_file({"weight": torch.zeros(3)}, path, facts)
-    with pytest.raises(crrl.CrrlError, match=f"{path} is no encoder that this version of crrl wrote"):
+    with pytest.raises(crrl.CrrlError, match=f"{path} was not written by this version of crrl"):
         crrl.load(path)
 
 

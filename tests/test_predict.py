@@ -167,7 +167,7 @@ def test_a_clip_that_cannot_be_told_is_named_in_one_line(
     [
         (["empty"], "empty holds no clip: .npy, .npz, .skeleton, .bvh, .amc, .json, .csv and folders of OpenPose's"),
         (["none.npy"], "none.npy"),
-        (["text.docx"], "text.docx is no file of a clip that is known by its name"),
+        (["text.docx"], "text.docx is not a clip file that crrl knows by its name"),
         ([], "give files or folders of clips, or --dataset NAME"),
         (["good.npy", "--dataset", "synthetic"], "one of the two"),
         (["good.npy", "--split", "default"], "--data and --split go with --dataset alone"),

@@ -157,7 +157,7 @@ def test_what_cannot_be_shown_is_refused_in_a_line(clip: Path, tmp_path: Path, m
     assert "--data goes with --dataset alone" in refused(clip, "--data", tmp_path, *out)
     assert "at least 1" in refused(clip, "--each", 0, *out)
     assert "no folder that you may write to" in refused(clip, "--out", tmp_path / "none" / "a.png")
-    assert "no file of a clip" in refused(tmp_path / "a.txt", *out)
+    assert "is not a clip file" in refused(tmp_path / "a.txt", *out)
     assert "none.npy" in refused(tmp_path / "none.npy", *out)
     assert "no data set 'moon'" in refused("--dataset", "moon", *out)
     assert "--data FOLDER" in refused("--dataset", "folder", *out)

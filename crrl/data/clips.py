@@ -61,9 +61,9 @@ class Tree:
         if len(self.names) != len(self.parents) or self.parents[:1] != (-1,):
             raise ValueError("no tree of joints")
         if not all(type(parent) is int and 0 <= parent < joint for joint, parent in enumerate(self.parents[1:], 1)):
-            raise ValueError("a joint hangs on none that is before it")
+            raise ValueError("a joint's parent does not come before it")
         if any(not isinstance(name, str) or wrong_name(name) for name in self.names):
-            raise ValueError("the name of a joint is none")
+            raise ValueError("a joint has no valid name")
 
 
 @dataclass(frozen=True)
@@ -341,7 +341,7 @@ def warn_of_classes(clips: Clips, splits: Iterable[str]) -> None:
     if found:
         warnings.warn(
             f"{len(set().union(*found.values()))} classes have test clips, but no training clip ({listed}): none of "
-            f"them can be told right; is a class called two ways?",
+            f"them can be classified correctly; is one class spelled in two ways?",
             stacklevel=2,
         )
 

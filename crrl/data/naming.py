@@ -53,7 +53,7 @@ def by_stem(paths: Iterable[Path], wanted: Container[str] | None = None) -> dict
         if wanted is not None and path.stem not in wanted:
             continue
         if path.stem in found:
-            raise CrrlError(f"{found[path.stem]} and {path} are called the same: remove one of them")
+            raise CrrlError(f"{found[path.stem]} and {path} have the same name: remove one of them")
         found[path.stem] = path
     return found
 

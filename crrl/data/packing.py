@@ -73,7 +73,7 @@ def prepare_folder(
     _refuse_existing(out)
     source, root = SOURCES[dataset], data_root(dataset, data)
     if source.clip_files is None and (missing or skip_damaged):
-        raise CrrlError(f"--missing and --skip-damaged are for data sets of one clip a file, and {dataset} is none")
+        raise CrrlError(f"--missing and --skip-damaged are for data sets with one file a clip, unlike {dataset}")
     place = Place(partial_folder(out), root, content_hash(source.code_parts()))
     with (
         explain_os_errors(place.folder, "write"),

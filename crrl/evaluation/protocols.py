@@ -122,7 +122,7 @@ class EvaluateOptions:
                 option = f"--{name.replace('_', '-')}"
                 raise CrrlError(f"{option} goes with --protocol {' or '.join(ONLY_WITH[name])} alone")
         if self.neighbours < 1:
-            raise CrrlError("--neighbours take 1 at least")
+            raise CrrlError("--neighbours must be at least 1")
         if not 1 <= self.draws <= MOST_DRAWS:
             raise CrrlError(f"--draws is {self.draws}: it must be from 1 to {MOST_DRAWS}")
         if not 0 <= self.seed < 2**31:
@@ -183,7 +183,7 @@ class Target:
             )
         if not transfer and prepared.fingerprint != trained.fingerprint:
             raise CrrlError(
-                f"the data set is no longer the one that {run.encoder_path} was trained on: restore it, or give "
+                f"the data set has changed since {run.encoder_path} was trained on it: restore it, or give "
                 "--dataset to transfer the encoder to another"
             )
         return prepared

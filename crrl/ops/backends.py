@@ -97,7 +97,7 @@ class Operator:
                 able, reason = backend.supports(case)
                 if not able:
                     raise CrrlError(f"backend {wanted!r} forced for {self.name} cannot run: {reason}")
-                return backend, "asked for"
+                return backend, "requested"
         known = ", ".join(backend.name for backend in self.backends)
         raise CrrlError(f"{self.name} has no backend {wanted!r}; it has {known} (or auto)")
 
@@ -171,7 +171,7 @@ def _served(name: str, device: str, dtype: torch.dtype, index: int | None, hidde
     operator = Operator.registry[name]
     backend, reason = operator.choose(Case(device, dtype, index, hidden))
     if operator.watched and backend.name not in ("torch", "reference") and (watcher := above_autograd()):
-        return operator.watched, f"{operator.watched} serves: the kernel {backend.name!r} knows nothing of {watcher}"
+        return operator.watched, f"{operator.watched} is used: the kernel {backend.name!r} does not support {watcher}"
     return backend.name, reason
 
 

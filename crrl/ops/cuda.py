@@ -156,8 +156,8 @@ def raise_if_timed_out() -> None:
     global off
     for device in list(_words):
         if timed_out(device):
-            off = f"a kernel on cuda:{device} waited in vain for {patience_ns() / 1e9:g} s"
+            off = f"a kernel on cuda:{device} waited {patience_ns() / 1e9:g} s for its other blocks"
             raise CrrlError(
-                f"the CUDA GRU stopped: {off}, as another program may keep the GPU busy; what it computed is NaN. "
-                "Start again from before, if need be with CRRL_PATIENCE=60 (seconds) or CRRL_BACKEND=gru_layer=torch"
+                f"the CUDA GRU stopped: {off}. Its results are NaN. Another program may keep the GPU busy: start again "
+                "from the last checkpoint, with CRRL_PATIENCE=60 (seconds) or CRRL_BACKEND=gru_layer=torch if it recurs"
             )

@@ -133,7 +133,7 @@ def _judge(check: Check, device: int) -> tuple[bool, str]:
         return True, "its self-check passed now"
     reason = f"its self-check in {check.mode} failed: {fault}"
     warnings.warn(
-        f"{check.subject} is off on {_card(device)}, {check.instead} serves instead: {reason}", RuntimeWarning, 2
+        f"{check.subject} is off on {_card(device)}, {check.instead} is used instead: {reason}", RuntimeWarning, 2
     )
     return False, reason
 

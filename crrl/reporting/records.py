@@ -97,7 +97,7 @@ def read_tables(run: RunFolder, needed: bool = True) -> list[Table]:
         try:
             tables.append(_table(path.stem.removeprefix("evaluation-"), read_json(path)))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise CrrlError(f"{path} is no evaluation of crrl ({error!r}): evaluate the run again") from error
+            raise CrrlError(f"{path} is not an evaluation by crrl ({error!r}): evaluate the run again") from error
     return tables
 
 

@@ -11,12 +11,12 @@ AlternativeName = Literal["settings-cml", "settings-ser", "settings-crrl", "sett
 
 FOLDS = (Column("nw-ucla", "training views, 6 folds", tuple(f"validation-{number}" for number in range(1, 7))),)
 NOTES = (
-    "Encoders have 128 units a direction, half of the recipe's, so that all of this takes an hour or two. Each row "
-    "departs from the recipe, the first row, in what it names. NW-UCLA is tested within its training views on clips of "
-    "a view and of subjects that were not trained on; other data sets within their training clips on clips of subjects "
-    "that were not trained on (where these are not known, on other clips of each class); those that have no folds on "
-    "their own test clips, by which nothing should be chosen. Alternatives that the recipe has itself are left out; "
-    "where it has one on some of the data sets alone, the difference there is 0.",
+    "Encoders have 128 units a direction, half of the recipe's, which takes half the time. The first row is the "
+    "recipe; each other row changes the setting that it names. Folds are made of training clips: NW-UCLA is tested on "
+    "a training view and on subjects that were not trained on; other data sets on subjects that were not trained on, "
+    "or, where subjects are not known, on other clips of each class. Data sets without folds are tested on their own "
+    "test clips, by which nothing should be chosen. A row that equals the recipe on every data set is left out; where "
+    "it equals the recipe on some of them, its difference there is 0.",
 )
 
 
@@ -65,7 +65,7 @@ TARGETS: dict[str, Target] = {
                 ("the code: both steps halved after 18 and 50", AUTHORS_RATES),
             )
         ),
-        notes=("The authors' code reports the best epoch on the test clips: it stands below, in a table of its own.",),
+        notes=("The authors' code reports the epoch that is best on the test clips: a table of its own below has it.",),
     ),
     "settings-crrl": _target(
         "Settings of CRRL",

@@ -254,7 +254,7 @@ def reason(code: int, log: Path) -> str:
     """Why a process failed: the last line of its log, and the signal that ended it if there was one."""
     text = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    last = lines[-1].removeprefix("error: ") if lines else f"exit code {code}, and not a word in {log}"
+    last = lines[-1].removeprefix("error: ") if lines else f"exit code {code}, and {log} is empty"
     if code >= 0:
         return last
     cause = signal.Signals(-code).name

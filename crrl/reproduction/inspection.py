@@ -47,7 +47,7 @@ def inspect(run: Run, runs: Path, with_predictions: bool) -> Inspected:
     trained = load_encoder(RunFolder(runs / run.name).encoder_path)
     prepared = prepare(config.dataset, material.data, config.split_name, config.preprocessing)
     if prepared.fingerprint != trained.fingerprint:
-        raise CrrlError(f"the data set is no longer the one that {run.name} was trained on: restore it")
+        raise CrrlError(f"the data set has changed since {run.name} was trained on it: restore it")
     device = choose_device(config.device)
     tensors, split = ClipTensors(prepared.clips, device), prepared.clips.split(config.split_name)
     extractor = trained.features.to(device)

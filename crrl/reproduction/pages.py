@@ -56,14 +56,14 @@ def _head(plan: Plan, runs: Path, command: str) -> str:
     if settings.quick:
         lines.append(
             f"**Quick: {QUICK_EPOCHS} epochs a phase and one column a data set, to see that everything works. "
-            "The numbers below are no reproduction of the paper's.**"
+            "The numbers below do not reproduce the paper's.**"
         )
     lines.append(f"Recipe `{settings.recipe}`, {seeds}, {settings.precision}, on {backends}. {_legend(plan)}")
     lines += plan.target.notes
     lines += [f"- {dataset} is left out: {reason}." for dataset, reason in plan.skipped.items()]
     failed = _failures(plan, runs)
     if failed:
-        lines.append("**Runs that failed, whose cells lack them:**\n\n" + "\n".join(failed))
+        lines.append("**Runs that failed, and are missing from their cells:**\n\n" + "\n".join(failed))
     return "\n\n".join(lines)
 
 
@@ -72,13 +72,13 @@ def _legend(plan: Plan) -> str:
     if plan.target.against_first:
         return (
             f"A cell is our {what}, mean ± sample standard deviation over seeds · the difference from the first row, "
-            "mean ± standard error over folds (of one fold over seeds); – is what does not exist."
+            "mean ± standard error over folds (of one fold over seeds); – where there is no number."
         )
     if not plan.target.has_numbers:
-        return f"A cell is our {what}, mean ± sample standard deviation over seeds; – is what does not exist."
+        return f"A cell is our {what}, mean ± sample standard deviation over seeds; – where there is no number."
     return (
         f"A cell is the paper's {what} · ours, mean ± sample standard deviation over seeds · ours less the paper's; "
-        "– is what does not exist."
+        "– where there is no number."
     )
 
 
@@ -133,9 +133,9 @@ def _over_sets(plan: Plan, scores: Scores) -> str:
     of = f" of {len(plan.columns)}" if len(columns) < len(plan.columns) else ""
     title = f"### {len(columns)}{of} data sets together: {', '.join(sets)}"
     text = (
-        f"Mean rank: a row's rank within a set, 1 for the best row, on average over the sets. Worst set: the one in "
-        f"which the row does worst beside “{first}”, and its difference from it there. Rows are sorted by that "
-        "difference: the bold one does best in its worst set."
+        f"Mean rank: a row's rank within a set, 1 for the best row, averaged over the sets. Worst set: the one where "
+        f"the row is furthest behind “{first}”, and its difference from it there. Rows are sorted by that "
+        "difference: the bold row has the best worst set."
     )
     rows = [["", "mean rank", "worst set"]]
     for place, row in enumerate(found):
@@ -145,7 +145,7 @@ def _over_sets(plan: Plan, scores: Scores) -> str:
     missing = f"Not in every set: {', '.join(lacking)}." if lacking else ""
     tested = [column.name for column in _columns(plan, scores) if column not in columns]
     if tested:
-        missing += f" Not among the sets, as nothing should be chosen by test clips: {', '.join(tested)}."
+        missing += f" Not among the sets, since nothing should be chosen by test clips: {', '.join(tested)}."
     return "\n\n".join(part for part in (title, text, _markdown(rows), missing.strip()) if part)
 
 
@@ -179,7 +179,7 @@ def _elsewhere(plan: Plan) -> str:
 def _remarks(scores: Scores, headline: bool, has_numbers: bool) -> str:
     remarks = []
     if not headline:
-        remarks.append("An epoch chosen by the test clips themselves: it flatters and is no headline.")
+        remarks.append("An epoch chosen by the test clips themselves: it is too favourable, and is not the result.")
     if scores.tests not in ("all", "training clips") and has_numbers:
         remarks.append("The paper's numbers are of all test clips.")
     return " ".join(remarks)

@@ -277,7 +277,7 @@ TARGETS: dict[str, Target] = {
         C_SUB,
         FIGURE_4,
         "loss",
-        ("The text gives the two contrastive losses alone; the curves' other values are drawn, not printed.",),
+        ("The text gives only the two contrastive losses; the other values of the curves are drawn, not printed.",),
     ),
     "figure6": Target("Figure 6: confusion matrices of CML, SER and CRRL", NW_UCLA, PARTS_AND_WHOLE),
     "figure7": Target("Figure 7: t-SNE of the features of CML, SER and CRRL", NW_UCLA, PARTS_AND_WHOLE),
@@ -285,7 +285,7 @@ TARGETS: dict[str, Target] = {
         "Figure 8: number of negatives K and temperature τ",
         C_SUB,
         FIGURE_8,
-        notes=("The paper draws this figure and prints its best point alone (K = 64, τ = 0.1); the values are ours.",),
+        notes=("The paper draws this figure and prints only its best point (K = 64, τ = 0.1); the values are ours.",),
     ),
 }
 

@@ -243,7 +243,7 @@ def read(run: Run, plan: Plan, runs: Path, floor: str = "") -> Readings:
     if not path.exists():
         return {}
     start = f"{floor or run.config.method}, "
-    with explain_damage(path, "no evaluation of this version of crrl", "delete it and run again"):
+    with explain_damage(path, "not an evaluation by this version of crrl", "delete it and run again"):
         return {
             (row.removeprefix(start), tests): float(accuracy)
             for row, values in read_json(path)["accuracy_percent"].items()

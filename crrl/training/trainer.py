@@ -56,9 +56,9 @@ def fast_paths(config: Config, device: torch.device) -> dict[str, tuple[str, str
 
     def choose(fast: str, able: bool, why_not: str) -> tuple[str, str]:
         if not able or config.compile == "off":
-            return "eager", why_not if not able else "asked for"
+            return "eager", why_not if not able else "requested"
         if config.compile == "on":
-            return fast, "asked for"
+            return fast, "requested"
         return (fast, "on a GPU, with --fused") if on_gpu and config.fused else ("eager", why_not)
 
     no_gain = "on a CPU compiling gains less than it costs" if not on_gpu else "without --fused"
@@ -126,7 +126,7 @@ class Trainer:
         """
         checkpoint = self.run.load_checkpoint()
         if checkpoint is not None and checkpoint["data"] != self.prepared.fingerprint:
-            raise CrrlError(f"the data set is no longer the one that {self.run.path} was begun with: restore it")
+            raise CrrlError(f"the data set has changed since {self.run.path} began with it: restore it")
         if self.ranks.rank == 0:
             self.run.begin(checkpoint)
         if self._given is not None:

@@ -224,7 +224,7 @@ def test_unrolling_refuses_what_does_not_fit(wrong: tuple[Tensor, int]) -> None:
 def test_it_says_which_backend_serves_and_why() -> None:
     gru = GRU(3, 5)
     with ops.use_backends("gru_layer=reference"):
-        assert gru.backend() == ("reference", "asked for")
+        assert gru.backend() == ("reference", "requested")
     name, reason = gru.backend(torch.zeros(1, dtype=torch.float64))
     assert name == "torch"
     assert "torch.float64" in reason

@@ -77,7 +77,7 @@ def test_an_optimizer_made_before_still_trains() -> None:
 def test_a_bare_gru_is_swapped_itself() -> None:
     gru: nn.Module = nn.GRU(3, 5)
     with ops.use_backends("gru_layer=reference"):
-        assert accelerate(gru) == [("", True, "reference: asked for")]
+        assert accelerate(gru) == [("", True, "reference: requested")]
     assert type(gru) is GRU
 
 

@@ -196,7 +196,7 @@ def test_a_wait_that_times_out_gives_nan_and_switches_the_extension_off(monkeypa
     y, _ = layer.gru_layer(layer.x, layer.lengths, layer.weights)
     torch.cuda.synchronize()
     assert y.isnan().any()
-    with pytest.raises(CrrlError, match="waited in vain"):
+    with pytest.raises(CrrlError, match=r"waited .* for its other blocks"):
         layer.gru_layer(layer.x, layer.lengths, layer.weights)
     assert ops.gru_backend(layer.x)[0] == "torch"
 

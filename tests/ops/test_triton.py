@@ -147,7 +147,7 @@ def test_one_wrong_number_switches_a_kernel_off(
 
     monkeypatch.setattr(*launcher, wrong)
     with pytest.warns(
-        RuntimeWarning, match=f"{operator} is off on the emulation, the PyTorch reference serves instead"
+        RuntimeWarning, match=f"{operator} is off on the emulation, the PyTorch reference is used instead"
     ):
         able, reason = supports(operator, Case("cuda", torch.float32, 0))
     assert not able

@@ -98,7 +98,7 @@ def test_a_cache_that_cannot_be_written_costs_a_check_only(
 def fail(fake_cuda: Any, how: str, monkeypatch: pytest.MonkeyPatch) -> str:
     if how == "hangs":
         fake_cuda.hangs = True
-        return "a block waited in vain for 2 s"
+        return "a block waited 2 s for its team"
     if how == "raises":
         monkeypatch.setattr(fake_cuda, "gru_backward", lambda *_: exec("raise RuntimeError('no such luck\\nat all')"))
         return "it raised RuntimeError: no such luck"
@@ -112,7 +112,7 @@ def test_a_failure_switches_the_mode_off_with_one_warning(
 ) -> None:
     reason = fail(fake_cuda, how, monkeypatch)
     case = ops.Case("cuda", torch.float32, 0, 8)
-    with pytest.warns(RuntimeWarning, match=rf"off on the emulation, torch serves instead: .*tf32 failed: {reason}"):
+    with pytest.warns(RuntimeWarning, match=rf"off on the emulation, torch is used instead: .*tf32 failed: {reason}"):
         assert not check.supports(case)[0]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -338,7 +338,7 @@ def test_one_process_checks_all_of_a_dtype_and_each_is_remembered_and_said_once(
     assert [set(names) for names in asked] == [{n for n, c in checks.items() if c.dtype == torch.float32}]
     assert trust.verdict("gru_layer", "tf32", 0)[0]
     with pytest.warns(
-        RuntimeWarning, match="kernel of flat_step is off on a card, the PyTorch reference serves instead"
+        RuntimeWarning, match="kernel of flat_step is off on a card, the PyTorch reference is used instead"
     ):
         assert not trust.verdict("flat_step", "float32", 0)[0]
     assert len(asked) == 1

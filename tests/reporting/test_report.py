@@ -198,9 +198,9 @@ def test_a_run_without_evaluation_or_encoder_is_refused(copy: Path, tmp_path: Pa
         ("metrics.jsonl", b'{"phase": "cml", "loss": 1.0}\n{"loss": 1}\n', "line 2: no epoch's losses (it names no"),
         ("metrics.jsonl", b'{"phase": "cml", "loss": "low"}\n', "line 1: no epoch's losses (a number is missing"),
         ("metrics.jsonl", b"", "holds no epoch"),
-        ("evaluation-linear.json", b"{}", "evaluation-linear.json is no evaluation"),
-        ("evaluation-linear.json", b"[1]", "evaluation-linear.json is no evaluation"),
-        ("evaluation-linear.json", b'{"accuracy_percent": {}, "test_clips": {}}', "is no evaluation"),
+        ("evaluation-linear.json", b"{}", "evaluation-linear.json is not an evaluation"),
+        ("evaluation-linear.json", b"[1]", "evaluation-linear.json is not an evaluation"),
+        ("evaluation-linear.json", b'{"accuracy_percent": {}, "test_clips": {}}', "is not an evaluation"),
         ("checkpoint.pt", b"PK", "checkpoint.pt is damaged"),
     ],
 )

@@ -246,7 +246,7 @@ def test_sets_that_are_tested_on_test_clips_choose_nothing(plan_of: Planner, fil
     section = text.split("\n### ")[1].split("\n## ")[0]
     assert section.startswith("2 of 3 data sets together: nw-ucla, synthetic\n")
     assert "−" not in section
-    assert "Not among the sets, as nothing should be chosen by test clips: cmu 4 folds." in section
+    assert "Not among the sets, since nothing should be chosen by test clips: cmu 4 folds." in section
 
 
 def test_equal_rows_share_their_ranks(two_sets: Plan, fill: Filler, tmp_path: Path) -> None:
@@ -390,7 +390,7 @@ def test_quick_is_said_with_every_table_and_figure(plan_of: Planner, fill: Fille
     titles = [line for line in text.splitlines() if line.startswith("## ") and "test clips" in line]
     assert len(titles) == 4
     assert all("quick: 2 epochs" in title for title in titles)
-    assert "no reproduction of the paper's" in text
+    assert "do not reproduce the paper's" in text
     assert {row["quick"] for row in csv.DictReader((tmp_path / "out" / "table6.csv").open())} == {"yes"}
 
 

@@ -308,7 +308,7 @@ def test_a_transfer_to_another_joint_count_is_refused(run: Path, tmp_path: Path)
         (["--protocol", "logistic", "--seed", "1"], "--seed goes with --protocol linear or fine-tune or semi"),
         (["--protocol", "knn", "--labels", "0.1"], "--labels goes with --protocol semi-supervised alone"),
         (["--protocol", "linear", "--batch-size", "8"], "--batch-size goes with --protocol fine-tune or semi"),
-        (["--protocol", "knn", "--neighbours", "0"], "take 1 at least"),
+        (["--protocol", "knn", "--neighbours", "0"], "must be at least 1"),
         (
             ["--protocol", "semi-supervised", "--draws", "1000000000"],
             "--draws is 1000000000: it must be from 1 to 1000",
@@ -377,7 +377,7 @@ def test_data_that_changed_since_training(run: Path, clip_folder: Path, tmp_path
     evaluate.main([str(run), "--data", str(data)])
     labels = (data / "labels.csv").read_text().replace("01.npy,left", "01.npy,right")
     (data / "labels.csv").write_text(labels)
-    with pytest.raises(CrrlError, match="no longer the one"):
+    with pytest.raises(CrrlError, match="has changed since"):
         evaluate.main([str(run), "--data", str(data)])
 
 

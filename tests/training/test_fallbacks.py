@@ -102,7 +102,7 @@ def test_training_goes_on_without_a_kernel_that_fails_and_says_so_once(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         losses = trained(short, tmp_path / "run")
-    said = [str(warning.message) for warning in caught if "serves instead" in str(warning.message)]
+    said = [str(warning.message) for warning in caught if "is used instead" in str(warning.message)]
     assert len(said) == len(failing)
     assert {*served} == {*KERNELS} - {*failing}
     assert all(np.isfinite(losses))
@@ -117,7 +117,7 @@ def test_a_kernel_that_the_step_does_not_use_fails_alone(
     fail("ema_update", monkeypatch, fake_cuda)
     keys, queries = torch.rand(2, 50)
     want = 0.9 * keys + 0.1 * queries
-    with pytest.warns(RuntimeWarning, match=r"Triton kernel of ema_update is off .* PyTorch reference serves instead"):
+    with pytest.warns(RuntimeWarning, match=r"Triton kernel of ema_update is off .* PyTorch reference is used instead"):
         ops.ema_update(keys, queries, 50, 0.9, 0.9)
     torch.testing.assert_close(keys, want)
 

@@ -152,7 +152,7 @@ def test_a_folder_that_another_run_took_meanwhile_is_refused(tmp_path: Path) -> 
     run = RunFolder(tmp_path)
     run.create(preset())
     train.claim(run, preset())
-    with pytest.raises(CrrlError, match=f"another run in {tmp_path} meanwhile"):
+    with pytest.raises(CrrlError, match=f"another process has started a run in {tmp_path} meanwhile"):
         train.claim(run, preset("synthetic", "tuned"))
 
 

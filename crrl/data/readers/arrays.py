@@ -70,7 +70,7 @@ def array_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any
     """
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
-        raise ValueError("an array with fields" if version == (3, 0) else f"a version {version} that is none")
+        raise ValueError("an array with fields" if version == (3, 0) else f"an unknown version, {version}")
     length = stream.read(2 * version[0])
     if int.from_bytes(length, "little") > LONGEST_HEADER:
         raise ValueError(f"a header of {int.from_bytes(length, 'little'):,} bytes")

@@ -204,7 +204,7 @@ def _fields(path: Path, lines: list[Line], known: tuple[str, ...], needed: tuple
         fields["limits"] = Line(fields["limits"].number, " ".join([fields["limits"].text, *limits]))
     for name in needed:
         if name not in fields:
-            raise line_error(path, lines[0], f"here is no field {name!r}", "add it, or restore the file")
+            raise line_error(path, lines[0], f"field {name!r} is missing", "add it, or restore the file")
     return fields
 
 

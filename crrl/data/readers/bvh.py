@@ -203,7 +203,7 @@ class _Hierarchy:
             if keyword == "root" and not self._skeleton.names:
                 self._joint(-1, self._name(keyword))
             elif keyword == "root":
-                raise self._error("a second ROOT", "a file of one body is read: take the others out")
+                raise self._error("a second ROOT", "only files of one body are read: remove the others")
             elif not self._open:
                 raise self._error(f"{shown(word)!r} does not belong here")
             else:

@@ -102,7 +102,7 @@ def _known(path: Path) -> Path:
     if openpose.is_frame(path):
         raise CrrlError(f"{path} is a frame of OpenPose's: give the folder of all of the clip's frames, {path.parent}")
     if path.suffix.lower() not in _ENDINGS or path.name == folder.LABELS:
-        raise CrrlError(f"{path} is no file of a clip that is known by its name: {_READ}")
+        raise CrrlError(f"{path} is not a clip file that crrl knows by its name: {_READ}")
     return path
 
 

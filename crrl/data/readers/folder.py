@@ -171,7 +171,9 @@ def _check_columns(path: Path, names: list[str], required: set[str], known: Sequ
     others = [name for name in dict.fromkeys(names) if name and name not in known]
     for name in others:
         if near := get_close_matches(name, [column for column in known if column not in names], 1, 0.8):
-            raise CrrlError(f"{path}: column {shown(name)!r} is almost {near[0]!r}: call it so, or quite otherwise")
+            raise CrrlError(
+                f"{path}: column {shown(name)!r} is almost {near[0]!r}: rename it to that, or to something less similar"
+            )
     if others:
         warnings.warn(f"{path} has columns that are not read: {', '.join(map(shown, others[:9]))}", stacklevel=4)
 
@@ -191,8 +193,8 @@ def classes_of(path: Path, labels: Iterable[str]) -> list[str]:
     pairs = [" and ".join(map(repr, same)) for same in alike.values() if len(same) > 1]
     if pairs:
         warnings.warn(
-            f"{path}: the classes {'; '.join(pairs[:5])} differ in case, space or zeros alone: call them one way, if "
-            f"they are one",
+            f"{path}: the classes {'; '.join(pairs[:5])} differ only in case, spaces or zeros: use one spelling, if "
+            f"they are one class",
             stacklevel=3,
         )
     return classes
@@ -268,7 +270,7 @@ def load(files: list[Path], contents: Iterable[object] | None = None) -> Clips:
             warnings.warn(f"{where}: {remark}", stacklevel=2)
     test = np.array([row["split"] == "test" for row in rows]) if "split" in rows[0] else _every_fifth(clips.labels)
     if test.all():
-        raise CrrlError(f"{where} marks all clips test, and needs some for training: mark these train")
+        raise CrrlError(f"{where} marks every clip as test: mark those to train on as train")
     split = Split(np.flatnonzero(~test), {"all": np.flatnonzero(test)} if test.any() else {})
     splits = {"default": split, **validation_folds(split.train, clips.labels, clips.subjects)}
     return replace(clips, splits=splits)
@@ -295,8 +297,8 @@ def _warn_of_empty(path: Path, clips: Clips, files: Sequence[Path]) -> None:
         low, high = np.minimum(low, seen.min(axis=0)), np.maximum(high, seen.max(axis=0))
     if empty:
         warnings.warn(
-            f"{path}: {len(empty)} of {len(clips)} clips are zeros alone, which stand for joints that were not seen, "
-            f"first {empty[0]}: take them out",
+            f"{path}: {len(empty)} of {len(clips)} clips are all zeros, which stand for joints that were not seen, "
+            f"the first is {empty[0]}: remove them",
             stacklevel=3,
         )
     if flat := [

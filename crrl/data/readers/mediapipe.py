@@ -182,7 +182,7 @@ def _by_landmark(path: Path) -> Matrix:
     places = np.stack([frames - frames.min(), landmarks]).astype(np.int64)
     _, counts = np.unique(places, axis=1, return_counts=True)
     if (counts > 1).any():
-        raise CrrlError(f"{path} has two rows for one landmark of a frame: one person a file is read")
+        raise CrrlError(f"{path} has two rows for one landmark of a frame: files of one person are read")
     poses.check_length(path, int(places[0].max()) + 1, NUM_JOINTS, path.stat().st_size)
     people = np.zeros((int(places[0].max()) + 1, NUM_JOINTS, 4))
     people[*places, 3] = 1

@@ -170,7 +170,7 @@ class _Unpickler(pickle._Unpickler):
     def load_reduce(self) -> None:
         arguments, name = self.stack.pop(), self.stack[-1]
         if not isinstance(name, _Name) or name.text not in self._makers or not isinstance(arguments, tuple):
-            raise Forbidden("a call of what is no function")
+            raise Forbidden("a call of something that is not a function")
         self.stack[-1] = self._makers[name.text](*arguments)
 
     def load_build(self) -> None:
@@ -190,7 +190,7 @@ class _Unpickler(pickle._Unpickler):
 
     def load_mark(self) -> None:
         if len(self.metastack) == _DEEPEST:
-            raise Forbidden(f"more than {_DEEPEST} lists or tuples in each other")
+            raise Forbidden(f"lists or tuples nested more than {_DEEPEST} deep")
         self.metastack.append(self.stack)
         self.stack = []
         self.append = self.stack.append
@@ -199,7 +199,7 @@ class _Unpickler(pickle._Unpickler):
         """A memo index in decimal digits, limited because it becomes a key of a dict."""
         number = int(self.readline())
         if not 0 <= number < _LARGEST_KEY:
-            raise Forbidden("a memory place of so large a number")
+            raise Forbidden("a memory slot with too large a number")
         self.memo[number] = self.stack[-1]
 
     def load_bytearray8(self) -> None:
@@ -285,7 +285,7 @@ def _empty_array(kind: object, shape: object, code: object) -> _Array:
 
 def _text(value: object) -> str:
     if not isinstance(value, str | bytes):
-        raise Forbidden("an array type that is no name")
+        raise Forbidden("an array type without a name")
     return value if isinstance(value, str) else value.decode("latin1")
 
 

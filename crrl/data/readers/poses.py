@@ -246,7 +246,7 @@ def check_length(path: Path, frames: int, joints: int, size: int) -> None:
     needed = frames * BODIES * joints * 3 * 4
     if needed > max(UNPACKED, RATIO * size):
         raise CrrlError(
-            f"{path} has {frames:,} frames from the first to the last, of which next to none shows anybody: are they "
+            f"{path} has {frames:,} frames from the first to the last, of which almost none shows anybody: are they "
             f"of one video? Cut it, and give each part a file of its own"
         )
 

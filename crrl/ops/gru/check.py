@@ -55,7 +55,7 @@ def fault(mode: str, device: torch.device) -> str | None:
         found = next((fault for fault in faults if fault), None)
     finally:
         lost = cuda.timed_out(index)
-    return f"a block waited in vain for {cuda.patience_ns() / 1e9:g} s" if lost else found
+    return f"a block waited {cuda.patience_ns() / 1e9:g} s for its team" if lost else found
 
 
 def _fault(mode: str, where: torch.device, batch: int, hidden: int) -> str | None:

@@ -137,7 +137,7 @@ def test_a_header_longer_than_any_is_refused_before_memory_is_taken_for_it(versi
 @pytest.mark.parametrize("version", [b"\0\0", b"\1\x9e", b"\2\1", b"\4\0"])
 def test_a_version_that_is_none_is_refused(version: bytes) -> None:
     """NumPy reads it as if it were of version 2, whose header may be of 4 GB."""
-    with pytest.raises(ValueError, match=r"a version .* that is none"):
+    with pytest.raises(ValueError, match=r"an unknown version"):
         array_header(io.BytesIO(b"\x93NUMPY" + version + b"\xff\xff\xff\xff{'descr'"))
 
 

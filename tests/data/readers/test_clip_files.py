@@ -213,7 +213,7 @@ def test_a_folder_without_clips_a_prepared_one_and_another_ending_are_named(tmp_
     (tmp_path / "labels.csv").touch()
     with pytest.raises(CrrlError, match=f"{tmp_path} holds no clip: {', '.join(READERS)}, .* frames are read"):
         find_clip_files([tmp_path])
-    with pytest.raises(CrrlError, match=r"labels\.csv is no file of a clip"):
+    with pytest.raises(CrrlError, match=r"labels\.csv is not a clip file"):
         find_clip_files([tmp_path / "labels.csv"])
     for name in ("manifest.json", "meta.json", "frames.npy"):
         (tmp_path / name).touch()

@@ -195,7 +195,7 @@ def test_a_listed_trial_that_is_there_twice_is_refused_and_another_left_alone(ro
     assert len(load(root)) == len(TRIALS)
     add(root / "copy", "02_01")
     with pytest.raises(
-        CrrlError, match=r"copy/subjects/02/02_01\.amc and .*subjects/02/02_01\.amc are called the same: remove one"
+        CrrlError, match=r"copy/subjects/02/02_01\.amc and .*subjects/02/02_01\.amc have the same name: remove one"
     ):
         load(root)
 

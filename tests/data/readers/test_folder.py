@@ -151,7 +151,7 @@ def test_classes_that_may_be_one_are_told(root: Path, pair: tuple[str, str]) -> 
         root, {"file": FILES, "label": [*pair, "run", "walk", "1.5"] * 2, "split": ["Train"] * 5 + ["TEST"] * 5}
     )
     with pytest.warns(
-        UserWarning, match=r"labels\.csv: the classes '.*' and '.*' differ in case, space or zeros"
+        UserWarning, match=r"labels\.csv: the classes '.*' and '.*' differ only in case, spaces or zeros"
     ) as caught:
         assert len(load(root).class_names) == 5
     assert len(caught) == 1
@@ -270,7 +270,7 @@ def test_clips_that_are_flat_or_show_nothing_are_told(root: Path, listed: bool) 
         (root / "labels.csv").unlink()
     where = root / "labels.csv" if listed else root
     with (
-        pytest.warns(UserWarning, match=rf"^{where}: 2 of 10 clips are zeros alone, .*, first .*3\.npy: take them out"),
+        pytest.warns(UserWarning, match=rf"^{where}: 2 of 10 clips are all zeros, .*, first .*3\.npy: take them out"),
         pytest.warns(UserWarning, match=rf"^{where}: all clips are flat, z is 0 in each joint"),
     ):
         load(root)
@@ -334,9 +334,9 @@ WRONG = {
     "text": (replace_clip(clip(0).astype("S9")), "3.npy.*no array of numbers.*it holds bytes"),
     "complex": (replace_clip(clip(0) + 0j), "3.npy.*no array of numbers.*it holds complex"),
     "two axes": (replace_clip(clip(0)[0]), r"3.npy.*shape .5, 3..*not \[frames, joints, 3\]"),
-    "a column splits": (labels(splits=["train"] * 10), "labels.csv: column 'splits' is almost 'split': call it so, or"),
-    "a column subjects": (labels(subjects=["1"] * 10), "labels.csv: column 'subjects' is almost 'subject': call it so"),
-    "a column view.": (labels(**{"view.": ["1"] * 10}), "labels.csv: column 'view.' is almost 'view': call it so, or"),
+    "a column splits": (labels(splits=["train"] * 10), "labels.csv: column 'splits' is almost 'split': rename it"),
+    "a column subjects": (labels(subjects=["1"] * 10), "labels.csv: column 'subjects' is almost 'subject': rename it"),
+    "a column view.": (labels(**{"view.": ["1"] * 10}), "labels.csv: column 'view.' is almost 'view': rename it"),
     "a comma in a label": (relabel(b"file,label\n0.npy,carry, with bag\n"), MORE_FIELDS.format(2)),
     "a comma after a blank line": (relabel(b"file,label\n0.npy,sit\n\n1.npy,carry, with bag\n"), MORE_FIELDS.format(4)),
     "a comma in front": (relabel(b"label,file\nsit,0.npy,1\n"), MORE_FIELDS.format(2)),

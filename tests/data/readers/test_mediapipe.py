@@ -253,7 +253,7 @@ def test_what_is_not_understood_is_refused_with_file_and_frame(tmp_path: Path, v
 @pytest.mark.parametrize(
     ("table", "change", "problem"),
     [
-        (wide, swap(("x20", "x_20")), r": column 'x_20' is almost 'x20': call it so"),
+        (wide, swap(("x20", "x_20")), r": column 'x_20' is almost 'x20': rename it to that"),
         (wide, swap(("z32,", "depth,")), " has no column z32: a pose has 33 landmarks, each x, y, z"),
         (wide, swap(("v0,", "w,")), " has no column v0: a pose has 33 landmarks"),
         (wide, swap(("x1,", "a,")), r" has no column x1: its first line names the columns, x0,y0,z0,v0 to v32, or"),
@@ -269,7 +269,7 @@ def test_what_is_not_understood_is_refused_with_file_and_frame(tmp_path: Path, v
         (long, swap(("\n5,7,", "\n5,33,")), ", line 9: frame and landmark should be whole, the latter 0 to 32"),
         (long, swap(("\n5,7,", "\n5,7.5,")), ", line 9: frame and landmark should be whole"),
         (long, swap(("\n5,7,", "\n-5,7,")), ", line 9: frame and landmark should be whole"),
-        (long, swap(("\n5,7,", "\n5,6,")), " has two rows for one landmark of a frame: one person a file is read"),
+        (long, swap(("\n5,7,", "\n5,6,")), " has two rows for one landmark of a frame: files of one person are read"),
         (long, swap(("\n5,7,", "\n5000000,7,")), " has 4,999,996 frames from the first to the last, of which next to"),
         (long, swap(("\n5,7,", "\n5,x,")), ", line 9: 'x' is no finite number"),
     ],

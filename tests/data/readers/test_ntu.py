@@ -110,7 +110,7 @@ def test_files_behind_linked_folders_are_found_once(tmp_path: Path) -> None:
         (["S001C004P001R001A001"], "S001C004P001R001A001.skeleton is not called as"),
         (["S001C001P001R001A121"], "A121.skeleton is not called as"),
         (["S001C001P001R001A000"], "A000.skeleton is not called as"),
-        (["a/S001C001P001R001A001", "b/S001C001P001R001A001"], "called the same: remove one"),
+        (["a/S001C001P001R001A001", "b/S001C001P001R001A001"], "have the same name: remove one"),
     ],
 )
 def test_a_folder_that_cannot_be_right_is_refused(tmp_path: Path, names: list[str], message: str) -> None:

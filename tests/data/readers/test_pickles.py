@@ -351,7 +351,7 @@ def test_what_is_made_to_take_time_is_refused(tmp_path: Path, name: str) -> None
     resource = pytest.importorskip("resource")
     path = write(tmp_path, SLOW[name])
     start, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(CrrlError, match=r"labels\.pkl holds (more|a dict|a memory place)"):
+    with pytest.raises(CrrlError, match=r"labels\.pkl holds (more|lists or tuples|a dict|a memory slot)"):
         read_pickle(path)
     assert time.process_time() - start < 10
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20
@@ -383,7 +383,8 @@ def test_any_bytes_give_values_or_the_one_error(tmp_path_factory: pytest.TempPat
     modules = set(sys.modules)
     with suppress(CrrlError):
         read_pickle(path)
-    assert set(sys.modules) == modules
+    # Python imports the decoder of an encoding when it first meets it.
+    assert not [name for name in set(sys.modules) - modules if not name.startswith("encodings.")]
 
 
 @given(

@@ -137,7 +137,7 @@ def test_two_files_of_a_video_that_a_split_names_are_refused(root: Path, kind: s
         (root / f"old_{kind}_{number}" / "0009-L.txt").write_text("no split names it")
     assert len(load(root)) == 5
     (root / f"old_{kind}_1" / "0002-L.txt").write_text("another")
-    with pytest.raises(CrrlError, match=rf"0002-L\.txt and .*old_{kind}_1/0002-L\.txt are called the same: remove"):
+    with pytest.raises(CrrlError, match=rf"0002-L\.txt and .*old_{kind}_1/0002-L\.txt have the same name: remove"):
         load(root)
 
 
