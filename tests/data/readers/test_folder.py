@@ -270,7 +270,7 @@ def test_clips_that_are_flat_or_show_nothing_are_told(root: Path, listed: bool) 
         (root / "labels.csv").unlink()
     where = root / "labels.csv" if listed else root
     with (
-        pytest.warns(UserWarning, match=rf"^{where}: 2 of 10 clips are all zeros, .*, first .*3\.npy: take them out"),
+        pytest.warns(UserWarning, match=rf"^{where}: 2 of 10 clips are all zeros, .*, the first is .*3\.npy: remove them"),
         pytest.warns(UserWarning, match=rf"^{where}: all clips are flat, z is 0 in each joint"),
     ):
         load(root)
@@ -319,7 +319,7 @@ WRONG = {
     "not UTF-8": (relabel(b"file,label\n0.npy,\xff\n"), "labels.csv.*no.*in UTF-8"),
     "split": (labels(split=["train"] * 9 + ["val"]), "labels.csv, line 11.*split is 'val'.*train or test"),
     "view": (labels(view=["front"] * 10), "labels.csv, line 2.*view is 'front'.*not a whole number"),
-    "all test": (labels(split=["test"] * 10), "labels.csv.*some for training.*mark these train"),
+    "all test": (labels(split=["test"] * 10), "labels.csv marks every clip as test: mark those to train on"),
     "absent clip": (remove("3.npy"), r"labels.csv.*lists .*3\.npy.*add the file or remove its row"),
     "truncated": (cut("3.npy", -1), "3.npy.*damaged.*restore it or remove its row"),
     "cut in the header": (cut("3.npy", 20), "3.npy.*damaged.*restore it or remove its row"),
