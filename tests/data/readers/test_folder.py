@@ -270,7 +270,7 @@ def test_clips_that_are_flat_or_show_nothing_are_told(root: Path, listed: bool) 
         (root / "labels.csv").unlink()
     where = root / "labels.csv" if listed else root
     with (
-        pytest.warns(UserWarning, match=rf"^{where}: 2 of 10 clips are all zeros, .*, the first is .*3\.npy: remove them"),
+        pytest.warns(UserWarning, match=rf"^{where}: 2 of 10 clips are all zeros, .*, the first is .*3\.npy: remove"),
         pytest.warns(UserWarning, match=rf"^{where}: all clips are flat, z is 0 in each joint"),
     ):
         load(root)
