@@ -54,13 +54,15 @@ def test_a_table_its_figure_and_a_run_that_was_cut_off(
 def test_several_protocols_are_a_page_each_of_the_same_runs(
     clip_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--dataset", "folder", "--data", str(clip_folder), "--quick", "--jobs", "2", "--device", "cpu"]
-    command = ["table4", *arguments, "--runs", str(tmp_path), "--protocol", "linear", "knn"]
+    """CML and SER are trained side by side in one process, then CRRL."""
+    arguments = ["--dataset", "folder", "--data", str(clip_folder), "--quick", "--together", "2", "--device", "cpu"]
+    command = ["table6-parts", *arguments, "--runs", str(tmp_path), "--protocol", "linear", "knn"]
     assert reproduce.main(command) == 0
     captured = capsys.readouterr()
-    pages = [tmp_path / "pages" / f"{name}.md" for name in ("table4", "table4-knn")]
+    pages = [tmp_path / "pages" / f"{name}.md" for name in ("table6-parts", "table6-parts-knn")]
     assert captured.out == "".join(f"page: {page}\n" for page in pages)
-    assert "2 runs, 2 of them to do" in captured.err
+    assert "3 runs, 3 of them to do" in captured.err
+    assert len([*tmp_path.glob("*-together.log")]) == 1
     for page, reading in zip(pages, ("linear, last epoch", "knn, 1-NN"), strict=True):
         assert f"## {reading}, all test clips (quick" in page.read_text()
     (crrl,) = tmp_path.glob("*-crrl-*")
