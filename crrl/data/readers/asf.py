@@ -45,7 +45,7 @@ Fields = dict[str, Line]
 
 
 @dataclass(frozen=True)
-class Skeleton:
+class Hierarchy:
     """The content of an .asf file; lengths in its own unit.
 
     Attributes:
@@ -73,7 +73,7 @@ class Recording(NamedTuple):
     remarks: list[str]
 
 
-def read_skeleton(path: Path) -> Skeleton:
+def read_skeleton(path: Path) -> Hierarchy:
     """Read an .asf file.
 
     Raises:
@@ -95,7 +95,7 @@ def read_skeleton(path: Path) -> Skeleton:
     place = {name: number for number, name in enumerate(_depth_first(parents))}
     if loose := next((name for name in bones if name not in place), ""):
         raise line_error(path, sections[":hierarchy"][0], f"bone {shown(loose)} does not hang on the root")
-    return Skeleton(
+    return Hierarchy(
         unit=_positive(path, units["length"]),
         names=tuple(place),
         parents=tuple(place[parents[name]] if name != ROOT else -1 for name in place),
@@ -105,7 +105,7 @@ def read_skeleton(path: Path) -> Skeleton:
     )
 
 
-def read_motion(path: Path, skeleton: Skeleton) -> Matrix:
+def read_motion(path: Path, skeleton: Hierarchy) -> Matrix:
     """Read an .amc file: float64 [T, D], the channels of all joints in the skeleton's order, angles in radians.
 
     Frames are numbered consecutively, from any number; each gives every moving joint, in any order. Warns if the last
@@ -119,7 +119,7 @@ def read_motion(path: Path, skeleton: Skeleton) -> Matrix:
     return recording.motion
 
 
-def read_recording(path: Path, skeleton: Skeleton) -> Recording:
+def read_recording(path: Path, skeleton: Hierarchy) -> Recording:
     """`read_motion` with its warnings as remarks."""
     lines = [line for line in read_lines(path, "an .amc file") if not line.text.startswith("#")]
     start = next((place for place, line in enumerate(lines) if not line.text.startswith(":")), len(lines))
@@ -137,12 +137,12 @@ def read_recording(path: Path, skeleton: Skeleton) -> Recording:
     return Recording(motion, keywords.get(_RATE, 0), remarks_on(lines))
 
 
-def positions(skeleton: Skeleton, motion: Matrix) -> FloatArray:
+def positions(skeleton: Hierarchy, motion: Matrix) -> FloatArray:
     """Forward kinematics of a motion [T, D]: float32 [T, J, 3] in the skeleton's unit."""
     return in_pieces(lambda piece: _positions(skeleton, piece), motion, len(skeleton.names))
 
 
-def _positions(skeleton: Skeleton, motion: Matrix) -> FloatArray:
+def _positions(skeleton: Hierarchy, motion: Matrix) -> FloatArray:
     rotations = np.empty((len(motion), len(skeleton.names), 3, 3))
     shifts = np.empty((len(motion), len(skeleton.names), 3))
     first = 0

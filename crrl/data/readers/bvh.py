@@ -46,7 +46,7 @@ find_files = partial(folder.find_files, endings=(".bvh",))
 
 
 @dataclass
-class Skeleton:
+class Hierarchy:
     """The joints of a HIERARCHY in the file's order; an End Site without a name is called "<its joint>_end".
 
     Attributes:
@@ -64,9 +64,9 @@ class Skeleton:
 
 
 class Recording(NamedTuple):
-    """A file's content: skeleton; motion, float64 [T, D]; seconds from frame to frame; remarks for `text.tell`."""
+    """A file's content: hierarchy; motion, float64 [T, D]; seconds from frame to frame; remarks for `text.tell`."""
 
-    skeleton: Skeleton
+    hierarchy: Hierarchy
     motion: Matrix
     frame_time: float
     remarks: list[str]
@@ -93,8 +93,8 @@ def load(files: list[Path]) -> Clips:
 
 def _read_clip(files: Files) -> Shown:
     """The clip of a file, after the names and parents of its joints, its frame time and its remarks."""
-    skeleton, motion, frame_time, remarks = read_recording(files[0])
-    return [([skeleton.names, skeleton.parents, frame_time, remarks], positions(skeleton, motion))]
+    hierarchy, motion, frame_time, remarks = read_recording(files[0])
+    return [([hierarchy.names, hierarchy.parents, frame_time, remarks], positions(hierarchy, motion))]
 
 
 def _of_one_skeleton(
@@ -128,7 +128,7 @@ def _difference(joints: list[tuple[str, int]], others: list[tuple[str, int]]) ->
     return ""
 
 
-def read_file(path: Path) -> tuple[Skeleton, Matrix]:
+def read_file(path: Path) -> tuple[Hierarchy, Matrix]:
     """The skeleton and the motion, float64 [T, D]: the channels of all joints in order, degrees.
 
     Warns if the last line has no line break, or if there are more frames than announced.
@@ -138,7 +138,7 @@ def read_file(path: Path) -> tuple[Skeleton, Matrix]:
     """
     recording = read_recording(path)
     tell((path, remark) for remark in recording.remarks)
-    return recording.skeleton, recording.motion
+    return recording.hierarchy, recording.motion
 
 
 def read_recording(path: Path) -> Recording:
@@ -149,7 +149,7 @@ def read_recording(path: Path) -> Recording:
     middle = next((place for place, line in enumerate(lines) if line.text.casefold() == "motion"), len(lines))
     if len(lines) < middle + 4:
         raise line_error(path, lines[-1], "no HIERARCHY followed by a MOTION of at least one frame", CUT_SHORT)
-    skeleton = _Hierarchy(path, lines[:middle]).read()
+    hierarchy = _HierarchyParser(path, lines[:middle]).read()
     (count, frames), (step, frame_time) = _header(path, lines[middle + 1 : middle + 3])
     if frame_time <= 0:
         raise line_error(path, step, "the frame time is not positive")
@@ -159,20 +159,20 @@ def read_recording(path: Path) -> Recording:
     if len(rows) < frames:
         raise line_error(path, count, f"it says {frames:g} frames, but {len(rows)} follow", CUT_SHORT)
     remarks = [*remarks_on(lines), *([LONGER] if len(rows) > frames else [])]
-    check_size(path, len(skeleton.names), len(rows))
-    return Recording(skeleton, numbers(path, rows, sum(map(len, skeleton.channels))), frame_time, remarks)
+    check_size(path, len(hierarchy.names), len(rows))
+    return Recording(hierarchy, numbers(path, rows, sum(map(len, hierarchy.channels))), frame_time, remarks)
 
 
-def positions(skeleton: Skeleton, motion: Matrix) -> FloatArray:
+def positions(hierarchy: Hierarchy, motion: Matrix) -> FloatArray:
     """Forward kinematics of a motion [T, D]: float32 [T, J, 3]."""
-    return in_pieces(lambda piece: _positions(skeleton, piece), motion, len(skeleton.names))
+    return in_pieces(lambda piece: _positions(hierarchy, piece), motion, len(hierarchy.names))
 
 
-def _positions(skeleton: Skeleton, motion: Matrix) -> FloatArray:
-    shifts = np.tile(np.array(skeleton.offsets), (len(motion), 1, 1))
+def _positions(hierarchy: Hierarchy, motion: Matrix) -> FloatArray:
+    shifts = np.tile(np.array(hierarchy.offsets), (len(motion), 1, 1))
     rotations = np.empty((*shifts.shape, 3))
     first = 0
-    for joint, channels in enumerate(skeleton.channels):
+    for joint, channels in enumerate(hierarchy.channels):
         values = motion[:, first : first + len(channels)]
         first += len(channels)
         turns = [place for place, name in enumerate(channels) if name.endswith("rotation")][::-1]
@@ -181,36 +181,36 @@ def _positions(skeleton: Skeleton, motion: Matrix) -> FloatArray:
         for place, name in enumerate(channels):
             if name.endswith("position"):
                 axis = "xyz".index(name[0])
-                shifts[:, joint, axis] = values[:, place] + (skeleton.offsets[0][axis] if joint == 0 else 0)
-    return joint_positions(skeleton.parents, rotations, shifts)
+                shifts[:, joint, axis] = values[:, place] + (hierarchy.offsets[0][axis] if joint == 0 else 0)
+    return joint_positions(hierarchy.parents, rotations, shifts)
 
 
-class _Hierarchy:
+class _HierarchyParser:
     """The parser of a HIERARCHY, which reads it word by word."""
 
     def __init__(self, path: Path, lines: list[Line]):
         self._path, self._lines = path, lines
         self._text = "\n".join(line.text for line in lines)
         self._at = len("hierarchy")
-        self._skeleton = Skeleton()
+        self._hierarchy = Hierarchy()
         self._open: list[int] = []
         """The joints with open braces, from the root down."""
         self._tips: set[int] = set()
 
-    def read(self) -> Skeleton:
+    def read(self) -> Hierarchy:
         while word := self._next():
             keyword = word.casefold()
-            if keyword == "root" and not self._skeleton.names:
+            if keyword == "root" and not self._hierarchy.names:
                 self._joint(-1, self._name(keyword))
             elif keyword == "root":
-                raise self._error("a second ROOT", "only files of one body are read: remove the others")
+                raise self._error("a second ROOT", "only one body a file is read; take the others out")
             elif not self._open:
                 raise self._error(f"{shown(word)!r} does not belong here")
             else:
                 self._inside(keyword, word)
-        if self._open or not self._skeleton.names:
+        if self._open or not self._hierarchy.names:
             raise self._error("the hierarchy ends before its last brace", CUT_SHORT)
-        return self._skeleton
+        return self._hierarchy
 
     def _inside(self, keyword: str, word: str) -> None:
         """Read one statement between the braces of a joint."""
@@ -223,30 +223,30 @@ class _Hierarchy:
         elif keyword in ("end", "endsite") and joint not in self._tips:
             if keyword == "end":
                 self._take("Site")
-            self._tips.add(len(self._skeleton.names))
-            self._joint(joint, self._rest() or f"{self._skeleton.names[joint]}_end")
-        elif keyword == "offset" and len(self._skeleton.offsets) == joint:
-            self._skeleton.offsets.append(self._offset())
-        elif keyword == "channels" and joint == len(self._skeleton.names) - 1 and not self._skeleton.channels[joint]:
-            self._skeleton.channels[joint] = self._channels()
+            self._tips.add(len(self._hierarchy.names))
+            self._joint(joint, self._rest() or f"{self._hierarchy.names[joint]}_end")
+        elif keyword == "offset" and len(self._hierarchy.offsets) == joint:
+            self._hierarchy.offsets.append(self._offset())
+        elif keyword == "channels" and joint == len(self._hierarchy.names) - 1 and not self._hierarchy.channels[joint]:
+            self._hierarchy.channels[joint] = self._channels()
         else:
-            raise self._error(f"{shown(word)!r} does not belong here, in {shown(self._skeleton.names[joint])!r}")
+            raise self._error(f"{shown(word)!r} does not belong here, in {shown(self._hierarchy.names[joint])!r}")
 
     def _joint(self, parent: int, name: str) -> None:
         if parent >= 0:
             self._check_offset(parent)
         if wrong := wrong_name(name):
             raise self._error(f"the name of a joint {wrong}")
-        check_size(self._path, len(self._skeleton.names) + 1, 0)
-        self._skeleton.names.append(name)
-        self._skeleton.parents.append(parent)
-        self._skeleton.channels.append(())
+        check_size(self._path, len(self._hierarchy.names) + 1, 0)
+        self._hierarchy.names.append(name)
+        self._hierarchy.parents.append(parent)
+        self._hierarchy.channels.append(())
         self._take("{")
-        self._open.append(len(self._skeleton.names) - 1)
+        self._open.append(len(self._hierarchy.names) - 1)
 
     def _check_offset(self, joint: int) -> None:
-        if len(self._skeleton.offsets) <= joint:
-            raise self._error(f"OFFSET should stand before this, in {shown(self._skeleton.names[joint])!r}")
+        if len(self._hierarchy.offsets) <= joint:
+            raise self._error(f"OFFSET should stand before this, in {shown(self._hierarchy.names[joint])!r}")
 
     def _offset(self) -> Matrix:
         """The three numbers on the line of their keyword."""

@@ -146,7 +146,7 @@ def skeleton_path(motion: Path) -> Path:
 
 
 @cache  # the trials of a subject share their skeleton; `load` empties this
-def _read_skeleton(path: Path) -> asf.Skeleton:
+def _read_skeleton(path: Path) -> asf.Hierarchy:
     skeleton = asf.read_skeleton(path)
     different = sorted(set(JOINTS).symmetric_difference(skeleton.names))
     if different:

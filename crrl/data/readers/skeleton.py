@@ -46,14 +46,14 @@ class Body:
 
 
 @dataclass(frozen=True)
-class Skeleton:
+class SkeletonFile:
     """A .skeleton file: the number of frames, with or without bodies, and the bodies in the order of appearance."""
 
     frames: int
     bodies: list[Body]
 
 
-def parse(text: bytes) -> Skeleton:
+def parse(text: bytes) -> SkeletonFile:
     """Parse the content of a .skeleton file.
 
     Raises:
@@ -62,7 +62,7 @@ def parse(text: bytes) -> Skeleton:
     if cpu.missing:
         return parse_by_line(text)
     total, bodies = cpu.native.parse_skeleton(text)
-    return Skeleton(
+    return SkeletonFile(
         total,
         [
             Body(number, np.frombuffer(frames, np.int64), np.frombuffer(joints, np.float32).reshape(-1, NUM_JOINTS, 3))
@@ -71,7 +71,7 @@ def parse(text: bytes) -> Skeleton:
     )
 
 
-def parse_by_line(text: bytes) -> Skeleton:
+def parse_by_line(text: bytes) -> SkeletonFile:
     """`parse` in Python."""
     lines = _Lines(text)
     bodies: dict[int, dict[int, list[list[float]]]] = {}
@@ -90,7 +90,7 @@ def parse_by_line(text: bytes) -> Skeleton:
     if not lines.done:
         lines.next("")
         raise lines.error(f"the {frames} frames announced are over, but text follows")
-    return Skeleton(
+    return SkeletonFile(
         frames,
         [
             Body(number, np.array(list(body), np.int64), np.array(list(body.values()), np.float32))

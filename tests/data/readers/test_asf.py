@@ -74,7 +74,7 @@ class Body:
         return skeleton, motion
 
 
-def read(folder: Path) -> tuple[asf.Skeleton, np.ndarray]:
+def read(folder: Path) -> tuple[asf.Hierarchy, np.ndarray]:
     skeleton = asf.read_skeleton(folder / "01.asf")
     return skeleton, asf.positions(skeleton, asf.read_motion(folder / "01_01.amc", skeleton))
 
@@ -217,10 +217,10 @@ DAMAGE = {
     "doubled": (edit(ASF, ":root", ":name"), "01.asf, line 10", "':name' is unknown or there twice"),
     "unit": (edit(ASF, "angle deg", "angle grad"), "01.asf, line 7", "'grad' is not deg or rad"),
     "unit of length": (edit(ASF, "length 0.45", "length -1"), "01.asf, line 6", "not positive"),
-    "no unit": (edit(ASF, "  mass 1.0\n  length 0.45", ""), "01.asf, line 6", "no field 'length'"),
+    "no unit": (edit(ASF, "  mass 1.0\n  length 0.45", ""), "01.asf, line 6", "field 'length' is missing"),
     "root order": (edit(ASF, "TX TY TZ", "TX TX TZ"), "01.asf, line 11", "does not name"),
     "position": (edit(ASF, "position 0 0 0", "position 0 0"), "01.asf, line 13", "2 numbers, not 3"),
-    "orientation": (edit(ASF, "orientation 0 0 0", ""), "01.asf, line 11", "no field 'orientation'"),
+    "orientation": (edit(ASF, "orientation 0 0 0", ""), "01.asf, line 11", "field 'orientation' is missing"),
     "root axis": (edit(ASF, "axis XYZ", "axis XYY"), "01.asf, line 14", "three angles and their order"),
     "direction": (edit(ASF, "direction 1.0", "direction 1.1"), "01.asf, line 19", "not length 1"),
     "NaN": (edit(ASF, "direction 1.0", "direction nan"), "01.asf, line 19", "'nan' is no finite"),
@@ -236,7 +236,7 @@ DAMAGE = {
     "dof l": (edit(ASF, "dof rx ry rz", "dof rx l rz"), "01.asf, line 22", "not some of rx ry rz"),
     "limits": (edit(ASF, "dof rx ry rz", "dof rx ry"), "01.asf, line 23", "2 pairs"),
     "bone twice": (edit(ASF, "name lower", "name upper"), "01.asf, line 27", "there twice"),
-    "no id": (edit(ASF, "    id 2\n", ""), "01.asf, line 28", "no field 'id'"),
+    "no id": (edit(ASF, "    id 2\n", ""), "01.asf, line 28", "field 'id' is missing"),
     "no end": (edit(ASF, "  end\n  begin", "  begin"), "01.asf, line 26", "do not alternate"),
     "loose bone": (edit(ASF, "upper lower", "upper"), "01.asf", "lower does not hang on the root"),
     "two parents": (edit(ASF, "upper lower", "upper upper"), "01.asf, line 39", "two parents"),

@@ -445,7 +445,7 @@ DAMAGE = {
     "first line": (edit(NAME, "HIERARCHY", "HIERACHY"), 1, "HIERARCHY should stand here, not 'HIERACHY'"),
     "no motion": (edit(NAME, "MOTION", "MOTIONS"), 28, "no HIERARCHY followed by a MOTION"),
     "no root": (edit(NAME, "ROOT hips", "JOINT hips"), 2, "'JOINT' does not belong here"),
-    "two roots": (edit(NAME, "JOINT hand", "ROOT hand"), 10, "a second ROOT: a file of one body is"),
+    "two roots": (edit(NAME, "JOINT hand", "ROOT hand"), 10, "a second ROOT: only one body a file is"),
     "no name": (edit(NAME, "JOINT hand", "JOINT "), 11, "a name should stand after JOINT"),
     "a long name": (edit(NAME, "JOINT hand", f"JOINT {'x' * 1000}"), 10, "has 1,000 characters"),
     "offset": (edit(NAME, "\tOFFSET 2.0", "\tOFFST 2.0"), 8, "'OFFST' does not belong here, in 'arm'"),

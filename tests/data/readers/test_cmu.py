@@ -244,7 +244,7 @@ def test_what_is_wrong_is_one_line_with_file_and_remedy(root: Path, damage: Chan
 
 
 @pytest.fixture(scope="module")
-def real_trials(real_data: Path) -> dict[str, tuple[asf.Skeleton, np.ndarray]]:
+def real_trials(real_data: Path) -> dict[str, tuple[asf.Hierarchy, np.ndarray]]:
     """Skeleton and positions (metres) of each real trial by name."""
     trials = {}
     for path in sorted((real_data / "cmu").rglob("*.amc")):
@@ -267,7 +267,7 @@ def joint(frames: np.ndarray, name: str) -> np.ndarray:
     return frames[:, cmu.JOINTS.index(name)]
 
 
-def walks(trials: dict[str, tuple[asf.Skeleton, np.ndarray]], index: dict[str, dict[str, str]]) -> list[np.ndarray]:
+def walks(trials: dict[str, tuple[asf.Hierarchy, np.ndarray]], index: dict[str, dict[str, str]]) -> list[np.ndarray]:
     found = [
         frames for name, (_, frames) in trials.items() if "walk" in index[name]["Motion Description"].split(",")[0]
     ]
@@ -275,19 +275,19 @@ def walks(trials: dict[str, tuple[asf.Skeleton, np.ndarray]], index: dict[str, d
 
 
 def test_real_skeletons_have_the_31_joints_in_this_order(
-    real_trials: dict[str, tuple[asf.Skeleton, np.ndarray]],
+    real_trials: dict[str, tuple[asf.Hierarchy, np.ndarray]],
 ) -> None:
     assert {skeleton.names for skeleton, _ in real_trials.values()} == {cmu.JOINTS}
 
 
-def test_real_bones_keep_the_length_their_file_gives(real_trials: dict[str, tuple[asf.Skeleton, np.ndarray]]) -> None:
+def test_real_bones_keep_the_length_their_file_gives(real_trials: dict[str, tuple[asf.Hierarchy, np.ndarray]]) -> None:
     for skeleton, frames in real_trials.values():
         bones = np.linalg.norm(frames[:, 1:] - frames[:, list(skeleton.parents[1:])], axis=2)
         expected = np.linalg.norm(skeleton.offsets[1:], axis=1) * 0.0254 / skeleton.unit
         np.testing.assert_allclose(bones, np.broadcast_to(expected, bones.shape), rtol=0, atol=2e-6)
 
 
-def test_real_feet_are_on_the_floor(real_trials: dict[str, tuple[asf.Skeleton, np.ndarray]]) -> None:
+def test_real_feet_are_on_the_floor(real_trials: dict[str, tuple[asf.Hierarchy, np.ndarray]]) -> None:
     for frames in (frames for _, frames in real_trials.values()):
         feet = np.stack([joint(frames, name)[:, 1] for name in ("lfoot", "rfoot", "ltoes", "rtoes")])
         lowest = feet.min(axis=0)
@@ -295,14 +295,14 @@ def test_real_feet_are_on_the_floor(real_trials: dict[str, tuple[asf.Skeleton, n
         assert abs(np.median(lowest)) < 0.06
 
 
-def test_real_bodies_are_of_human_height(real_trials: dict[str, tuple[asf.Skeleton, np.ndarray]]) -> None:
+def test_real_bodies_are_of_human_height(real_trials: dict[str, tuple[asf.Hierarchy, np.ndarray]]) -> None:
     for frames in (frames for _, frames in real_trials.values()):
         assert 0.85 < np.median(joint(frames, "root")[:, 1]) < 1.1
         assert 1.45 < np.median(joint(frames, "head")[:, 1]) < 1.75
 
 
 def test_real_walks_go_the_way_the_body_faces_at_walking_speed(
-    real_trials: dict[str, tuple[asf.Skeleton, np.ndarray]], index: dict[str, dict[str, str]]
+    real_trials: dict[str, tuple[asf.Hierarchy, np.ndarray]], index: dict[str, dict[str, str]]
 ) -> None:
     found = walks(real_trials, index)
     assert found
@@ -315,7 +315,7 @@ def test_real_walks_go_the_way_the_body_faces_at_walking_speed(
 
 
 def test_real_trials_have_the_documented_number_of_frames(
-    real_trials: dict[str, tuple[asf.Skeleton, np.ndarray]], index: dict[str, dict[str, str]]
+    real_trials: dict[str, tuple[asf.Hierarchy, np.ndarray]], index: dict[str, dict[str, str]]
 ) -> None:
     """The index counts at 60 frames a second; where it says nothing, nothing is compared."""
     documented = {name: float(row["Frames 60fps"]) for name, row in index.items() if row["Frames 60fps"]}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from crrl.data.readers import skeleton
-from crrl.data.readers.skeleton import Skeleton, parse_by_line
+from crrl.data.readers.skeleton import SkeletonFile, parse_by_line
 from crrl.ops import cpu
 
 pytest.importorskip("hypothesis", reason="hypothesis is not installed")
@@ -17,7 +17,7 @@ pytest.importorskip("hypothesis", reason="hypothesis is not installed")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-Parser = Callable[[bytes], Skeleton]
+Parser = Callable[[bytes], SkeletonFile]
 JOINT = "0.21 0.17 3.7 277.4 191.8 1036.2 519.1 -0.2 0.05 0.97 -0.13 2"
 
 
