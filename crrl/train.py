@@ -31,6 +31,7 @@ from crrl.evaluate import evaluate
 from crrl.evaluation.protocols import EvaluateOptions, NothingToScore
 from crrl.files import explain_os_errors, open_own
 from crrl.ops import cpu
+from crrl.ops.gru import cuda as gru
 from crrl.recipes import preset
 from crrl.runs import RunFolder, load_encoder
 from crrl.training import Trainer, fast_paths
@@ -262,7 +263,8 @@ def side_by_side(arguments: list[str]) -> int:
                         "and to all or none --no-fused")  # fmt: skip
     device, failures, read = choose_device(runs[0][1].device), dict[Path, str](), cache(prepare)
     set_up_process(device)
-    with ExitStack() as logs, ops.use_backends("auto" if runs[0][1].fused else "reference"):
+    backends = ops.use_backends("auto" if runs[0][1].fused else "reference")
+    with ExitStack() as logs, backends, gru.side_by_side(len(runs)):
         turns = {
             Turns(
                 train(run, config, device, Ranks(), len(runs), read), device, logs.enter_context(log_of(run))

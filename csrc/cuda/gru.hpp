@@ -62,7 +62,8 @@ struct Plan {
   size_t workspace = 0;  // bytes of global memory that the call needs
 };
 
-// `variant`: "" for the first that can run, else the requested one.
+// `variant`: "" for the first that can run, else the requested one. More chains than the call has leave room for as
+// many beside it.
 Plan plan(Mode mode, bool backward, const Sizes& sizes, int device, const std::string& variant);
 
 // Launches on `stream` of `device`, without allocating or waiting. `status` is a word of host memory that the GPU can

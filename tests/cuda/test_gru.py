@@ -174,6 +174,15 @@ def test_inference_gives_the_bits_of_training_and_two_encoders_share_a_launch(na
         assert torch.equal(got, want)
 
 
+def test_calls_side_by_side_leave_each_other_room_and_keep_their_bits(any_native: Native) -> None:
+    layer = Layer("fp32", 30, 3, 40)
+    alone = layer.run()
+    with cuda_gru.side_by_side(20):
+        beside = layer.run()
+    assert [plan.rows for plan in any_native.plans] == [4, 4, 32, 32]
+    assert all(torch.equal(one, other) for one, other in zip(alone, beside, strict=True))
+
+
 def test_lengths_that_leave_no_frame_send_nothing_and_give_the_start(native: Native) -> None:
     """Lengths on a GPU are not looked at; those below 1 are taken for 0."""
     layer = Layer("fp32", 9, 3, 40)

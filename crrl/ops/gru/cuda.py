@@ -6,7 +6,8 @@ One launch serves both directions of one or two encoders, each direction a chain
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -52,9 +53,25 @@ def refusal(mode: str, hidden: int, device: int) -> str | None:
 
 
 def backward_blocks(mode: str, sizes: tuple[int, int, int], device: int) -> int:
-    """Blocks that the backward pass of a bidirectional layer of (B, T, H) keeps on the GPU at once."""
-    plan = _plan(cuda.native, mode, True, 2, sizes, device)
-    return plan.teams * plan.blocks
+    """Blocks that the backward pass of a bidirectional layer of (B, T, H) keeps on the GPU beside another's."""
+    plan = _plan(cuda.native, mode, True, 4, sizes, device)
+    return plan.teams * plan.blocks // 2
+
+
+_calls = 1
+"""That compute on the GPU at once."""
+
+
+@contextmanager
+def side_by_side(calls: int) -> Iterator[None]:
+    """In the block, a call leaves room for so many at once, itself counted, each on a stream of its own: its teams take
+    more rows. Results keep their bits."""
+    global _calls
+    before, _calls = _calls, calls
+    try:
+        yield
+    finally:
+        _calls = before
 
 
 @lru_cache(maxsize=1024)
@@ -329,7 +346,7 @@ def _mode(asked: str | None, x: Tensor) -> str:
 def _launch(function: Any, backward: bool, mode: str, call: _Call, chains: list[Any]) -> None:
     device, stream = cuda.place(call.x)
     sizes = call.batch, call.steps, call.hidden
-    plan = _plan(cuda.native, mode, backward, len(chains), sizes, device)
+    plan = _plan(cuda.native, mode, backward, len(chains) * _calls, sizes, device)
     if not plan.variant:
         raise CrrlError(f"{refusal(mode, call.hidden, device)}; CRRL_BACKEND=gru_layer=torch leaves it to torch")
     workspace, status = call.x.new_empty(plan.workspace, dtype=torch.uint8), cuda.status(device)

@@ -270,7 +270,7 @@ def test_what_is_not_understood_is_refused_with_file_and_frame(tmp_path: Path, v
         (long, swap(("\n5,7,", "\n5,7.5,")), ", line 9: frame and landmark should be whole"),
         (long, swap(("\n5,7,", "\n-5,7,")), ", line 9: frame and landmark should be whole"),
         (long, swap(("\n5,7,", "\n5,6,")), " has two rows for one landmark of a frame: files of one person are read"),
-        (long, swap(("\n5,7,", "\n5000000,7,")), " has 4,999,996 frames from the first to the last, of which next to"),
+        (long, swap(("\n5,7,", "\n5000000,7,")), " has 4,999,996 frames from the first to the last, of which almost"),
         (long, swap(("\n5,7,", "\n5,x,")), ", line 9: 'x' is no finite number"),
     ],
 )
