@@ -87,6 +87,7 @@ def steps(device: torch.device) -> Made:
         of_cml, of_ser = ((STEP, CML_STEP), (SER_STEP,)) if size is NTU else ((STEP,), ())
         yield partial(training.step_entry, device, CML, contrast_phase, size, PREDICTED["cml"], of_cml)
         yield partial(training.step_entry, device, SER, reconstruction_phase, size, PREDICTED["ser"], of_ser)
+    yield partial(training.together_entry, device)
 
 
 def cuda_gru(device: torch.device) -> Made:

@@ -19,6 +19,7 @@ from crrl import ops
 from crrl.data import Batch, Clips, ClipTensors
 from crrl.methods import METHODS
 from crrl.models import ContrastiveMotionLearner, Decoder, Encoder, InformationFuser, SequenceReconstructor
+from crrl.ops.gru import cuda as gru_cuda
 from crrl.optim import FlatAdam, views
 from crrl.train import set_up_process
 from crrl.training.phases import Phase
@@ -266,6 +267,48 @@ def step_entry(
         builds[peer] = partial(build, partial(Training, start, tensors, index, policy))
     builds["straightforward"] = partial(build, partial(straightforward, start, tensors, index))
     row = Row(step_group(size[0], batch), name, bars=bars, predicted_us=predicted)
+    return Entry(row, builds, nth(Training(start, host, index, "reference")), SERIES)
+
+
+class SideBySide:
+    """A step of each of several runs, on a GPU on a stream of its own; a call gives the results of the last."""
+
+    def __init__(self, runs: Sequence[Training], device: torch.device):
+        self.runs, self.device = runs, device
+        self.streams = [torch.cuda.Stream(device) for _ in runs] if device.type == "cuda" else []
+
+    def __call__(self) -> Sequence[Tensor]:
+        with gru_cuda.side_by_side(len(self.runs)):
+            if not self.streams:
+                return [run() for run in self.runs][-1]
+            here = torch.cuda.current_stream(self.device)
+            for run, stream in zip(self.runs, self.streams, strict=True):
+                stream.wait_stream(here)
+                with torch.cuda.stream(stream):
+                    results = run()
+            for stream in self.streams:
+                here.wait_stream(stream)
+            return results
+
+
+MANY = (1, 2, 4)
+
+
+def together_entry(
+    device: torch.device, make: Callable[[int], Phase] = contrast_phase, size: tuple[str, int, int] = NW_UCLA,
+    batch: int = BATCH,
+) -> Entry:  # fmt: skip
+    """What a captured step of CML takes of the GPU where several runs train side by side (`crrl train ... -- ...`)."""
+    start, host, index = step_inputs(make, size, batch)
+    tensors = clip_tensors(*size[1:], device)
+
+    def build(many: int) -> Contender:
+        runs = [Training(start, tensors, index, "auto", capture=True) for _ in range(many)]
+        run = SideBySide(runs, device)
+        return Contender(run, LIMIT, results=nth(run), calls=many)
+
+    builds = {f"of {many}": partial(build, many) for many in MANY}
+    row = Row(step_group(size[0], batch), f"{CML}, one of so many side by side")
     return Entry(row, builds, nth(Training(start, host, index, "reference")), SERIES)
 
 

@@ -150,6 +150,7 @@ ENTRIES: dict[str, Callable[[], Entry]] = {
     "gru backward": lambda: gru.ragged_entry(CPU, True, 3.0, SMALL),
     "decoder": lambda: training.decoder_entry(CPU, False, 3.0, (3, 4, 6, 5)),
     "cml": lambda: training.step_entry(CPU, "CML", partial(contrast_phase, hidden=8), ("any", 4, 14), 3.0, batch=6),
+    "side by side": lambda: training.together_entry(CPU, partial(contrast_phase, hidden=8), ("any", 4, 14), batch=6),
     "ser": lambda: training.step_entry(CPU, "S", partial(reconstruction_phase, hidden=8), ("any", 4, 14), 3.0, batch=6),
 }
 
@@ -179,7 +180,7 @@ def test_bytes_of_the_rows() -> None:
 def test_every_prediction_is_a_rows() -> None:
     made = [entry for group in groups.GPU.values() for entry in group(torch.device("meta"))]
     centre, grid, exchange, peers = 1 + 3 + 3 * 2, 2 * 9, 3 * 3 + 2, 2 * 4 + 2
-    assert len(made) == 5 + 4 + 3 + 4 + centre + exchange + grid + 1 + peers
+    assert len(made) == 5 + 4 + 3 + 5 + centre + exchange + grid + 1 + peers
     assert set(groups.PREDICTED.values()) <= {value for entry in made for value in entry.args}
 
 
