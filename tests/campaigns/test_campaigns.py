@@ -38,7 +38,7 @@ PATH = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("fuzz", "--count", "200", "--reader", *READERS.split()), "25 readers, 5000 files"),
+        (("fuzz", "--count", "80", "--reader", *READERS.split()), "25 readers, 2000 files"),
         (("bombs", "--only", *QUICK_BOMBS), " 0 faults"),
         (("kill", "--count", "3", "--only", "prepare-bvh"), " SIGKILLs"),
         (("disk", "--count", "2", "--only", "prepare-bvh"), "2 commands then done with the same bits"),
