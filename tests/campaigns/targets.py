@@ -99,9 +99,9 @@ def _bvh(frames: int, newline: str = "\n") -> bytes:
 
 def _read_bvh(root: Path) -> Any:
     found = bvh.read_recording(root / "clip.bvh")
-    skeleton = found.skeleton
-    bvh.positions(skeleton, found.motion)
-    return skeleton.names, skeleton.parents, skeleton.offsets, skeleton.channels, found.motion, found.frame_time
+    joints = found.hierarchy
+    bvh.positions(joints, found.motion)
+    return joints.names, joints.parents, joints.offsets, joints.channels, found.motion, found.frame_time
 
 
 ASF = b"""# made
