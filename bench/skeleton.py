@@ -56,7 +56,7 @@ def entry() -> Entry:
 
     path().write_text(skeleton_text())
 
-    def joints_of(parse: Callable[[bytes], skeleton.Skeleton]) -> list[Tensor]:
+    def joints_of(parse: Callable[[bytes], skeleton.SkeletonFile]) -> list[Tensor]:
         return [torch.tensor(body.joints) for body in parse(path().read_bytes()).bodies]
 
     def native() -> Contender:
