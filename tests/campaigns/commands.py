@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -37,6 +38,7 @@ class Command:
         cost: how many times one of `train`'s attempts it takes, about.
         within: kills come within this many times the time it takes in peace: the less, the more of them.
         busy: what it says, and ends, where a process that a killed one has started is still at work.
+        made: what it says, and ends, where one that was killed had done all of it.
     """
 
     begin: Callable[[Path], list[int]]
@@ -44,6 +46,7 @@ class Command:
     cost: int = 1
     within: float = 1.2
     busy: str = ""
+    made: str = ""
 
 
 def _digest(content: bytes) -> str:
@@ -146,10 +149,11 @@ def build(work: Path) -> dict[str, Command]:
     """The commands by name; `work` keeps the files that they read."""
     torch.set_num_threads(1)  # threads do not outlive a fork
     own, ntu, bvh = write_walks(work / "own"), _ntu(work / "ntu"), _bvh(work / "bvh")
+    prepared = partial(Command, result=lambda root: _of_folder(root / "made"), made="made is there already")
     return {
         "train": Command(lambda root: [_in_process(root, _train(root, own))], lambda root: _of_run(root / "run")),
-        "prepare-ntu": Command(lambda root: _prepare("ntu60", root, ntu), lambda root: _of_folder(root / "made")),
-        "prepare-bvh": Command(lambda root: _prepare("bvh", root, bvh), lambda root: _of_folder(root / "made")),
+        "prepare-ntu": prepared(lambda root: _prepare("ntu60", root, ntu)),
+        "prepare-bvh": prepared(lambda root: _prepare("bvh", root, bvh)),
         "ranks": Command(lambda root: _begin_ranks(root, own), lambda root: _of_run(root / "run"), 5),
         "reproduce": Command(lambda root: _reproduce(root, own), _of_pages, 3, 0.4, AGAIN),
     }

@@ -86,7 +86,7 @@ def disturb(command: Command, place: Path, seconds: float, counts: Counter[str],
         What went wrong; "": nothing.
     """
     place.mkdir(parents=True)
-    for _ in range(MOST_ATTEMPTS):
+    for attempt in range(MOST_ATTEMPTS):
         pids = command.begin(place)
         time.sleep(seconds * rng.random())
         kind, chosen = rng.choice(("kill", "kill", "group", "stop")), rng.sample(pids, rng.randint(1, len(pids)))
@@ -106,6 +106,8 @@ def disturb(command: Command, place: Path, seconds: float, counts: Counter[str],
         if command.busy and not killed and command.busy in last_words(place):
             time.sleep(0.5)
             continue
+        if command.made and not killed and attempt and command.made in last_words(place):
+            return ""
         if None in codes or not killed or (len(codes) == 1 and codes[0] != -signal.SIGKILL):
             return f"exit codes {codes} after {kind}, {last_words(place)}"
     return "it never ends"
