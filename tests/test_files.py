@@ -374,7 +374,7 @@ def test_what_has_no_end_or_may_never_begin_is_no_file(tmp_path: Path, read: Cal
     (tmp_path / "zero").symlink_to("/dev/zero")
     for name in ("pipe", "zero"):
         with pytest.raises(
-            CrrlError, match=f"{name} is no regular file, but a pipe, a device or a socket: give a file"
+            CrrlError, match=f"{name} is not a regular file, but a pipe, a device or a socket: give a file"
         ):
             read(tmp_path / name)
 
@@ -496,7 +496,9 @@ def test_no_file_takes_the_place_of_a_device(
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux")
 def test_nothing_is_written_among_devices() -> None:
     for name in ("/proc/self/fd/1", "/dev/fd/1", "/proc/new"):
-        with pytest.raises(CrrlError, match=f"^{name} is a device, .* or lies among such: give the name of a file"):
+        with pytest.raises(
+            CrrlError, match=f"^{name} is a device, .* or lies in /dev, /proc or /sys: give the name of a file"
+        ):
             write_file(Path(name), lambda file: file.write(b"new"))
 
 

@@ -146,7 +146,7 @@ def test_lists_nested_at_any_depth_are_refused(depth: int) -> None:
     clip: object = 1.0
     for _ in range(depth):
         clip = [clip]
-    with pytest.raises(CrrlError, match=r"^deep (is no array of numbers|has shape)"):
+    with pytest.raises(CrrlError, match=r"^deep (is not an array of numbers|has shape)"):
         check_clip(clip, "deep")
 
 

@@ -237,9 +237,9 @@ def test_nothing_is_written_through_a_symbolic_link(raw: Path, tmp_path: Path) -
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "000000-0.npz").touch()
     (tmp_path / "out").symlink_to("nowhere")
-    with pytest.raises(CrrlError, match=r"out is there already: remove it"):
+    with pytest.raises(CrrlError, match=r"out already exists: remove it"):
         prepare_ntu(raw, tmp_path / "out")
-    with pytest.raises(CrrlError, match=r"\.\. is there already: remove it"):
+    with pytest.raises(CrrlError, match=r"\.\. already exists: remove it"):
         prepare_ntu(raw, tmp_path / "new" / "..")
     (tmp_path / "out").unlink()
     (tmp_path / "out.partial").symlink_to("own")
@@ -367,7 +367,7 @@ def test_a_prepared_folder_holds_regular_files_alone(ready: Path, name: str, kin
         os.mkfifo(ready / name)
     else:
         (ready / name).symlink_to(kind)
-    with pytest.raises(CrrlError, match=rf"{name} is no regular file|was not prepared|prepared once from its raw"):
+    with pytest.raises(CrrlError, match=rf"{name} is not a regular file|was not prepared|prepared once from its raw"):
         sources.prepare("ntu60", ready, "cross-view", STEPS)
 
 

@@ -377,7 +377,7 @@ def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dataset", ["folder", "st-gcn", "ntu60", "prepared"])
 def test_a_file_is_no_folder(root: Path, dataset: str) -> None:
-    with pytest.raises(CrrlError, match=r"0\.npy is no folder: give --data .* the folder that holds"):
+    with pytest.raises(CrrlError, match=r"0\.npy is not a folder: give --data .* the folder that holds"):
         prepare(dataset, root / "0.npy", "default", STEPS)
 
 

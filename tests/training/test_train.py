@@ -169,7 +169,7 @@ def test_the_time_is_foretold_and_nothing_drawn_for_it(
     assert " min" not in capsys.readouterr().out
     monkeypatch.setattr(trainer, "MANY_STEPS", 1)
     train.main([*options, "--out", str(tmp_path / "foretold")])
-    assert "for about 1 min, by a few steps of each phase" in capsys.readouterr().out
+    assert "for about 1 min, estimated from a few steps of each phase" in capsys.readouterr().out
     assert same_weights(tmp_path / "plain", tmp_path / "foretold")
     (tmp_path / "foretold" / "encoder.safetensors").unlink()
     train.main(["--resume", str(tmp_path / "foretold"), "--no-evaluate"])

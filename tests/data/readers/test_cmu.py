@@ -216,7 +216,7 @@ WRONG = {
     ),
     "semicolons": (
         relist(("2;1;walk",), columns="subject;trial;label"),
-        r"labels\.csv has no column label: .* subject,trial,label or file,label, apart by commas, not semicolons",
+        r"labels\.csv has no column label: .* subject,trial,label or file,label, separated by commas, not semicolons",
     ),
     "no trial": (relist(("walk",), columns="label"), r"labels\.csv, line 2: a trial .* needed"),
     "trial of letters": (relist(("2", "x", "a"), columns="subject,trial,label"), "line 2: a trial"),

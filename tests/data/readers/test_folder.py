@@ -193,7 +193,7 @@ def test_what_is_no_regular_file_is_refused_at_once(root: Path, name: str, kind:
         (root / name).mkdir()
     else:
         (root / name).symlink_to(kind)
-    with pytest.raises(CrrlError, match=rf"{name}.* (is no regular file|Is a directory)"):
+    with pytest.raises(CrrlError, match=rf"{name}.* (is not a regular file|Is a directory)"):
         load(root)
 
 
@@ -309,7 +309,7 @@ WRONG = {
     "tabs": (relabel(b"file\tlabel\n0.npy\ta\n"), "labels.csv.*no column.*apart by commas, not tabs"),
     "twice": (relabel(b"file,label,label\n0.npy,a,b\n"), "labels.csv.*2 columns label.*all but"),
     "open quote": (relabel(b'file,label\n0.npy,"a\n1.npy,b\n'), "labels.csv, line 3.*unexpected end.*mend its"),
-    "half a quote": (relabel(b'file,label\n0.npy,"a"b\n'), "labels.csv, line 2.*',' expected.*mend its quotes"),
+    "half a quote": (relabel(b'file,label\n0.npy,"a"b\n'), "labels.csv, line 2.*',' expected.*correct its quotes"),
     "two lines": (relabel(b'file,label\n0.npy,"a\n1.npy,b"\n'), "labels.csv.*a class.*unprintable .*rename it"),
     "long label": (relabel(b"file,label\n0.npy," + b"x" * 300), "labels.csv.*a class.*has 300 characters"),
     "long name": (relabel(b"file,label\n" + b"x" * 300 + b".npy,a"), "labels.csv, line 2.*a file.*304 char"),

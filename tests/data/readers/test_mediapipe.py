@@ -232,8 +232,8 @@ ODD = [
     ([{"landmarks": LANDMARKS[:21]}], ", frame 0, landmarks, person 0: 21 landmarks, not the 33 of a pose"),
     ([{"poseWorldLandmarks": {"x": 1}}], ", frame 0, worldLandmarks, person 0: expected a list of .* found nothing"),
     ([{"landmarks": [[*LANDMARKS[:32], 3]]}], ", frame 0, landmarks, person 0: some landmarks have other fields"),
-    ([{"landmarks": [[{"x": 1}] * 33]}], ", .*person 0, landmark 0: nothing is no finite number"),
-    ([{"landmarks": [[*LANDMARKS[:32], [1, 2, "3", 1]]]}], ", .*, landmark 32: the text '3' is no finite number"),
+    ([{"landmarks": [[{"x": 1}] * 33]}], ", .*person 0, landmark 0: nothing is not a finite number"),
+    ([{"landmarks": [[*LANDMARKS[:32], [1, 2, "3", 1]]]}], ", .*, landmark 32: the text '3' is not a finite number"),
     ([{"landmarks": [[*LANDMARKS[:32], {"x": 1, "y": 2, "z": 3, "visibilty": 0}]]}], ", .*32: nothing is no finite"),
     ([{"landmarks": [[*LANDMARKS[:32], [1, 2]]]}], ", .*person 0: some landmarks have other fields than others"),
     ([{"landmarks": [[*LANDMARKS[:32], [1, 2, 3]]]}], ", .*person 0: some landmarks have other fields than others"),
@@ -258,7 +258,7 @@ def test_what_is_not_understood_is_refused_with_file_and_frame(tmp_path: Path, v
         (wide, swap(("v0,", "w,")), " has no column v0: a pose has 33 landmarks"),
         (wide, swap(("x1,", "a,")), r" has no column x1: its first line names the columns, x0,y0,z0,v0 to v32, or"),
         (wide, swap(("\n1,", "\n1,nan,")), ", line 3: 134 fields, but the first line names 133 columns"),
-        (wide, lambda text: re.sub(r"\n1,[^,]*", "\n1,nan", text), ", line 3: 'nan' is no finite number"),
+        (wide, lambda text: re.sub(r"\n1,[^,]*", "\n1,nan", text), ", line 3: 'nan' is not a finite number"),
         (
             wide,
             lambda text: re.sub(r"\n1,[^,]*", "\n1,", text),
@@ -266,12 +266,16 @@ def test_what_is_not_understood_is_refused_with_file_and_frame(tmp_path: Path, v
         ),
         (wide, lambda text: re.sub(r"\n1,([^,]*),([^,]*),", r"\n1,\1 \2,,", text), ", line 3: column x0 holds '"),
         (long, swap(("\n5,7,", "\n5 7,,")), ", line 9: column frame holds '5 7', not one number"),
-        (long, swap(("\n5,7,", "\n5,33,")), ", line 9: frame and landmark should be whole, the latter 0 to 32"),
+        (
+            long,
+            swap(("\n5,7,", "\n5,33,")),
+            ", line 9: frame and landmark should be whole numbers, landmark from 0 to 32",
+        ),
         (long, swap(("\n5,7,", "\n5,7.5,")), ", line 9: frame and landmark should be whole"),
         (long, swap(("\n5,7,", "\n-5,7,")), ", line 9: frame and landmark should be whole"),
         (long, swap(("\n5,7,", "\n5,6,")), " has two rows for one landmark of a frame: files of one person are read"),
         (long, swap(("\n5,7,", "\n5000000,7,")), " has 4,999,996 frames from the first to the last, of which next to"),
-        (long, swap(("\n5,7,", "\n5,x,")), ", line 9: 'x' is no finite number"),
+        (long, swap(("\n5,7,", "\n5,x,")), ", line 9: 'x' is not a finite number"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*has columns that are not read")

@@ -185,9 +185,7 @@ def test_a_damaged_file_is_named_with_the_remedy(small: Path, text: str, problem
 )
 def test_a_name_that_is_almost_a_clips_is_refused(small: Path, name: str) -> None:
     (small / name).write_text((small / "a01_s01_e00_v01.json").read_text())
-    said = (
-        f"^{re.escape(str(small / name))} is not called as a clip of NW-UCLA, aAA_sSS_eEE_vVV.json .*: rename or remo"
-    )
+    said = f"^{re.escape(str(small / name))} is not named like an NW-UCLA clip, aAA_sSS_eEE_vVV.json .*: rename or remo"
     with pytest.raises(CrrlError, match=said):
         load(small)
 

@@ -322,9 +322,9 @@ def test_the_two_lists_of_mmaction2_are_one_split(tmp_path: Path, names: tuple[s
 @pytest.mark.parametrize(
     ("train", "val", "problem"),
     [
-        pytest.param([], content()["annotations"][2:], "gym_train.pkl is no list of annotations", id="empty"),
-        pytest.param(content()["annotations"][:2], [3], "gym_val.pkl is no list of annotations", id="numbers"),
-        pytest.param(content()["annotations"][:2], content(), "gym_val.pkl is no list of annotations", id="a dict"),
+        pytest.param([], content()["annotations"][2:], "gym_train.pkl is not a list of annotations", id="empty"),
+        pytest.param(content()["annotations"][:2], [3], "gym_val.pkl is not a list of annotations", id="numbers"),
+        pytest.param(content()["annotations"][:2], content(), "gym_val.pkl is not a list of annotations", id="a dict"),
         pytest.param(content()["annotations"][:2], [{}], "gym_val.pkl, [0] has no name", id="no name"),
         pytest.param(
             content()["annotations"][:2],
@@ -432,7 +432,7 @@ DAMAGE = {
     "no split": (lambda value: value.pop("split"), 'no "split" by name'),
     "empty split": (resplit(), "names no training clips"),
     "no validation": (resplit(xsub_train=NAMES[:2]), "'xsub_train' has no counterpart"),
-    "a number as split": (resplit(train=NAMES[:2], val=3), "'val' is no list of clips"),
+    "a number as split": (resplit(train=NAMES[:2], val=3), "'val' is not a list of clips"),
     "unknown": (resplit(train=NAMES[:2], val=["x"]), "'val' names 'x', which has no annotation"),
     "no name there": (resplit(train=NAMES[:2], val=[(1,)]), "names a tuple, which has no annotation"),
     "a clip on both sides": (resplit(train=NAMES[:2], val=NAMES[1:]), "share clips"),
@@ -455,7 +455,7 @@ def test_damage_is_one_line_with_the_file(
 @pytest.mark.parametrize("value", [3, [1, 2], {"a": 1}, None, np.ones(3)])
 def test_another_pickle_is_refused(tmp_path: Path, value: object) -> None:
     write(tmp_path, value)
-    with pytest.raises(CrrlError, match="is no pyskl pickle"):
+    with pytest.raises(CrrlError, match="is not a pyskl pickle"):
         load(tmp_path)
 
 
