@@ -235,7 +235,7 @@ def test_folders_of_frames_are_told_as_their_prepared_clips_are(
     predict.main([str(run), str(raw / "0"), str(raw / "1"), "--window", "0.1", "--hop", "0.1"])
     assert [row["clip"] for row in rows(capsys.readouterr().out)] == [str(raw / "0")] * 2 + [str(raw / "1")] * 2
     frame = raw / "0" / "v_000000000000_keypoints.json"
-    with pytest.raises(CrrlError, match=f"^--out {frame} is read as .*, and would be lost"):
+    with pytest.raises(CrrlError, match=f"^--out {frame} would overwrite .*, which is read"):
         predict.main([str(run), str(raw / "0"), "--out", str(frame)])
 
 
@@ -273,11 +273,11 @@ def test_no_clip_and_no_file_of_the_run_is_written_over(run: Path, clip_folder: 
     ]
     for given, out in refused:
         for command in (predict.main, embed.main):
-            with pytest.raises(CrrlError, match=f"^--out {out} is read as .*, and would be lost"):
+            with pytest.raises(CrrlError, match=f"^--out {out} would overwrite .*, which is read"):
                 command([str(run), *given, "--out", str(out)])
-    with pytest.raises(CrrlError, match="would be lost"):
+    with pytest.raises(CrrlError, match="would overwrite"):
         export.main([str(run), "--format", "pt2", "--out", str(run / "encoder.safetensors")])
-    with pytest.raises(CrrlError, match="would be lost"):
+    with pytest.raises(CrrlError, match="would overwrite"):
         export.main([f"{run}/encoder.safetensors", "--format", "pt2", "--out", f"{run}/../run/encoder.safetensors"])
     assert {path: path.read_bytes() for path in before} == before
 

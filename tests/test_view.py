@@ -156,7 +156,7 @@ def test_what_cannot_be_shown_is_refused_in_a_line(clip: Path, tmp_path: Path, m
     assert "must end in .gif, .png, .html" in refused(clip, "--out", "clip.mp4")
     assert "--data needs --dataset" in refused(clip, "--data", tmp_path, *out)
     assert "at least 1" in refused(clip, "--each", 0, *out)
-    assert "no folder that you may write to" in refused(clip, "--out", tmp_path / "none" / "a.png")
+    assert "not a folder that you may write to" in refused(clip, "--out", tmp_path / "none" / "a.png")
     assert "is not a clip file" in refused(tmp_path / "a.txt", *out)
     assert "none.npy" in refused(tmp_path / "none.npy", *out)
     assert "no data set 'moon'" in refused("--dataset", "moon", *out)

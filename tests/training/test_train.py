@@ -367,7 +367,7 @@ def test_sigterm_saves_and_says_how_to_go_on(options: list[str], tmp_path: Path)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     assert (run / "checkpoint.pt").exists()
-    assert f"stopped by SIGTERM; go on with: python -m crrl.train --resume {run}" in errors
+    assert f"stopped by SIGTERM; resume with: python -m crrl.train --resume {run}" in errors
 
 
 def test_resuming_a_finished_run_changes_nothing(options: list[str], tmp_path: Path) -> None:

@@ -83,13 +83,13 @@ def parse_by_line(text: bytes) -> SkeletonFile:
                 raise lines.error(f"more than {MOST_BODIES} bodies")
             body = bodies.setdefault(number, {})
             if frame in body:
-                raise lines.error(f"body {number} occurs twice in one frame")
+                raise lines.error(f"body {number} stands twice in one frame")
             if (joints := lines.count("the number of joints")) != NUM_JOINTS:
                 raise lines.error(f"expected {NUM_JOINTS} joints, found {joints}")
             body[frame] = [_joint(lines) for _ in range(NUM_JOINTS)]
     if not lines.done:
         lines.next("")
-        raise lines.error(f"text follows the {frames} frames announced")
+        raise lines.error(f"the {frames} frames announced are over, but text follows")
     return SkeletonFile(
         frames,
         [
@@ -117,7 +117,7 @@ class _Lines:
     def next(self, what: str) -> bytes:
         self._taken += 1
         if self._taken > len(self._lines):
-            raise self.error(f"the file ends where {what} is expected")
+            raise self.error(f"the file ends where {what} should stand")
         return self._lines[self._taken - 1].rstrip(b"\r")
 
     def count(self, what: str) -> int:
@@ -135,7 +135,7 @@ class _Lines:
     def check_numbers(self, fields: list[bytes]) -> None:
         for field in fields:
             if not _NUMBER.fullmatch(field) and not _UNKNOWN.fullmatch(field):
-                raise self.error(f"'{shown(field)}' is not a number")
+                raise self.error(f"'{shown(field)}' is no number")
 
 
 def _body_id(lines: _Lines) -> int:

@@ -230,7 +230,7 @@ WRONG = {
         relist(*[(f"{name}.amc", "a") for name, _ in TRIALS[:4]], ("104_03.amc", "rare")),
         r"labels\.csv: .*class 'rare' has one sequence",
     ),
-    "bones": (replace("subjects/07/07.asf", "lthumb", "lpinky"), r"07\.asf is no .* differs in lpinky, lthumb"),
+    "bones": (replace("subjects/07/07.asf", "lthumb", "lpinky"), r"07\.asf is not a .* differs in lpinky, lthumb"),
     "frame": (replace("subjects/07/07_12.amc", "\n3\n", "\n4\n"), r"07_12\.amc, line 9: frame 3 should"),
 }
 

@@ -195,7 +195,7 @@ def test_images_of_two_videos_are_not_one_video(tmp_path: Path, images: tuple[An
 
 def test_results_of_something_else_than_people_are_refused(tmp_path: Path) -> None:
     rows = [{**row, "category_id": 1 + place % 2} for place, row in enumerate(results(walk(3)))]
-    with pytest.raises(CrrlError, match="result 1: category_id is 2, of the first 1: leave people alone"):
+    with pytest.raises(CrrlError, match="result 1: category_id is 2, of the first 1: keep only people"):
         coco.read_clip(write(tmp_path / "a.json", rows))
 
 

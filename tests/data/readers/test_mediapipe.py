@@ -234,7 +234,7 @@ ODD = [
     ([{"landmarks": [[*LANDMARKS[:32], 3]]}], ", frame 0, landmarks, person 0: some landmarks have other fields"),
     ([{"landmarks": [[{"x": 1}] * 33]}], ", .*person 0, landmark 0: nothing is not a finite number"),
     ([{"landmarks": [[*LANDMARKS[:32], [1, 2, "3", 1]]]}], ", .*, landmark 32: the text '3' is not a finite number"),
-    ([{"landmarks": [[*LANDMARKS[:32], {"x": 1, "y": 2, "z": 3, "visibilty": 0}]]}], ", .*32: nothing is no finite"),
+    ([{"landmarks": [[*LANDMARKS[:32], {"x": 1, "y": 2, "z": 3, "visibilty": 0}]]}], ", .*32: nothing is not a finite"),
     ([{"landmarks": [[*LANDMARKS[:32], [1, 2]]]}], ", .*person 0: some landmarks have other fields than others"),
     ([{"landmarks": [[*LANDMARKS[:32], [1, 2, 3]]]}], ", .*person 0: some landmarks have other fields than others"),
     ([{"landmarks": [[[1, 2]] * 33]}], ", .*, landmark 0: expected 4 numbers, found a list of 2"),
@@ -274,7 +274,7 @@ def test_what_is_not_understood_is_refused_with_file_and_frame(tmp_path: Path, v
         (long, swap(("\n5,7,", "\n5,7.5,")), ", line 9: frame and landmark should be whole"),
         (long, swap(("\n5,7,", "\n-5,7,")), ", line 9: frame and landmark should be whole"),
         (long, swap(("\n5,7,", "\n5,6,")), " has two rows for one landmark of a frame: files of one person are read"),
-        (long, swap(("\n5,7,", "\n5000000,7,")), " has 4,999,996 frames from the first to the last, of which next to"),
+        (long, swap(("\n5,7,", "\n5000000,7,")), " has 4,999,996 frames from the first to the last, of which almost"),
         (long, swap(("\n5,7,", "\n5,x,")), ", line 9: 'x' is not a finite number"),
     ],
 )

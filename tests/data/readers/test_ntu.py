@@ -107,9 +107,9 @@ def test_files_behind_linked_folders_are_found_once(tmp_path: Path) -> None:
         ([], "no .skeleton files of NTU RGB.D 60"),
         (["S018C001P001R001A061"], "no .skeleton files of NTU RGB.D 60"),
         (["walk"], "walk.skeleton is not named like a clip of NTU"),
-        (["S001C004P001R001A001"], "S001C004P001R001A001.skeleton is not called as"),
-        (["S001C001P001R001A121"], "A121.skeleton is not called as"),
-        (["S001C001P001R001A000"], "A000.skeleton is not called as"),
+        (["S001C004P001R001A001"], "S001C004P001R001A001.skeleton is not named"),
+        (["S001C001P001R001A121"], "A121.skeleton is not named"),
+        (["S001C001P001R001A000"], "A000.skeleton is not named"),
         (["a/S001C001P001R001A001", "b/S001C001P001R001A001"], "have the same name: remove one"),
     ],
 )

@@ -361,7 +361,7 @@ def test_one_list_alone_asks_for_the_other(tmp_path: Path) -> None:
     with pytest.raises(CrrlError, match=r"xsub_train\.pkl is a list of annotations, .* give --data a folder"):
         load(tmp_path / "xsub_train.pkl")
     (tmp_path / "xsub_val.pkl").rename(tmp_path / "xview_val.pkl")
-    with pytest.raises(CrrlError, match=r"here are xsub_train\.pkl, xview_val\.pkl: give --data that file, or"):
+    with pytest.raises(CrrlError, match=r"found xsub_train\.pkl, xview_val\.pkl: give --data that file, or"):
         load(tmp_path)
 
 
@@ -386,9 +386,9 @@ NOT_FINITE[1, 5, 3, 2] = np.nan
 
 
 DAMAGE = {
-    "no annotations": (lambda value: value.pop("annotations"), 'no pyskl pickle: a dict with "split"'),
-    "empty annotations": (lambda value: value.update(annotations=[]), "no pyskl pickle"),
-    "a number": (lambda value: value["annotations"].append(3), "annotations[3] is no dict"),
+    "no annotations": (lambda value: value.pop("annotations"), 'not a pyskl pickle: a dict with "split"'),
+    "empty annotations": (lambda value: value.update(annotations=[]), "not a pyskl pickle"),
+    "a number": (lambda value: value["annotations"].append(3), "annotations[3] is not a dict"),
     "no name": (change(frame_dir=None), "annotations[1] has no name"),
     "a number as name": (change(frame_dir=3), "annotations[1] has no name"),
     "a name twice": (change(frame_dir=NAMES[0]), "twice"),
@@ -460,10 +460,10 @@ def test_another_pickle_is_refused(tmp_path: Path, value: object) -> None:
 
 
 def test_none_or_several_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CrrlError, match=r"should hold one pyskl annotation file .* here are none"):
+    with pytest.raises(CrrlError, match=r"should hold one pyskl annotation file .* found none"):
         load(tmp_path)
     write(tmp_path, content()).rename(tmp_path / "a.pkl")
     write(tmp_path, content())
-    with pytest.raises(CrrlError, match=r"here are a\.pkl, ntu60_3danno\.pkl: give --data that file, or"):
+    with pytest.raises(CrrlError, match=r"found a\.pkl, ntu60_3danno\.pkl: give --data that file, or"):
         load(tmp_path)
     assert len(load(tmp_path / "ntu60_3danno.pkl")) == 3

@@ -93,17 +93,17 @@ def put(line: int, text: str) -> Callable[[list[str]], object]:
         (put(2, "2"), "line 30: expected the 10 numbers of a body, found 1"),
         (put(3, "7 0 1 1 1 1 0 0.02 0.3"), "line 3: expected the 10 numbers of a body, found 9"),
         (put(3, "x 0 1 1 1 1 0 0.02 0.3 2"), "line 3: expected the number of a body, found 'x'"),
-        (put(3, "7 0 1 1 1 1 0 0.02 O.3 2"), "line 3: 'O.3' is not a number"),
+        (put(3, "7 0 1 1 1 1 0 0.02 O.3 2"), "line 3: 'O.3' is no number"),
         (put(4, "24"), "line 4: expected 25 joints, found 24"),
         (put(4, ""), "line 4: expected the number of joints, found ''"),
         (put(9, JOINT[:-2]), "line 9: expected the 12 numbers of a joint, found 11"),
         (put(9, JOINT + " 0"), "line 9: expected the 12 numbers of a joint, found 13"),
-        (put(9, JOINT.replace("3.7", "3,7")), "line 9: '3,7' is not a number"),
-        (put(9, JOINT.replace("0.97", "0.9\x07" + "7" * 40)), "line 9: '0.9?" + "7" * 20 + "' is not a number"),
-        (put(9, JOINT.replace("-0.2", "\r0.2")), "line 9: '?0.2' is not a number"),
-        (put(9, f"\r{JOINT}"), "line 9: '?0.21' is not a number"),
+        (put(9, JOINT.replace("3.7", "3,7")), "line 9: '3,7' is no number"),
+        (put(9, JOINT.replace("0.97", "0.9\x07" + "7" * 40)), "line 9: '0.9?" + "7" * 20 + "' is no number"),
+        (put(9, JOINT.replace("-0.2", "\r0.2")), "line 9: '?0.2' is no number"),
+        (put(9, f"\r{JOINT}"), "line 9: '?0.21' is no number"),
         (put(9, JOINT.replace(" 3.7", "\r3.7")), "line 9: expected the 12 numbers of a joint, found 11"),
-        (put(9, JOINT.replace(" 3.7", " \x0b3.7")), "line 9: '?3.7' is not a number"),
+        (put(9, JOINT.replace(" 3.7", " \x0b3.7")), "line 9: '?3.7' is no number"),
         (put(4, "\r25"), "line 4: expected the number of joints, found '?25'"),
         (put(9, JOINT.replace("3.7", "nan")), "line 9: coordinate 'nan' is not finite"),
         (put(9, JOINT.replace("3.7", "-1e39")), "line 9: coordinate '-1e39' is not finite"),
@@ -120,7 +120,7 @@ def test_damage_is_named_by_its_line(parse: Parser, change: Callable[[list[str]]
 @pytest.mark.parametrize("parse", both())
 def test_a_body_twice_in_a_frame_is_refused(parse: Parser) -> None:
     text = "\n".join(["1", "2", *one_body([JOINT] * 25), *one_body([JOINT] * 25)]).encode()
-    assert outcome(parse, text) == "line 30: body 7 occurs twice in one frame"
+    assert outcome(parse, text) == "line 30: body 7 stands twice in one frame"
 
 
 @pytest.mark.parametrize("parse", both())
