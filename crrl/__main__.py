@@ -16,9 +16,9 @@ COMMANDS = {
     "predict": "name the action of clips, or of the windows of a long recording",
     "embed": "write the features of clips to a file",
     "export": "write an encoder for ONNX Runtime, or for PyTorch without crrl",
-    "report": "make a page of what runs have learnt",
+    "report": "make a report page of trained runs",
     "reproduce": "run a table or figure of the paper",
-    "doctor": "say what this machine has, and who computes what",
+    "doctor": "show this machine's hardware and each operator's backend",
 }
 
 

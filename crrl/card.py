@@ -31,7 +31,7 @@ An encoder of skeleton clips, trained without labels by contrast-reconstruction 
 - data: {data}, {joints} joints; fingerprint of the clips `{encoder.fingerprint}`
 - training: {training}
 - features: `{config.features}`, {size} a clip
-- all settings: `config.json`; the course of training: `metrics.jsonl`
+- all settings: `config.json`; losses of each epoch: `metrics.jsonl`
 
 ## Accuracy
 
@@ -40,7 +40,7 @@ An encoder of skeleton clips, trained without labels by contrast-reconstruction 
 ## Preprocessing
 
 A clip is an array [frames, {joints}, 3] in the units of the training data; a joint that was not seen is zeros.
-`crrl.load` does what follows: {steps}.
+`crrl.load` preprocesses it: {steps}.
 
 ## Use
 
@@ -49,7 +49,7 @@ import crrl
 
 encoder = crrl.load("FOLDER")  # this folder
 features = encoder.embed(clips)  # float32 [N, {size}]
-labels = encoder.predict(clips).labels  # where there is a classifier.safetensors, as crrl.evaluate writes it
+labels = encoder.predict(clips).labels  # needs classifier.safetensors, which crrl.evaluate writes
 ```
 
 `encoder.safetensors` is needed, and `classifier.safetensors` to name actions; nothing is unpickled. `checkpoint.pt` is
@@ -57,7 +57,8 @@ for training alone and need not be shared.
 
 ## Licence
 
-Of the weights: not said yet, say it here. The clips' terms ({data}) may bind them; crrl itself is under Apache-2.0.
+Of the weights: not stated yet, state it here. The terms of the clips ({data}) may apply to them; crrl itself is
+under Apache-2.0.
 """
 
 
@@ -116,7 +117,9 @@ def _table(run: RunFolder) -> list[str]:
         with suppress(CrrlError, KeyError, TypeError, AttributeError, ValueError):  # skips a file that somebody changed
             rows += list(_rows(path, read_json(path), method))
     if not rows:
-        return [f"Not evaluated yet: `python -m crrl.evaluate FOLDER --protocol linear`, FOLDER being {run.path.name}."]
+        return [
+            f"Not evaluated yet: `python -m crrl.evaluate FOLDER --protocol linear`, where FOLDER is {run.path.name}."
+        ]
     return [f"| evaluation, % | clips | {method} | {RANDOM} | {RAW} |", "|---|---|---|---|---|", *rows]
 
 

@@ -182,7 +182,7 @@ class Config:
         _require(yaw == "auto" or yaw >= 0, f"turn_yaw is {yaw}: it must be auto, or degrees and not negative")
         _require(
             self.teacher is None or len(METHODS[self.method]) > 1,
-            f"a teacher serves methods of two phases, not {self.method}",
+            f"a teacher is only for methods of two phases, not {self.method}",
         )
 
     @property

@@ -11,7 +11,7 @@ def choose_device(name: str) -> torch.device:
     """The device that `name` asks for: auto, cpu or cuda.
 
     Raises:
-        CrrlError: cuda is asked for without a usable GPU, or torchrun started more processes than there are GPUs.
+        CrrlError: device is cuda without a usable GPU, or torchrun started more processes than there are GPUs.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise CrrlError("--device cuda: this machine has no usable GPU, or torch is a CPU build; use --device cpu")
@@ -19,5 +19,5 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cpu")
     rank = environment_number("LOCAL_RANK", 0)  # torchrun's number of the process on this machine
     if rank >= torch.cuda.device_count():
-        raise CrrlError(f"{rank + 1} processes need as many GPUs, here are {torch.cuda.device_count()}")
+        raise CrrlError(f"{rank + 1} processes need one GPU each, this machine has {torch.cuda.device_count()}")
     return torch.device("cuda", rank)

@@ -1,4 +1,4 @@
-"""The command `python -m crrl.doctor`: what this machine has, what was built for it, and who computes what, and why."""
+"""The command `python -m crrl.doctor`: hardware, built extensions, and the backend of each operator with the reason."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def advice(config: Config) -> str:
 
 
 def evaluate(run: RunFolder, options: EvaluateOptions, device: torch.device) -> dict[Protocol, Rows]:
-    """Print the table of each protocol asked for; keep it in the run folder, as evaluation-PROTOCOL.json and in the
+    """Print the table of each chosen protocol; keep it in the run folder, as evaluation-PROTOCOL.json and in the
     model card, and keep the run's classifier.
 
     Raises:

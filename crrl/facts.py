@@ -41,7 +41,7 @@ def build(kind: type[T], value: Any) -> T:
         CrrlError: a field is unknown, missing, of another type or out of range, or the dataclass refuses it.
     """
     if not isinstance(value, dict):
-        raise CrrlError(f"{shown(repr(value))} stands in place of {kind.__name__}")
+        raise CrrlError(f"{shown(repr(value))} is not of type {kind.__name__}")
     names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     if value.keys() != names:
         raise CrrlError(f"unknown or missing: {', '.join(sorted(map(shown, value.keys() ^ names)))}")

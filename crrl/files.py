@@ -123,10 +123,12 @@ def open_input(path: Path, what: str = "", *kinds: str, only: bool = False) -> B
         try:
             file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
         except ValueError as error:
-            raise CrrlError(f"{shown(str(path))!r} ... names no file ({error}): choose another name") from error
+            raise CrrlError(
+                f"{shown(str(path))!r} ... cannot be a file's name ({error}): choose another name"
+            ) from error
     try:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise CrrlError(f"{path} is no regular file, but a pipe, a device or a socket: give a file")
+            raise CrrlError(f"{path} is not a regular file, but a pipe, a device or a socket: give a file")
         if what:
             with explain_os_errors(path, "read"):
                 check_kind(path, file.read(HEAD), what, *kinds, only=only)
@@ -241,7 +243,7 @@ def open_own(path: Path, flags: int) -> int:
         descriptor = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise CrrlError(f"{path} is no regular file: remove it")
+        raise CrrlError(f"{path} is not a regular file: remove it")
     return descriptor
 
 
@@ -255,7 +257,7 @@ def refuse_place(out: Path) -> None:
     if out.is_dir():
         raise CrrlError(f"{out} is a folder: give --out the name of a file")
     if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
-        raise CrrlError(f"{out} cannot be written: {out.parent} is no folder that you may write to; choose another")
+        raise CrrlError(f"{out} cannot be written: {out.parent} is not a folder that you may write to; choose another")
 
 
 def _check_place(path: Path) -> None:
@@ -264,7 +266,9 @@ def _check_place(path: Path) -> None:
         special = path.exists() and not path.is_file() and not path.is_dir()
         folder = os.path.realpath(path.parent)
     if special or folder == "/dev" or f"{folder}/".startswith(("/proc/", "/sys/")):
-        raise CrrlError(f"{path} is a device, a pipe or a socket, or lies among such: give the name of a file")
+        raise CrrlError(
+            f"{path} is a device, a pipe or a socket, or lies in /dev, /proc or /sys: give the name of a file"
+        )
 
 
 def refuse_inputs(out: Path, inputs: Iterable[Path]) -> None:
@@ -272,7 +276,7 @@ def refuse_inputs(out: Path, inputs: Iterable[Path]) -> None:
     for path in inputs:
         with suppress(OSError):
             if os.path.samefile(out, path):
-                raise CrrlError(f"--out {out} is read as {path}, and would be lost: give it another name")
+                raise CrrlError(f"--out {out} would overwrite {path}, which is read: give another name")
 
 
 def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -340,7 +344,7 @@ def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
         twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-        raise ValueError(f"{shown(twice)!r} is there twice")
+        raise ValueError(f"{shown(twice)!r} occurs twice")
     return value
 
 

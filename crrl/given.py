@@ -23,7 +23,7 @@ from crrl.runs import RunFolder
 @dataclass(frozen=True)
 class GivenOptions:
     run: tyro.conf.Positional[Path]
-    """Run folder, as --out of crrl.train named it."""
+    """Run folder, the --out of crrl.train."""
     clips: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Files that are a clip each, or folders of them: .npy and .npz of [frames, joints, 3], .skeleton (NTU RGB+D),
     .json (NW-UCLA, MMPose, Ultralytics, rtmlib, AlphaPose, MediaPipe), .csv (MediaPipe), .bvh, .amc (beside its .asf).
@@ -41,7 +41,7 @@ class GivenOptions:
         if bool(self.clips) == bool(self.dataset):
             raise CrrlError("give files or folders of clips, or --dataset NAME, one of the two")
         if not self.dataset and (self.data or self.split):
-            raise CrrlError("--data and --split go with --dataset alone")
+            raise CrrlError("--data and --split need --dataset")
 
     def given(self, joints: int, out: Path | None = None) -> Given:
         """The clips given, with the joint count `joints` of the run; see `read_clip_file`.

@@ -47,7 +47,7 @@ class PredictOptions(GivenOptions):
             raise CrrlError(f"--top {self.top}: it must be at least 1")
         if self.window is None:
             if (self.hop, self.fps) != (PredictOptions.hop, PredictOptions.fps):
-                raise CrrlError("--hop and --fps go with --window alone")
+                raise CrrlError("--hop and --fps need --window")
         elif not 0 < self.fps < np.inf or self.frames(self.window) < 2 or self.frames(self.hop) < 1:
             raise CrrlError(
                 f"--window {self.window:g} --hop {self.hop:g} --fps {self.fps:g}: a window takes 2 frames at least, "
@@ -118,7 +118,7 @@ def accuracy(predictions: Predictions, given: Given) -> str | None:
         return None
     known = [given.class_names[label] for label in given.labels]
     right = sum(label == told for label, told in zip(known, predictions.labels, strict=True))
-    return f"{100 * right / len(known):.1f} % of {len(known)} labels are right"
+    return f"{100 * right / len(known):.1f} % of {len(known)} labels are correct"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""The command `python -m crrl.report`: a page that shows what finished runs have learnt."""
+"""The command `python -m crrl.report`: a report page of finished runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from crrl.runs import RunFolder
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """Write what runs have learnt as one page: losses, accuracy, a map of the features, and moving clips.
+    """Write a report of trained runs as one page: losses, accuracy, a map of the features, and moving clips.
 
     The runs must be finished and evaluated; their clips are read again. The page needs no network.
     """

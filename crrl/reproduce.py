@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
     except Interrupted:
         for plan in plans:
             page = write_page(plan, campaign.runs, out, command, with_figures=False)
-            print(f"page of what there is: {page}; the same command goes on", file=sys.stderr)
+            print(f"page of the finished runs: {page}; run the same command to continue", file=sys.stderr)
         raise
     for plan in plans:
         print(f"page: {write_page(plan, campaign.runs, out, command)}")

@@ -106,7 +106,7 @@ class RunFolder:
             CrrlError: there is no run here, or its config.json is damaged.
         """
         if not self.config_path.is_file():
-            raise CrrlError(f"{self.path} holds no run (no config.json): give the folder that crrl.train --out named")
+            raise CrrlError(f"{self.path} holds no run (no config.json): give the --out folder of crrl.train")
         return read_facts(self.config_path, Config, "restore it, or train again with another --out")
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
@@ -132,7 +132,7 @@ class RunFolder:
         content = read_bytes(path)
         if _seal(memoryview(content)[:-SEAL_LENGTH]) != content[-SEAL_LENGTH:]:
             raise CrrlError(f"{path} is damaged, cut short or not a checkpoint of this version of crrl: {remedy}")
-        with explain_damage(path, "no checkpoint of crrl", remedy):
+        with explain_damage(path, "not a checkpoint of crrl", remedy):
             return _read_checkpoint(io.BytesIO(content[:-SEAL_LENGTH]))
 
     def begin(self, checkpoint: dict[str, Any] | None) -> None:

@@ -44,14 +44,14 @@ FIRST = {
     "dataset": f"synthetic (embedded), {_NAMED}, prepared, or folder: your own clips",
     "data": "folder of the data set's files, else $CRRL_DATA",
     "out": "run folder to make, else runs/DATASET-TIME",
-    "resume": "run folder to go on with, in place of all else",
+    "resume": "run folder to resume, instead of all other options",
     "recipe": "tuned: ours, for any data set; paper: the paper's settings",
     "method": "crrl, cml, ser, or another row of the paper's tables",
     "epochs_cml": "epochs of step 1, contrast",
     "epochs_ser": "epochs of step 2, reconstruction and distillation",
     "precision": "bf16 where the processor multiplies it (AMX), or fp32",
     "split": "training and test clips by the name of a split",
-    "seed": "of all that is drawn",
+    "seed": "random seed",
     "evaluate": "score the encoder at the end (--no-evaluate: do not)",
 }
 """The options that matter first: --help shows these, and --help-all every setting."""
@@ -120,8 +120,8 @@ def check_resume(arguments: list[str]) -> None:
     found, others = known.parse_known_args(arguments)
     if found.resume is not None and others and not {"-h", "--help", "--help-all"} & set(others):
         raise CrrlError(
-            f"--resume takes the run's own configuration: {others[0]} does not go with it, no option but --device and "
-            "--evaluate does"
+            f"--resume uses the run's own configuration: remove {others[0]}; only --device and "
+            "--evaluate can be given with it"
         )
 
 
@@ -133,7 +133,7 @@ def short_help(default: TrainOptions) -> str:
         value = "" if values[name] is None or isinstance(values[name], bool) else f" ({values[name]})"
         lines.append(f"  --{name.replace('_', '-'):12} {said}{value}")
     shown = f"--dataset {default.config.dataset} --recipe {default.config.recipe}"
-    return "\n".join([*lines, "", f"In brackets what holds for {shown}. --help-all lists every setting."])
+    return "\n".join([*lines, "", f"In brackets: the defaults of {shown}. --help-all lists every setting."])
 
 
 def _leaves(settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -153,14 +153,14 @@ def open_run(options: TrainOptions) -> tuple[RunFolder, Config]:
     out = options.out or new_folder(config)
     folder = str(options.resume or out)
     if folder.encode(errors="ignore").decode() != folder:  # TensorBoard accepts no other names
-        raise CrrlError(f"the folder {folder!r} has a name that is no UTF-8 text here: give it another, or set LC_ALL")
+        raise CrrlError(f"the folder {folder!r} has a name that is not valid UTF-8: rename it, or set LC_ALL")
     if options.resume is not None:
         run = RunFolder(options.resume)
         return run, replace(run.config(), device=config.device)
     run = RunFolder(out)
     if run.in_use():
         again = command("train", "--resume", run.path)
-        raise CrrlError(f"{run.path} already holds a run: go on with it by {again}, or give another --out")
+        raise CrrlError(f"{run.path} already holds a run: resume it by {again}, or give another --out")
     return run, replace(config, data=absolute(config.data), teacher=absolute(config.teacher))
 
 
@@ -216,7 +216,7 @@ def report(run: RunFolder, device: torch.device, scored: bool) -> int:
         score(run, device)
     else:
         print(f"its accuracy:    {command('evaluate', run.path)}")
-    print(f"what it learnt:  {command('report', run.path, '--out', run.path / 'report.html')}")
+    print(f"report of it:    {command('report', run.path, '--out', run.path / 'report.html')}")
     print(f"its features:    {command('embed', run.path, 'CLIPS', '--out', 'features.npz')}")
     return 0
 
@@ -240,7 +240,7 @@ def main(arguments: list[str] | None = None) -> int:
                 pass
         except Interrupted as stop:
             if ranks.rank == 0:
-                print(f"stopped by {stop}; go on with: {command('train', '--resume', run.path)}", file=sys.stderr)
+                print(f"stopped by {stop}; resume with: {command('train', '--resume', run.path)}", file=sys.stderr)
             return 128 + stop.signum
     return report(run, device, options.evaluate) if ranks.rank == 0 else 0
 
@@ -283,7 +283,7 @@ def side_by_side(arguments: list[str]) -> int:
         try:
             take_turns(list(turns), failed)
         except Interrupted as stop:
-            print(f"stopped by {stop}; each goes on with: {command('train', '--resume', 'FOLDER')}", file=sys.stderr)
+            print(f"stopped by {stop}; resume each with: {command('train', '--resume', 'FOLDER')}", file=sys.stderr)
             return 128 + stop.signum
     for (run, _), own in zip(runs, options, strict=True):
         if run.path not in failures:
@@ -330,7 +330,9 @@ def train(
         if config.fused:
             print_backends(config, device)
         if config.turn_yaw == "auto":
-            print(f"clips are turned by {trainer.yaw:.0f} degrees, for how far they face apart (--turn-yaw)")
+            print(
+                f"clips are turned by {trainer.yaw:.0f} degrees, by the spread of their facing directions (--turn-yaw)"
+            )
         yield from trainer.train()
         write_card(run)
 
@@ -343,7 +345,7 @@ def print_plan(run: RunFolder, config: Config, prepared: Prepared, trainer: Trai
     labels = "" if prepared.clips.class_names else ", without labels"
     print(f"  {len(split.train)} clips to train on, {tested or 'none'} to test{labels}; the run is kept in {run.path}")
     if not run.checkpoint_path.exists() and (seconds := trainer.expected_seconds()):
-        print(f"  for about {math.ceil(seconds / 60)} min, by a few steps of each phase")
+        print(f"  for about {math.ceil(seconds / 60)} min, estimated from a few steps of each phase")
 
 
 def claim(run: RunFolder, config: Config) -> None:

@@ -53,7 +53,7 @@ class ViewOptions:
         if (self.clip is None) == (self.dataset is None):
             raise CrrlError("give either a clip or --dataset NAME, with --data FOLDER")
         if self.data and not self.dataset:
-            raise CrrlError("--data goes with --dataset alone")
+            raise CrrlError("--data needs --dataset")
         if self.out.suffix not in FORMS:
             raise CrrlError(f"--out {self.out}: the name must end in {', '.join(FORMS)}")
         if self.each < 1:

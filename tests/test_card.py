@@ -34,7 +34,7 @@ def test_an_evaluation_writes_what_the_run_is_and_how_good(run: RunFolder) -> No
 
 
 def test_another_evaluation_changes_the_table_and_nothing_else(run: RunFolder) -> None:
-    own = run.card_path.read_text().replace("not said yet, say it here", "CC BY 4.0")
+    own = run.card_path.read_text().replace("not stated yet, state it here", "CC BY 4.0")
     run.card_path.write_text(own)
     evaluate.main([str(run.path), "--protocol", "knn"])
     card = run.card_path.read_text()

@@ -64,6 +64,6 @@ def test_groups_do_not_matter_and_a_damaged_clip_leaves_no_file(
 
 def test_a_place_that_cannot_be_written_is_refused_before_anything_is_read(small_run: Path, tmp_path: Path) -> None:
     for module, options in ((embed, ["none.npy"]), (predict, ["none.npy"]), (export, ["--format", "pt2"])):
-        for out, said in ((tmp_path, "is a folder"), (tmp_path / "none" / "a", "no folder that you may write to")):
+        for out, said in ((tmp_path, "is a folder"), (tmp_path / "none" / "a", "not a folder that you may write to")):
             with pytest.raises(crrl.CrrlError, match=said):
                 module.main([str(small_run), *options, "--out", str(out)])

@@ -139,7 +139,7 @@ def test_an_encoder_of_two_bodies_says_how_it_takes_one(tmp_path: Path) -> None:
     said = r"5 joints, but .* on 10, two bodies .*: give .* np\.pad\(clip, "
     with pytest.raises(crrl.CrrlError, match=said) as caught:
         encoder.embed(CLIPS)
-    alone = [eval(str(caught.value).partition("behind it, ")[2], {"np": np, "clip": clip}) for clip in CLIPS]
+    alone = [eval(str(caught.value).partition("of zeros, ")[2], {"np": np, "clip": clip}) for clip in CLIPS]
     assert encoder.embed(alone).shape == (len(CLIPS), 2 * HIDDEN)
 
 

@@ -374,14 +374,14 @@ def test_what_has_no_end_or_may_never_begin_is_no_file(tmp_path: Path, read: Cal
     (tmp_path / "zero").symlink_to("/dev/zero")
     for name in ("pipe", "zero"):
         with pytest.raises(
-            CrrlError, match=f"{name} is no regular file, but a pipe, a device or a socket: give a file"
+            CrrlError, match=f"{name} is not a regular file, but a pipe, a device or a socket: give a file"
         ):
             read(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["a\0b", "\ud800"])
 def test_what_can_be_no_name_of_a_file_is_refused(name: str) -> None:
-    with pytest.raises(CrrlError, match="names no file"):
+    with pytest.raises(CrrlError, match="cannot be a file's name"):
         read_bytes(Path(name))
     with pytest.raises(CrrlError, match=r"cannot read .*File name too long"):
         read_bytes(Path("x" * 5000))
@@ -496,7 +496,9 @@ def test_no_file_takes_the_place_of_a_device(
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux")
 def test_nothing_is_written_among_devices() -> None:
     for name in ("/proc/self/fd/1", "/dev/fd/1", "/proc/new"):
-        with pytest.raises(CrrlError, match=f"^{name} is a device, .* or lies among such: give the name of a file"):
+        with pytest.raises(
+            CrrlError, match=f"^{name} is a device, .* or lies in /dev, /proc or /sys: give the name of a file"
+        ):
             write_file(Path(name), lambda file: file.write(b"new"))
 
 
@@ -505,7 +507,7 @@ def test_what_is_read_is_not_written(target: Path, link: Callable[[Path, Path], 
     other = target.with_name("other")
     if link:
         link(target, other)
-    with pytest.raises(CrrlError, match=f"^--out .* is read as {target}, and would be lost: give it another name"):
+    with pytest.raises(CrrlError, match=f"^--out .* would overwrite {target}, which is read: give another name"):
         refuse_inputs(other if link else target.parent / "." / "file", [target.with_name("none"), target])
     refuse_inputs(target.with_name("new"), [target.with_name("new"), target])
 

@@ -51,7 +51,7 @@ def test_the_accuracy_is_the_one_that_the_evaluation_printed(
     right = sum(labels[name] == label for name, label in told.items())
     assert len(told) == 10
     assert 100 * right / len(told) == exact["all"]
-    assert f"{printed} % of 10 labels are right" in err
+    assert f"{printed} % of 10 labels are correct" in err
 
 
 def test_files_folders_and_python_give_the_same_labels(
@@ -145,8 +145,8 @@ CLIP = np.random.default_rng(0).normal(size=(6, 5, 3)).astype(np.float32)
         (np.full((6, 5, 3), np.nan, np.float32), "bad.npy holds NaN or infinity, first in frame 0, joint 0"),
         (np.ones((0, 5, 3), np.float32), "bad.npy is empty (shape [0, 5, 3])"),
         (np.ones((6, 15), np.float32), "bad.npy has shape [6, 15], not [frames, joints, 3]"),
-        (np.full((6, 5, 3), "a"), "bad.npy is no array of numbers"),
-        (b"\x93NUMPY\1\0v\0{'descr'", "bad.npy is damaged or no .npy array"),
+        (np.full((6, 5, 3), "a"), "bad.npy is not an array of numbers"),
+        (b"\x93NUMPY\1\0v\0{'descr'", "bad.npy is damaged or not a .npy array"),
         (b"<html>", "bad.npy is a web page (HTML), not a .npy array"),
     ],
 )
@@ -170,10 +170,10 @@ def test_a_clip_that_cannot_be_told_is_named_in_one_line(
         (["text.docx"], "text.docx is not a clip file that crrl knows by its name"),
         ([], "give files or folders of clips, or --dataset NAME"),
         (["good.npy", "--dataset", "synthetic"], "one of the two"),
-        (["good.npy", "--split", "default"], "--data and --split go with --dataset alone"),
+        (["good.npy", "--split", "default"], "--data and --split need --dataset"),
         (["--dataset", "mine"], "no data set 'mine': choose from synthetic, ntu60"),
         (["good.npy", "--top", "0"], "--top 0"),
-        (["good.npy", "--hop", "1"], "--hop and --fps go with --window alone"),
+        (["good.npy", "--hop", "1"], "--hop and --fps need --window"),
         (["good.npy", "--window", "0.04"], "a window takes 2 frames at least"),
         (["good.npy", "--window", "nan"], "a window takes 2 frames at least"),
         (["good.npy", "--window", "2", "--fps", "inf"], "a window takes 2 frames at least"),
@@ -235,7 +235,7 @@ def test_folders_of_frames_are_told_as_their_prepared_clips_are(
     predict.main([str(run), str(raw / "0"), str(raw / "1"), "--window", "0.1", "--hop", "0.1"])
     assert [row["clip"] for row in rows(capsys.readouterr().out)] == [str(raw / "0")] * 2 + [str(raw / "1")] * 2
     frame = raw / "0" / "v_000000000000_keypoints.json"
-    with pytest.raises(CrrlError, match=f"^--out {frame} is read as .*, and would be lost"):
+    with pytest.raises(CrrlError, match=f"^--out {frame} would overwrite .*, which is read"):
         predict.main([str(run), str(raw / "0"), "--out", str(frame)])
 
 
@@ -273,11 +273,11 @@ def test_no_clip_and_no_file_of_the_run_is_written_over(run: Path, clip_folder: 
     ]
     for given, out in refused:
         for command in (predict.main, embed.main):
-            with pytest.raises(CrrlError, match=f"^--out {out} is read as .*, and would be lost"):
+            with pytest.raises(CrrlError, match=f"^--out {out} would overwrite .*, which is read"):
                 command([str(run), *given, "--out", str(out)])
-    with pytest.raises(CrrlError, match="would be lost"):
+    with pytest.raises(CrrlError, match="would overwrite"):
         export.main([str(run), "--format", "pt2", "--out", str(run / "encoder.safetensors")])
-    with pytest.raises(CrrlError, match="would be lost"):
+    with pytest.raises(CrrlError, match="would overwrite"):
         export.main([f"{run}/encoder.safetensors", "--format", "pt2", "--out", f"{run}/../run/encoder.safetensors"])
     assert {path: path.read_bytes() for path in before} == before
 

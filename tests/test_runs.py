@@ -236,13 +236,13 @@ def test_a_compressed_checkpoint_is_not_unpacked(run: RunFolder) -> None:
             deflated.writestr(name, stored.read(name))
     run.checkpoint_path.write_bytes(packed.getvalue() + _seal(packed.getvalue()))
     assert run.checkpoint_path.stat().st_size < 1_000_000
-    with pytest.raises(CrrlError, match=f"^{run.checkpoint_path} is no checkpoint of crrl .*compressed"):
+    with pytest.raises(CrrlError, match=f"^{run.checkpoint_path} is not a checkpoint of crrl .*compressed"):
         run.load_checkpoint()
 
 
 def test_a_checkpoint_makes_nothing_but_tensors(run: RunFolder) -> None:
     rewrite(run, {**state(), "metrics_bytes": 0, "bomb": bytearray(5)})
-    with pytest.raises(CrrlError, match=f"^{run.checkpoint_path} is no checkpoint of crrl .*bytearray"):
+    with pytest.raises(CrrlError, match=f"^{run.checkpoint_path} is not a checkpoint of crrl .*bytearray"):
         run.load_checkpoint()
 
 

@@ -51,7 +51,7 @@ class Tree:
         names: of J joints. parents: the parent of each joint, which comes before it; -1 for the first, the root.
 
     Raises:
-        ValueError: it is no such tree.
+        ValueError: the parents do not form such a tree.
     """
 
     names: tuple[str, ...]
@@ -59,7 +59,7 @@ class Tree:
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.parents) or self.parents[:1] != (-1,):
-            raise ValueError("no tree of joints")
+            raise ValueError("the parents do not form a tree of joints")
         if not all(type(parent) is int and 0 <= parent < joint for joint, parent in enumerate(self.parents[1:], 1)):
             raise ValueError("a joint's parent does not come before it")
         if any(not isinstance(name, str) or wrong_name(name) for name in self.names):
@@ -322,7 +322,7 @@ def of_joints(name: str, clip: FloatArray, expected: int, bodies: int | None) ->
     problem = f"{name} has {found} joints, but the encoder was trained on {expected}"
     if 2 * found == expected:  # the encoder may expect two bodies
         problem += (
-            f", two bodies side by side: give a body alone with {found} joints of zeros behind it, "
+            f", two bodies side by side: pad a single body with {found} joints of zeros, "
             f"np.pad(clip, ((0, 0), (0, {found}), (0, 0)))"
         )
     raise CrrlError(problem)
@@ -375,7 +375,7 @@ def check_clip(clip: object, name: str, allow_empty: bool = False) -> FloatArray
         with np.errstate(over="ignore"):  # numbers too large for float32 become infinity, which is refused below
             array = np.ascontiguousarray(_numbers(cast(npt.ArrayLike, _unmasked(clip))), dtype=np.float32)
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:  # RuntimeError: lists nested too deep
-        raise CrrlError(f"{name} is no array of numbers of shape [frames, joints, 3]: {error}") from error
+        raise CrrlError(f"{name} is not an array of numbers of shape [frames, joints, 3]: {error}") from error
     check_shape(array.shape, name, allow_empty)
     if not np.isfinite(array).all():
         frame, joint, _ = np.argwhere(~np.isfinite(array))[0].tolist()

@@ -100,7 +100,7 @@ def _refuse_existing(out: Path) -> None:
     if (left := partial_folder(out)).is_dir():
         with suppress(CrrlError), work_folder(left, AGAIN):
             _remove_chunks(left)
-    raise CrrlError(f"{out} is there already: remove it or give another --out")
+    raise CrrlError(f"{out} already exists: remove it or give another --out")
 
 
 def partial_folder(out: Path) -> Path:

@@ -68,7 +68,7 @@ def in_order(function: Callable[[Item], Result], items: Sequence[Item], what: st
 
 
 def processes_for(files: int, tasks: int) -> int:
-    """How many processes read so many files in so many tasks; 1: only this one."""
+    """The number of processes that read `files` files in `tasks` tasks; 1: only this one."""
     if files < FEW or multiprocessing.parent_process():
         return 1
     return min(_workers.get() or cores(), tasks)

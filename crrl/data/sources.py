@@ -57,7 +57,7 @@ def data_root(dataset: str, data: Path | None) -> Path:
     """The folder (or the one file) of `dataset`: `data`, else $CRRL_DATA.
 
     Raises:
-        CrrlError: neither is given, or it is no folder, nor the file of a data set of one file.
+        CrrlError: neither is given, or it is neither a folder nor the file of a data set of one file.
     """
     if SOURCES[dataset].embedded:
         return Path()
@@ -65,7 +65,7 @@ def data_root(dataset: str, data: Path | None) -> Path:
     if root is None:
         raise CrrlError(f"where are the files of {dataset}? Give --data FOLDER or set CRRL_DATA")
     if not root.is_dir() and not (SOURCES[dataset].one_file and root.is_file()):
-        raise CrrlError(f"{root} is no folder: give --data (or CRRL_DATA) the folder that holds {dataset}")
+        raise CrrlError(f"{root} is not a folder: give --data (or CRRL_DATA) the folder that holds {dataset}")
     return root
 
 
@@ -82,7 +82,7 @@ def own_folders(folders: Sequence[Path]) -> list[Path]:
 
 def _is_own(root: Path) -> bool:
     if not root.exists():
-        raise CrrlError(f"{root} is not there: give --data (or CRRL_DATA) folders of data sets")
+        raise CrrlError(f"{root} does not exist: give --data (or CRRL_DATA) folders of data sets")
     if prepared.is_prepared(root):
         return prepared.read_manifest(root)["dataset"] in FORMATS
     return (root / folder.LABELS).is_file()

@@ -85,7 +85,7 @@ class EvaluateOptions:
     frozen features, the clips' own coordinates."""
 
     run: tyro.conf.Positional[Path]
-    """Run folder, as --out of crrl.train named it."""
+    """Run folder, the --out of crrl.train."""
     protocol: Annotated[tuple[Protocol, ...], tyro.conf.UseAppendAction] = ()
     """linear (the default): a linear classifier on frozen features; logistic: logistic regression on frozen features,
     with its penalty chosen by cross-validation on the training clips; knn: the label of the nearest training clips, by
@@ -120,7 +120,7 @@ class EvaluateOptions:
         for name in self.changed():
             if not set(ONLY_WITH[name]) & set(self.protocols):
                 option = f"--{name.replace('_', '-')}"
-                raise CrrlError(f"{option} goes with --protocol {' or '.join(ONLY_WITH[name])} alone")
+                raise CrrlError(f"{option} needs --protocol {' or '.join(ONLY_WITH[name])}")
         if self.neighbours < 1:
             raise CrrlError("--neighbours must be at least 1")
         if not 1 <= self.draws <= MOST_DRAWS:
@@ -132,7 +132,7 @@ class EvaluateOptions:
 
     @property
     def protocols(self) -> tuple[Protocol, ...]:
-        """The protocols asked for, each once; linear if none is."""
+        """The chosen protocols, each once; linear if none is."""
         return tuple(dict.fromkeys(self.protocol)) or ("linear",)
 
     def changed(self) -> dict[str, Any]:
@@ -142,7 +142,7 @@ class EvaluateOptions:
 
     @property
     def transfer(self) -> bool:
-        """Whether another data set or split than the run's is asked for."""
+        """Whether the options name another data set or split than the run's."""
         return self.dataset is not None or self.split is not None
 
     def fine_tuning(self) -> FineTuning:

@@ -1,4 +1,4 @@
-"""The seam: every operator the models call, and the choice of who computes it."""
+"""Every operator that the models call, and the choice of the backend that computes it."""
 
 from crrl.ops.backends import Backend, Case, Operator, choices, policy, survey, use_backends
 from crrl.ops.cuda import raise_if_timed_out

@@ -19,7 +19,7 @@ def load(name: str, abi: int, language: str, compiler: str) -> tuple[Any, str | 
     try:
         module = import_module(name)
     except ImportError as error:
-        return None, f"the {language} extension {name} is not there ({error}); install {compiler} and reinstall crrl"
+        return None, f"the {language} extension {name} is missing ({error}); install {compiler} and reinstall crrl"
     stale = getattr(module, "abi", None) != abi
     return module, f"the {language} extension {name} is of another version: reinstall crrl" if stale else None
 

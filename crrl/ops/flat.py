@@ -54,47 +54,30 @@ def flat_step(
         )  # fmt: skip
 
 
-def _cpu_ema(keys: Tensor, queries: Tensor, boundary: int, momentum_head: float, momentum_tail: float) -> None:
+def _cpu_ema(*arguments: Any) -> None:
     """`ema_update` in C++ (csrc/cpu/step.hpp).
 
     Raises:
         ValueError: a tensor is not contiguous float32 [N] on the CPU, or boundary is not in 0..N.
     """
-    momenta = boundary, momentum_head, momentum_tail
-    cpu.native.ema_update(keys, queries, *momenta, torch.get_num_threads(), cpu.forced())
+    settings: tuple[Any, ...] = torch.get_num_threads(), cpu.forced()
+    cpu.native.ema_update(*arguments, *settings)
 
 
-def _cpu_step(
-    parameters: Tensor,
-    gradients: Tensor,
-    first: Tensor,
-    second: Tensor | None,
-    keys: Tensor | None,
-    rates: Tensor,
-    nesterov: bool,
-    weight_decay: float,
-    beta2: float,
-    eps: float,
-    max_norm: float,
-    boundary: int,
-    momentum_head: float,
-    momentum_tail: float,
-) -> None:
+def _cpu_step(*arguments: Any) -> None:
     """`flat_step` in C++ (csrc/cpu/step.hpp).
 
     Raises:
         ValueError: a tensor is not contiguous float32 [N] ([4] for rates) on the CPU, or boundary is not in 0..N.
     """
-    cpu.native.flat_step(
-        parameters, gradients, first, second, keys, rates, nesterov, weight_decay, beta2, eps, max_norm,
-        boundary, momentum_head, momentum_tail, torch.get_num_threads(), cpu.forced(),
-    )  # fmt: skip
+    settings: tuple[Any, ...] = torch.get_num_threads(), cpu.forced()
+    cpu.native.flat_step(*arguments, *settings)
 
 
-def _triton_ema(keys: Tensor, queries: Tensor, boundary: int, momentum_head: float, momentum_tail: float) -> None:
+def _triton_ema(*arguments: Any) -> None:
     from crrl.kernels import ema
 
-    ema.ema_update(keys, queries, boundary, momentum_head, momentum_tail)
+    ema.ema_update(*arguments)
 
 
 def _triton_step(*arguments: Any) -> None:

@@ -66,12 +66,12 @@ def confusion_matrix(run: Findings) -> Any:
         zmax=100,
         xgap=1,
         ygap=1,
-        hovertemplate="%{customdata} clips (%{z} %)<br>of class %{y}<br>taken for %{x}<extra></extra>",
+        hovertemplate="%{customdata} clips (%{z} %)<br>true class %{y}<br>predicted class %{x}<extra></extra>",
     )
     figure = go.Figure(heat)
     ticks = {"tickmode": "array", "tickvals": list(range(len(classes))), "ticktext": classes}
-    figure.update_xaxes(**ticks, tickangle=-45, title="taken for")
-    figure.update_yaxes(**ticks, autorange="reversed", title="class")
+    figure.update_xaxes(**ticks, tickangle=-45, title="predicted class")
+    figure.update_yaxes(**ticks, autorange="reversed", title="true class")
     figure.update_layout(template="plotly_white", width=width, height=height, margin={**MARGIN, "l": 120, "b": 120})
     return as_json(figure)
 

@@ -94,7 +94,7 @@ def _words(name: str, run: Findings) -> dict[str, Any]:
     config, tested = run.config, int(run.tested.sum())
     training, tests = len(run.work.train), len(run.labels)
     shown = f"{len(run.shown) - tested} of {training} training clips and {tested} of {tests} test clips"
-    mistakes = f"{len(run.mistakes)} of the {tested} test clips shown are taken for another class, the surest first"
+    mistakes = f"{len(run.mistakes)} of the {tested} test clips shown are misclassified, the most confident first"
     if len(run.mistakes) > MOST_MISTAKES:
         mistakes += f"; the first {MOST_MISTAKES} of them"
     precision = f"{config.precision}, {'fused' if config.fused else 'reference'} backends"

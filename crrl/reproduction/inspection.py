@@ -28,7 +28,7 @@ class Inspected:
 
     Attributes:
         features: float32 [N, D]. labels: int64 [N], indices into class_names. predicted: int64 [N], by the linear
-            classifier after its last epoch; None if not asked for.
+            classifier after its last epoch; None if not wanted.
     """
 
     features: npt.NDArray[np.float32]

@@ -157,7 +157,7 @@ def _set_name(column: Column, columns: list[Column]) -> str:
 
 def _worst_text(row: Overall, name: str, plan: Plan) -> str:
     if row.number == 0:
-        return "the others are held against it"
+        return "the other rows are compared with it"
     digits = _digits(plan)
     return f"{name}: {_signed(row.lead, digits)}" + ("" if row.error is None else f" ± {row.error:.{digits}f}")
 

@@ -318,7 +318,7 @@ def make_plan(name: str, target: Target, datasets: Sequence[str], settings: Sett
     columns, skipped, materials = _search(target, sets, settings)
     if not columns:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
-        raise CrrlError(f"no data set for {name} is at hand ({reasons}); --dataset synthetic needs no files")
+        raise CrrlError(f"no data set for {name} was found ({reasons}); --dataset synthetic needs no files")
     if target.against_first:
         first, recipes = target.rows[0], [preset(sets[column.dataset].dataset, settings.recipe) for column in columns]
         rows = tuple(row for row in target.rows if row is first or _departs(row, first, recipes, settings))

@@ -254,7 +254,7 @@ class Loop:
     def _restore(self, state: dict[str, Any]) -> None:
         path = self.run.checkpoint_path
         if state["ranks"] != self.ranks.size:
-            raise CrrlError(f"{path} is of {state['ranks']} processes, here are {self.ranks.size}: start as many")
+            raise CrrlError(f"{path} was written by {state['ranks']} processes, not {self.ranks.size}: start as many")
         remedy = "restore it and config.json, or delete it to train from the start"
         with explain_damage(path, "a checkpoint that does not fit this configuration", remedy):
             self._load(state)

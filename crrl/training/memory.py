@@ -67,8 +67,8 @@ def check_memory(
     said = ", ".join(f"--{name} {size}" for name, size in sizes.items() if size is not None)
     several = f", {together} side by side {together * least / 1e9:,.1f} GB" if together > 1 else ""
     raise CrrlError(
-        f"a training of {said} takes {least / 1e9:,.1f} GB of memory at least{several}, "
-        f"{device} has {memory_of(device) / 1e9:,.1f} GB: give smaller ones{', or fewer runs' if several else ''}"
+        f"training with {said} takes at least {least / 1e9:,.1f} GB of memory{several}, but "
+        f"{device} has {memory_of(device) / 1e9:,.1f} GB: give smaller sizes{', or fewer runs' if several else ''}"
     )
 
 

@@ -126,7 +126,7 @@ class Trainer:
         """
         checkpoint = self.run.load_checkpoint()
         if checkpoint is not None and checkpoint["data"] != self.prepared.fingerprint:
-            raise CrrlError(f"the data set has changed since {self.run.path} began with it: restore it")
+            raise CrrlError(f"the data set has changed since {self.run.path} was started on it: restore it")
         if self.ranks.rank == 0:
             self.run.begin(checkpoint)
         if self._given is not None:

@@ -202,7 +202,7 @@ def damage(path: Path) -> str:
     """Spoil the last number of a file; returns what the error says."""
     content = path.read_text()
     path.write_text(f"{content[:-2]},\n")
-    return rf"/{path.name}, line {content.count(chr(10))}: '.*,' is no finite number.* restore"
+    return rf"/{path.name}, line {content.count(chr(10))}: '.*,' is not a finite number.* restore"
 
 
 def test_a_refused_file_once_repaired_is_read_again_with_its_chunk(raw: Raw, tmp_path: Path, made: list[int]) -> None:

@@ -76,24 +76,24 @@ def test_nested_lists_are_a_clip() -> None:
         pytest.param(GOOD[0], r"shape \[5, 3\], not \[frames, joints, 3\]", id="two axes"),
         pytest.param(GOOD[:, :, :2], r"shape \[2, 5, 2\], not \[frames, joints, 3\]", id="flat coordinates"),
         pytest.param(GOOD[:, :4], "has 4 joints, but good has 5", id="another joint count"),
-        pytest.param([[[1, 2, 3]], [[1, 2]]], "no array of numbers", id="ragged lists"),
-        pytest.param([[["x", "y", "z"]]], "no array of numbers", id="text"),
-        pytest.param([[["1.5", "2", "3"]]], "no array of numbers .* it holds str", id="numbers as text"),
-        pytest.param([[[1.5, "2", 3]]], "no array of numbers .* it holds str", id="text among numbers"),
-        pytest.param([[[1.5, True, 3]]], "no array of numbers .* it holds bool", id="true among numbers"),
-        pytest.param([[[None, True, 3]]], "no array of numbers .* it holds bool", id="true and null"),
-        pytest.param([[[1.5, 1j, 3]]], "no array of numbers .* it holds complex", id="complex among numbers"),
+        pytest.param([[[1, 2, 3]], [[1, 2]]], "not an array of numbers", id="ragged lists"),
+        pytest.param([[["x", "y", "z"]]], "not an array of numbers", id="text"),
+        pytest.param([[["1.5", "2", "3"]]], "not an array of numbers .* it holds str", id="numbers as text"),
+        pytest.param([[[1.5, "2", 3]]], "not an array of numbers .* it holds str", id="text among numbers"),
+        pytest.param([[[1.5, True, 3]]], "not an array of numbers .* it holds bool", id="true among numbers"),
+        pytest.param([[[None, True, 3]]], "not an array of numbers .* it holds bool", id="true and null"),
+        pytest.param([[[1.5, 1j, 3]]], "not an array of numbers .* it holds complex", id="complex among numbers"),
         pytest.param([[[1.5, None, 3]]], "NaN or infinity, first in frame 0", id="null"),
-        pytest.param([[[1.5, {}, 3]]], "no array of numbers .* it holds object", id="object"),
-        pytest.param([[[1.5, 10**400, 3]]], "no array of numbers .* too large", id="an integer of 401 digits"),
+        pytest.param([[[1.5, {}, 3]]], "not an array of numbers .* it holds object", id="object"),
+        pytest.param([[[1.5, 10**400, 3]]], "not an array of numbers .* too large", id="an integer of 401 digits"),
         pytest.param([[[1, 10**40, 3]]], "NaN or infinity", id="an integer of 41 digits"),
         pytest.param(with_value(0).astype(np.float64) + 1e39, "NaN or infinity, first in frame 0", id="beyond float32"),
-        pytest.param(GOOD > 3, "no array of numbers .* it holds bool", id="bool array"),
-        pytest.param([GOOD[0] > 3, GOOD[1] > 3], "no array of numbers .* it holds bool", id="list of bool arrays"),
-        pytest.param(GOOD.astype(np.complex64), "no array of numbers .* it holds complex64", id="complex array"),
-        pytest.param(GOOD.astype("datetime64[s]"), r"no array of numbers .* it holds datetime64\[s\]", id="dates"),
-        pytest.param(GOOD.astype(str), "no array of numbers .* it holds str", id="text array"),
-        pytest.param(GOOD.astype(object), "no array of numbers .* it holds object", id="object array"),
+        pytest.param(GOOD > 3, "not an array of numbers .* it holds bool", id="bool array"),
+        pytest.param([GOOD[0] > 3, GOOD[1] > 3], "not an array of numbers .* it holds bool", id="list of bool arrays"),
+        pytest.param(GOOD.astype(np.complex64), "not an array of numbers .* it holds complex64", id="complex array"),
+        pytest.param(GOOD.astype("datetime64[s]"), r"not an array of numbers .* it holds datetime64\[s\]", id="dates"),
+        pytest.param(GOOD.astype(str), "not an array of numbers .* it holds str", id="text array"),
+        pytest.param(GOOD.astype(object), "not an array of numbers .* it holds object", id="object array"),
     ],
 )
 def test_a_clip_that_is_none_is_refused_by_name(clip: object, problem: str) -> None:
@@ -146,7 +146,7 @@ def test_lists_nested_at_any_depth_are_refused(depth: int) -> None:
     clip: object = 1.0
     for _ in range(depth):
         clip = [clip]
-    with pytest.raises(CrrlError, match=r"^deep (is no array of numbers|has shape)"):
+    with pytest.raises(CrrlError, match=r"^deep (is not an array of numbers|has shape)"):
         check_clip(clip, "deep")
 
 

@@ -192,7 +192,7 @@ def test_a_mistake_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_there_is_not_overwritten(raw: Path, tmp_path: Path) -> None:
-    with pytest.raises(CrrlError, match=f"{tmp_path} is there already"):
+    with pytest.raises(CrrlError, match=f"{tmp_path} already exists"):
         prepare_ntu(raw, tmp_path)
 
 
@@ -228,7 +228,7 @@ def test_who_was_alone_just_before_has_made_it_already(
         return original(*arguments)
 
     monkeypatch.setattr(packing, "content_hash", overtaken)
-    with pytest.raises(CrrlError, match="out is there already"):
+    with pytest.raises(CrrlError, match="out already exists"):
         prepare_ntu(raw, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
 
@@ -237,9 +237,9 @@ def test_nothing_is_written_through_a_symbolic_link(raw: Path, tmp_path: Path) -
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "000000-0.npz").touch()
     (tmp_path / "out").symlink_to("nowhere")
-    with pytest.raises(CrrlError, match=r"out is there already: remove it"):
+    with pytest.raises(CrrlError, match=r"out already exists: remove it"):
         prepare_ntu(raw, tmp_path / "out")
-    with pytest.raises(CrrlError, match=r"\.\. is there already: remove it"):
+    with pytest.raises(CrrlError, match=r"\.\. already exists: remove it"):
         prepare_ntu(raw, tmp_path / "new" / "..")
     (tmp_path / "out").unlink()
     (tmp_path / "out.partial").symlink_to("own")
@@ -256,7 +256,7 @@ def test_what_killed_processes_left_of_chunks_goes_at_the_end(raw: Path, tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
     (tmp_path / "out.partial" / "whole").mkdir(parents=True)
     (tmp_path / "out.partial" / "000000-0.npz").touch()
-    with pytest.raises(CrrlError, match="out is there already"):
+    with pytest.raises(CrrlError, match="out already exists"):
         prepare_ntu(raw, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
 
@@ -367,7 +367,7 @@ def test_a_prepared_folder_holds_regular_files_alone(ready: Path, name: str, kin
         os.mkfifo(ready / name)
     else:
         (ready / name).symlink_to(kind)
-    with pytest.raises(CrrlError, match=rf"{name} is no regular file|was not prepared|prepared once from its raw"):
+    with pytest.raises(CrrlError, match=rf"{name} is not a regular file|was not prepared|prepared once from its raw"):
         sources.prepare("ntu60", ready, "cross-view", STEPS)
 
 

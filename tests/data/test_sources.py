@@ -371,20 +371,20 @@ def test_without_a_folder_the_remedy_names_option_and_variable(
 
 
 def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CrrlError, match=f"{tmp_path / 'none'} is no folder"):
+    with pytest.raises(CrrlError, match=f"{tmp_path / 'none'} is not a folder"):
         prepare_folder(tmp_path / "none")
 
 
 @pytest.mark.parametrize("dataset", ["folder", "st-gcn", "ntu60", "prepared"])
 def test_a_file_is_no_folder(root: Path, dataset: str) -> None:
-    with pytest.raises(CrrlError, match=r"0\.npy is no folder: give --data .* the folder that holds"):
+    with pytest.raises(CrrlError, match=r"0\.npy is not a folder: give --data .* the folder that holds"):
         prepare(dataset, root / "0.npy", "default", STEPS)
 
 
 @pytest.mark.parametrize("dataset", ["ctr-gcn", "pyskl"])
 def test_the_file_of_a_set_of_one_file_is_taken_if_it_is_there(root: Path, dataset: str) -> None:
     assert sources.data_root(dataset, root / "0.npy") == root / "0.npy"
-    with pytest.raises(CrrlError, match=r"none\.npz is no folder"):
+    with pytest.raises(CrrlError, match=r"none\.npz is not a folder"):
         sources.data_root(dataset, root / "none.npz")
 
 

@@ -120,14 +120,14 @@ def test_clips_that_cannot_be_scored_are_on_the_map(
     report.main([str(tmp_path / "run"), "--out", str(tmp_path / "page.html"), "--device", "cpu"])
     text, (run,) = (tmp_path / "page.html").read_text(), data_of(tmp_path / "page.html")["runs"]
     assert said in text
-    assert "What is taken for what" not in text
+    assert "Confusion matrix" not in text
     assert (sum(run["tested"]), len(run["tested"]), run["predicted"], run["confusion"]) == (tested, 36, None, None)
     assert len({place for line in run["map"]["data"] for place in line["customdata"]}) == 36
     assert len(run["classes"]) == (3 if "label" in columns else 1)
     assert ("Training clips" if not tested else "Test clips") + ", and what the decoder recites" in text
     if not columns:  # beside a run that is scored
         report.main([str(tmp_path / "run"), str(evaluated), "--out", str(tmp_path / "both.html"), "--device", "cpu"])
-        assert (tmp_path / "both.html").read_text().count("What is taken for what") == 1
+        assert (tmp_path / "both.html").read_text().count("Confusion matrix") == 1
 
 
 def test_neighbours_are_the_nearest_training_clips(evaluated: Path, report_page: Path, bodies: Path) -> None:
@@ -211,7 +211,7 @@ def test_damaged_files_are_named(copy: Path, tmp_path: Path, name: str, content:
 
 def test_a_place_that_cannot_be_written_is_refused_first(evaluated: Path, tmp_path: Path) -> None:
     assert "is a folder" in refused(evaluated, "--out", tmp_path)
-    assert "is no folder that you may write to" in refused(evaluated, "--out", tmp_path / "none" / "page.html")
+    assert "is not a folder that you may write to" in refused(evaluated, "--out", tmp_path / "none" / "page.html")
 
 
 @pytest.mark.parametrize("library", ["jinja2", "plotly", "sklearn"])

@@ -221,7 +221,7 @@ def test_over_several_sets_rows_are_sorted_by_their_worst(two_sets: Plan, fill: 
     table = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")]
     assert table[1:] == [
         ["**K = 8**", "2.0", "synthetic: +0.5 ± 0.0"],
-        ["the recipe", "3.0", "the others are held against it"],
+        ["the recipe", "3.0", "the other rows are compared with it"],
         ["λ_d = 2", "2.5", "synthetic: −2.0 ± 0.0"],
         ["τ = 0.5", "2.5", "nw-ucla: −10.0 ± 0.0"],
     ]

@@ -130,7 +130,7 @@ def test_a_killed_rank_ends_the_other_with_a_clear_error_and_a_checkpoint(option
         checkpoint = torch.load(cut / "checkpoint.pt", weights_only=True)
         # Rank 0 writes one as it ends; without it, the last regular one stays.
         assert checkpoint["step"] == (4 if lost == 1 else 3)
-    with pytest.raises(CrrlError, match="is of 2 processes, here are 1"):
+    with pytest.raises(CrrlError, match="was written by 2 processes, not 1"):
         train.main(["--resume", str(cuts[0])])
     train_each(tmp_path / "each.py", [*options, "--out", str(whole)], *(["--resume", str(cut)] for cut in cuts))
     for cut in cuts:
@@ -147,5 +147,5 @@ def test_a_signal_stops_all_ranks_after_the_same_step(options: list[str], tmp_pa
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert "stopped by SIGTERM; go on with" in errors
+    assert "stopped by SIGTERM; resume with" in errors
     assert torch.load(run / "checkpoint.pt", weights_only=True)["step"] > 3

@@ -169,7 +169,7 @@ def test_the_time_is_foretold_and_nothing_drawn_for_it(
     assert " min" not in capsys.readouterr().out
     monkeypatch.setattr(trainer, "MANY_STEPS", 1)
     train.main([*options, "--out", str(tmp_path / "foretold")])
-    assert "for about 1 min, by a few steps of each phase" in capsys.readouterr().out
+    assert "for about 1 min, estimated from a few steps of each phase" in capsys.readouterr().out
     assert same_weights(tmp_path / "plain", tmp_path / "foretold")
     (tmp_path / "foretold" / "encoder.safetensors").unlink()
     train.main(["--resume", str(tmp_path / "foretold"), "--no-evaluate"])
@@ -367,7 +367,7 @@ def test_sigterm_saves_and_says_how_to_go_on(options: list[str], tmp_path: Path)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     assert (run / "checkpoint.pt").exists()
-    assert f"stopped by SIGTERM; go on with: python -m crrl.train --resume {run}" in errors
+    assert f"stopped by SIGTERM; resume with: python -m crrl.train --resume {run}" in errors
 
 
 def test_resuming_a_finished_run_changes_nothing(options: list[str], tmp_path: Path) -> None:

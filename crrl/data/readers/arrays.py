@@ -50,7 +50,7 @@ def only_file(root: Path, patterns: Sequence[str], what: str, itself: bool = Fal
     Raises:
         CrrlError: there is none, or several; `root` is a file with another name.
     """
-    remedy = f"give --data {'that file, or ' if itself else ''}a folder with that one alone"
+    remedy = f"give --data {'that file, or ' if itself else ''}a folder with only that one"
     if itself and root.is_file():
         if not any(root.match(pattern) for pattern in patterns):
             raise CrrlError(f"{root} is no {what}: {remedy}")
@@ -58,7 +58,7 @@ def only_file(root: Path, patterns: Sequence[str], what: str, itself: bool = Fal
     files = sorted({path for pattern in patterns for path in root.glob(pattern)})
     if len(files) != 1:
         found = ", ".join(path.name for path in files[:5]) or "none"
-        raise CrrlError(f"{root} should hold one {what}, here are {found}: {remedy}")
+        raise CrrlError(f"{root} should hold one {what}, found {found}: {remedy}")
     return files[0]
 
 
@@ -66,7 +66,7 @@ def array_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any
     """Shape, Fortran order and dtype of the .npy file that begins here; leaves the stream at its numbers.
 
     Raises:
-        ValueError: it is no .npy file, or holds anything but numbers.
+        ValueError: it is not a .npy file, or holds anything but numbers.
     """
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
@@ -100,10 +100,10 @@ def map_array(path: Path) -> npt.NDArray[Any]:
     """The array of a .npy file, memory-mapped.
 
     Raises:
-        CrrlError: the file is damaged, no .npy file, or holds anything but numbers.
+        CrrlError: the file is damaged, not a .npy file, or holds anything but numbers.
     """
     with (
-        explain_damage(path, "damaged or no .npy array", "restore it or leave it out"),
+        explain_damage(path, "damaged or not a .npy array", "restore it or leave it out"),
         open_input(path, "a .npy array", "npy", only=True) as file,
     ):
         shape, fortran, dtype = _sized_header(file, path.stat().st_size)
@@ -135,7 +135,7 @@ def open_member(path: Path, archive: zipfile.ZipFile, name: str, beside: int = 0
     if member.file_size > max(UNPACKED, RATIO * packed, beside):
         raise CrrlError(
             f"{path}: {name} unpacks from {packed:,} to {member.file_size:,} bytes, more than {RATIO} times as many, "
-            f"which no motion does: restore it, or save it without compression (np.savez)"
+            f"unlike any motion: restore it, or save it without compression (np.savez)"
         )
     return archive.open(member)
 
@@ -271,7 +271,7 @@ def warn_of_actions(path: Path, names: Sequence[str], labels: Iterable[int]) -> 
             if other != label:
                 warnings.warn(
                     f"{path}: {first} and {name} are of action {match[4]} by their names, but have labels {other} and "
-                    f"{label}: are names and labels in one order?",
+                    f"{label}: are names and labels in the same order?",
                     stacklevel=2,
                 )
                 return

@@ -88,13 +88,13 @@ def read_skeleton(path: Path) -> Hierarchy:
     for begin, fields in _bones(path, sections[":bonedata"]):
         name = fields["name"].text
         if name in bones:
-            raise line_error(path, begin, f"bone {shown(name)} is there twice")
+            raise line_error(path, begin, f"bone {shown(name)} occurs twice")
         bones[name] = _bone(path, fields, degrees)
         check_size(path, len(bones), 0)
     parents = _parents(path, sections[":hierarchy"], bones)
     place = {name: number for number, name in enumerate(_depth_first(parents))}
     if loose := next((name for name in bones if name not in place), ""):
-        raise line_error(path, sections[":hierarchy"][0], f"bone {shown(loose)} does not hang on the root")
+        raise line_error(path, sections[":hierarchy"][0], f"bone {shown(loose)} is not connected to the root")
     return Hierarchy(
         unit=_positive(path, units["length"]),
         names=tuple(place),
@@ -171,11 +171,11 @@ def _sections(path: Path) -> dict[str, list[Line]]:
             keyword, _, text = text.partition(" ")
             keyword = keyword.lower()
             if keyword not in _SECTIONS or keyword in sections:
-                remedy = f"take it out, or restore the file: {' '.join(_SECTIONS)} are read, once each"
-                raise line_error(path, line, f"keyword {shown(keyword)!r} is unknown or there twice", remedy)
+                remedy = f"remove it, or restore the file: {' '.join(_SECTIONS)} are read, once each"
+                raise line_error(path, line, f"keyword {shown(keyword)!r} is unknown or occurs twice", remedy)
             current = sections[keyword] = []
         if text and current is None:
-            raise line_error(path, line, "no keyword (:version, ...) before it", "this is no .asf file; give one")
+            raise line_error(path, line, "no keyword (:version, ...) before it", "this is not an .asf file; give one")
         if text and current is not None:
             current.append(Line(line.number, text))
     for keyword in (":units", ":root", ":bonedata", ":hierarchy"):
@@ -196,8 +196,8 @@ def _fields(path: Path, lines: list[Line], known: tuple[str, ...], needed: tuple
             limits.append(line.text)
             continue
         if word not in known or word in fields:
-            remedy = f"take it out, or restore the file: {', '.join(known)} are read, once each"
-            raise line_error(path, line, f"field {shown(word)!r} is unknown or there twice", remedy)
+            remedy = f"remove it, or restore the file: {', '.join(known)} are read, once each"
+            raise line_error(path, line, f"field {shown(word)!r} is unknown or occurs twice", remedy)
         last = word
         fields[word] = Line(line.number, rest)
     if limits:
@@ -229,7 +229,7 @@ def _bones(path: Path, lines: list[Line]) -> Iterator[tuple[Line, Fields]]:
 def _root(path: Path, fields: Fields, degrees: bool) -> tuple[tuple[str, ...], Matrix, Matrix]:
     order = tuple(fields["order"].text.lower().split())
     if not order or len(set(order)) != len(order) or not set(order) <= set(_MOVES + _TURNS):
-        raise line_error(path, fields["order"], "order does not name some of TX TY TZ RX RY RZ, once each")
+        raise line_error(path, fields["order"], "order must name some of TX TY TZ RX RY RZ, once each")
     turn = fields["orientation"]
     axis = Line(turn.number, f"{turn.text} {fields['axis'].text}")
     return order, _axes(path, axis, degrees), numbers(path, [fields["position"]], 3)[0]
@@ -242,13 +242,13 @@ def _bone(path: Path, fields: Fields, degrees: bool) -> tuple[tuple[str, ...], M
         raise line_error(path, fields["length"], "the bone's length is negative")
     norm = float(np.linalg.norm(direction))
     if length > 0 and abs(norm - 1) > 2 * ROUNDED:
-        raise line_error(path, fields["direction"], f"the direction has not length 1, but {norm:.4g}")
+        raise line_error(path, fields["direction"], f"the direction has length {norm:.4g}, not 1")
     if length > 0 and abs(norm - 1) > ROUNDED / 10:
         direction = direction / norm
     dof = fields.get("dof", Line(0, ""))
     kinds = tuple(dof.text.lower().split())
     if len(set(kinds)) != len(kinds) or not set(kinds) <= set(_TURNS):
-        problem = f"dof {shown(dof.text)!r} is not some of rx ry rz, once each"
+        problem = f"dof {shown(dof.text)!r} must be some of rx ry rz, once each"
         raise line_error(path, dof, problem, "bones that move or stretch are not read; export rotations alone")
     if "limits" in fields and len(fields["limits"].text.split()) != 2 * len(kinds):
         raise line_error(path, fields["limits"], f"limits are not {len(kinds)} pairs, one for each dof")
@@ -268,7 +268,7 @@ def _axes(path: Path, line: Line, degrees: bool) -> Matrix:
 
 def _parents(path: Path, lines: list[Line], bones: dict[str, tuple[tuple[str, ...], Matrix, Matrix]]) -> dict[str, str]:
     if len(lines) < 2 or lines[0].text.lower() != "begin":
-        raise line_error(path, lines[0], "begin should stand here")
+        raise line_error(path, lines[0], "begin is expected here")
     if lines[-1].text.lower() != "end":
         raise line_error(path, lines[-1], "the hierarchy ends before its end", CUT_SHORT)
     parents: dict[str, str] = {}
@@ -315,14 +315,14 @@ def _keywords(path: Path, lines: list[Line]) -> dict[str, float]:
         keyword, _, value = line.text.partition(" ")
         keyword = keyword.upper()
         if keyword not in _KEYWORDS or (value and keyword != _RATE):
-            known = f"{', '.join(_KEYWORDS)} are read; take it out, or restore the file"
+            known = f"{', '.join(_KEYWORDS)} are read; remove it, or restore the file"
             raise line_error(path, line, f"keyword {shown(line.text)!r} is unknown", known)
         keywords[keyword] = _positive(path, Line(line.number, value)) if keyword == _RATE else 0
     if ":FULLY-SPECIFIED" not in keywords:
         raise line_error(path, 1, "no line :FULLY-SPECIFIED before the first frame", "add it, or restore the file")
     if (":DEGREES" in keywords) == (":RADIANS" in keywords):
         found = "both" if ":DEGREES" in keywords else "neither"
-        problem = f"one line :DEGREES or :RADIANS should stand before the first frame, here is {found}"
+        problem = f"one line :DEGREES or :RADIANS is expected before the first frame, found {found}"
         raise line_error(path, 1, problem, "say which, or restore the file")
     return keywords
 
@@ -336,7 +336,7 @@ def _frames(path: Path, lines: list[Line], moving: Collection[str]) -> list[dict
             start = start if frames else int(line.text)
             number = start + len(frames)
             if frames and (missing := _missing(frames, moving)):
-                raise line_error(path, line, f"{missing} of frame {number - 1} should stand here", _BELONGS)
+                raise line_error(path, line, f"{missing} of frame {number - 1} is expected here", _BELONGS)
             if int(line.text) != number:
                 raise line_error(path, line, f"frame {number} should start here, not {line.text}")
             frames.append({})
@@ -359,8 +359,8 @@ def _missing(frames: list[dict[str, Line]], moving: Collection[str]) -> str:
 def _add(path: Path, line: Line, name: str, frames: list[dict[str, Line]], moving: Collection[str]) -> None:
     """Add the line of a joint to the last frame."""
     if not frames or (name not in moving and name[0] in "+-.0123456789"):
-        raise line_error(path, line, f"a frame's number should stand here, alone, not {shown(line.text)!r}")
+        raise line_error(path, line, f"a frame's number is expected here, alone, not {shown(line.text)!r}")
     if name not in moving or name in frames[-1]:
-        problem = "is there twice in a frame" if name in frames[-1] else "is no bone of the skeleton that moves"
+        problem = "occurs twice in a frame" if name in frames[-1] else "is not a bone of the skeleton that moves"
         raise line_error(path, line, f"{shown(name)!r} {problem}", _BELONGS)
     frames[-1][name] = line

@@ -121,7 +121,7 @@ def _difference(joints: list[tuple[str, int]], others: list[tuple[str, int]]) ->
         if _PREFIX.sub("", name) != _PREFIX.sub("", other):
             return f"joint {place} is {name!r}, not {other!r}"
         if parent != above:
-            return f"{name!r} hangs on {joints[parent][0]!r}, not on {others[above][0]!r}"
+            return f"{name!r} has the parent {joints[parent][0]!r}, not {others[above][0]!r}"
     if len(joints) != len(others):
         more, number = max(joints, others, key=len), min(len(joints), len(others))
         return f"{len(joints)} joints, not {len(others)}: {more[number][0]!r} is there in one of them alone"
@@ -145,7 +145,7 @@ def read_recording(path: Path) -> Recording:
     """`read_file` with its warnings as remarks."""
     lines = read_lines(path, "a BVH file", "bvh")
     if lines[0].text.split()[0].casefold() != "hierarchy":
-        raise line_error(path, lines[0], f"HIERARCHY should stand here, not {shown(lines[0].text)!r}")
+        raise line_error(path, lines[0], f"HIERARCHY is expected here, not {shown(lines[0].text)!r}")
     middle = next((place for place, line in enumerate(lines) if line.text.casefold() == "motion"), len(lines))
     if len(lines) < middle + 4:
         raise line_error(path, lines[-1], "no HIERARCHY followed by a MOTION of at least one frame", CUT_SHORT)
@@ -154,7 +154,7 @@ def read_recording(path: Path) -> Recording:
     if frame_time <= 0:
         raise line_error(path, step, "the frame time is not positive")
     if frames < 0 or frames % 1:
-        raise line_error(path, count, f"{frames:g} is no number of frames")
+        raise line_error(path, count, f"{frames:g} is not a number of frames")
     rows = lines[middle + 3 :]
     if len(rows) < frames:
         raise line_error(path, count, f"it says {frames:g} frames, but {len(rows)} follow", CUT_SHORT)
@@ -203,7 +203,7 @@ class _HierarchyParser:
             if keyword == "root" and not self._hierarchy.names:
                 self._joint(-1, self._name(keyword))
             elif keyword == "root":
-                raise self._error("a second ROOT", "only one body a file is read; take the others out")
+                raise self._error("a second ROOT", "only one body a file is read; remove the others")
             elif not self._open:
                 raise self._error(f"{shown(word)!r} does not belong here")
             else:
@@ -246,7 +246,7 @@ class _HierarchyParser:
 
     def _check_offset(self, joint: int) -> None:
         if len(self._hierarchy.offsets) <= joint:
-            raise self._error(f"OFFSET should stand before this, in {shown(self._hierarchy.names[joint])!r}")
+            raise self._error(f"OFFSET is expected before this, in {shown(self._hierarchy.names[joint])!r}")
 
     def _offset(self) -> Matrix:
         """The three numbers on the line of their keyword."""
@@ -260,13 +260,13 @@ class _HierarchyParser:
     def _channels(self) -> tuple[str, ...]:
         count = self._next()
         if not re.fullmatch(r"[0-9]{1,2}", count):
-            raise self._error(f"a number of channels should stand here, not {shown(count)!r}")
+            raise self._error(f"a number of channels is expected here, not {shown(count)!r}")
         channels: list[str] = []
         for _ in range(int(count)):
             name = self._next()
             if name.casefold() not in _CHANNELS or name.casefold() in channels:
                 raise self._error(
-                    f"channel {shown(name)!r} of {int(count)} is none of Xposition to Zrotation, or there twice"
+                    f"channel {shown(name)!r} of {int(count)} is none of Xposition to Zrotation, or occurs twice"
                 )
             channels.append(name.casefold())
         return tuple(channels)
@@ -278,7 +278,7 @@ class _HierarchyParser:
             self._at += 1
             name = self._rest()
         if not name:
-            raise self._error(f"a name should stand after {keyword.upper()}")
+            raise self._error(f"a name is expected after {keyword.upper()}")
         return name
 
     def _rest(self) -> str:
@@ -301,7 +301,7 @@ class _HierarchyParser:
     def _take(self, expected: str) -> None:
         word = self._next()
         if word.casefold() != expected.casefold():
-            raise self._error(f"{expected} should stand here, not {shown(word)!r}")
+            raise self._error(f"{expected} is expected here, not {shown(word)!r}")
 
     def _error(self, problem: str, remedy: str = MEND) -> CrrlError:
         return line_error(self._path, self._line, problem, remedy)
@@ -313,7 +313,7 @@ def _header(path: Path, lines: list[Line]) -> list[tuple[Line, float]]:
     for name, pattern in _HEADER.items():
         matches = [(line, match) for line in lines if (match := pattern.fullmatch(line.text))]
         if not matches:
-            raise line_error(path, lines[list(_HEADER).index(name)], f"{name} should stand here")
+            raise line_error(path, lines[list(_HEADER).index(name)], f"{name} is expected here")
         line, match = matches[0]
         found[name] = (line, float(numbers(path, [Line(line.number, match[1])], 1)[0, 0]))
     return list(found.values())

@@ -150,7 +150,7 @@ def _read_skeleton(path: Path) -> asf.Hierarchy:
     skeleton = asf.read_skeleton(path)
     different = sorted(set(JOINTS).symmetric_difference(skeleton.names))
     if different:
-        raise CrrlError(f"{path} is no skeleton of CMU's 31 joints, it differs in {', '.join(different)[:200]}")
+        raise CrrlError(f"{path} is not a skeleton of CMU's 31 joints, it differs in {', '.join(different)[:200]}")
     return skeleton
 
 

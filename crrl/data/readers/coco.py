@@ -149,7 +149,7 @@ def _of_results(path: Path, results: list[dict[str, Any]]) -> list[Frame]:
             )
         if category != kinds[0][1]:
             said = f"category_id is {described(category)}, of the first {described(kinds[0][1])}"
-            raise CrrlError(f"{where}: {said}: leave people alone in the file")
+            raise CrrlError(f"{where}: {said}: keep only people in the file")
         keypoints = result.get("keypoints")
         row = row_of(keypoints, 3 * _joints(keypoints, 3), f"{where} (image {image}), keypoints")
         people.setdefault(image, []).append(row.reshape(-1, 3)[:NUM_JOINTS])

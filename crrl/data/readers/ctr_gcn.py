@@ -50,7 +50,7 @@ def load(files: list[Path]) -> Clips:
     """
     path = files[0]
     with (
-        explain_damage(path, "damaged or no .npz file", "restore it"),
+        explain_damage(path, "damaged or not a .npz file", "restore it"),
         open_input(path, "an .npz file", "zip", only=True) as file,
         zipfile.ZipFile(file) as archive,
     ):

@@ -37,7 +37,7 @@ def find_files(root: Path, endings: Sequence[str] = (".npy", ".npz")) -> list[Pa
     """labels.csv and the clip files that it lists, in its order; without it all files below `root` with these endings.
 
     Raises:
-        CrrlError: there is neither; labels.csv lists a file that does not exist or is no regular file.
+        CrrlError: there is neither; labels.csv lists a file that does not exist or is not a regular file.
     """
     if not has_labels(root):
         files = [path for path in files_below(root, *endings) if path.name != LABELS]
@@ -49,7 +49,7 @@ def find_files(root: Path, endings: Sequence[str] = (".npy", ".npz")) -> list[Pa
         with explain_os_errors(path, "read"):
             there, fits = path.exists(), path.is_file()
         if not fits:
-            problem = "is no regular file: give a file" if there else "is not there: add the file"
+            problem = "is not a regular file: give a file" if there else "does not exist: add the file"
             raise CrrlError(f"{root / LABELS} lists {path}, which {problem} or remove its row")
     return [root / LABELS, *files]
 
@@ -62,8 +62,8 @@ def has_labels(root: Path) -> bool:
 def no_clips(root: Path, kind: str) -> CrrlError:
     """The error for a folder with neither labels.csv nor a clip of this kind; the caller raises it."""
     return CrrlError(
-        f"{root} holds no {LABELS}, which lists clips after a first line file,label, nor any {kind}, which would be a "
-        f"clip without a label: give the folder of the clips"
+        f"{root} holds neither a {LABELS}, which lists clips after a first line file,label, nor any {kind}: give the "
+        "folder of the clips"
     )
 
 
@@ -138,7 +138,9 @@ def read_rows(path: Path, required: set[str], known: Sequence[str], columns: str
     try:
         rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
     except csv.Error as error:
-        raise CrrlError(f"{path}, line {reader.line_num}: no row of a CSV file ({error}): mend its quotes") from error
+        raise CrrlError(
+            f"{path}, line {reader.line_num}: no row of a CSV file ({error}): correct its quotes"
+        ) from error
     names = [name.strip().lower() for name in rows[0][1]] if rows else []
     _check_columns(path, names, required, known, columns)
     if len(rows) < 2:
@@ -159,7 +161,7 @@ def read_rows(path: Path, required: set[str], known: Sequence[str], columns: str
 def _check_columns(path: Path, names: list[str], required: set[str], known: Sequence[str], columns: str) -> None:
     if missing := required - set(names):
         other = next((word for mark, word in ((";", "semicolons"), ("\t", "tabs")) if mark in "".join(names)), "")
-        apart = f", apart by commas, not {other}" if other else ""
+        apart = f", separated by commas, not {other}" if other else ""
         raise CrrlError(
             f"{path} has no column {' or '.join(sorted(missing))}: its first line names the columns, {columns}{apart}"
         )
@@ -167,7 +169,7 @@ def _check_columns(path: Path, names: list[str], required: set[str], known: Sequ
         raise CrrlError(f"{path} has {len(names)} columns, more than {MOST_COLUMNS}: its first line names {columns}")
     for name in known:
         if names.count(name) > 1:
-            raise CrrlError(f"{path} has {names.count(name)} columns {name}: take out or rename all but one")
+            raise CrrlError(f"{path} has {names.count(name)} columns {name}: remove or rename all but one")
     others = [name for name in dict.fromkeys(names) if name and name not in known]
     for name in others:
         if near := get_close_matches(name, [column for column in known if column not in names], 1, 0.8):
@@ -215,7 +217,7 @@ def read_clip(path: Path) -> FloatArray:
     """
     remedy = "restore it or remove its row"
     with (
-        explain_damage(path, "damaged or no .npy/.npz array", remedy),
+        explain_damage(path, "damaged or not a .npy/.npz array", remedy),
         open_input(path, "a .npy or .npz array", "npy", "zip", only=True) as file,
     ):
         zipped = file.read(2) == b"PK"
@@ -229,7 +231,7 @@ def _only_array(path: Path, file: IO[bytes]) -> npt.NDArray[Any]:
         names = archive.namelist()
         other = next((name for name in names if not name.endswith(".npy")), "")
         if len(names) != 1 or other:
-            found = f"{shown(other)}, which is no .npy array" if other else f"{len(names)} arrays"
+            found = f"{shown(other)}, which is not a .npy array" if other else f"{len(names)} arrays"
             raise CrrlError(f"{path} holds {found}: one clip per file is needed")
         with open_member(path, archive, names[0]) as stream:
             return read_array(stream, archive.getinfo(names[0]).file_size)

@@ -48,7 +48,7 @@ def in_pieces(place: Callable[[Matrix], FloatArray], motion: Matrix, joints: int
 
 
 def check_size(path: Path, joints: int, frames: int) -> None:
-    """Raise if so many joints are no body, or so many joints and frames are more than the file `path` can move."""
+    """Raise if there are too many joints for a body, or more joints and frames than the file `path` can hold."""
     if joints > MOST_JOINTS:
         raise CrrlError(f"{path} has more than {MOST_JOINTS} joints: this is no body; give another file")
     if joints * frames > SPARSE and joints * frames > path.stat().st_size + SPARSE:

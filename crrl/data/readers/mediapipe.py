@@ -178,7 +178,9 @@ def _by_landmark(path: Path) -> Matrix:
     whole = (values[:, :2] % 1 == 0) & (values[:, :2] >= 0) & (values[:, :2] < (MOST_FRAMES, NUM_JOINTS))
     if not whole.all():
         wrong = rows[int(whole.all(axis=1).argmin())][0]
-        raise line_error(path, wrong, f"frame and landmark should be whole, the latter 0 to {NUM_JOINTS - 1}")
+        raise line_error(
+            path, wrong, f"frame and landmark should be whole numbers, landmark from 0 to {NUM_JOINTS - 1}"
+        )
     places = np.stack([frames - frames.min(), landmarks]).astype(np.int64)
     _, counts = np.unique(places, axis=1, return_counts=True)
     if (counts > 1).any():

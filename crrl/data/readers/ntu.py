@@ -128,7 +128,7 @@ def _numbers(path: Path) -> tuple[int, ...]:
     """Setup, camera, subject, replication and action in a file's name."""
     numbers = _numbers_in(path.stem)
     if not numbers:
-        raise CrrlError(f"{path} is not called as a clip of NTU RGB+D, SsssCcccPpppRrrrAaaa: rename or remove it")
+        raise CrrlError(f"{path} is not named like a clip of NTU RGB+D, SsssCcccPpppRrrrAaaa: rename or remove it")
     return numbers
 
 
@@ -154,7 +154,9 @@ def missing_names(path: Path) -> list[str]:
             *folders, name = re.split(r"[\\/]", word.strip("\"'`()[]{}<>*.").upper())
             name = name.removesuffix(".SKELETON")
             if not _numbers_in(name) or any(other != name for other in _IN.findall("/".join(folders))):
-                raise line_error(path, line, f"{word[:40]!r} is no name of a clip, but almost one", "restore the list")
+                raise line_error(
+                    path, line, f"{word[:40]!r} is not the name of a clip, but similar to one", "restore the list"
+                )
             names.append(name)
     if not names:
         raise CrrlError(f"{path} names no clip: --missing takes the owners' lists of samples with missing skeletons")

@@ -61,7 +61,7 @@ def _numbers(path: Path) -> tuple[int, ...]:
     action, subject, environment, view = map(int, match.groups()) if match else (0, 0, 0, 0)
     if action not in ACTIONS or not 1 <= subject <= SUBJECTS or not 1 <= view <= VIEWS:
         raise CrrlError(
-            f"{path} is not called as a clip of NW-UCLA, aAA_sSS_eEE_vVV.json (AA: {', '.join(map(str, ACTIONS))}; SS: "
+            f"{path} is not named like an NW-UCLA clip, aAA_sSS_eEE_vVV.json (AA: {', '.join(map(str, ACTIONS))}; SS: "
             f"1 to {SUBJECTS}; VV: 1 to {VIEWS}): rename or remove it"
         )
     return action, subject, environment, view

@@ -65,7 +65,7 @@ def frame_files(clip: Path) -> list[Path]:
             f"is one folder"
         )
     if strange:
-        raise CrrlError(f"{clip / strange} is not called as OpenPose calls a frame's file: rename it, or take it out")
+        raise CrrlError(f"{clip / strange} is not named as OpenPose names a frame's file: rename or remove it")
     numbers = {int(match[2]): clip / match[0] for match in found}
     if others := {match[1] for match in found} - {found[0][1]}:
         raise CrrlError(

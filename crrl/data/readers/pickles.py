@@ -51,7 +51,7 @@ def read_pickle(path: Path) -> Any:
         CrrlError: the file names something else (`os.system`, say), holds arrays of objects, or is damaged.
     """
     with (
-        explain_damage(path, "damaged, cut short or no pickle", "restore it"),
+        explain_damage(path, "damaged, cut short or not a pickle", "restore it"),
         open_input(path, "a pickle", "pickle") as file,
     ):
         head = file.read(HEAD)
@@ -265,7 +265,7 @@ class _Unpickler(pickle._Unpickler):
         if not isinstance(dtype, _Dtype):
             raise Forbidden("an array of no type")
         if not isinstance(shape, tuple) or not all(isinstance(n, int) and n >= 0 for n in shape) or len(shape) > 16:
-            raise ValueError("an array's shape is no list of counts")
+            raise ValueError("an array's shape is not a list of counts")
         data = _bytes(raw)
         self._spend(len(data))
         if len(data) != math.prod(shape) * dtype.value.itemsize:

@@ -77,7 +77,7 @@ def find_files(root: Path) -> list[Path]:
         found = "both editions', I and II" if split_files else "none"
         raise CrrlError(
             f"{root} should hold the split files of one edition of PKU-MMD, cross-subject.txt and cross-view.txt, and "
-            f"here are {found}: point --data at the folder of one edition"
+            f"found {found}: point --data at the folder of one edition"
         )
     videos = sorted({video for path in split_files for side in read_split(path) for video in side})
     by_kind = {
@@ -89,7 +89,7 @@ def find_files(root: Path) -> list[Path]:
             if video not in paths:
                 raise CrrlError(
                     f"{root} has no {kind} file of {video}, which the split files name: unpack it, in a folder named "
-                    f"{kind}, or take the name out"
+                    f"{kind}, or remove the name"
                 )
     if unread := [path for path in of_videos if _VIDEO.match(path.stem.upper()) and path.stem not in videos]:
         more = f" and {len(unread) - 1} more files are" if len(unread) > 1 else " is"
@@ -112,7 +112,7 @@ def read_split(path: Path) -> tuple[set[str], set[str]]:
             continue
         for name in re.split(r"[,\s]+", line.text.strip(" ,")):
             if not sides or not _VIDEO.fullmatch(name):
-                raise line_error(path, line, f"{name[:40]!r} is no video under a heading")
+                raise line_error(path, line, f"{name[:40]!r} is not a video under a heading")
             if any(name in side for side in sides[:-1]):
                 raise line_error(path, line, f"{name} is a training video and a validation video")
             sides[-1].add(name)
@@ -188,12 +188,12 @@ def _read_video(paths: Files) -> Shown:
     late = next((action for action in actions if action.end > len(lines)), None)
     if late:
         problem = f"the action ends at frame {late.end}, but {skeleton_path} has {len(lines)}"
-        raise line_error(label_path, late.line, problem, "the one or the other is cut short; restore it")
+        raise line_error(label_path, late.line, problem, "one of them is cut short; restore it")
     total = sum(action.end - action.start for action in actions)
     if total > OVERLAP * len(lines):
         raise CrrlError(
-            f"{label_path}: its {len(actions)} actions have {total} frames together, {skeleton_path} has but "
-            f"{len(lines)}: actions follow each other; restore the one or the other"
+            f"{label_path}: its {len(actions)} actions have {total} frames together, {skeleton_path} only "
+            f"{len(lines)}: actions follow each other; restore one of them"
         )
     bodies = numbers(skeleton_path, lines, 3 * BODIES * NUM_JOINTS).reshape(-1, BODIES, NUM_JOINTS, 3)
     shown = [bodies[action.start : action.end] for action in actions]

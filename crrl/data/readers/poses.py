@@ -217,7 +217,7 @@ def clip_in(path: Path, frames: Sequence[Frame], size: int, bodies: int | None =
     if not any(frame.seen().any() for frame in frames):
         raise CrrlError(
             f"no person in {path}: none of its {len(frames)} frames shows a joint with a score of {LOWEST_SCORE} or "
-            f"more; take it out, or estimate its poses again"
+            f"more; remove it, or estimate its poses again"
         )
     check_length(path, len(frames), frames[0].points.shape[1], size)
     return clip_of(frames, bodies)
@@ -242,7 +242,7 @@ def at_their_times(path: Path, seen: Mapping[int, Frame], size: int, step: int =
 
 
 def check_length(path: Path, frames: int, joints: int, size: int) -> None:
-    """Raise if a clip of so many frames is far larger than its file of `size` bytes: next to no frame shows anybody."""
+    """Raise if a clip of so many frames is far larger than its file of `size` bytes: almost no frame shows a body."""
     needed = frames * BODIES * joints * 3 * 4
     if needed > max(UNPACKED, RATIO * size):
         raise CrrlError(
@@ -289,7 +289,7 @@ def row_of(value: object, count: int, where: str) -> Matrix:
         raise not_as_expected(where, f"{count} numbers", value)
     for each in value:
         if type(each) not in (int, float) or not abs(each) <= text.LARGEST:
-            raise CrrlError(f"{where}: {_form(each)} is no finite number: {AGAIN}")
+            raise CrrlError(f"{where}: {_form(each)} is not a finite number: {AGAIN}")
     return np.array(value, np.float64)
 
 

@@ -71,7 +71,7 @@ def load(files: list[Path]) -> Clips:
     if total > max(arrays.UNPACKED, sum(path.stat().st_size for path in files)):
         raise CrrlError(
             f"{source} has {total:,} bytes of keypoints, more than it can hold: the annotations are of the same few "
-            f"arrays again and again; restore it, or write each clip once"
+            f"arrays many times; restore it, or write each clip once"
         )
     names: list[str] = [item["frame_dir"] for item in annotations]
     labels = np.array([item["label"] for item in annotations], np.int64)
@@ -102,13 +102,13 @@ def _of_one_file(path: Path) -> tuple[list[str], list[Any], object]:
     if _is_list(content):
         raise CrrlError(
             f"{path} is a list of annotations, as MMAction2 0.x has one for training and one for validation: give "
-            f"--data a folder with these two alone (NAME_train.pkl, NAME_val.pkl)"
+            f"--data a folder with only these two (NAME_train.pkl, NAME_val.pkl)"
         )
     annotations = arrays.as_list(content.get("annotations")) if isinstance(content, dict) else None
     if not annotations:
         found = f"a dict of {_keys(content)}" if isinstance(content, dict) else described(content)
         raise CrrlError(
-            f'{path} is no pyskl pickle: a dict with "split" and a list of "annotations" is needed, here is {found}'
+            f'{path} is not a pyskl pickle: a dict with "split" and a list of "annotations" is needed, found {found}'
         )
     return [f"{path}, annotations[{place}]" for place in range(len(annotations))], annotations, content.get("split")
 
@@ -125,7 +125,7 @@ def _of_two_files(*files: Path) -> tuple[list[str], list[Any], object]:
         content = read_pickle(path)
         if not _is_list(content):
             raise CrrlError(
-                f"{path} is no list of annotations, as MMAction2 0.x has them beside each other: restore it"
+                f"{path} is not a list of annotations, as MMAction2 0.x has them beside each other: restore it"
             )
         places += [f"{path}, [{place}]" for place in range(len(content))]
         annotations += content
@@ -140,7 +140,7 @@ def _is_list(content: object) -> TypeGuard[list[dict[str, Any]]]:
 def _check(where: str, item: object) -> None:
     """Check what is read of an annotation, and set its score to [M, T, V] or None."""
     if not isinstance(item, dict):
-        raise CrrlError(f"{where} is no dict, but {described(item)}: write each annotation as one")
+        raise CrrlError(f"{where} is not a dict, but {described(item)}: write each annotation as one")
     name, label = item.get("frame_dir"), item.get("label")
     if not isinstance(name, str) or not name:
         raise CrrlError(f"{where} has no name (frame_dir), but {described(name)}: add it to its {_keys(item)}")
@@ -179,7 +179,7 @@ def _check_frames(where: str, frames: object, keypoint: Array) -> None:
         return
     if type(frames) is not int or frames != count:
         swapped = persons > count if frames is None else type(frames) is int and frames == persons
-        remedy = "swap its first two axes, if they are" if swapped else "correct the one or the other"
+        remedy = "swap its first two axes, if they are" if swapped else "correct one of them"
         raise CrrlError(
             f"{where}: total_frames and keypoint do not fit each other, {described(frames)} and {described(keypoint)}, "
             f"which is {persons} persons in {count} frames: {remedy}"
@@ -274,7 +274,7 @@ def _splits(path: Path, split: object, names: list[str]) -> dict[str, Split]:
         if other is None:
             raise CrrlError(f"{path}: split {shown(name)!r} has no counterpart for testing (val or test); add it")
         if np.intersect1d(sides[name], sides[other]).size:
-            raise CrrlError(f"{path}: split {shown(name)!r} and its counterpart for testing share clips; part them")
+            raise CrrlError(f"{path}: split {shown(name)!r} and its counterpart for testing share clips; separate them")
         called = re.sub(r"[_-]?train[_-]?", "", name) or "default"
         splits[arrays.ntu_split(called, called)] = Split(sides[name], {"all": sides[other]})
         used += [name, other]
@@ -297,14 +297,14 @@ def _members(path: Path, name: str, members: object, place: dict[str, int]) -> I
     listed = arrays.as_list(members)
     if listed is None:
         raise CrrlError(
-            f"{path}: split {shown(name)!r} is no list of clips, but {described(members)}: list their names"
+            f"{path}: split {shown(name)!r} is not a list of clips, but {described(members)}: list their names"
         )
     for member in listed:
         if not isinstance(member, str) or member not in place:
             what = repr(member[:80]) if isinstance(member, str) else described(member)
             raise CrrlError(
-                f"{path}: split {shown(name)!r} names {what}, which has no annotation: add it, or take it out"
+                f"{path}: split {shown(name)!r} names {what}, which has no annotation: add it, or remove it"
             )
     if len(set(listed)) != len(listed):
-        raise CrrlError(f"{path}: split {shown(name)!r} names clips twice: take the copies out")
+        raise CrrlError(f"{path}: split {shown(name)!r} names clips twice: remove the copies")
     return np.array([place[member] for member in listed], np.int64)

@@ -77,7 +77,7 @@ def load(files: list[Path]) -> Clips:
 
 
 def _open(path: Path) -> npt.NDArray[Any]:
-    with explain_damage(path, "damaged, cut short or no .npy file", "restore it"):
+    with explain_damage(path, "damaged, cut short or not a .npy file", "restore it"):
         with open_input(path, "a .npy array", "npy", only=True) as file:
             arrays.array_header(file)
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -99,13 +99,15 @@ def _labels(path: Path, count: int) -> tuple[list[str], IntArray]:
     names, labels = map(arrays.as_list, content) if content is not None and len(content) == 2 else (None, None)
     if names is None or labels is None or not len(names) == len(labels) == count:
         found = f", but of {len(names)} and {len(labels)}" if names is not None and labels is not None else ""
-        raise CrrlError(f"{path} is no pair of {count} names and {count} labels, as many as clips{found}: restore it")
+        raise CrrlError(
+            f"{path} is not a pair of {count} names and {count} labels, as many as clips{found}: restore it"
+        )
     for name in names:
         if not isinstance(name, str):
-            raise CrrlError(f"{path} holds names that are no text, but {described(name)}: restore it")
+            raise CrrlError(f"{path} holds names that are not text, but {described(name)}: restore it")
     for label in labels:
         if type(label) is not int or not 0 <= label < arrays.MOST_CLASSES:
-            raise CrrlError(f"{path} holds labels that are no numbers of classes, but {described(label)}: restore it")
+            raise CrrlError(f"{path} holds labels that are not class numbers, but {described(label)}: restore it")
     return names, np.array(labels, np.int64)
 
 

@@ -21,7 +21,7 @@ from crrl.files import read_bytes
 LARGEST = float(np.finfo(np.float32).max)
 FEW = 8
 """Rows that are parsed one by one: for more of them NumPy's parser, which is slow to start, is faster."""
-MEND = "mend that line, or restore the file"
+MEND = "correct that line, or restore the file"
 CUT_SHORT = "the file is cut short; restore it"
 UNENDED = "without a line break at the end: the last number may have lost digits"
 """The remark on a file whose last line is complete but has no line break."""
@@ -111,7 +111,7 @@ def numbers(path: Path, rows: Sequence[Line], columns: int, after: str = "") -> 
         after: a prefix of each row, to skip; its case may differ.
 
     Raises:
-        CrrlError: a row has another count, or a word that is no finite number.
+        CrrlError: a row has another count, or a word that is not a finite number.
     """
     texts = [row.text[len(after) :] for row in rows]
     if len(texts) > FEW and columns and all(text.strip() for text in texts):
@@ -133,7 +133,7 @@ def _row(path: Path, row: Line, text: str, columns: int) -> list[float]:
     for word, value in zip(words, values, strict=True):
         if not abs(value) <= LARGEST:
             hint = ", a comma where a point should be" if _NUMBER.fullmatch(word.replace(",", ".", 1)) else ""
-            raise line_error(path, row, f"{word[:40]!r} is no finite number{hint}")
+            raise line_error(path, row, f"{word[:40]!r} is not a finite number{hint}")
     if len(words) < columns and isinstance(row, Unended):
         raise line_error(path, row, "the file stops in the middle of a line", CUT_SHORT)
     if len(words) != columns:

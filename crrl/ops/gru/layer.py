@@ -294,7 +294,7 @@ def _double_backward(ctx: Any, *doubles: Any) -> tuple[Any, ...]:
     *flags, needs_dx = ctx.flags
     with torch.enable_grad():
         cotangents = [_leaf(dy), _leaf(dh_n)]
-        leaves, firsts = _differentiated(cotangents, True, x, lengths, h0, weights, *flags)
+        leaves, firsts = _differentiated(cotangents, True, (x, lengths, h0, weights), flags)
         ddx, ddh0, ddweights = doubles
         wanted = [ddx if needs_dx else None, *(ddweights or [None] * len(weights)), *([] if h0 is None else [ddh0])]
         pairs = [(first, double) for first, double in zip(firsts, wanted, strict=True) if double is not None]
@@ -310,21 +310,17 @@ def _double_backward(ctx: Any, *doubles: Any) -> tuple[Any, ...]:
 
 
 def _differentiated(
-    cotangents: Sequence[Tensor],
-    create_graph: bool,
-    x: Tensor,
-    lengths: Tensor | None,
-    h0: Tensor | None,
-    weights: Sequence[Tensor],
-    frames: int,
-    batch_first: bool,
-    reverse: bool,
+    cotangents: Sequence[Tensor], create_graph: bool, tensors: Sequence[Any], flags: Sequence[Any]
 ) -> tuple[list[Tensor], tuple[Tensor, ...]]:
-    """x, the weights and h0 (if there is one) as leaves, and the gradients of all of these, by the reference."""
+    """x, the weights and h0 (if there is one) as leaves, and the gradients of all of these, by the reference.
+
+    tensors: x, lengths, h0, weights. flags: frames, batch_first, reverse.
+    """
+    x, lengths, h0, weights = tensors
     leaves = [_leaf(tensor) for tensor in (x, *weights, *([] if h0 is None else [h0]))]
     count = 1 + len(weights)
     state = leaves[count] if h0 is not None else None
-    outputs = _reference(leaves[0], lengths, state, leaves[1:count], frames, batch_first, reverse)
+    outputs = _reference(leaves[0], lengths, state, leaves[1:count], *flags)
     return leaves, torch.autograd.grad(outputs, leaves, cotangents, create_graph=create_graph)
 
 
@@ -399,7 +395,7 @@ def _batched_backward(
         h0 = x.new_zeros(dh_n.shape)
     create_graph, flags = torch.is_grad_enabled(), (frames, batch_first, reverse)
     with torch.enable_grad():
-        _, gradients = _differentiated((dy, dh_n), create_graph, x, lengths, h0, weights, *flags)
+        _, gradients = _differentiated((dy, dh_n), create_graph, (x, lengths, h0, weights), flags)
     dx, *dweights, dh0 = gradients
     return dx if needs_dx else x.new_empty(0), dh0, dweights
 

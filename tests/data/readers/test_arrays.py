@@ -162,5 +162,5 @@ def test_a_mapped_array_that_is_cut_short_or_too_long_is_refused(tmp_path: Path)
     content = (tmp_path / "a.npy").read_bytes()
     for changed in (content[:-1], content + b"\0", content[:60]):
         (tmp_path / "a.npy").write_bytes(changed)
-        with pytest.raises(CrrlError, match=r"a\.npy is damaged or no \.npy array"):
+        with pytest.raises(CrrlError, match=r"a\.npy is damaged or not a \.npy array"):
             map_array(tmp_path / "a.npy")

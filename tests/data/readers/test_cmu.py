@@ -216,7 +216,7 @@ WRONG = {
     ),
     "semicolons": (
         relist(("2;1;walk",), columns="subject;trial;label"),
-        r"labels\.csv has no column label: .* subject,trial,label or file,label, apart by commas, not semicolons",
+        r"labels\.csv has no column label: .* subject,trial,label or file,label, separated by commas, not semicolons",
     ),
     "no trial": (relist(("walk",), columns="label"), r"labels\.csv, line 2: a trial .* needed"),
     "trial of letters": (relist(("2", "x", "a"), columns="subject,trial,label"), "line 2: a trial"),
@@ -230,7 +230,7 @@ WRONG = {
         relist(*[(f"{name}.amc", "a") for name, _ in TRIALS[:4]], ("104_03.amc", "rare")),
         r"labels\.csv: .*class 'rare' has one sequence",
     ),
-    "bones": (replace("subjects/07/07.asf", "lthumb", "lpinky"), r"07\.asf is no .* differs in lpinky, lthumb"),
+    "bones": (replace("subjects/07/07.asf", "lthumb", "lpinky"), r"07\.asf is not a .* differs in lpinky, lthumb"),
     "frame": (replace("subjects/07/07_12.amc", "\n3\n", "\n4\n"), r"07_12\.amc, line 9: frame 3 should"),
 }
 

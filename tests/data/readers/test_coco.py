@@ -195,7 +195,7 @@ def test_images_of_two_videos_are_not_one_video(tmp_path: Path, images: tuple[An
 
 def test_results_of_something_else_than_people_are_refused(tmp_path: Path) -> None:
     rows = [{**row, "category_id": 1 + place % 2} for place, row in enumerate(results(walk(3)))]
-    with pytest.raises(CrrlError, match="result 1: category_id is 2, of the first 1: leave people alone"):
+    with pytest.raises(CrrlError, match="result 1: category_id is 2, of the first 1: keep only people"):
         coco.read_clip(write(tmp_path / "a.json", rows))
 
 
@@ -308,12 +308,12 @@ ODD = [
     (person(keypoints=[[1, 2]] * 133), ", frame 2, person 0, keypoint scores: expected 133 numbers, found a list"),
     (person(keypoints=[[1, 2, 3]] * 17), ", frame 2, person 0: keypoints of three numbers are not read, as .* 3D"),
     (person(keypoints=[[1, 2]] * 16 + [[1]]), ", frame 2, person 0, keypoints: expected .* found a list of 17:"),
-    (person(keypoints=[[1, "2"]] * 17), ", frame 2, person 0, keypoints: the text '2' is no finite number"),
-    (person(keypoints=[[1, True]] * 17), ", frame 2, person 0, keypoints: True is no finite number"),
-    (person(keypoints=[[1, None]] * 17), ", frame 2, person 0, keypoints: nothing is no finite number"),
-    (person(keypoints=[[1, float("nan")]] * 17), ", frame 2, person 0, keypoints: nan is no finite number"),
-    (person(keypoints=[[1, 10**400]] * 17), ", frame 2, person 0, keypoints: a int is no finite number"),
-    (person(keypoints=[[1, 1e39]] * 17), r", frame 2, person 0, keypoints: 1e\+39 is no finite number"),
+    (person(keypoints=[[1, "2"]] * 17), ", frame 2, person 0, keypoints: the text '2' is not a finite number"),
+    (person(keypoints=[[1, True]] * 17), ", frame 2, person 0, keypoints: True is not a finite number"),
+    (person(keypoints=[[1, None]] * 17), ", frame 2, person 0, keypoints: nothing is not a finite number"),
+    (person(keypoints=[[1, float("nan")]] * 17), ", frame 2, person 0, keypoints: nan is not a finite number"),
+    (person(keypoints=[[1, 10**400]] * 17), ", frame 2, person 0, keypoints: a int is not a finite number"),
+    (person(keypoints=[[1, 1e39]] * 17), r", frame 2, person 0, keypoints: 1e\+39 is not a finite number"),
     (person(keypoint_scores=[0.5] * 16), ", frame 2, person 0, keypoint scores: expected 17 numbers, found a list"),
     (person(keypoint_scores=None), ", frame 2, person 0, keypoint scores: expected 17 numbers, found nothing"),
     (put([[{"keypoints": {"x": [1] * 17}}]]), ", frame 0, person 0, keypoints, y: expected 17 numbers, found nothing"),

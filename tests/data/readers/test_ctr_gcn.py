@@ -201,8 +201,8 @@ def test_what_does_not_fit_is_one_line_with_the_file(tmp_path: Path, changed: di
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"", r"is damaged or no \.npz file .*: restore it"),
-        (b"PK\x03\x04", r"is damaged or no \.npz file .*: restore it"),
+        (b"", r"is damaged or not a \.npz file .*: restore it"),
+        (b"PK\x03\x04", r"is damaged or not a \.npz file .*: restore it"),
         (
             b"hello" * 100,
             r"is not an \.npz file \(it begins with 'hellohello.*restore it, or give the file that is meant",
@@ -258,13 +258,11 @@ def test_what_unpacks_to_much_is_refused_before_it_is(tmp_path: Path, name: str)
 
 
 def test_none_or_several_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CrrlError, match=r"should hold one CTR-GCN file .* here are none"):
+    with pytest.raises(CrrlError, match=r"should hold one CTR-GCN file .* found none"):
         load(tmp_path)
     (tmp_path / "NTU60_CS.npz").touch()
     (tmp_path / "NTU60_CV.npz").touch()
-    with pytest.raises(
-        CrrlError, match=r"here are NTU60_CS\.npz, NTU60_CV\.npz: give --data that file, or a folder with"
-    ):
+    with pytest.raises(CrrlError, match=r"found NTU60_CS\.npz, NTU60_CV\.npz: give --data that file, or a folder with"):
         load(tmp_path)
 
 

@@ -193,7 +193,7 @@ def test_what_is_no_regular_file_is_refused_at_once(root: Path, name: str, kind:
         (root / name).mkdir()
     else:
         (root / name).symlink_to(kind)
-    with pytest.raises(CrrlError, match=rf"{name}.* (is no regular file|Is a directory)"):
+    with pytest.raises(CrrlError, match=rf"{name}.* (is not a regular file|Is a directory)"):
         load(root)
 
 
@@ -257,7 +257,7 @@ def test_a_list_may_have_labels_and_no_test_side(root: Path, labels: list[str], 
 
 def test_a_folder_without_a_list_and_without_clips_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        CrrlError, match=rf"^{tmp_path} holds no labels\.csv, .* nor any file that ends in \.npy or \.npz"
+        CrrlError, match=rf"^{tmp_path} holds neither a labels\.csv, .* nor any file that ends in \.npy or \.npz"
     ):
         load(tmp_path)
 
@@ -308,8 +308,8 @@ WRONG = {
     "no label": (relabel(b"file,label\n0.npy\n"), "labels.csv, line 2.*label.*must both be given"),
     "tabs": (relabel(b"file\tlabel\n0.npy\ta\n"), "labels.csv.*no column.*apart by commas, not tabs"),
     "twice": (relabel(b"file,label,label\n0.npy,a,b\n"), "labels.csv.*2 columns label.*all but"),
-    "open quote": (relabel(b'file,label\n0.npy,"a\n1.npy,b\n'), "labels.csv, line 3.*unexpected end.*mend its"),
-    "half a quote": (relabel(b'file,label\n0.npy,"a"b\n'), "labels.csv, line 2.*',' expected.*mend its quotes"),
+    "open quote": (relabel(b'file,label\n0.npy,"a\n1.npy,b\n'), "labels.csv, line 3.*unexpected end.*correct its"),
+    "half a quote": (relabel(b'file,label\n0.npy,"a"b\n'), "labels.csv, line 2.*',' expected.*correct its quotes"),
     "two lines": (relabel(b'file,label\n0.npy,"a\n1.npy,b"\n'), "labels.csv.*a class.*unprintable .*rename it"),
     "long label": (relabel(b"file,label\n0.npy," + b"x" * 300), "labels.csv.*a class.*has 300 characters"),
     "long name": (relabel(b"file,label\n" + b"x" * 300 + b".npy,a"), "labels.csv, line 2.*a file.*304 char"),
@@ -329,10 +329,10 @@ WRONG = {
     "joints": (replace_clip(clip(0, joints=4)), "3.npy.*has 4 joints.*one count per data set"),
     "NaN": (replace_clip(NOT_FINITE), "3.npy.*NaN .* frame 2.*repair or remove the clip"),
     "no frames": (replace_clip(clip(0, frames=0)), "3.npy.*is empty.*remove the clip"),
-    "bool": (replace_clip(clip(0) > 0), "3.npy.*no array of numbers.*it holds bool values"),
-    "dates": (replace_clip(clip(0).astype("M8[s]")), "3.npy.*no array of numbers.*datetime64"),
-    "text": (replace_clip(clip(0).astype("S9")), "3.npy.*no array of numbers.*it holds bytes"),
-    "complex": (replace_clip(clip(0) + 0j), "3.npy.*no array of numbers.*it holds complex"),
+    "bool": (replace_clip(clip(0) > 0), "3.npy.*not an array of numbers.*it holds bool values"),
+    "dates": (replace_clip(clip(0).astype("M8[s]")), "3.npy.*not an array of numbers.*datetime64"),
+    "text": (replace_clip(clip(0).astype("S9")), "3.npy.*not an array of numbers.*it holds bytes"),
+    "complex": (replace_clip(clip(0) + 0j), "3.npy.*not an array of numbers.*it holds complex"),
     "two axes": (replace_clip(clip(0)[0]), r"3.npy.*shape .5, 3..*not \[frames, joints, 3\]"),
     "a column splits": (labels(splits=["train"] * 10), "labels.csv: column 'splits' is almost 'split': rename it"),
     "a column subjects": (labels(subjects=["1"] * 10), "labels.csv: column 'subjects' is almost 'subject': rename it"),
@@ -441,7 +441,7 @@ def test_a_pickled_clip_is_refused_and_never_unpickled(root: Path, save: Callabl
     marker = root / "unpickled"
     with open(root / "3.npy", "wb") as file:
         save(file, np.array([Bomb(marker)], dtype=object))
-    with pytest.raises(CrrlError, match=r"3\.npy is damaged or no \.npy/\.npz array .*remove its row") as caught:
+    with pytest.raises(CrrlError, match=r"3\.npy is damaged or not a \.npy/\.npz array .*remove its row") as caught:
         load(root)
     assert "an array of Python objects or fields, not of numbers" in str(caught.value)
     assert not marker.exists()
@@ -452,7 +452,7 @@ def test_a_reason_of_several_lines_becomes_one(root: Path) -> None:
     np.save(root / "3.npy", np.zeros(2, many))
     with pytest.raises(CrrlError) as caught:
         load(root)
-    assert re.fullmatch(r".*3\.npy is damaged or no \.npy/\.npz array \(.{1,100}\): .*its row", str(caught.value))
+    assert re.fullmatch(r".*3\.npy is damaged or not a \.npy/\.npz array \(.{1,100}\): .*its row", str(caught.value))
 
 
 def test_the_pickled_clip_would_have_made_its_file(tmp_path: Path) -> None:

@@ -106,10 +106,10 @@ def test_files_behind_linked_folders_are_found_once(tmp_path: Path) -> None:
     [
         ([], "no .skeleton files of NTU RGB.D 60"),
         (["S018C001P001R001A061"], "no .skeleton files of NTU RGB.D 60"),
-        (["walk"], "walk.skeleton is not called as a clip of NTU"),
-        (["S001C004P001R001A001"], "S001C004P001R001A001.skeleton is not called as"),
-        (["S001C001P001R001A121"], "A121.skeleton is not called as"),
-        (["S001C001P001R001A000"], "A000.skeleton is not called as"),
+        (["walk"], "walk.skeleton is not named like a clip of NTU"),
+        (["S001C004P001R001A001"], "S001C004P001R001A001.skeleton is not named"),
+        (["S001C001P001R001A121"], "A121.skeleton is not named"),
+        (["S001C001P001R001A000"], "A000.skeleton is not named"),
         (["a/S001C001P001R001A001", "b/S001C001P001R001A001"], "have the same name: remove one"),
     ],
 )
@@ -298,7 +298,9 @@ def test_names_stand_in_prose_in_folders_or_several_on_a_line(tmp_path: Path, te
 def test_almost_a_name_is_refused_with_its_line(tmp_path: Path, word: str) -> None:
     path = tmp_path / "missing.txt"
     path.write_text(f"S001C002P005R002A008\n{word}\n")
-    with pytest.raises(CrrlError, match=f"{path}, line 2: .* is no name of a clip, but almost one: restore the list"):
+    with pytest.raises(
+        CrrlError, match=f"{path}, line 2: .* is not the name of a clip, but similar to one: restore the list"
+    ):
         ntu.missing_names(path)
 
 

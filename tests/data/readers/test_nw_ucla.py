@@ -135,13 +135,13 @@ OTHER_FORMS = {
     "flat coordinates": ([[[0.0, 1.0]] * 20], r"shape \[1, 20, 2\]"),
     "no frames": ([], r"shape \[0\]"),
     "null coordinate": ([[[0.0, 1.0, None]] * 20], "NaN"),
-    "true for a coordinate": ([[[0.0, 1.0, True]] * 20], "no array of numbers .* bool"),
-    "text for a coordinate": ([[[0.0, 1.0, "1.5"]] * 20], "no array of numbers .* str"),
-    "401 digits": ([[[0.0, 1.0, 10**400]] * 20], "no array of numbers .* too large"),
+    "true for a coordinate": ([[[0.0, 1.0, True]] * 20], "not an array of numbers .* bool"),
+    "text for a coordinate": ([[[0.0, 1.0, "1.5"]] * 20], "not an array of numbers .* str"),
+    "401 digits": ([[[0.0, 1.0, 10**400]] * 20], "not an array of numbers .* too large"),
     "beyond float32": ([[[0.0, 1.0, 1e39]] * 20], "NaN or infinity"),
-    "ragged": ([[[0.0, 1.0]] * 19 + [[0.0]]], "no array of numbers"),
-    "40 lists in each other": ([*skeletons(1, seed=0), [*([[1.0] * 3] * 19), DEEP]], "no array of numbers"),
-    "40 lists in each other for each joint": ([[DEEP] * 20], "no array of numbers|has shape"),
+    "ragged": ([[[0.0, 1.0]] * 19 + [[0.0]]], "not an array of numbers"),
+    "40 lists in each other": ([*skeletons(1, seed=0), [*([[1.0] * 3] * 19), DEEP]], "not an array of numbers"),
+    "40 lists in each other for each joint": ([[DEEP] * 20], "not an array of numbers|has shape"),
     "lists for coordinates": ([[[[]] * 3] * 20], r"shape \[1, 20, 3, 0\]"),
 }
 
@@ -185,9 +185,7 @@ def test_a_damaged_file_is_named_with_the_remedy(small: Path, text: str, problem
 )
 def test_a_name_that_is_almost_a_clips_is_refused(small: Path, name: str) -> None:
     (small / name).write_text((small / "a01_s01_e00_v01.json").read_text())
-    said = (
-        f"^{re.escape(str(small / name))} is not called as a clip of NW-UCLA, aAA_sSS_eEE_vVV.json .*: rename or remo"
-    )
+    said = f"^{re.escape(str(small / name))} is not named like an NW-UCLA clip, aAA_sSS_eEE_vVV.json .*: rename or remo"
     with pytest.raises(CrrlError, match=said):
         load(small)
 

@@ -173,8 +173,8 @@ def test_what_is_not_understood_is_refused_with_its_file(tmp_path: Path, value: 
     [
         ("other_000000000002_keypoints.json", "holds frames of two videos, 'other_' and 'video_': give each a folder"),
         ("video_2_keypoints.json", "holds two files of one frame: remove one"),
-        ("video_000000000001_keypoints (1).json", r"1\).json is not called as OpenPose calls a frame's file"),
-        ("video_000000000003_KEYPOINTS.JSON", "3_KEYPOINTS.JSON is not called as OpenPose calls a frame's file"),
+        ("video_000000000001_keypoints (1).json", r"1\).json is not named as OpenPose names a frame's file"),
+        ("video_000000000003_KEYPOINTS.JSON", "3_KEYPOINTS.JSON is not named as OpenPose names a frame's file"),
     ],
 )
 def test_a_file_that_is_no_frame_of_the_clip_is_refused(tmp_path: Path, name: str, problem: str) -> None:
@@ -245,5 +245,5 @@ def test_without_a_list_every_folder_of_frames_is_a_clip(tmp_path: Path) -> None
     assert (clips.names, clips.class_names, clips.split("default").test) == (("0", "1", "2"), (), {})
     np.testing.assert_array_equal(clips.frames, listed.frames)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CrrlError, match=r"empty holds no labels\.csv, .* nor any folder of OpenPose's files"):
+    with pytest.raises(CrrlError, match=r"empty holds neither a labels\.csv, .* nor any folder of OpenPose's files"):
         load(tmp_path / "empty")

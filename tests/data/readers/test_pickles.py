@@ -305,7 +305,7 @@ def test_text_that_refers_to_itself_is_only_as_large_as_the_file(tmp_path: Path)
     [
         (b"version https://git-lfs.github.com/spec/v1\n", "is a git-lfs pointer, not a pickle: fetch .* git lfs pull"),
         (b"404: Not Found", "is the answer of a server, not a pickle: download the file again"),
-        (b"hello", r"is damaged, cut short or no pickle"),
+        (b"hello", r"is damaged, cut short or not a pickle"),
         (b"vector", r"is not a pickle \(it begins with 'vector'\): give the file that is meant"),
     ],
 )
@@ -319,7 +319,7 @@ def test_another_kind_of_file_is_named_for_what_it_is(tmp_path: Path, content: b
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "labels.pkl")
-    with pytest.raises(CrrlError, match=r"labels\.pkl is no regular file, but a pipe"):
+    with pytest.raises(CrrlError, match=r"labels\.pkl is not a regular file, but a pipe"):
         read_pickle(tmp_path / "labels.pkl")
 
 
@@ -366,7 +366,7 @@ def test_many_small_values_are_read(tmp_path: Path, protocol: int) -> None:
 @pytest.mark.parametrize("kept", [0, 1, 2, 5, 30])
 def test_a_truncated_pickle_is_one_line(tmp_path: Path, kept: int) -> None:
     content = pickle.dumps(ARRAYS["float32"], 4)
-    with pytest.raises(CrrlError, match=r"labels\.pkl is damaged, cut short or no pickle .*: restore it$"):
+    with pytest.raises(CrrlError, match=r"labels\.pkl is damaged, cut short or not a pickle .*: restore it$"):
         read_pickle(write(tmp_path, content[:kept]))
 
 

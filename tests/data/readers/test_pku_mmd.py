@@ -181,7 +181,7 @@ DAMAGE = {
     "binary": (put(SKELETON, b"\xff\n"), f"{SKELETON}, line 1", "not UTF-8"),
     "number missing": (row(3, lambda line: line[10:]), f"{SKELETON}, line 3", "149 numbers, not 150"),
     "one more": (row(3, lambda line: f"1 {line}"), f"{SKELETON}, line 3", "151 numbers, not 150"),
-    "NaN": (row(4, lambda line: f"nan{line[9:]}"), f"{SKELETON}, line 4", "no finite number"),
+    "NaN": (row(4, lambda line: f"nan{line[9:]}"), f"{SKELETON}, line 4", "not a finite number"),
     "blank line": (row(2, lambda line: "\n"), f"{SKELETON}, line 2", "a blank line"),
     "CR": (row(2, lambda line: f"{line[:40]}\r{line[41:]}"), f"{SKELETON}, line 2", "a carriage ret"),
     "broken": (row(10, lambda line: f"{line[:40]}\n{line[41:]}"), f"{SKELETON}, line 10", "not 150"),
@@ -196,7 +196,7 @@ DAMAGE = {
     "no frame": (edit(LABEL, "51,4,9,1", "51,4,4,1"), f"{LABEL}, line 2", "starts at frame 4 and"),
     "backwards": (edit(LABEL, "51,4,9,1", "51,9,4,1"), f"{LABEL}, line 2", "starts at frame 9 and"),
     "empty labels": (put(LABEL, b"\n"), f"{LABEL}, line 1", "empty"),
-    "heading": (edit(SPLIT, "Training", "Testing"), f"{SPLIT}, line 1", "no video under a heading"),
+    "heading": (edit(SPLIT, "Training", "Testing"), f"{SPLIT}, line 1", "not a video under a heading"),
     "twice": (edit(SPLIT, "Validataion videos", "Training videos"), f"{SPLIT}, line 4", "headings"),
     "name": (edit(SPLIT, "0002-M", "0002-X"), f"{SPLIT}, line 2", "'0002-X' is no video"),
     "both sides": (edit(SPLIT, "0003-R", "0002-L"), f"{SPLIT}, line 5", "and a validation video"),
@@ -213,8 +213,8 @@ def test_damage_is_one_line_with_file_and_line(root: Path, damage: Change, where
 
 
 MISSING = {
-    "no splits": (lambda root: shutil.rmtree(root / "Split"), "should hold the split files .* here are none"),
-    "both editions": (lambda root: write(root / "v2", "II"), "here are both editions', I and II"),
+    "no splits": (lambda root: shutil.rmtree(root / "Split"), "should hold the split files .* found none"),
+    "both editions": (lambda root: write(root / "v2", "II"), "found both editions', I and II"),
     "no skeleton": (remove(SKELETON), "no skeleton file of 0002-L"),
     "no labels": (remove(LABEL), "no label file of 0002-L.*unpack it"),
 }

@@ -322,9 +322,9 @@ def test_the_two_lists_of_mmaction2_are_one_split(tmp_path: Path, names: tuple[s
 @pytest.mark.parametrize(
     ("train", "val", "problem"),
     [
-        pytest.param([], content()["annotations"][2:], "gym_train.pkl is no list of annotations", id="empty"),
-        pytest.param(content()["annotations"][:2], [3], "gym_val.pkl is no list of annotations", id="numbers"),
-        pytest.param(content()["annotations"][:2], content(), "gym_val.pkl is no list of annotations", id="a dict"),
+        pytest.param([], content()["annotations"][2:], "gym_train.pkl is not a list of annotations", id="empty"),
+        pytest.param(content()["annotations"][:2], [3], "gym_val.pkl is not a list of annotations", id="numbers"),
+        pytest.param(content()["annotations"][:2], content(), "gym_val.pkl is not a list of annotations", id="a dict"),
         pytest.param(content()["annotations"][:2], [{}], "gym_val.pkl, [0] has no name", id="no name"),
         pytest.param(
             content()["annotations"][:2],
@@ -361,7 +361,7 @@ def test_one_list_alone_asks_for_the_other(tmp_path: Path) -> None:
     with pytest.raises(CrrlError, match=r"xsub_train\.pkl is a list of annotations, .* give --data a folder"):
         load(tmp_path / "xsub_train.pkl")
     (tmp_path / "xsub_val.pkl").rename(tmp_path / "xview_val.pkl")
-    with pytest.raises(CrrlError, match=r"here are xsub_train\.pkl, xview_val\.pkl: give --data that file, or"):
+    with pytest.raises(CrrlError, match=r"found xsub_train\.pkl, xview_val\.pkl: give --data that file, or"):
         load(tmp_path)
 
 
@@ -386,9 +386,9 @@ NOT_FINITE[1, 5, 3, 2] = np.nan
 
 
 DAMAGE = {
-    "no annotations": (lambda value: value.pop("annotations"), 'no pyskl pickle: a dict with "split"'),
-    "empty annotations": (lambda value: value.update(annotations=[]), "no pyskl pickle"),
-    "a number": (lambda value: value["annotations"].append(3), "annotations[3] is no dict"),
+    "no annotations": (lambda value: value.pop("annotations"), 'not a pyskl pickle: a dict with "split"'),
+    "empty annotations": (lambda value: value.update(annotations=[]), "not a pyskl pickle"),
+    "a number": (lambda value: value["annotations"].append(3), "annotations[3] is not a dict"),
     "no name": (change(frame_dir=None), "annotations[1] has no name"),
     "a number as name": (change(frame_dir=3), "annotations[1] has no name"),
     "a name twice": (change(frame_dir=NAMES[0]), "twice"),
@@ -432,7 +432,7 @@ DAMAGE = {
     "no split": (lambda value: value.pop("split"), 'no "split" by name'),
     "empty split": (resplit(), "names no training clips"),
     "no validation": (resplit(xsub_train=NAMES[:2]), "'xsub_train' has no counterpart"),
-    "a number as split": (resplit(train=NAMES[:2], val=3), "'val' is no list of clips"),
+    "a number as split": (resplit(train=NAMES[:2], val=3), "'val' is not a list of clips"),
     "unknown": (resplit(train=NAMES[:2], val=["x"]), "'val' names 'x', which has no annotation"),
     "no name there": (resplit(train=NAMES[:2], val=[(1,)]), "names a tuple, which has no annotation"),
     "a clip on both sides": (resplit(train=NAMES[:2], val=NAMES[1:]), "share clips"),
@@ -455,15 +455,15 @@ def test_damage_is_one_line_with_the_file(
 @pytest.mark.parametrize("value", [3, [1, 2], {"a": 1}, None, np.ones(3)])
 def test_another_pickle_is_refused(tmp_path: Path, value: object) -> None:
     write(tmp_path, value)
-    with pytest.raises(CrrlError, match="is no pyskl pickle"):
+    with pytest.raises(CrrlError, match="is not a pyskl pickle"):
         load(tmp_path)
 
 
 def test_none_or_several_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CrrlError, match=r"should hold one pyskl annotation file .* here are none"):
+    with pytest.raises(CrrlError, match=r"should hold one pyskl annotation file .* found none"):
         load(tmp_path)
     write(tmp_path, content()).rename(tmp_path / "a.pkl")
     write(tmp_path, content())
-    with pytest.raises(CrrlError, match=r"here are a\.pkl, ntu60_3danno\.pkl: give --data that file, or"):
+    with pytest.raises(CrrlError, match=r"found a\.pkl, ntu60_3danno\.pkl: give --data that file, or"):
         load(tmp_path)
     assert len(load(tmp_path / "ntu60_3danno.pkl")) == 3

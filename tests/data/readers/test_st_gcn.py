@@ -285,12 +285,12 @@ DAMAGE = {
     "no clips": (save("val_data.npy", np.zeros((0, 3, 9, 25, 2))), "val_data.npy", "[0, 3,"),
     "infinity": (save("val_data.npy", not_finite()), "val_data.npy", "first in frame 1"),
     "objects": (save("val_data.npy", np.array([None])), "val_data.npy", "is damaged"),
-    "count": (save("val_data.npy", np.ones((3, 3, 9, 25, 2))), "val_label.pkl", "no pair of 3 names"),
-    "label": (pickled((NAMES["val"], [1])), "val_label.pkl", "no pair of 2 names and 2 labels"),
-    "names alone": (pickled(NAMES["val"]), "val_label.pkl", "no pair"),
-    "negative": (pickled((NAMES["val"], [1, -1])), "val_label.pkl", "no numbers of classes"),
-    "fraction": (pickled((NAMES["val"], [1, 2.0])), "val_label.pkl", "no numbers of classes"),
-    "names of numbers": (pickled(([1, 2], [1, 2])), "val_label.pkl", "names that are no text"),
+    "count": (save("val_data.npy", np.ones((3, 3, 9, 25, 2))), "val_label.pkl", "not a pair of 3 names"),
+    "label": (pickled((NAMES["val"], [1])), "val_label.pkl", "not a pair of 2 names and 2 labels"),
+    "names alone": (pickled(NAMES["val"]), "val_label.pkl", "not a pair"),
+    "negative": (pickled((NAMES["val"], [1, -1])), "val_label.pkl", "not class numbers"),
+    "fraction": (pickled((NAMES["val"], [1, 2.0])), "val_label.pkl", "not class numbers"),
+    "names of numbers": (pickled(([1, 2], [1, 2])), "val_label.pkl", "names that are not text"),
     "a clip on both sides": (pickled((NAMES["train"][:2], [1, 2])), "val_label.pkl", "twice"),
     "a call": (pickled((NAMES["val"], Bomb())), "val_label.pkl", "system'"),
     "emptied": (put("val_label.pkl", b""), "val_label.pkl", "damaged"),
@@ -310,13 +310,13 @@ def test_damage_is_one_line_with_the_file(root: Path, damage: Change, where: str
 @pytest.mark.parametrize("name", ["train_data.npy", "train_label.pkl", "val_data.npy", "val_label.pkl"])
 def test_a_missing_file_is_named(root: Path, name: str) -> None:
     (root / name).unlink()
-    with pytest.raises(CrrlError, match=rf"should hold one ST-GCN file of .*{re.escape(name)}.* here are none"):
+    with pytest.raises(CrrlError, match=rf"should hold one ST-GCN file of .*{re.escape(name)}.* found none"):
         load(root)
 
 
 def test_joints_and_positions_beside_each_other_are_refused(root: Path) -> None:
     np.save(root / "train_position.npy", coordinates("train"))
     with pytest.raises(
-        CrrlError, match=r"here are train_data\.npy, train_position\.npy: give --data a folder with that one"
+        CrrlError, match=r"found train_data\.npy, train_position\.npy: give --data a folder with that one"
     ):
         load(root)

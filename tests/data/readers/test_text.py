@@ -64,7 +64,7 @@ def test_what_may_have_been_a_sign_or_a_digit_is_no_space(
     tmp_path: Path, content: bytes, line: int, problem: str
 ) -> None:
     (tmp_path / "a.txt").write_bytes(content)
-    with pytest.raises(CrrlError, match=rf"a\.txt, line {line}: {problem}: mend that line, or restore the file"):
+    with pytest.raises(CrrlError, match=rf"a\.txt, line {line}: {problem}: correct that line, or restore the file"):
         read_lines(tmp_path / "a.txt")
 
 
@@ -114,7 +114,7 @@ def test_decimal_numbers_are_read(word: str, more: int) -> None:
     "word", ["nan", "inf", "-Infinity", "1e39", "1e999", "1_0", "0x1", "1,5", "1d5", "١", "1.2.3", "#"]
 )
 def test_what_is_no_number_is_named_with_its_line(word: str, more: int) -> None:
-    with pytest.raises(CrrlError, match=r"a\.txt, line 4: '.*' is no finite number"):
+    with pytest.raises(CrrlError, match=r"a\.txt, line 4: '.*' is not a finite number"):
         numbers(PATH, rows("1 2", f"3 {word}", *["1 2"] * more), 2)
 
 
@@ -151,7 +151,7 @@ def test_one_changed_bit_never_goes_unsaid_as_other_numbers(
         (["1 2 3"], "line 3: 3 numbers, not 2"),
         (["1", "2"], "line 3: 1 numbers, not 2"),
         ([""], "line 3: 0 numbers, not 2"),
-        (["1,5 2"], "line 3: '1,5' is no finite number, a comma where a point should be"),
+        (["1,5 2"], "line 3: '1,5' is not a finite number, a comma where a point should be"),
         *(([*["1 2"] * 5, row, *["1 2"] * 20], "line 8: a carriage return") for row in ("3 \r4", "\r3 4", "3\r4")),
     ],
 )
