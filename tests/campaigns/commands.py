@@ -149,7 +149,7 @@ def build(work: Path) -> dict[str, Command]:
     """The commands by name; `work` keeps the files that they read."""
     torch.set_num_threads(1)  # threads do not outlive a fork
     own, ntu, bvh = write_walks(work / "own"), _ntu(work / "ntu"), _bvh(work / "bvh")
-    prepared = partial(Command, result=lambda root: _of_folder(root / "made"), made="made is there already")
+    prepared = partial(Command, result=lambda root: _of_folder(root / "made"), made="made already exists")
     return {
         "train": Command(lambda root: [_in_process(root, _train(root, own))], lambda root: _of_run(root / "run")),
         "prepare-ntu": prepared(lambda root: _prepare("ntu60", root, ntu)),

@@ -78,7 +78,7 @@ def test_folders_of_clips_of_ones_own_are_told_from_others(
     assert sources.own_folders([]) == [root]
     monkeypatch.delenv("CRRL_DATA")
     assert sources.own_folders([]) == []
-    with pytest.raises(CrrlError, match=r"places\d*/missing is not there: give --data"):
+    with pytest.raises(CrrlError, match=r"places\d*/missing does not exist: give --data"):
         sources.own_folders([own, place / "missing"])
 
 

@@ -107,7 +107,7 @@ def test_without_data_sets_named_those_at_hand_are_taken_and_the_others_skipped_
     plan = plan_of("table6", "nw-ucla", "ntu60")
     assert [column.name for column in plan.columns] == ["ntu60 C-View", "ntu60 C-Sub", "nw-ucla C-View"]
     assert plan.skipped == {"ntu120": "no files of ntu120", "cmu": "no files of cmu"}
-    with pytest.raises(CrrlError, match="no data set for table6 is at hand"):
+    with pytest.raises(CrrlError, match="no data set for table6 was found"):
         plan_of("table6")
 
 
@@ -202,7 +202,7 @@ def test_a_damaged_folder_is_left_out_by_name_and_the_others_are_run(two_folders
     plan = plan_on("table4", lab, street)
     assert [column.dataset for column in plan.columns] == ["street"]
     assert list(plan.skipped) == ["lab"]
-    assert "3.npy, which is not there" in plan.skipped["lab"]
+    assert "3.npy, which does not exist" in plan.skipped["lab"]
 
 
 def test_without_folders_given_the_one_of_the_environment_is_taken(

@@ -83,7 +83,7 @@ def test_figures_are_not_measured_another_way(tmp_path: Path) -> None:
         (["--seeds", "1000000000"], "--seeds is 1000000000: it must be from 1 to 1000"),
         (["--jobs", "1000000000"], "--jobs is 1000000000: it must be from 1 to 256"),
         (["--quick", "--seeds", "2"], "smoke test of 1 seed"),
-        (["--dataset", "nw-ucla"], "no data set for table4 is at hand"),
+        (["--dataset", "nw-ucla"], "no data set for table4 was found"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_and_nothing_is_made(
