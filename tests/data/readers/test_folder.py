@@ -303,10 +303,10 @@ MORE_FIELDS = r"labels.csv, line {}: \d fields, but the first line names \d colu
 WRONG = {
     "empty csv": (relabel(b""), "labels.csv.*no column file.*file,label"),
     "no column file": (relabel(b"label\na\n"), "labels.csv.*no column file.*file,label"),
-    "semicolons": (relabel(b"file;label\n0.npy;a\n"), "labels.csv.*no column.*file,label, apart by commas"),
+    "semicolons": (relabel(b"file;label\n0.npy;a\n"), "labels.csv.*no column.*file,label, separated by commas"),
     "no rows": (relabel(b"file,label\n"), "labels.csv.*lists no clips.*add a row"),
     "no label": (relabel(b"file,label\n0.npy\n"), "labels.csv, line 2.*label.*must both be given"),
-    "tabs": (relabel(b"file\tlabel\n0.npy\ta\n"), "labels.csv.*no column.*apart by commas, not tabs"),
+    "tabs": (relabel(b"file\tlabel\n0.npy\ta\n"), "labels.csv.*no column.*separated by commas, not tabs"),
     "twice": (relabel(b"file,label,label\n0.npy,a,b\n"), "labels.csv.*2 columns label.*all but"),
     "open quote": (relabel(b'file,label\n0.npy,"a\n1.npy,b\n'), "labels.csv, line 3.*unexpected end.*correct its"),
     "half a quote": (relabel(b'file,label\n0.npy,"a"b\n'), "labels.csv, line 2.*',' expected.*correct its quotes"),
@@ -402,7 +402,7 @@ def test_an_archive_of_something_else_is_refused(root: Path) -> None:
             for name in names:
                 archive.writestr(name, b"x")
         with pytest.raises(
-            CrrlError, match=r"3\.npy holds data\.pkl, which is no \.npy array: one clip per file is needed"
+            CrrlError, match=r"3\.npy holds data\.pkl, which is not a \.npy array: one clip per file is needed"
         ):
             load(root)
 

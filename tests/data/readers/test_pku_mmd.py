@@ -198,7 +198,7 @@ DAMAGE = {
     "empty labels": (put(LABEL, b"\n"), f"{LABEL}, line 1", "empty"),
     "heading": (edit(SPLIT, "Training", "Testing"), f"{SPLIT}, line 1", "not a video under a heading"),
     "twice": (edit(SPLIT, "Validataion videos", "Training videos"), f"{SPLIT}, line 4", "headings"),
-    "name": (edit(SPLIT, "0002-M", "0002-X"), f"{SPLIT}, line 2", "'0002-X' is no video"),
+    "name": (edit(SPLIT, "0002-M", "0002-X"), f"{SPLIT}, line 2", "'0002-X' is not a video"),
     "both sides": (edit(SPLIT, "0003-R", "0002-L"), f"{SPLIT}, line 5", "and a validation video"),
     "split cut short": (cut(SPLIT, 18), f"{SPLIT}", "names no videos under"),
 }
@@ -240,9 +240,7 @@ def test_actions_that_all_take_the_same_frames_are_refused(root: Path) -> None:
     (root / LABEL).write_text("6,0,10,2\n" * 10)
     assert len(load(root)) == 13
     (root / LABEL).write_text("6,0,10,2\n" * 11)
-    with pytest.raises(
-        CrrlError, match=r"0002-L\.txt: its 11 actions have 110 frames together, .*0002-L\.txt has but 10"
-    ):
+    with pytest.raises(CrrlError, match=r"0002-L\.txt: its 11 actions have 110 frames together, .*0002-L\.txt only 10"):
         load(root)
 
 

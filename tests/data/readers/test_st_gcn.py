@@ -317,6 +317,6 @@ def test_a_missing_file_is_named(root: Path, name: str) -> None:
 def test_joints_and_positions_beside_each_other_are_refused(root: Path) -> None:
     np.save(root / "train_position.npy", coordinates("train"))
     with pytest.raises(
-        CrrlError, match=r"found train_data\.npy, train_position\.npy: give --data a folder with that one"
+        CrrlError, match=r"found train_data\.npy, train_position\.npy: give --data a folder with only that one"
     ):
         load(root)
