@@ -103,5 +103,5 @@ def test_runs_side_by_side_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> 
     phases = METHODS[config.method]
     monkeypatch.setattr(memory, "memory_of", lambda _: 5_000_000)
     check_memory(config, phases, 15, 8, 10, CPU)
-    with pytest.raises(CrrlError, match=r"at least, 9 side by side .* or fewer runs"):
+    with pytest.raises(CrrlError, match=r"GB of memory, 9 side by side .* or fewer runs"):
         check_memory(config, phases, 15, 8, 10, CPU, together=9)
