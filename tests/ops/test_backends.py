@@ -76,7 +76,7 @@ def test_an_extension_that_is_not_there_or_of_another_version_says_so() -> None:
     native, missing = extension.load("crrl._none", 1, "C++", "g++")
     assert native is None
     assert missing == (
-        "the C++ extension crrl._none is not there (No module named 'crrl._none'); install g++ and reinstall crrl"
+        "the C++ extension crrl._none is missing (No module named 'crrl._none'); install g++ and reinstall crrl"
     )
     _, missing = extension.load("crrl", 1, "C++", "g++")
     assert missing == "the C++ extension crrl is of another version: reinstall crrl"

@@ -303,11 +303,11 @@ def test_a_transfer_to_another_joint_count_is_refused(run: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--neighbours", "3"], "--neighbours goes with --protocol knn alone"),
-        (["--protocol", "fine-tune", "--features", "paper"], "--features goes with --protocol linear or logistic or "),
-        (["--protocol", "logistic", "--seed", "1"], "--seed goes with --protocol linear or fine-tune or semi"),
-        (["--protocol", "knn", "--labels", "0.1"], "--labels goes with --protocol semi-supervised alone"),
-        (["--protocol", "linear", "--batch-size", "8"], "--batch-size goes with --protocol fine-tune or semi"),
+        (["--neighbours", "3"], "--neighbours needs --protocol knn"),
+        (["--protocol", "fine-tune", "--features", "paper"], "--features needs --protocol linear or logistic or "),
+        (["--protocol", "logistic", "--seed", "1"], "--seed needs --protocol linear or fine-tune or semi"),
+        (["--protocol", "knn", "--labels", "0.1"], "--labels needs --protocol semi-supervised"),
+        (["--protocol", "linear", "--batch-size", "8"], "--batch-size needs --protocol fine-tune or semi"),
         (["--protocol", "knn", "--neighbours", "0"], "must be at least 1"),
         (
             ["--protocol", "semi-supervised", "--draws", "1000000000"],
