@@ -451,7 +451,7 @@ class TestRefusals:
     def test_resume_with_other_options(self, tmp_path: Path) -> None:
         for other in (["--seed", "0"], ["--recipe", "tuned"], ["--dataset", "nw-ucla"], ["--out", str(tmp_path)]):
             said = self.failure([f"--resume={tmp_path}", *other])
-            assert f"{other[0]} does not go with it, no option but --device and --evaluate does" in said
+            assert f"remove {other[0]}; only --device and --evaluate can be given with it" in said
 
     @pytest.mark.parametrize(("name", "damage", "said"), DAMAGED.values(), ids=DAMAGED)
     def test_a_run_that_is_damaged(

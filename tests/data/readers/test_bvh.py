@@ -489,7 +489,9 @@ def test_damage_is_one_line_with_file_and_line(tmp_path: Path, damage: Change, l
     with pytest.raises(CrrlError) as caught:
         bvh.read_file(path)
     expected = re.escape(problem).replace(r"\.\*", ".*")
-    assert re.fullmatch(rf"{re.escape(f'{path}, line {line}: ')}.*{expected}.*(restore|remove|take) .*", str(caught.value))
+    assert re.fullmatch(
+        rf"{re.escape(f'{path}, line {line}: ')}.*{expected}.*(restore|remove|take) .*", str(caught.value)
+    )
 
 
 @pytest.mark.filterwarnings("error")

@@ -240,9 +240,7 @@ def test_actions_that_all_take_the_same_frames_are_refused(root: Path) -> None:
     (root / LABEL).write_text("6,0,10,2\n" * 10)
     assert len(load(root)) == 13
     (root / LABEL).write_text("6,0,10,2\n" * 11)
-    with pytest.raises(
-        CrrlError, match=r"0002-L\.txt: its 11 actions have 110 frames together, .*0002-L\.txt only 10"
-    ):
+    with pytest.raises(CrrlError, match=r"0002-L\.txt: its 11 actions have 110 frames together, .*0002-L\.txt only 10"):
         load(root)
 
 
